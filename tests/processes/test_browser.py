@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, await_page, chromium, open_drawn, require_browser, resize
-from reported import HOSTILE, add_metrics, make_database
+from reported import HOSTILE, make_stored_study
 
 from bandlens.app.report.build import write_report
 
@@ -41,8 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of eight models, so that lines are coloured by category and heat maps wait to be asked for."""
     require_browser()
     folder = tmp_path_factory.mktemp("report")
-    make_database(folder / "results.duckdb", 8)
-    add_metrics(folder / "results.duckdb")
+    make_stored_study(folder, 8)
     write_report(folder / "results.duckdb", folder / "report.html", published=True)
     return folder / "report.html"
 

@@ -20,19 +20,19 @@ WEIGHTS = {
 IMAGES = 60
 
 
-def make_octaves(path: Path, limit: float = 0.9, labelled: bool = True) -> None:
+def make_octaves(path: Path) -> None:
     """A study `octaves`: an image is right where the weights of the octaves kept exceed a threshold of its own."""
     masks = OCTAVE_MASK.conditions({})
-    thresholds = np.random.default_rng(0).uniform(-0.1, limit, IMAGES)
+    thresholds = np.random.default_rng(0).uniform(-0.1, 0.9, IMAGES)
     labels = np.arange(IMAGES) % 3
-    images = image_set(IMAGES, name="photographs", labels=labels if labelled else None)
+    images = image_set(IMAGES, name="photographs", labels=labels)
     parts = []
     for name, weights in WEIGHTS.items():
         for setting in [condition(), *masks]:
             kept = "0123456" if setting.probe == "clean" else str(setting["keep"])
             right = sum(weight for octave, weight in enumerate(weights) if str(octave) in kept) > thresholds
-            rank = np.where(right, 0, 3) if labelled else None
-            parts.append(part(cell(images, setting, by=model(name)), np.where(right, labels, 9), rank))
+            answers = np.where(right, labels, 9)
+            parts.append(part(cell(images, setting, by=model(name)), answers, np.where(right, 0, 3)))
     with open_store(path) as store:
         store_study(store, "octaves", images, parts)
         compute_measures(store, "octaves")

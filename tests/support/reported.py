@@ -18,6 +18,7 @@ from bandlens.core.records import Condition, Model
 from bandlens.probes.grid import PUBLISHED, make_grid
 
 HOSTILE = '<script>alert(1)</script>"&'
+IMAGES = 120
 OWN_PROBE = [condition("blur", sigma=sigma) for sigma in (1, 2, 4)]
 GRID = make_grid(PUBLISHED, Path()).conditions
 
@@ -28,40 +29,29 @@ def models(count: int) -> list[Model]:
     return [*named[:1], model(HOSTILE, classes=1000), *named[2:]][:count]
 
 
-def make_database(
-    path: Path,
-    count: int,
-    conditions: Sequence[Condition] = (*GRID, *OWN_PROBE),
-    shift: float = 0,
-    images: int = 120,
-    decision_space: str = "all",
-) -> None:
-    """A study `many` of so many models; `shift` is added to the chance of being right."""
+def make_database(path: Path, count: int, conditions: Sequence[Condition] = (*GRID, *OWN_PROBE)) -> None:
+    """A study `many` of so many models."""
     random = np.random.default_rng(count)
-    labels = random.integers(0, 10, images)
-    photographs = image_set(images, name="photographs", labels=labels, decision_space=decision_space)
+    labels = random.integers(0, 10, IMAGES)
+    photographs = image_set(IMAGES, name="photographs", labels=labels)
     parts = []
     for which in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
         for setting in conditions:
-            matches = random.random(images) < shift + skill * _share(setting, peak, center, gain)
-            rank = np.where(matches, 0, random.integers(1, 8, images))
+            matches = random.random(IMAGES) < skill * _share(setting, peak, center, gain)
+            rank = np.where(matches, 0, random.integers(1, 8, IMAGES))
             parts.append(part(cell(photographs, setting, by=which), np.where(matches, labels, (labels + 1) % 10), rank))
     with open_store(path) as store:
         store_study(store, "many", photographs, parts)
 
 
-def make_stored_study(folder: Path) -> None:
-    """Fill the folder with results.duckdb: five models under all of `GRID` and `OWN_PROBE`, with all their measures."""
+def make_stored_study(folder: Path, count: int = 5) -> None:
+    """Fill the folder with results.duckdb: models under all of `GRID` and `OWN_PROBE`, with all their measures."""
     path = folder / "results.duckdb"
-    make_database(path, 5)
-    add_metrics(path)
-    path.chmod(0o444)
-
-
-def add_metrics(path: Path) -> None:
+    make_database(path, count)
     with open_store(path) as store:
         compute_measures(store, "many")
+    path.chmod(0o444)
 
 
 def _share(setting: Condition, peak: float, center: float, gain: float) -> float:

@@ -26,7 +26,7 @@ from bandlens.core.errors import BandlensError
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION
-from bandlens.export.model_files import Normalization, save_model
+from bandlens.export.model_files import save_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
@@ -62,11 +62,10 @@ def make_model(
     seed: int = 0,
     category: str = "own",
     darkest: float = 0.0,
-    normalization: Normalization | None = None,
 ) -> Model:
-    """A convolution and a linear layer with random weights, behind a normalization if there is one.
+    """A convolution and a linear layer with random weights.
 
-    Without one, the logits of an image whose mean is below `darkest` are not finite.
+    The logits of an image whose mean is below `darkest` are not finite.
     """
     rng = np.random.default_rng(seed)
     weights = {
@@ -92,16 +91,6 @@ def make_model(
         helper.make_node("Mul", ["root", "zero"], ["nothing"]),
         helper.make_node("Add", ["g", "nothing"], ["logits"]),
     ]
-    if normalization:
-        centre, spread = (np.reshape(channels, (1, 3, 1, 1)) for channels in normalization)
-        weights |= {"centre": centre, "spread": spread}
-        nodes = [
-            helper.make_node("Sub", ["images", "centre"], ["centred"]),
-            helper.make_node("Div", ["centred", "spread"], ["normalized"]),
-            helper.make_node("Conv", ["normalized", "kernel", "bias"], ["c"], strides=[4, 4], pads=[2, 2, 2, 2]),
-            *nodes[1:4],
-            helper.make_node("Gemm", ["f", "matrix", "offset"], ["logits"]),
-        ]
     graph = helper.make_graph(
         nodes,
         "small",
@@ -131,7 +120,6 @@ def make_model(
 def tune_by_hand(
     models: Path,
     rates: Mapping[tuple[str, int], float] | None = None,
-    precision: str = "fp32",
     threads: int = 2,
     **changed: Any,
 ) -> Path:
@@ -145,7 +133,7 @@ def tune_by_hand(
     ]
     file = models / FILE
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({precision: tuning | changed}))
+    file.write_text(json.dumps({"fp32": tuning | changed}))
     return file
 
 

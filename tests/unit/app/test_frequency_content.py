@@ -13,7 +13,6 @@ from typer.testing import CliRunner, Result
 
 from bandlens.app.cli import app
 from bandlens.core.errors import UsageError
-from bandlens.probes.images.image_set import ImageSet
 
 COUNT, SIZE = 60, 32
 
@@ -29,17 +28,13 @@ def pictures(labels: NDArray[np.int64], octave: int, seed: int = 0) -> NDArray[n
     return np.rint((128 + 12 * field).clip(0, 255))[..., None].repeat(3, axis=3).astype(np.uint8)
 
 
-def planted_set(folder: Path, octave: int = 4, seed: int = 0) -> ImageSet:
-    labels = np.arange(COUNT) % 2
-    return make_images(folder, pictures(labels, octave, seed), labels=labels.tolist())
-
-
 def run(*words: object) -> Result:
     return CliRunner().invoke(app, ["images", "spectrum", *map(str, words)])
 
 
 def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:
-    planted_set(tmp_path / "a.set")
+    labels = np.arange(COUNT) % 2
+    make_images(tmp_path / "a.set", pictures(labels, 4), labels=labels.tolist())
     shuffled = np.random.default_rng(5).permutation(COUNT) % 2
     make_images(tmp_path / "b.set", pictures(np.zeros(COUNT, np.int64), 4, 1), labels=shuffled.tolist())
     result = run(tmp_path / "a.set", tmp_path / "b.set", "--format", "json")

@@ -20,9 +20,7 @@ from bandlens.app.commands.correlate import COMMANDS
 from bandlens.core.errors import UsageError
 
 
-def study(
-    db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True, constant: str | None = None
-) -> None:
+def study(db: Path, models: int, category: str = "own", metrics: bool = True, constant: str | None = None) -> None:
     """`models` models on two labelled sets and one without labels, with two metrics, and one that does not vary."""
     sets = [image_set(60 + k, name=letter, labels=None if k == 2 else [0] * (60 + k)) for k, letter in enumerate("abc")]
     rng = np.random.default_rng(0)
@@ -33,7 +31,7 @@ def study(
             rank = (rng.random(images.info.count) < 0.1 + 0.08 * k).astype(int)
             parts.append(part(cell(images, by=net), rank, rank if images.labels is not None else None))
     with open_store(db) as store:
-        label = store_study(store, name, sets, parts)
+        label = store_study(store, "s", sets, parts)
         ids = store.frame(
             "SELECT DISTINCT study_id, checkpoint_id, image_set_id, checkpoint FROM study_detail_of(?) "
             "WHERE image_set = 'a' ORDER BY checkpoint",

@@ -156,13 +156,6 @@ def test_another_model_file_of_the_same_name_is_another_model(place: Place) -> N
     assert place.ask("SELECT count(*) FROM accuracy_of('study@1')") == [(2,)]
 
 
-def test_images_that_changed_are_other_images(place: Place) -> None:
-    place.run()
-    make_images(place.folder / "new.set", make_pictures(20, seed=4), labels=[0] * 20)
-    assert place.plan(images=["images.set", "new.set"]).predictions == 2 * 20
-    assert len(place.plan(images=["new.set"]).missing) == 2
-
-
 # The command line
 
 
@@ -171,7 +164,6 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
     assert planned["to_run"]["cells"] == 6
     assert planned["to_run"]["predictions"] == 120
-    assert planned["to_run"]["seconds"] >= 0
     assert {row["probe"] for row in planned["rows"]} == {"clean", "lowpass"}
     assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass below 6 cycles/image"} in planned[
         "missing"
@@ -180,10 +172,6 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     assert ran | {"seconds": 0} == {
         "study": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": []
     }  # fmt: skip
-    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
-    assert planned["to_run"]["cells"] == 0
-    assert planned["missing"] == []
-    assert all(row["done"] > 0 == row["missing"] == row["stale"] for row in planned["rows"])
 
 
 def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Command, place: Place) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from local_workers import TWO, work_here
-from polars.testing import assert_frame_equal
-from small import ask, rows_of, study_in
+from small import ask, study_in
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
@@ -48,7 +47,7 @@ JOIN cell ON cell.id = prediction.cell JOIN condition ON condition.id = cell.con
 
 
 def test_a_study_on_torch_gives_what_onnxruntime_gives_and_its_attacks_are_no_part_of_its_rate(
-    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Work, direct: Path, tmp_path: Path
 ) -> None:
     torch_work = resolve(replace(work.study, engine="torch"))
     assert {cell.variant.engine for cell in torch_work.cells} == {"torch"}
@@ -60,9 +59,6 @@ def test_a_study_on_torch_gives_what_onnxruntime_gives_and_its_attacks_are_no_pa
     rows, expected = ask(database, SAME), ask(direct, SAME)
     assert [row[1:4] for row in rows] == [row[1:4] for row in expected]
     np.testing.assert_allclose([row[4] for row in rows], [row[4] for row in expected], rtol=1e-3)
-    work_here(monkeypatch)
-    run_study(torch_work, tmp_path / "workers.duckdb", workers=TWO)
-    assert_frame_equal(rows_of(tmp_path / "workers.duckdb"), rows_of(database))
     variant = torch_work.cells[0].variant
     with open_store(database) as store:  # an attack tells no rate of an engine
         with_attacks = store.frame("SELECT sum(count) / sum(seconds) FROM part WHERE seconds > 0").item()
