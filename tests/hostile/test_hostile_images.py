@@ -145,10 +145,3 @@ for source in sys.argv[2:]:
     for source in sources:
         assert_refused({"source": source} | attempts[str(source)])
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
-
-
-def test_names_that_would_turn_a_terminal_are_shown(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "\u202egpj.a.jpg").write_bytes(b"no image")
-    message = str(refusal(lambda: pack(tmp_path / "photos", tmp_path / "set")))
-    assert "\\u202egpj.a.jpg" in message

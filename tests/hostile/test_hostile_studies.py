@@ -98,11 +98,9 @@ SHARES = "[" + ", ".join(f"{k / 1000}" for k in range(1000)) + "]"
 STEPS = "[" + ", ".join(f"{k}" for k in range(1, 1000)) + "]"
 BOMBS = {
     "nested lists": "a = " + "[" * 100_000,
-    "nested tables": "a = " + "{a=" * 100_000,
     "a key of many parts": ".".join("a" * 100_000) + " = 1",
     "parts between line separators": '"\\u2028".'.join(["a." * 900] * 100) + "a = 1",
     "a number of many digits": "batch = " + "9" * 200_000,
-    "a hexadecimal number": "batch = 0x" + "f" * 200_000,
     "more than 64 bits in a probe": 'probes = {mine = {file = "mine.py", level = 0x' + "f" * 5000 + "}}",
     "a billion conditions": f"probes = {{pgd_linf = {{steps = {STEPS}, eps = {SHARES}, step = {SHARES}}}}}",
     "a million conditions of one's own": f'probes = {{mine = {{file = "mine.py", level = {LISTS}, more = {LISTS}}}}}',
@@ -133,7 +131,6 @@ for file in sys.argv[1:]:
     ("key", "value"),
     [
         ("checkpoints", ["../models/one"]),
-        ("checkpoints", ["x" * 5000]),
         ("images", ["a**/*"]),
         ("images", ["/proc/self/fd/*/*"]),
         ("models", "\0"),

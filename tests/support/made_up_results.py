@@ -163,6 +163,27 @@ def store_values(store: Store, values: pl.DataFrame) -> None:
         )
 
 
+def trials_of(stimulus_set: str, shown: str, subject: str, right: ArrayLike, first: int = 0) -> pl.DataFrame:
+    """Trials of a person who calls bears bears or cats under one condition, numbered from `first` on."""
+    count = np.size(right)
+    columns = {
+        "stimulus_set": stimulus_set,
+        "condition": shown,
+        "subject": subject,
+        "session": 1,
+        "trial": first + np.arange(count),
+        "image": [f"n0_{k}.png" for k in range(count)],
+        "category": "bear",
+        "response": np.where(right, "bear", "cat"),
+    }
+    return pl.DataFrame(columns, schema_overrides={"session": pl.Int32, "trial": pl.Int32})
+
+
+def store_trials(store: Store, *trials: pl.DataFrame) -> None:
+    """Put trials of people into the place of those that the database has."""
+    store.write_source("humans", store.frame("FROM published_value LIMIT 0"), pl.concat(trials))
+
+
 def python(code: str, *arguments: object) -> list[str]:
     """The command that runs the code with its arguments as sys.argv[1:]."""
     return [sys.executable, "-P", "-c", code, *map(str, arguments)]

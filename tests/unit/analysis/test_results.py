@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 from polars.testing import assert_frame_equal
 
 import bandlens
@@ -21,7 +21,6 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.critical_band import center
 from bandlens.analysis.measures.psychometric import THRESHOLDS
 from bandlens.core.errors import StoreError, UsageError
-from bandlens.core.records import Condition, Finished
 
 HOSTILE = ("a|b \\textbf{x}", "\u202egnp.exe")
 """Names that Markdown, LaTeX or a terminal would obey."""
@@ -62,17 +61,16 @@ def test_correlations_and_charts(stored_study: Path) -> None:
 
 def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:
     set_a, set_b = image_set(4, name="one", labels=np.zeros(4)), image_set(5, name="other", labels=np.zeros(5))
-    low, high = (condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))
-    loud, quiet = (condition("critical_band", noise_sd=sd, frequency=2) for sd in (0.16, 0.02))
-
-    def parts(images: Images, *conditions: Condition) -> list[Finished]:
-        labels = np.zeros(images.info.count, int)
-        return [part(cell(images, setting), labels, labels) for setting in conditions]
-
+    conditions = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5)]
+    conditions += [condition("critical_band", noise_sd=sd, frequency=2) for sd in (0.16, 0.02)]
+    parts = [
+        part(cell(images, setting), *np.zeros((2, images.info.count)))
+        for images in (set_a, set_b)
+        for setting in conditions
+    ]
     with open_store(tmp_path / "results.duckdb") as store:
-        parts_a, parts_b = parts(set_a, low, high, loud, quiet), parts(set_b, low, high, loud)
-        store_study(store, "first", [set_a, set_b], [*parts_a, *parts_b])
-        store_study(store, "second", set_a, parts_a)
+        store_study(store, "first", [set_a, set_b], parts)
+        store_study(store, "second", set_a, parts[:4])
     with bandlens.open(tmp_path / "results.duckdb") as results:
         with pytest.raises(UsageError, match=r"has lowpass of first@1, second@1; name one of them with study=$"):
             results.plot_curves()

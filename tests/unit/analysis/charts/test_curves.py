@@ -108,11 +108,3 @@ def test_a_probe_without_an_axis_has_its_settings_side_by_side_in_their_order() 
     spec = panel.to_dict()
     assert (across(spec)["field"], across(spec)["type"], across(spec)["sort"]) == ("setting", "nominal", None)
     assert [row["setting"] for row in values(spec)] == ["color=red", "color=blue"]
-
-
-def test_a_single_place_on_an_axis_is_a_setting_like_any_other() -> None:
-    noise = [condition("critical_band", noise_sd=sd, frequency=3, draw="shared") for sd in (0.02, 0.08)]
-    [panel] = probe_panels(rows_of(*noise, cycles=[15, 15]), "critical_band").values()
-    spec = panel.to_dict()
-    assert (across(spec)["field"], across(spec)["title"]) == ("setting", "setting")
-    assert [row["setting"] for row in values(spec)] == ["noise_sd=0.02, frequency=3", "noise_sd=0.08, frequency=3"]

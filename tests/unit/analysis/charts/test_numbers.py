@@ -76,7 +76,6 @@ def test_thresholds_beyond_the_tested_noise_have_a_triangle_and_a_sign(state: st
 @pytest.mark.parametrize(
     ("state", "line"),
     [
-        ("ok", "published: 4.0 octaves wide around 28 cycles per image"),
         ("doubtful", "○ published: 4.0 octaves wide around 28 cycles per image"),
         ("degenerate", "× published: no channel, why"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.store import Store
@@ -20,21 +19,6 @@ def test_real_is_right_where_the_prediction_is_in_the_list(store: Store) -> None
     store_study(store, "s", images, [part(cell(images), predicted, predicted)])
     schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
     assert schemes == [("real", 4, 3 / 4), ("single", 6, 2 / 6)]
-
-
-def test_a_scheme_that_says_what_the_labels_say_has_the_accuracy_of_the_labels(store: Store) -> None:
-    rng = np.random.default_rng(3)
-    labels, predicted = rng.integers(0, 4, (2, 60))
-    for clusters in (np.arange(60), np.arange(60) // 3, np.zeros(60, int)):
-        images = image_set(
-            60, labels=labels, clusters=clusters, schemes={"real": [[label] for label in labels.tolist()]}
-        )
-        parts = [part(cell(images, setting), predicted, (predicted != labels) * 2) for setting in (condition(), LOW)]
-        store_study(store, "s", images, parts)
-        accuracy = store.frame("SELECT probe, n, top1, low, high FROM accuracy ORDER BY ALL").rows()
-        for scheme in ("single", "real"):
-            query = "SELECT probe, n, top1, low, high FROM label_accuracy WHERE scheme = ? ORDER BY ALL"
-            assert store.frame(query, [scheme]).rows() == [pytest.approx(row) for row in accuracy]
 
 
 def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> None:

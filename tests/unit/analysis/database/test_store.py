@@ -173,7 +173,6 @@ def test_other_names_for_the_same_cells_are_another_version(store: Store) -> Non
     ("cells", "message"),
     [
         ([("net", "x", "set", 2), ("net", "y", "set", 2)], "two models are named net; give each a name of its own"),
-        ([("a", "x", "set", 2), ("b", "x", "set", 2)], "models a and b are the same; leave one of them out"),
         ([("a", "x", "set", 2), ("a", "x", "set", 3)], "two image sets are named set; give each a name of its own"),
         ([("a", "x", "one", 2), ("a", "x", "two", 2)], "image sets one and two are the same; leave one of them out"),
     ],

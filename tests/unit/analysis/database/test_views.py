@@ -36,17 +36,6 @@ def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
     assert row[2:] == pytest.approx(proportion_confint(1.5, 3, 2 * norm.sf(t.ppf(0.975, 3)), "wilson"), abs=1e-6)
 
 
-def test_the_interval_of_independent_images_is_wilson_s_and_that_of_clusters_the_one_of_python(store: Store) -> None:
-    rng = np.random.default_rng(0)
-    for name, clusters in (("many", np.arange(60)), ("few", np.arange(9)), ("clusters", np.arange(60) // 7)):
-        right = rng.random(len(clusters)) < 0.7
-        images = image_set(len(clusters), name=name, labels=np.zeros(len(clusters)), clusters=clusters)
-        store_study(store, name, images, [part(cell(images), ~right, ~right)])
-        [row] = store.frame("SELECT top1, low, high FROM accuracy_of(?)", [name]).rows()
-        share = share_of(right, clusters)
-        assert row == pytest.approx((right.mean(), *(share_interval(share) or ())), abs=1e-6)
-
-
 @pytest.mark.parametrize(("classes", "space", "top5"), [(5, "all", None), (6, "all", 1.0), (1000, "sixteen", 1.0)])
 def test_top5_among_five_classes_or_fewer_has_no_number(
     store: Store, classes: int, space: str, top5: float | None

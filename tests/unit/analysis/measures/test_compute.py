@@ -21,6 +21,7 @@ from bandlens.analysis.measures.critical_band import (
 )
 from bandlens.analysis.measures.outcomes import subjects
 from bandlens.analysis.measures.psychometric import estimate_band
+from bandlens.core.errors import UsageError
 from bandlens.core.records import Condition, Failed, Finished
 
 COUNT, CLASSES = 80, 1000
@@ -82,17 +83,6 @@ def analyzed(store: Store, outcomes: Outcomes, images: Images | None = None, stu
 @pytest.fixture(scope="module")
 def whole(shared_store: Store, outcomes: Outcomes) -> Metrics:
     return analyzed(shared_store, outcomes)
-
-
-def test_spectral_bias_is_the_mean_of_ratios(whole: Metrics, outcomes: Outcomes) -> None:
-    clean = outcomes[CLEAN].mean()
-    low, high = (
-        np.mean([outcomes[setting].mean() / clean for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass")
-    )
-    assert whole["low_frequency_bias"]["value"] == pytest.approx(low)
-    assert whole["high_frequency_bias"]["value"] == pytest.approx(high)
-    assert whole["spectral_bias"]["value"] == pytest.approx(high / (low + high))
-    assert (whole["spectral_bias"]["state"], whole["spectral_bias"]["note"]) == ("ok", None)
 
 
 def test_the_published_critical_band_is_that_of_the_accuracies(whole: Metrics, outcomes: Outcomes) -> None:
@@ -206,6 +196,13 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
     metrics = metrics_of(compute_measures(store, "s", advance=advances.append))
     assert sum(advances) == pytest.approx(2)
     assert set(metrics["checkpoint"]) == {"one", "two"}
+
+
+def test_a_study_without_a_complete_cell_is_named(store: Store) -> None:
+    images = labelled()
+    store.begin_study("mine", "", [cell(images)], [images])
+    with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
+        compute_measures(store, "mine")
 
 
 def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: Store, outcomes: Outcomes) -> None:

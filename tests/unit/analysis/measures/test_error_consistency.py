@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_trials, trials_of
 from numpy.typing import ArrayLike, NDArray
 from pairs_of_observers import error_consistency
 from small import Command
@@ -110,24 +110,12 @@ def resampled_mean_kappas(observers: NDArray[np.float64], times: NDArray[np.int6
     return np.mean(kappas, axis=0)
 
 
-def judged_by(answers: Mapping[str, NDArray[np.bool_]], conditions: Sequence[str]) -> pl.DataFrame:
+def judged_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.DataFrame:
     """Trials of people on one stimulus set: observer -> (conditions, images), whether each answer is right."""
-    return pl.DataFrame(
-        [
-            {
-                "stimulus_set": "contrast",
-                "condition": condition,
-                "subject": observer,
-                "session": 1,
-                "trial": row * len(rights) + place,
-                "image": f"n0_{place}.png",
-                "category": "bear",
-                "response": "bear" if right else "cat",
-            }
-            for observer, right_by_condition in answers.items()
-            for row, (condition, rights) in enumerate(zip(conditions, right_by_condition, strict=True))
-            for place, right in enumerate(rights)
-        ]
+    return pl.concat(
+        trials_of("contrast", shown, observer, right, first=1000 * row)
+        for observer, right_by_condition in answers.items()
+        for row, (shown, right) in enumerate(zip(conditions, right_by_condition, strict=True))
     )
 
 
@@ -138,7 +126,7 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
         name: np.stack([hard + random.normal(0, 0.3, 300) < share for share in (0.8, 0.5)])
         for name in ("subject-01", "subject-02", "subject-03")
     }
-    store.write_source("humans", store.frame("FROM published_value"), judged_by(rights, ("c100", "c05")))
+    store_trials(store, judged_by(rights, "c100", "c05"))
     [row] = mean_consistencies(store, "contrast")
     times = random.multinomial(300, np.full(300, 1 / 300), 2000)
     by_condition = [
@@ -153,7 +141,7 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
 def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> None:
     """An observer without errors has no kappa, and one image makes no interval."""
     never_wrong = {"subject-01": np.ones((1, 9), bool), "subject-02": np.arange(9)[None] > 3}
-    store.write_source("humans", store.frame("FROM published_value"), judged_by(never_wrong, ("c100",)))
+    store_trials(store, judged_by(never_wrong, "c100"))
     [row] = mean_consistencies(store, "contrast")
     assert row.pop("subject") == "humans"
     assert row.pop("pairs") == 1
@@ -163,10 +151,10 @@ def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> No
 def test_intervals_do_not_depend_on_the_order_in_which_answers_were_stored(store: Store) -> None:
     random = np.random.default_rng(0)
     rights = {f"subject-0{number}": random.random((1, 60)) < 0.7 for number in (1, 2, 3)}
-    trials = judged_by(rights, ("c100",))
+    trials = judged_by(rights, "c100")
     results = []
     for rows in (trials, trials.sample(fraction=1, shuffle=True, seed=1)):
-        store.write_source("humans", store.frame("FROM published_value"), rows)
+        store_trials(store, rows)
         results.append((consistencies(store, "contrast").rows(), mean_consistencies(store, "contrast")))
     assert results[0] == results[1]
 
@@ -214,8 +202,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     # Another model saw the same files in reverse, where their clusters have other numbers.
     reverse = image_set(60, name="b", paths=paths[::-1].tolist(), clusters=clusters, **about)
     store_study(store, "study", [images, reverse], [answered(images, "a", right), answered(reverse, "b", right[::-1])])
-    trials = judged_by({"subject-01": right[None]}, ("c100",))
-    store.write_source("humans", store.frame("FROM published_value"), trials)
+    store_trials(store, trials_of("contrast", "c100", "subject-01", right))
     rows = store.frame("SELECT subject, n, top1, low, high FROM condition_accuracy ORDER BY ALL").rows()
     assert [subject for subject, *_ in rows] == ["a", "b", "subject-01"]
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
@@ -224,8 +211,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     independent = store.frame("SELECT wilson_low(0.6, 60, quantile_of(independent_freedom(60)))").item()
     assert expected[2] < independent - 0.05
     person = np.random.default_rng(0).random(60) < 0.7
-    trials = judged_by({"subject-01": person[None]}, ("c100",))
-    store.write_source("humans", store.frame("FROM published_value"), trials)
+    store_trials(store, trials_of("contrast", "c100", "subject-01", person))
     possible = [error_consistency(person, right, numbers, 1000) for numbers in (clusters, clusters[::-1])]
     for ends in consistencies(store, "contrast").filter(humans=1).select("low", "high").rows():
         assert any(ends == pytest.approx((estimate.low, estimate.high)) for estimate in possible)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study, store_trials, trials_of
 from pairs_of_observers import kappa
 from small import Command
 
@@ -26,36 +26,22 @@ Answers = tuple[Path, dict[str, np.ndarray], dict[float, np.ndarray]]
 """A database, who of the people has which sketch right, and the model at each blur."""
 
 
-def trials(stimulus_set: str, condition_name: str, subject: str, right: np.ndarray) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "stimulus_set": stimulus_set,
-            "condition": condition_name,
-            "subject": subject,
-            "session": 1,
-            "trial": np.arange(len(right), dtype=np.int32)
-            + (0 if condition_name == "inf" else 1000 * int(condition_name)),
-            "image": [f"{k}.png" for k in range(len(right))],
-            "category": "bear",
-            "response": np.where(right, "bear", "cat"),
-        },
-        schema_overrides={"session": pl.Int32},
-    )
-
-
 def stored(path: Path, answers: Mapping[Condition, np.ndarray], judged: Sequence[pl.DataFrame]) -> Path:
     """A database of a model's answers on sketches, and of trials of people."""
-    images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"{k}.png" for k in range(N)])
+    images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"n0_{k}.png" for k in range(N)])
     parts = [part(cell(images, setting, by=model("net")), ~right, ~right) for setting, right in answers.items()]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        store.write_source("humans", pl.DataFrame(schema=store.frame("FROM published_value").schema), pl.concat(judged))
+        store_trials(store, *judged)
     return path
 
 
 def judged_filters(stimulus_set: str, shares: Mapping[str, float]) -> list[pl.DataFrame]:
     """Trials of a person who has these shares right by condition."""
-    return [trials(stimulus_set, name, "subject-01", np.arange(100) < 100 * share) for name, share in shares.items()]
+    return [
+        trials_of(stimulus_set, name, "subject-01", np.arange(100) < 100 * share, first=1000 * row)
+        for row, (name, share) in enumerate(shares.items())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +54,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         for blur, share in COPIED.items()
     }
     conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in by_blur.items()}
-    judged = [trials("sketch", "0", name, right) for name, right in people.items()]
+    judged = [trials_of("sketch", "0", name, right) for name, right in people.items()]
     judged += judged_filters("low-pass", {"0": 0.9, "3": 0.8, "5": 0.5})
     path = tmp_path_factory.mktemp("blurred") / "r.duckdb"
     return stored(path, {condition(): rng.random(N) < 0.75} | conditions, judged), people, by_blur
@@ -104,7 +90,7 @@ def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Pa
     settings: dict[float | str, float | None] = {1.0: 0.4, 2.0: 0.25, 3.0: 0.1, 4.0: None, "inf": 0.0}
     right = np.random.default_rng(0).random(N) < 0.75
     conditions = {condition("gaussian_highpass", sigma=sigma): right for sigma in settings}
-    judged = [trials("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
+    judged = [trials_of("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
     judged += judged_filters("high-pass", {"inf": 0.9, "3": 0.8, "1": 0.5})
     with open_store(stored(tmp_path / "r.duckdb", conditions, judged), read_only=True) as store:
         rows = consistency_under(store, "sketch", "gaussian_highpass")["conditions"]
@@ -114,8 +100,8 @@ def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Pa
 
 def test_of_an_image_that_a_person_saw_twice_the_first_session_counts(tmp_path: Path) -> None:
     """The image was wrong in the ninth trial of the first session, and right in the first trial of the second."""
-    first = trials("sketch", "0", "subject-01", np.zeros(1, bool)).with_columns(trial=pl.lit(9, pl.Int32))
-    second = trials("sketch", "0", "subject-01", np.ones(1, bool)).with_columns(session=pl.lit(2, pl.Int32))
+    first = trials_of("sketch", "0", "subject-01", np.zeros(1, bool)).with_columns(trial=pl.lit(9, pl.Int32))
+    second = trials_of("sketch", "0", "subject-01", np.ones(1, bool)).with_columns(session=pl.lit(2, pl.Int32))
     with open_store(stored(tmp_path / "r.duckdb", {condition(): np.ones(N, bool)}, [second, first])) as store:
         assert store.frame("SELECT correct FROM judgement WHERE human").rows() == [(False,)]
 
@@ -125,7 +111,7 @@ def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: P
     person = np.arange(N) % 4 > 0
     blurred = {1.0: ~person, 9.0: np.zeros(N, bool)}
     conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in blurred.items()}
-    judged = [trials("sketch", "0", "subject-01", person)]
+    judged = [trials_of("sketch", "0", "subject-01", person)]
     with open_store(stored(tmp_path / "r.duckdb", conditions, judged), read_only=True) as store:
         tables = consistency_under(store, "sketch", "gaussian_lowpass")
     first, last = tables["conditions"]

@@ -184,27 +184,20 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert (np.mean(hits, axis=0) >= 0.76).all()
 
 
-def test_no_thresholds_where_little_is_right_without_noise() -> None:
-    correct = np.zeros((29, 500), dtype=bool)
-    correct[:, :19] = True
-    band = estimate_band(correct)
+@pytest.mark.parametrize(
+    ("right", "floor", "state", "note"),
+    [
+        (19, 0.0, "undetermined", "19 of 500 images are right without noise: too few to see a threshold"),
+        (0, 0.0, "undetermined", "0 of 500 images are right without noise: too few to see a threshold"),
+        (100, 0.1, "at_chance", "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"),
+    ],
+)
+def test_no_thresholds_where_little_is_right_without_noise(right: int, floor: float, state: str, note: str) -> None:
+    band = estimate_band(np.tile(np.arange(500) < right, (29, 1)), floor=floor)
     for estimate in (*numbers(band), band["threshold_0"]):
-        assert np.isnan(estimate.value)
-        assert estimate.note == "19 of 500 images are right without noise: too few to see a threshold"
-    row = band["bandwidth"].row()
-    assert [row[name] for name in ("value", "low", "high", "state")] == [None, None, None, "undetermined"]
-
-
-def test_no_thresholds_where_accuracy_without_noise_is_that_of_guessing() -> None:
-    chance = np.zeros((29, 500), dtype=bool)
-    chance[:, ::5] = True
-    band = estimate_band(chance, floor=0.1)
-    for estimate in (*numbers(band), band["threshold_0"]):
-        assert np.isnan(estimate.value)
-        assert estimate.state == "at_chance"
-        assert estimate.note == "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"
-    assert estimate_band(chance, floor=0.099)["bandwidth"].state != "at_chance"
-    assert estimate_band(np.zeros((29, 500), dtype=bool), floor=0.0)["bandwidth"].state == "undetermined"
+        row = estimate.row()
+        assert [row[name] for name in ("value", "low", "high", "state", "note")] == [None, None, None, state, note]
+    assert estimate_band(np.tile(np.arange(500) < 100, (29, 1)), floor=0.099)["bandwidth"].state != "at_chance"
 
 
 @pytest.mark.parametrize(("noisy", "side"), [(True, "above"), (False, "below")])

@@ -44,10 +44,6 @@ def test_every_alias_is_a_name_of_its_source_and_leads_to_a_known_model() -> Non
     assert set(table["model"]) - names <= {"resnext101_32x48d.fb_wsl_ig1b_ft_in1k"}
 
 
-def test_every_shipped_model_is_a_row() -> None:
-    assert len(models(shipped_values())) == 70 + 1267 + 668 + 338 + 41 + 121 + 35
-
-
 @pytest.mark.parametrize(
     ("name", "training"),
     [
@@ -118,11 +114,6 @@ def test_efficientnet_lite0_in_the_atlas() -> None:
     rows = {row["benchmark"]: row for row in placed("tf_efficientnet_lite0.in1k").to_dicts()}
     imagenet = rows["imagenet"]
     assert (imagenet["top1"], imagenet["of"], imagenet["expected"]) == (74.846, 1266, None)
-    worse = shipped_values(["timm"]).filter(benchmark="imagenet", metric="top1").filter(pl.col("input_size") >= 224)
-    least = worse.sort("input_size").unique("model", keep="first")
-    assert imagenet["rank"] == pytest.approx(
-        1 + (least["value"] > 74.846).sum(), abs=12
-    )  # a few have smaller sizes alone
     line = baseline_lines(shipped_values(), "timm")["imagenet-r"]
     assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
 

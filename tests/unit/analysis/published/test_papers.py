@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.measures.critical_band import CHANNEL, fit_band
-from bandlens.analysis.published.sources import shipped_values
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 pytestmark = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
@@ -42,33 +41,6 @@ def timm() -> Numbers:
                 yield figure, float(row[f"{top}_diff"]), row[top] - row[f"{top}_base"]
 
 
-MEAN_CORRUPTION_ERRORS = {
-    "AlexNet": 100.00,
-    "Erichson2022NoisyMix": 60.46,
-    "Erichson2022NoisyMix_new": 59.43,
-    "Geirhos2018_SIN": 76.67,
-    "Geirhos2018_SIN_IN": 68.67,
-    "Geirhos2018_SIN_IN_IN": 73.19,
-    "Hendrycks2020AugMix": 64.17,
-    "Hendrycks2020Many": 60.04,
-    "Salman2020Do_50_2_Linf": 80.00,
-    "Standard_R50": 76.38,
-    "Tian2022Deeper_DeiT-B": 41.70,
-    "Tian2022Deeper_DeiT-S": 47.61,
-}
-"""RobustBench's network -> its error over that of AlexNet in percent, as printed."""
-
-
-def robustbench() -> Numbers:
-    """The mean over the fifteen shipped means of each model, and the mean of its errors over those of AlexNet."""
-    c = shipped_values(["robustbench"]).filter(benchmark="imagenet-c")
-    means = c.filter(pl.col("condition") != "15 x 5").pivot("model", index="condition", values="value")
-    for name, printed in c.filter(condition="15 x 5").select("model", "value").rows():
-        yield f"{name} accuracy", printed, float(means[name].to_numpy().mean())
-    for name, printed in MEAN_CORRUPTION_ERRORS.items():
-        yield f"{name} error", printed, 100 * float(((means[name] - 100) / (means["AlexNet"] - 100)).to_numpy().mean())
-
-
 @pytest.mark.parametrize(
     ("numbers", "count", "tolerance", "different"),
     [
@@ -76,7 +48,6 @@ def robustbench() -> Numbers:
         (channels_of_the_study, 288, 1e-3, {"raw center_frequency": 27}),
         # Models of one top-1 on ImageNet have the top-5 of each other subtracted.
         (timm, 15558, 0.0016, {"top5": 2299}),
-        (robustbench, 24, 0.006, {}),
     ],
 )
 def test_printed_numbers_are_recomputed(

@@ -108,25 +108,6 @@ def test_drawn_values_keep_the_ends_of_their_interval() -> None:
     assert np.quantile(values, [0.025, 0.5, 0.975]) == pytest.approx([9, 10, 13], abs=0.1)
 
 
-def test_intervals_over_images_hold_the_correlation_without_noise() -> None:
-    rng = np.random.default_rng(9)
-    truth, sd = 6 / np.pi * np.arcsin(0.8 / 2), np.sqrt(1 / 0.9 - 1)  # a tenth of the variance is noise
-    held = {"models": 0, "models and images": 0}
-    for run in range(100):
-        z = rng.standard_normal((2, 40))
-        noise = sd * rng.standard_normal((2, 40))
-        x, y = z[:1] + noise[:1], 0.8 * z[:1] + 0.6 * z[1:] + noise[1:]
-        spread = Spread(np.full_like(x, 1.96 * sd), np.full_like(x, 1.96 * sd))
-        for kind, resampled in {
-            "models": bootstrap("spearman", x, y, 500, run),
-            "models and images": crossed_bootstrap("spearman", x, y, spread, spread, 500, run),
-        }.items():
-            [interval] = bca_intervals("spearman", x, y, resampled)
-            held[kind] += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
-    assert held["models and images"] / 100 > 0.87
-    assert held["models and images"] > held["models"]
-
-
 def test_shares_of_the_same_images_err_together() -> None:
     rng = np.random.default_rng(0)
     first = rng.random(500) < 0.7
