@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from fuzzing import refusal
 from hostile_databases import DAMAGED, NEW_ROWS, TRICKS, make_hostile
-from made_up_results import cell, condition, image_set, part, store_study
+from made_up_results import cell, condition, database_of, image_set, part, store_study
 
 from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.open import open_store
@@ -30,10 +30,7 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sound") / "results.duckdb"
-    with open_store(path) as store:
-        store_study(store, "s", IMAGES, [part(cell(IMAGES), [0, 0, 0, 1], [0, 0, 0, 2])])
-    return path
+    return database_of(tmp_path_factory.mktemp("sound"), IMAGES, [part(cell(IMAGES), [0, 0, 0, 1], [0, 0, 0, 2])])
 
 
 def answers(store: Store) -> list[list[tuple[object, ...]]]:

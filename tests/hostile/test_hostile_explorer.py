@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, image_set, part, store_study
+from made_up_results import cell, database_of, image_set, part
 from served import Served, ask, cookie, serving
-
-from bandlens.analysis.database.open import open_store
 
 HOST = "127.0.0.1"
 PATHS = ("/", "/api/study", "/api/picture?set=x&index=0", "/static/explore.js", "/static/libraries.js", "/nothing")
@@ -18,11 +16,8 @@ PATHS = ("/", "/api/study", "/api/picture?set=x&index=0", "/static/explore.js", 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("hosted")
     images = image_set(3, labels=[0, 1, 2])
-    with open_store(place / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [0, 1, 1], [0, 0, 3])])
-    return place
+    return database_of(tmp_path_factory.mktemp("hosted"), images, [part(cell(images), [0, 1, 1], [0, 0, 3])]).parent
 
 
 @pytest.fixture(scope="module")

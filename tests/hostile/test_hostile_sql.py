@@ -13,7 +13,7 @@ import pytest
 from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_results import cell, image_set, part, store_study
+from made_up_results import cell, database_of, image_set, part
 from small import Command
 from waiting import LIMIT_SECONDS
 
@@ -24,11 +24,8 @@ from bandlens.app.sql_answers import MOST_ROWS, print_answers
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sql")
     images = image_set(4, labels=[0] * 4)
-    with open_store(folder / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])])
-    return folder
+    return database_of(tmp_path_factory.mktemp("sql"), images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])]).parent
 
 
 @pytest.fixture

@@ -163,8 +163,10 @@ def store_values(store: Store, values: pl.DataFrame) -> None:
         )
 
 
-def trials_of(stimulus_set: str, shown: str, subject: str, right: ArrayLike, first: int = 0) -> pl.DataFrame:
-    """Trials of a person who calls bears bears or cats under one condition, numbered from `first` on."""
+def trials_of(
+    stimulus_set: str, shown: str | Sequence[str], subject: str, right: ArrayLike, first: int = 0
+) -> pl.DataFrame:
+    """Trials of a person who calls bears bears or cats, under one condition or one of each trial, from `first` on."""
     count = np.size(right)
     columns = {
         "stimulus_set": stimulus_set,

@@ -25,12 +25,7 @@ def rows(metric: str, state: str, value: float | None = 0.05, note: str | None =
 
 def data(chart: Any) -> list[dict[str, Any]]:
     """All rows in all layers of a chart."""
-    spec = chart.to_dict()
-    blocks = [spec.get("data", {}), *(layer.get("data", {}) for layer in spec.get("layer", ()))]
-    datasets = [*spec.get("datasets", {}).values()]
-    return [row for block in blocks for row in block.get("values", ())] + [
-        row for dataset in datasets for row in dataset
-    ]
+    return [row for dataset in chart.to_dict()["datasets"].values() for row in dataset]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.stats import t
 
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.measures import compare_measures
-from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 
@@ -66,10 +64,3 @@ def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
         )
         assert row["low"] == pytest.approx(b - a - np.hypot(b - low_b, high_a - a))
         assert row["high"] == pytest.approx(b - a + np.hypot(high_b - b, a - low_a))
-
-
-def test_a_comparison_shows_conditions_that_moved(store: Store) -> None:
-    runs, _ = two_runs(store)
-    differences = compare_runs(*runs).conditions.filter(pl.col("difference") != 0)
-    assert set(differences["probe"]) == {"lowpass"}
-    assert {"shape_bias", "clean_error_consistency"} <= set(differences["metric"])

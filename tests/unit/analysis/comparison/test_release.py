@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, database_of, image_set, model, part, store_study
 from numpy.typing import NDArray
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
@@ -249,8 +249,7 @@ def test_cells_that_are_one_and_the_same_pass_in_one_database_and_across_two(sto
     for name, by in (("v1", "old"), ("v2", "new")):
         changed = part(cell(images, by=model("b", content=by)), [0] * 100, [0] * 100)
         store_study(store, name, images, [shared, changed])
-    with open_store(tmp_path / "other.duckdb") as other:
-        store_study(other, "v2", images, [shared, changed])
+    with open_store(database_of(tmp_path, images, [shared, changed], "v2")) as other:
         for run in (Run(store, "v2@1"), Run(other, "v2@1")):
             table = gate_release(Run(store, "v1@1"), run, Limits())
             assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b", "a"])
@@ -264,16 +263,16 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
     """Another machine may answer otherwise, and without labels its clean answers decide, too."""
     images = image_set(100, labels=[0] * 100)
     store_study(store, "v1", images, [part(cell(images, by=model("a")), [0] * 100, [0] * 100)])
-    with open_store(tmp_path / "other.duckdb") as other:
-        wrong = [1] + [0] * 99
-        store_study(other, "v2", images, [part(cell(images, by=model("a")), wrong, wrong)])
+    wrong = [1] + [0] * 99
+    path = database_of(tmp_path, images, [part(cell(images, by=model("a")), wrong, wrong)], "v2")
+    with open_store(path) as other:
         rows = gate_release(Run(store, "v1@1"), Run(other, "v2@1"), Limits()).rows
         assert rows.select("loss", "note").rows() == [(0.01, None)]
     unlabelled = image_set(50)
     answers = [part(cell(unlabelled, setting, by=model("a")), [0] * 50) for setting in SETTINGS[:2]]
     store_study(store, "u", unlabelled, answers)
-    with open_store(tmp_path / "unlabelled.duckdb") as other:
-        store_study(other, "u", unlabelled, [part(answers[0].cell, [1] * 50), answers[1]])
+    parts = [part(answers[0].cell, [1] * 50), answers[1]]
+    with open_store(database_of(tmp_path, unlabelled, parts, "u", file="unlabelled.duckdb")) as other:
         assert gate_release(Run(store, "u@1"), Run(other, "u@1"), Limits()).same == 0
 
 

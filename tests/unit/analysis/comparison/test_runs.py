@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, part, store_study, store_values
+from made_up_results import Images, cell, condition, database_of, image_set, part, store_study, store_values
 from pairs_of_observers import kappa
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
@@ -114,8 +114,8 @@ def test_image_sets_that_differ_are_compared_on_the_images_they_share(store: Sto
     [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert (row["n"], row["changed"], row["differs_in"]) == (20, 0, "images or labels")
     elsewhere = Images(second.info, [f"x{path}" for path in second.paths], second.labels, second.clusters)
-    with open_store(store_b.path.with_name("c.duckdb")) as third:
-        store_study(third, "s", elsewhere, [part(cell(second), rank[:20], rank[:20])])
+    parts = [part(cell(second), rank[:20], rank[:20])]
+    with open_store(database_of(store_b.path.parent, elsewhere, parts, file="c.duckdb")) as third:
         [row] = compare_cells(Run(store, "s@1"), Run(third, "s@1")).cells.rows(named=True)
     assert (row["n"], row["note"], row["difference"], row["p"]) == (0, "no image in common", None, None)
 

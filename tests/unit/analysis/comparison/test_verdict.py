@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part
+from small import ask
 
 import bandlens
 from bandlens.analysis.comparison.cells import CELLS, Run, two_of
@@ -16,7 +17,6 @@ from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.comparison.verdict import NAMED_MODELS, differences_in_words, estimate_in_words
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, State
-from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.registry import GRID_MEASURES
 from bandlens.core.protocol import BIAS_CUTOFFS
 
@@ -24,13 +24,14 @@ SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}
 
 
 def study(
-    path: Path,
+    folder: Path,
     middles: dict[str, float],
     classes: int = 1000,
     share: float = 0.8,
     labelled: bool = True,
     cutoffs: Sequence[float] = BIAS_CUTOFFS,
-) -> str:
+    file: str = "results.duckdb",
+) -> Path:
     """Models that recognize a share of images, of which a low-pass leaves those that need no more than its cut."""
     n = 400
     truth = [k % min(classes, 7) for k in range(n)]
@@ -45,10 +46,7 @@ def study(
             parts.append(
                 part(cell(images, setting, by=model(name, classes=classes)), decided, rank if labelled else None)
             )
-    with open_store(path) as store:
-        label = store_study(store, "s", images, parts)
-        compute_measures(store, label)
-    return label
+    return database_of(folder, images, parts, file=file, measured=True)
 
 
 def sentences(path: Path) -> list[str]:
@@ -62,8 +60,7 @@ def test_a_share_that_rounds_to_0_has_no_sign() -> None:
 
 
 def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"coarse": 30, "fine": 40})
-    coarse, fine, between = sentences(tmp_path / "r.duckdb")
+    coarse, fine, between = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
     assert coarse.startswith("coarse keeps half of its accuracy above chance on frequencies below 29 [28, 30]")
     assert coarse.endswith(" cycles per image, on photos.")
     assert fine.split()[0] == "fine"
@@ -71,15 +68,14 @@ def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_pa
 
 
 def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {f"net{k}": 18 + 4 * k for k in range(NAMED_MODELS + 1)}, cutoffs=(0.1, 0.2, 0.5))
-    (sentence,) = sentences(tmp_path / "r.duckdb")
+    middles = {f"net{k}": 18 + 4 * k for k in range(NAMED_MODELS + 1)}
+    (sentence,) = sentences(study(tmp_path, middles, cutoffs=(0.1, 0.2, 0.5)))
     assert sentence.startswith("Of 6 models, net0 keeps half")
     assert "at one end and net5 keeps half" in sentence
 
 
 def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"net": 30}, classes=2, share=0.5)
-    assert sentences(tmp_path / "r.duckdb") == [
+    assert sentences(study(tmp_path, {"net": 30}, classes=2, share=0.5)) == [
         "Not determined for net: cut of low-passes that leaves half, since "
         "clean accuracy is not told from that of a blind guess, 0.5; "
         "check that the labels are numbered as the classes of the model are, or run more images."
@@ -87,14 +83,12 @@ def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
 
 
 def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"net": 30}, labelled=False)
-    (sentence,) = sentences(tmp_path / "r.duckdb")
+    (sentence,) = sentences(study(tmp_path, {"net": 30}, labelled=False))
     assert "of its clean predictions on frequencies below 25 [24, 27]" in sentence
 
 
 def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"net": 2})
-    sentence, advice = sentences(tmp_path / "r.duckdb")
+    sentence, advice = sentences(study(tmp_path, {"net": 2}))
     assert sentence.startswith("net keeps half or more of its accuracy above chance on frequencies below 11 cycles")
     assert advice == (
         "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
@@ -103,9 +97,9 @@ def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
 
 
 def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_path: Path) -> None:
-    label = study(tmp_path / "r.duckdb", {"coarse": 20, "fine": 40, "guess": 2})
-    with open_store(tmp_path / "r.duckdb", read_only=True) as store:
-        run = Run(store, label)
+    path = study(tmp_path, {"coarse": 20, "fine": 40, "guess": 2})
+    with open_store(path, read_only=True) as store:
+        run = Run(store, "s@1")
         between = compare_runs(*two_of(run, run, "checkpoint", "coarse", "fine")).verdict
         beside = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
     assert "; it needs more of the high frequencies to keep half of its accuracy: +" in between.findings[0]
@@ -115,8 +109,7 @@ def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_
 
 
 def test_a_study_without_filters_says_what_to_do(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"net": 20}, cutoffs=())
-    (sentence,) = sentences(tmp_path / "r.duckdb")
+    (sentence,) = sentences(study(tmp_path, {"net": 20}, cutoffs=()))
     assert sentence.startswith("Nothing is determined yet: run a study with filters, then `bandlens analyze --db ")
 
 
@@ -135,22 +128,17 @@ def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Pa
     rank = [int(number != 0) for number in decided]
     settings = (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS))
     parts = [part(cell(images, setting), decided, rank) for setting in settings]
-    with open_store(tmp_path / "r.duckdb") as store:
-        compute_measures(store, store_study(store, "s", images, parts))
-        low, high = store.frame("SELECT 100 * low, 100 * high FROM metric WHERE metric = 'shape_bias'").row(0)
-    assert sentences(tmp_path / "r.duckdb") == [
+    path = database_of(tmp_path, images, parts, measured=True)
+    [(low, high)] = ask(path, "SELECT 100 * low, 100 * high FROM metric WHERE metric = 'shape_bias'")
+    assert sentences(path) == [
         f"net decides by shape on 38 % [{low:.0f}, {high:.0f}] of the images that it names by shape or texture, "
         "on conflict."
     ]
 
 
 def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    for name, middle in (("old", 40), ("new", 20)):
-        study(tmp_path / f"{name}.duckdb", {"net": middle})
-    with (
-        open_store(tmp_path / "old.duckdb", read_only=True) as old,
-        open_store(tmp_path / "new.duckdb", read_only=True) as new,
-    ):
+    paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 40), ("new.duckdb", 20))]
+    with open_store(paths[0], read_only=True) as old, open_store(paths[1], read_only=True) as new:
         (finding,) = compare_runs(Run(old, "s@1"), Run(new, "s@1")).verdict.findings
     assert finding.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb relies more on low")
 
@@ -192,11 +180,10 @@ LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok"
 def test_nothing_is_found_with_two_images(tmp_path: Path) -> None:
     """Not even a difference of 1, so that no number above it is told."""
     images = image_set(2, labels=[0, 0])
-    with open_store(tmp_path / "r.duckdb") as store:
-        nets = {"a": [0, 0], "b": [0, 1]}
-        parts = [part(cell(images, by=model(name)), rank, rank) for name, rank in nets.items()]
-        label = store_study(store, "s", images, parts)
-        comparison = compare_runs(*two_of(Run(store, label), Run(store, label), "checkpoint", *nets))
+    nets = {"a": [0, 0], "b": [0, 1]}
+    parts = [part(cell(images, by=model(name)), rank, rank) for name, rank in nets.items()]
+    with open_store(database_of(tmp_path, images, parts)) as store:
+        comparison = compare_runs(*two_of(Run(store, "s@1"), Run(store, "s@1"), "checkpoint", *nets))
     assert comparison.verdict.findings == [
         "No difference was found between a and b in 1 cell (none could have been); the interval that reaches farthest "
         "is -0.500 [-1.000, +1.000]."

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.correlations.model_values import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate, correlate_study
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures import registry
-from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.critical_band import fit_band
 from bandlens.core.protocol import BIAS_CUTOFFS
 
@@ -118,8 +117,7 @@ def test_untrained_networks_have_no_correlation_of_biases(tmp_path: Path) -> Non
             predicted = np.full(140, (net + len(parts)) % 7)
             rank = (predicted != np.arange(140) % 7).astype(int)
             parts.append(part(cell(images, setting, by=model(f"net{net}", classes=7)), predicted, rank))
-    with open_store(tmp_path / "results.duckdb") as store:
-        compute_measures(store, store_study(store, "s", images, parts))
+    with open_store(database_of(tmp_path, images, parts, measured=True)) as store:
         table = correlate_study(study_table(store, "s@1"), resamples=100)
     assert set(table["bias"]) == {f"corrected_{name}" for name in registry.STAND_INS}
     assert table["n"].to_list() == [0] * len(table)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from made_up_results import cell, image_set, part, store_study
+from made_up_results import cell, database_of, image_set, part
 
 from bandlens.analysis.database.catalogue import (
     COLUMNS,
@@ -40,12 +40,11 @@ def test_words_are_those_of_the_statement() -> None:
 
 @pytest.mark.parametrize("name", ["system", "temp", 'a, "b', "it's", "accuracy"])
 def test_a_file_of_any_name_is_asked(name: str, tmp_path: Path) -> None:
-    path, images = tmp_path / f"{name}.duckdb", image_set(1, labels=[0])
-    with open_store(path) as store:
-        store_study(store, "s", images, [part(cell(images), [0], [0])])
-        assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
-    with open_store(path, read_only=True) as store:
-        assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
+    images = image_set(1, labels=[0])
+    path = database_of(tmp_path, images, [part(cell(images), [0], [0])], file=f"{name}.duckdb")
+    for read_only in (False, True):
+        with open_store(path, read_only) as store:
+            assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
 
 
 def test_views_that_a_transaction_made_are_made_again_after_it_failed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from made_up_results import SESSION, Images, cell, condition, database_of, image_set, model, part, store_study
 from small import Command, ask, rows_of
 
 from bandlens.analysis.comparison.gates import Limits
@@ -54,11 +54,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Databases with cells in common: one run was broken off, one has a gate, images of a user's and a source."""
     folder = tmp_path_factory.mktemp("runs")
     paths = {name: folder / f"{name}.duckdb" for name in NAMES}
-    for name in ("bands", "both"):
-        with open_store(paths[name]) as store:
-            store_study(store, "bands", PAIRS, [answered(PAIRS, of) for of in BAND_CELLS])
-    with open_store(paths["both"]) as store:
-        store_study(store, "filtered", PHOTOGRAPHS, [answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS])
+    for file in ("bands.duckdb", "both.duckdb"):
+        database_of(folder, PAIRS, [answered(PAIRS, of) for of in BAND_CELLS], "bands", file=file)
+    filtered = [answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS]
+    database_of(folder, PHOTOGRAPHS, filtered, "filtered", file="both.duckdb")
     with open_store(paths["broken_off"]) as store:
         store.begin_study("filtered", 'name = "filtered"', FILTERED_CELLS, [PHOTOGRAPHS])
         parts = [*(answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS[:3]), answered(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
@@ -205,15 +204,14 @@ def test_the_last_verdicts_stay_and_those_of_one_moment_are_chosen_by_content(
 
 IMAGES = image_set(6, labels=range(6))
 LOWPASS, HIGHPASS = (cell(IMAGES, condition(probe, cutoff=0.1)) for probe in ("lowpass", "highpass"))
+WHOLE = part(HIGHPASS, [0] * 6, [0, *[1] * 5])
 
 
 def make(path: Path, name: str, predicted: list[int], confidence: float = 0.5) -> Path:
     """A database of a study with two conditions; of the first one, `predicted` of the first images."""
-    with open_store(path) as store:
-        rank = [int(predicted[k] != k) for k in range(len(predicted))]
-        whole = part(HIGHPASS, [0] * 6, [0, *[1] * 5])
-        store_study(store, name, IMAGES, [part(LOWPASS, predicted, rank, confidence=confidence), whole])
-    return path
+    rank = [int(predicted[k] != k) for k in range(len(predicted))]
+    parts = [part(LOWPASS, predicted, rank, confidence=confidence), WHOLE]
+    return database_of(path.parent, IMAGES, parts, name, file=path.name)
 
 
 @pytest.fixture
@@ -262,9 +260,7 @@ def test_the_user_may_say_which_is_right_in_any_spelling(
 
 
 def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_path: Path) -> None:
-    third = tmp_path / "third.duckdb"
-    with open_store(third) as store:
-        store_study(store, "third", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
+    third = database_of(tmp_path, IMAGES, [WHOLE], "third", file="third.duckdb")
     assert not merge([*pair, third], tmp_path / "out.duckdb", prefer=third).written
 
 
@@ -322,9 +318,8 @@ def test_names_that_are_refused(pair: list[Path], tmp_path: Path) -> None:
 
 
 def test_two_studies_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
-    paths = [make(tmp_path / "a.duckdb", "mine", [0] * 6), tmp_path / "my results.duckdb"]
-    with open_store(paths[1]) as store:
-        store_study(store, "mine", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
+    paths = [make(tmp_path / "a.duckdb", "mine", [0] * 6)]
+    paths.append(database_of(tmp_path, IMAGES, [WHOLE], "mine", file="my results.duckdb"))
     line = f"different studies mine@1.*bandlens studies rename mine NEW --db '{paths[1]}'"
     with pytest.raises(UsageError, match=line):
         merge(paths, tmp_path / "out.duckdb")

@@ -138,17 +138,6 @@ def test_seeds_are_told_apart(store: Store) -> None:
     assert store.frame(query.format("accuracy_of('s@1')")).rows() == [(1, 0.5)]
 
 
-def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
-    labelled, unlabelled = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
-    cells = [cell(labelled), cell(labelled, LOW), cell(unlabelled), cell(unlabelled, LOW)]
-    store.begin_study("s", "", cells, [labelled, unlabelled])
-    sessions = {cells[0].variant: SESSION}
-    store.commit([part(cells[0], [0, 0], [0, 0]), part(cells[1], [0, 1], [0, 2])], sessions)
-    store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
-    curves = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
-    assert curves == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
-
-
 def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store) -> None:
     size = 240  # a high-pass at 0.9 cuts at 11 cycles there and not at 12: in floating point, 1 - 0.9 is below 0.1
     images = image_set(2, labels=[0, 0], size=size)

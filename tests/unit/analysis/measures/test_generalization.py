@@ -237,12 +237,8 @@ def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store
 
 def test_every_checkpoint_has_its_own(store: Store) -> None:
     right_by_name = {name: {"pgd": outcomes(seed)["pgd"]} for seed, name in enumerate(("one", "two"))}
-    store_study(
-        store,
-        "s",
-        sets()["imagenet"],
-        [outcome for name, right in right_by_name.items() for outcome in study(right, name)],
-    )
+    parts = [outcome for name, right in right_by_name.items() for outcome in study(right, name)]
+    store_study(store, "s", sets()["imagenet"], parts)
     compute_measures(store, "s")
     rows = store.frame("SELECT checkpoint, value FROM metric WHERE metric = 'Adversarial' ORDER BY ALL").rows()
     assert rows == [(name, pytest.approx(100 * right["pgd"].mean())) for name, right in right_by_name.items()]

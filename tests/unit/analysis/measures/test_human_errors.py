@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study, store_trials, trials_of
+from made_up_results import cell, condition, database_of, image_set, model, part, store_trials, trials_of
 from pairs_of_observers import kappa
 from small import Command
 
@@ -26,12 +26,12 @@ Answers = tuple[Path, dict[str, np.ndarray], dict[float, np.ndarray]]
 """A database, who of the people has which sketch right, and the model at each blur."""
 
 
-def stored(path: Path, answers: Mapping[Condition, np.ndarray], judged: Sequence[pl.DataFrame]) -> Path:
+def stored(folder: Path, answers: Mapping[Condition, np.ndarray], judged: Sequence[pl.DataFrame]) -> Path:
     """A database of a model's answers on sketches, and of trials of people."""
     images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"n0_{k}.png" for k in range(N)])
     parts = [part(cell(images, setting, by=model("net")), ~right, ~right) for setting, right in answers.items()]
+    path = database_of(folder, images, parts)
     with open_store(path) as store:
-        store_study(store, "s", images, parts)
         store_trials(store, *judged)
     return path
 
@@ -56,8 +56,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in by_blur.items()}
     judged = [trials_of("sketch", "0", name, right) for name, right in people.items()]
     judged += judged_filters("low-pass", {"0": 0.9, "3": 0.8, "5": 0.5})
-    path = tmp_path_factory.mktemp("blurred") / "r.duckdb"
-    return stored(path, {condition(): rng.random(N) < 0.75} | conditions, judged), people, by_blur
+    folder = tmp_path_factory.mktemp("blurred")
+    return stored(folder, {condition(): rng.random(N) < 0.75} | conditions, judged), people, by_blur
 
 
 def test_the_blur_with_the_highest_kappa_is_found_with_its_interval(answers: Answers) -> None:
@@ -92,7 +92,7 @@ def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Pa
     conditions = {condition("gaussian_highpass", sigma=sigma): right for sigma in settings}
     judged = [trials_of("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
     judged += judged_filters("high-pass", {"inf": 0.9, "3": 0.8, "1": 0.5})
-    with open_store(stored(tmp_path / "r.duckdb", conditions, judged), read_only=True) as store:
+    with open_store(stored(tmp_path, conditions, judged), read_only=True) as store:
         rows = consistency_under(store, "sketch", "gaussian_highpass")["conditions"]
     losses = {row["setting"]: row["people_lose"] for row in rows}
     assert losses == pytest.approx({float(setting): loss for setting, loss in settings.items()})
@@ -102,7 +102,7 @@ def test_of_an_image_that_a_person_saw_twice_the_first_session_counts(tmp_path: 
     """The image was wrong in the ninth trial of the first session, and right in the first trial of the second."""
     first = trials_of("sketch", "0", "subject-01", np.zeros(1, bool)).with_columns(trial=pl.lit(9, pl.Int32))
     second = trials_of("sketch", "0", "subject-01", np.ones(1, bool)).with_columns(session=pl.lit(2, pl.Int32))
-    with open_store(stored(tmp_path / "r.duckdb", {condition(): np.ones(N, bool)}, [second, first])) as store:
+    with open_store(stored(tmp_path, {condition(): np.ones(N, bool)}, [second, first])) as store:
         assert store.frame("SELECT correct FROM judgement WHERE human").rows() == [(False,)]
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: P
     blurred = {1.0: ~person, 9.0: np.zeros(N, bool)}
     conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in blurred.items()}
     judged = [trials_of("sketch", "0", "subject-01", person)]
-    with open_store(stored(tmp_path / "r.duckdb", conditions, judged), read_only=True) as store:
+    with open_store(stored(tmp_path, conditions, judged), read_only=True) as store:
         tables = consistency_under(store, "sketch", "gaussian_lowpass")
     first, last = tables["conditions"]
     assert first["kappa"] == pytest.approx(kappa(blurred[1.0], person))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from numpy.typing import NDArray
 from small import Command, ask
 
@@ -60,7 +60,7 @@ def answered(name: str, setting: Condition, predicted: NDArray[np.int64], confid
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four models on labelled images and one on images without labels, clean and under a filter."""
-    path, unlabelled = tmp_path_factory.mktemp("own") / "results.duckdb", image_set(COUNT, name="unlabelled")
+    unlabelled = image_set(COUNT, name="unlabelled")
     parts = [
         answered(name, setting, *answers(10 * seed + at))
         for seed, name in enumerate(("a", "b", "c", "d"))
@@ -68,9 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     predicted, confidence = answers(99)
     parts.append(part(cell(unlabelled, by=model("a")), predicted, confidence=confidence))
-    with open_store(path) as store:
-        store_study(store, "s", [LABELLED, unlabelled], parts)
-    return path
+    return database_of(tmp_path_factory.mktemp("own"), [LABELLED, unlabelled], parts)
 
 
 @pytest.fixture

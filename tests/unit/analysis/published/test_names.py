@@ -9,7 +9,7 @@ from types import ModuleType
 
 import polars as pl
 import pytest
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, database_of, image_set, model, part
 from small import Command
 
 from bandlens.analysis.database.open import open_store
@@ -171,11 +171,10 @@ def test_names_join_only_where_they_are_one_model() -> None:
 
 
 def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) -> None:
-    db, images = tmp_path / "results.duckdb", image_set(2)
+    images = image_set(2)
     own_model = replace(model("mine"), weights_sha256=TV_RESNET50 + "0" * 56)
     networks = (own_model, model("resnet50"), model("other"))
-    with open_store(db) as store:
-        store_study(store, "s", images, [part(cell(images, by=by), [0, 0]) for by in networks])
+    db = database_of(tmp_path, images, [part(cell(images, by=by), [0, 0]) for by in networks])
     tables = json.loads(command("published", "show", "--db", db, "--format", "json").out)
     rows = {row["checkpoint"]: row for row in tables["checkpoints"]}
     assert {name: (row["model"], row["by"]) for name, row in rows.items()} == {

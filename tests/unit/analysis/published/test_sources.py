@@ -59,12 +59,6 @@ def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
         read_import(sources()["humans"], tmp_path)
 
 
-def test_a_source_that_ships_takes_no_folder(command: Command, tmp_path: Path) -> None:
-    result = command("published", "import", "testbed", tmp_path, "--db", tmp_path / "results.duckdb")
-    assert (result.code, result.out) == (2, "")
-    assert result.err == f"bandlens: testbed is imported as it ships; leave {tmp_path} out\n"
-
-
 def test_list_says_what_is_here(command: Command) -> None:
     rows = {row["source"]: row for row in json.loads(command("published", "show", "--format", "json").out)["sources"]}
     assert list(rows) == list(sources())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+from made_up_results import cell, condition, image_set, model, part, store_study, store_trials, store_values, trials_of
 from reported import measured_section, report_data_of
 
 from bandlens.analysis.database.open import open_store
@@ -59,21 +59,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         for setting in (condition(), condition("lowpass", cutoff=0.5), condition("contrast", contrast=0.3)):
             rank = random.permutation(np.arange(n) < 5 * k).astype(int)
             parts.append(part(cell(separate if k == UNSEEN else common, setting, by=model(f"net{k}")), 1 + rank, rank))
-    trials = pl.DataFrame(
-        {
-            "stimulus_set": "contrast",
-            "condition": shown,
-            "subject": "subject-01",
-            "session": 1,
-            "trial": range(n),
-            "image": [f"n0_{k}.png" for k in range(n)],
-            "category": "bear",
-            "response": "bear",
-        }
-    )
     with open_store(path) as store:
         store_study(store, "s", [common, separate], parts)
-        store.write_source("humans", store.frame("FROM published_value"), trials)
+        store_trials(store, trials_of("contrast", shown, "subject-01", np.ones(n, bool)))
         compute_measures(store, "s")
         bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_octaves import WEIGHTS
-from made_up_results import cell, condition, database_of, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study, store_trials, trials_of
 from reported import measured_section, report_data_of
 
 from bandlens.analysis.charts.curves import probe_panels
@@ -193,21 +193,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         rank = (random.random(60) < 0.4).astype(int)
         parts.append(part(cell(images, condition(), by=model(name)), 1 + rank, rank))
-    trials = pl.DataFrame(
-        {
-            "stimulus_set": "contrast",
-            "condition": [CONDITIONS[k % 3] for k in range(60)] * 2,
-            "subject": ["subject-01"] * 60 + ["subject-02"] * 60,
-            "session": 1,
-            "trial": list(range(60)) * 2,
-            "image": [f"n0_{k}.png" for k in range(60)] * 2,
-            "category": "bear",
-            "response": ["bear" if draw < 0.7 else "cat" for draw in random.random(120)],
-        }
-    )
+    shown = [CONDITIONS[k % 3] for k in range(60)]
+    people = ("subject-01", "subject-02")
+    trials = [trials_of("contrast", shown, person, random.random(60) < 0.7) for person in people]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        store.write_source("humans", store.frame("FROM published_value"), trials)
+        store_trials(store, *trials)
         write_consistencies(store, ["contrast"])
     return path
 
