@@ -138,6 +138,15 @@ def test_seeds_are_told_apart(store: Store) -> None:
     assert store.frame(query.format("accuracy_of('s@1')")).rows() == [(1, 0.5)]
 
 
+def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
+    labelled, unlabelled = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
+    parts = [part(cell(labelled, setting), rank, rank) for setting, rank in ((None, [0, 0]), (LOW, [0, 2]))]
+    parts += [part(cell(unlabelled, setting), answers) for setting, answers in ((None, [5, 6, 7]), (LOW, [5, 6, 0]))]
+    store_study(store, "s", [labelled, unlabelled], parts)
+    curves = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
+    assert curves == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
+
+
 def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store) -> None:
     size = 240  # a high-pass at 0.9 cuts at 11 cycles there and not at 12: in floating point, 1 - 0.9 is below 0.1
     images = image_set(2, labels=[0, 0], size=size)
