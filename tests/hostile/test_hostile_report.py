@@ -138,7 +138,7 @@ def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: ReportPag
 def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(
     change: str, stored_study: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(stored_study, tmp_path / "results.duckdb")
+    shutil.copyfile(stored_study, tmp_path / "results.duckdb")
     with open_store(tmp_path / "results.duckdb") as store:
         store.execute(change)
     refusal(lambda: write_report(tmp_path / "results.duckdb", tmp_path / "report.html"))
