@@ -133,6 +133,14 @@ def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path)
     assert {row[0] for row in rows} == set(HOSTILE)
 
 
+def test_fourier_maps_hold_the_errors_of_the_database(measured: Path) -> None:
+    with bandlens.open(measured) as results:
+        rows = rows_of_chart(results.plot_fourier_maps("mine", "photographs"))
+        waves = results.curves().filter(pl.col("probe") == "fourier", pl.col("image_set") == "photographs")
+    # Each wave stands at its frequency and at the opposite one.
+    assert sorted(row["top1"] for row in rows) == pytest.approx(sorted(2 * [1 - top1 for top1 in waves["top1"]]))
+
+
 def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path) -> None:
     with bandlens.open(measured) as results:
         channels, octaves = (plot("mine@1", "cues") for plot in (results.plot_channels, results.plot_octaves))
@@ -166,16 +174,12 @@ def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, measu
                 store.execute("UPDATE image_set SET own_cycles = 30")
 
 
-def test_charts_of_metrics_are_of_one_image_set_that_has_them(
-    stored_study: Path, stored_octaves: Path, measured: Path
-) -> None:
+def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path, measured: Path) -> None:
     with bandlens.open(measured) as results:
         shape_bias = partial(results.plot_metric, "shape_bias")
         for plot in (shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
             with pytest.raises(UsageError, match=r"of cues, photographs; name one of them with image_set=$"):
                 plot()
-    with bandlens.open(stored_octaves) as results, pytest.raises(UsageError, match=r"has no thresholds in study \*$"):
-        results.plot_channels()
     with bandlens.open(stored_study) as results:
         with pytest.raises(UsageError, match=r"has no shape_bias in study many on photographs$"):
             results.plot_metric("shape_bias", "many", "photographs")
