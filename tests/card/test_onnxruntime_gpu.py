@@ -14,9 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
 from pretend_onnxruntime import NO_CPU
 from small import make_batches, make_model
@@ -28,9 +26,6 @@ from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.backends.onnxruntime import GPU_ONLY, OnnxRuntimeSession, Shared, shared_by
 from bandlens.engine.device.requirements import CUDA_PROVIDER
 from bandlens.export.onnx.precisions import make_onnx_file
-
-Images = NDArray[np.float32]
-
 
 # On a card that is none
 

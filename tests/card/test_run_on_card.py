@@ -165,10 +165,6 @@ def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
     return rows_by_cell
 
 
-class Interrupted(Exception):
-    pass
-
-
 @contextmanager
 def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
     """The seed draws the order of the work within the block."""
@@ -222,9 +218,9 @@ def interrupt(place: Workbench, task: Task) -> None:
     def progress(count: int) -> None:
         counts.append(count)
         if len(counts) == 3:
-            raise Interrupted
+            raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         list(place.compute(task, progress=progress))
 
 
@@ -358,13 +354,9 @@ def called(expression: ast.expr) -> str:
     return getattr(function, "attr", getattr(function, "id", ""))
 
 
-def parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
 def without(file: Path, name: str, number: int) -> CodeType:
     """The function's code without one of its calls."""
-    tree = parsed(file)
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     node, field = calls(functions(tree)[name])[number]
     setattr(node, field, ast.parse("__import__('contextlib').nullcontext()", mode="eval").body)
     return code_of(compile(tree, str(file), "exec"), name)
@@ -387,7 +379,7 @@ PLACES = {
     f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)
     for folder in ("engine", "probes")
     for file in sorted((PACKAGE / folder).rglob("*.py"))
-    for name, function in functions(parsed(file)).items()
+    for name, function in functions(ast.parse(file.read_text(encoding="utf-8"))).items()
     if name not in NO_ROWS
     for number in range(len(calls(function)))
 }

@@ -11,7 +11,7 @@ from pretend_cupy import CardArray, PretendCupy
 from small import make_batches, make_images, make_model, make_pictures
 
 from bandlens.core.errors import DeviceError, EngineError
-from bandlens.core.records import Cell, Model, Variant
+from bandlens.core.records import Cell
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.tasks import Task
@@ -27,15 +27,11 @@ from bandlens.probes.grid import make_grid
 BATCH = 8
 
 
-def variant(model: Model, precision: str = "fp32") -> Variant:
-    return variant_of(model, "torch-cuda", precision)
-
-
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     make_onnx_file(model, "fp16")
     expected = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
-    with open_session(variant(model, "fp16"), BATCH, 1) as session:
+    with open_session(variant_of(model, "torch-cuda", "fp16"), BATCH, 1) as session:
         on_card = session.infer(card.asarray(content))
         assert isinstance(on_card, CardArray)
         logits = to_numpy(on_card)
@@ -50,7 +46,7 @@ def test_arrays_that_torch_would_copy_are_refused(
     torch_as_tensor = torch.as_tensor
     monkeypatch.setattr(torch, "as_tensor", lambda array, **options: torch_as_tensor(array, **options).clone())
     with pytest.raises(EngineError, match="torch copies CuPy's arrays, where it should read them"):
-        open_session(variant(make_model(tmp_path)), BATCH, 1)
+        open_session(variant_of(make_model(tmp_path), "torch-cuda", "fp32"), BATCH, 1)
 
 
 def test_no_room_for_a_batch_is_said_while_opening(
@@ -64,7 +60,7 @@ def test_no_room_for_a_batch_is_said_while_opening(
 
     monkeypatch.setattr(network, "OnnxNetwork", Full)
     with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
-        open_session(variant(make_model(tmp_path)), 64, 1)
+        open_session(variant_of(make_model(tmp_path), "torch-cuda", "fp32"), 64, 1)
     assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ class Answer:
 
 Command = Callable[..., Answer]
 """The fixture `command`."""
+
+
+def replace_content(model: Model, content: bytes) -> Model:
+    """Save the model with this ONNX file in place of its own."""
+    model = replace(model, sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
 
 
 def make_model(

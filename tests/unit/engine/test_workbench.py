@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from small import make_images, make_model, make_pictures
+from small import make_images, make_model, make_pictures, replace_content
 
 from bandlens.core.errors import DeviceError
 from bandlens.core.records import Cell, Condition, Model
@@ -27,7 +26,6 @@ from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import whole_tasks
 from bandlens.engine.workbench import Workbench
-from bandlens.export.model_files import save_model
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
 from bandlens.probes.grid import Grid, make_grid
@@ -139,16 +137,6 @@ def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutco
     check_cut(outcome, whole, done, COUNT, rtol=2e-3)
 
 
-def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: CellOutcomes, tmp_path: Path) -> None:
-    assert bench.images.labels is not None
-    order = [17, 3, 8]
-    pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
-    moved = make_images(tmp_path / "moved.set", pictures, labels=bench.images.labels[order].tolist())
-    outcome = attack(replace(bench, images=moved).cells(), moved)
-    for cell, moved_cell in zip(bench.cells(), replace(bench, images=moved).cells(), strict=True):
-        check_attacked(outcome.rows[moved_cell.key], [whole.rows[cell.key][k] for k in order])
-
-
 def test_without_labels_it_leads_away_from_the_clean_prediction(
     bench: Bench, whole: CellOutcomes, tmp_path: Path
 ) -> None:
@@ -171,10 +159,7 @@ def unknown_operator(folder: Path) -> Model:
     graph = onnx.load(model.path)
     graph.graph.node[-1].output[0] = "scores"
     graph.graph.node.append(helper.make_node("Softsign", ["scores"], ["logits"]))
-    content = graph.SerializeToString()
-    model = replace(model, sha256=hashlib.sha256(content).hexdigest())
-    save_model(model, content, {})
-    return model
+    return replace_content(model, graph.SerializeToString())
 
 
 def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp_path: Path) -> None:

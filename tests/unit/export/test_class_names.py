@@ -54,7 +54,6 @@ def test_names_are_read_however_they_are_written(notes: dict[str, Any]) -> None:
     "value",
     [
         ["LABEL_0", "LABEL_1", "LABEL_2"],
-        ["ant", "ant", "bee"],
         ["ant", "bee", None],
         torch.zeros(3),
         3,

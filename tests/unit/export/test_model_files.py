@@ -13,7 +13,6 @@ from bandlens.core.records import Crop, Model
 from bandlens.export import model_files
 from bandlens.export.class_names import class_names_of, name_classes
 from bandlens.export.model_files import (
-    OnnxFile,
     categorize_model,
     check_name,
     describe_onnx_file,
@@ -23,7 +22,6 @@ from bandlens.export.model_files import (
     read_onnx_file,
     save_model,
     save_onnx_file,
-    verify_model,
 )
 
 
@@ -79,13 +77,6 @@ def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: py
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     return make_model(tmp_path / "my models", "a.v1", size=64)
-
-
-def test_fp32_is_the_models_own_file(model: Model) -> None:
-    onnx_file = load_onnx_file(model, "fp32")
-    assert onnx_file == OnnxFile("fp32", model.path, model.sha256, model.path.parent)
-    assert (onnx_file.name, onnx_file.models) == ("a.v1", model.path.parent)
-    assert read_onnx_file(onnx_file) == verify_model(model)
 
 
 def test_each_precision_has_a_folder(model: Model) -> None:

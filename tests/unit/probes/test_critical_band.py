@@ -123,10 +123,9 @@ def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
     pixels, keys, seed = photographs(1), [9], 4
     (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6, "grey": False})
     images = perturb(xp, [condition], pixels, keys, seed)[condition]
-    for position, image in enumerate(images):
-        expected = published_stimulus(xp, pixels[position], condition, keys[position], seed)
-        assert expected.redrawn > 1000
-        np.testing.assert_allclose(image[0][expected.sure], expected.images[expected.sure], rtol=0, atol=5e-6)
+    expected = published_stimulus(xp, pixels[0], condition, keys[0], seed)
+    assert expected.redrawn > 1000
+    np.testing.assert_allclose(images[0, 0][expected.sure], expected.images[expected.sure], rtol=0, atol=5e-6)
     assert images.min() >= 0
     assert images.max() <= 1
 

@@ -24,11 +24,6 @@ def test_the_published_grid_is_clean_22_spectral_and_29_critical_band() -> None:
     assert len({condition.digest for condition in grid.conditions}) == 52
 
 
-def test_low_and_highpass_share_a_group_and_so_their_transform() -> None:
-    grid = make_grid(PUBLISHED, HERE)
-    assert [len(conditions) for _, conditions in grid.groups(grid.conditions)] == [1, 22, 29]
-
-
 def test_clean_is_always_there_and_conditions_are_never_double() -> None:
     grid = make_grid({"lowpass": {"cutoff": [0.5, 0.5, 0.5]}}, HERE)
     assert [str(condition) for condition in grid.conditions] == ["clean", "lowpass cutoff=0.5"]

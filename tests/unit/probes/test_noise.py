@@ -16,7 +16,6 @@ from bandlens.probes.noise import (
     polar,
     random_words,
     uniform,
-    uniform_fields,
     unit_normal_fields,
     unit_normals_at,
 )
@@ -83,13 +82,6 @@ def test_uniform_numbers_are_odd_multiples_of_2_to_the_minus_24() -> None:
     numbers = uniform(np, words)
     assert numbers.dtype == np.float32
     np.testing.assert_array_equal(numbers * 2.0**24, [1 - 2**24, 1 - 2**24, 3 - 2**24, -1, 1, 2**24 - 1])
-
-
-def test_uniform_fields_are_uniform(xp: ModuleType) -> None:
-    fields = to_numpy(uniform_fields(xp, 3, xp.arange(4, dtype=xp.uint64), 4, 224)).astype(np.float64)
-    assert fields.shape == (4, 224, 224)
-    assert stats.kstest(fields.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
-    assert np.abs(np.corrcoef(fields.reshape(4, -1)) - np.eye(4)).max() < 5 / 224
 
 
 def test_normals_of_the_smallest_and_the_largest_word_are_numbers(xp: ModuleType) -> None:

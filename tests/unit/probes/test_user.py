@@ -155,8 +155,6 @@ def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
     )
     images = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
     np.testing.assert_allclose(images[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
-    write("def mirror(images, size):\n    return images * (size == 16)\n")
-    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -245,32 +243,19 @@ def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
     assert 0 < watched.images - 32 * 320 < 32 * 320 / 100
 
 
-SHAPED = """
-class Shaped:
-    shape, dtype = (3, 3, 16, 16), np.dtype("f4")
-
-    def min(self):
-        raise KeyError
-
-    max = min
-"""
-
-
 @pytest.mark.parametrize(
-    ("head", "body", "message"),
+    ("body", "message"),
     [
-        ("", "return images[:, :2]", r"returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)"),
-        ("", "return images.tolist()", "returned list; expected an array"),
-        (SHAPED, "return Shaped()", "returned Shaped; expected an array"),
-        ("", "return images * 255", r"returned values in \[0, 255\]; expected finite .*, so divide them by 255"),
-        ("", "return np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity; expected finite values"),
-        ("", "raise ValueError('no such\\nfilter')", r"failed: ValueError: no such filter \(mine.py, line 4\)"),
-        ("", "return images.astype(object)", "returned object values; expected numbers"),
-        ("import torch", "return torch.from_numpy(images).to_sparse()", "returned Tensor: "),
+        ("return images[:, :2]", r"returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)"),
+        ("return images.tolist()", "returned list; expected an array"),
+        ("return images * 255", r"returned values in \[0, 255\]; expected finite .*, so divide them by 255"),
+        ("return np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity; expected finite values"),
+        ("raise ValueError('no such\\nfilter')", r"failed: ValueError: no such filter \(mine.py, line 4\)"),
+        ("return images.astype(object)", "returned object values; expected numbers"),
     ],
 )
-def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, head: str, body: str, message: str) -> None:
-    write(f"import numpy as np\n{head}\ndef mirror(images):\n    {body}\n")
+def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body: str, message: str) -> None:
+    write(f"import numpy as np\n\ndef mirror(images):\n    {body}\n")
     pixels = PIXELS.copy()
     pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0, 255
     with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
@@ -293,7 +278,6 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
 
 BODIES = {
     "one mask a call": "return np.where(np.random.rand(*images.shape[2:]) < level, 0, images)",
-    "one pixel": "images[:, :, np.random.randint(16), np.random.randint(16)] = np.random.rand()\n    return images",
     "a generator beside rng": "return images * np.random.rand() * rng.random()",
     "its calls": "calls.append(0)\n    return images / len(calls)",
 }
@@ -310,13 +294,6 @@ def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: W
         r"and draw random numbers from rng alone: def mirror\(images, level, rng\)"
     )
     assert re.fullmatch(line, str(caught.value))
-
-
-def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_with_others(
-    tmp_path: Path, write: Write
-) -> None:
-    write("def mirror(images):\n    return images + 0.5\n")
-    assert run(tmp_path, {}, PIXELS // 2)["mirror"].max() <= 1
 
 
 def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -14,16 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxruntime.quantization import quantize_dynamic
-from small import make_model
+from small import make_model, replace_content
 
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.backends.onnxruntime import EXACT, GPU_ONLY, NO_WAIT
-from bandlens.export.model_files import save_model
 
 SIZE = 32
 
@@ -45,34 +41,22 @@ def test_logits_are_those_of_the_whole_batch_to_the_last_bit(tmp_path: Path, bat
 
 def model_that_fails(folder: Path) -> Model:
     """A model of three classes for which a first pixel above 1/2 is an index out of bounds."""
-    nodes = [
-        helper.make_node("Slice", ["images", "zeros", "ones", "axes"], ["pixel"]),
-        helper.make_node("Reshape", ["pixel", "rows"], ["row"]),
-        helper.make_node("Mul", ["row", "twenty"], ["index"]),
-        helper.make_node("Cast", ["index"], ["place"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "place"], ["logits"]),
-    ]
-    arrays = {
-        "zeros": np.zeros(3, np.int64),
-        "ones": np.ones(3, np.int64),
-        "axes": np.array([1, 2, 3]),
-        "rows": np.array([-1]),
-        "twenty": np.array([20], np.float32),
-        "table": np.eye(11, 3, dtype=np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "failing",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
-    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    plain = make_model(folder, "failing", size=SIZE, classes=3)
-    model = replace(plain, sha256=hashlib.sha256(content).hexdigest())
-    save_model(model, content, {})
-    return model
+    content = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 18]>
+        failing (float[batch, 3, 32, 32] images) => (float[batch, 3] logits)
+        <int64[3] zeros = {0, 0, 0}, int64[3] ones = {1, 1, 1}, int64[3] axes = {1, 2, 3}, int64[1] rows = {-1},
+         float[1] twenty = {20}, int64[2] shape = {11, 3}>
+        {
+            pixel = Slice(images, zeros, ones, axes)
+            row = Reshape(pixel, rows)
+            index = Mul(row, twenty)
+            place = Cast<to = 7>(index)
+            numbers = ConstantOfShape(shape)
+            table = EyeLike(numbers)
+            logits = Gather(table, place)
+        }
+    """).SerializeToString()
+    return replace_content(make_model(folder, "failing", size=SIZE, classes=3), content)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -130,8 +114,7 @@ def test_a_file_that_scales_integers_by_the_batch_depends_on_no_number_of_thread
     plain = make_model(tmp_path, size=64)
     quantize_dynamic(plain.path, tmp_path / "dynamic.onnx", op_types_to_quantize=["Conv"])
     content = (tmp_path / "dynamic.onnx").read_bytes()
-    model = replace(plain, sha256=hashlib.sha256(content).hexdigest())
-    save_model(model, content, {})
+    model = replace_content(plain, content)
     images = random_images(8, 64) * np.linspace(0.1, 1, 8, dtype=np.float32)[:, None, None, None]
     (expected,) = onnxruntime.InferenceSession(content).run(None, {"images": images})
     for threads in (1, 2, 8):

@@ -33,6 +33,8 @@ def number():
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tried_networks.py").write_text(NETWORKS)
+    (tmp_path / "with_a_typo.py").write_text("def make(:\n")
+    (tmp_path / "without_its_data.py").write_text("raise RuntimeError('no file of weights')\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -57,17 +59,19 @@ def test_factories(expression: str, shape: tuple[int, int], networks: None, caps
 
 
 @pytest.mark.parametrize(
-    ("expression", "message"),
+    ("architecture", "message"),
     [
-        ("Net(print('x'))", "cannot read architecture"),
-        ("Nett", "has no attribute 'Nett'; name a class or function of it"),
-        ("Net(unknown=1)", "cannot be made: TypeError"),
-        ("number", "makes a int, not a torch.nn.Module"),
+        ("tried_networks:Net(print('x'))", "cannot read architecture"),
+        ("tried_networks:Nett", "has no attribute 'Nett'; name a class or function of it"),
+        ("tried_networks:Net(unknown=1)", "cannot be made: TypeError"),
+        ("with_a_typo:make", "architecture 'with_a_typo:make': SyntaxError: invalid syntax"),
+        ("without_its_data:make", "RuntimeError: no file of weights"),
+        ("tried_networks:number", "makes a int, not a torch.nn.Module"),
     ],
 )
-def test_what_is_no_factory(expression: str, message: str, networks: None) -> None:
+def test_what_is_no_factory_is_one_line(architecture: str, message: str, networks: None) -> None:
     with pytest.raises(UsageError) as caught:
-        build(f"tried_networks:{expression}")
+        build(architecture)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -98,21 +102,3 @@ def test_named_networks_are_called_with_literals(architecture: str) -> None:
     pytest.importorskip("timm")
     assert build(architecture).fc.weight.shape[0] == 37
     assert build(architecture, classes=5).fc.weight.shape[0] == 37
-
-
-@pytest.mark.parametrize(
-    ("architecture", "message"),
-    [
-        ("with_a_typo:make", "architecture 'with_a_typo:make': SyntaxError: invalid syntax"),
-        ("without_its_data:make", "RuntimeError: no file of weights"),
-    ],
-)
-def test_a_module_that_cannot_be_imported_is_one_line(
-    architecture: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "with_a_typo.py").write_text("def make(:\n")
-    (tmp_path / "without_its_data.py").write_text("raise RuntimeError('no file of weights')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError) as caught:
-        build(architecture)
-    assert message in str(caught.value)

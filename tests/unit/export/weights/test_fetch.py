@@ -9,7 +9,6 @@ from urllib.parse import urljoin
 
 import pytest
 import torch
-from gdown.exceptions import FileURLRetrievalError
 
 from bandlens.core.errors import CheckpointError
 from bandlens.export.weights import downloads
@@ -221,10 +220,7 @@ def test_google_drives_quota_page_is_recognised(drive: Any, published: Any, tmp_
 
 
 def test_what_gdown_makes_of_drives_pages_is_one_line() -> None:
-    quota = FileURLRetrievalError(
-        "Failed to retrieve file url:\n\n\tToo many users have viewed or\n\tdownloaded this file"
-    )
-    assert "quota" in drive_answer("abc", str(quota))
+    assert "quota" in drive_answer("abc", "Failed to retrieve file url:\n\n\tToo many users have viewed this file")
     private = drive_answer("abc", "Failed to retrieve file url:\n\n\tYou need access\n")
     assert private.startswith("Google Drive does not give file abc: Failed to retrieve file url: You need access; try")
     assert "\n" not in private

@@ -28,12 +28,6 @@ def test_every_row_is_valid() -> None:
                 re.compile(pattern)
 
 
-def test_two_checkpoints_have_two_files_and_two_take_images_as_they_are() -> None:
-    assert {row.name for row in checkpoints() if len(row.parts) == 2} == {"resnet50_dino", "resnet50_swav"}
-    unnormalized = {row.name for row in checkpoints() if row.normalization == "none"}
-    assert unnormalized == {"resnet50_diffusionnoise_fixed_nonoise", "resnet50_simclrv2"}
-
-
 @pytest.mark.skipif(not FACTS.exists(), reason="the table of published checkpoints is not beside this checkout")
 def test_rows_equal_the_published_table() -> None:
     with FACTS.open(newline="") as file:

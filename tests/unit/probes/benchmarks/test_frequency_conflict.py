@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +84,6 @@ def test_partners_are_of_another_class_and_each_is_taken_once(labels: list[int],
         ([0, 0, 0, 0, 0, 1, 2, 3], 32, 0.3, ImageSetError, "5 of 8 images are of class 0, too many; pack a set of mo"),
         (LABELS, 32, 0.01, UsageError, "--cutoff 0.01 leaves no low frequencies of 32 pixels; choose from 0.062 up to"),
         (LABELS, 32, 1.0, UsageError, "--cutoff 1 leaves no high frequencies"),
-        (LABELS, 32, math.nan, UsageError, "--cutoff nan leaves no low frequencies"),
     ],
 )
 def test_what_cannot_conflict_is_refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -358,23 +357,6 @@ def test_ground_truth_in_every_usual_format(name: str, flat: tuple[Path, dict[in
     assert images.labels is not None
     assert images.labels.tolist() == [2, 2, 7, 7, 993, 993]
     assert images.labels.tolist() == [labels[number_of(path)] for path in images.paths]
-
-
-def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
-    source, labels = flat
-    file = tmp_path / "truth.txt"
-    file.write_text(FORMATS["names and indices"](labels, tmp_path))
-    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as archive:
-        for image in sorted(source.iterdir(), reverse=True):
-            archive.add(image, image.name)
-    benchmark = replace(find_benchmark("imagenet"), per_class=2)
-    pack_first = partial(pack_benchmark, benchmark, crop=Crop(SMALL), subset=Subset(per_class=1, partial=True))
-    truth = Labels(ground_truth=file)
-    [of_tar] = pack_first(tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "tar", labels=truth)
-    [of_folder] = pack_first(source, tmp_path / "folder", labels=truth)
-    [sorted_out] = pack_first(tmp_path / "in", tmp_path / "classes")
-    assert of_tar.info.digest == of_folder.info.digest == sorted_out.info.digest
-    assert of_tar.info.count == 3
 
 
 @pytest.mark.parametrize(

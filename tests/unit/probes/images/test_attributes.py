@@ -51,7 +51,6 @@ def test_attributes_are_read_as_they_were_written(tmp_path: Path) -> None:
     [
         pl.DataFrame({"image_index": [6], "name": ["site"], "value": ["A"]}),
         pl.DataFrame({"image_index": [0], "name": [None], "value": ["A"]}),
-        pl.DataFrame({"image_index": ["0"], "name": ["site"], "value": ["A"]}),
         pl.DataFrame({"image_index": [0], "name": ["site"]}),
     ],
 )

@@ -90,12 +90,6 @@ def test_pictures_of_paths_that_a_set_has_are_counted(photos: Path) -> None:
     pack(some(photos, *NAMES[:3]), out, crop=CROP)
     add_images(out, photos, how=How(say=lines.append))
     assert f"{out} has 3 of the 5 paths of {photos} already, and keeps its images" in lines
-    lines.clear()
-    extra = photos.with_name("extra")
-    (extra / "eel").mkdir(parents=True)
-    shutil.copy(photos / NAMES[0], extra / "eel" / "0.png")
-    add_images(out, extra, how=How(say=lines.append))
-    assert not any("already" in line for line in lines)
 
 
 def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> None:

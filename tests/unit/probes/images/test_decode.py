@@ -20,11 +20,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from bandlens.core.records import INTERPOLATIONS, Crop
 from bandlens.probes.images.decode import cropped, pillow_warnings, planar
-from bandlens.probes.images.options import Contents, Draw
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.samples import BrokenImageError
-
-SAMPLES = Path(__file__).parents[5] / "shared" / "data" / "sample-images"
 
 
 def torchvision_pixels(photo: Image.Image, crop: Crop) -> NDArray[np.uint8]:
@@ -42,14 +39,6 @@ def bytes_of(photo: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     photo.save(file, kind, **options)
     return file.getvalue()
-
-
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
-def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
-    images = pack(SAMPLES, tmp_path / "set", contents=Contents(draw=Draw(40)))
-    assert images.info.count == 40
-    for path, pixels in zip(images.paths, images.pixels, strict=True):
-        assert np.array_equal(pixels, torchvision_pixels(pil_loader(SAMPLES / path), Crop())), path
 
 
 @fuzz(40)
@@ -128,8 +117,6 @@ def test_reasons() -> None:
         cropped(b"", Crop())
     with pytest.raises(BrokenImageError, match="truncated"):
         cropped(FILES["progressive.jpg"][:-2000], Crop())
-    with pytest.raises(BrokenImageError, match="not a JPEG"):
-        cropped(bytes_of(Image.fromarray(noise(6, 8)), "GIF"), Crop())
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first and refuses the second
