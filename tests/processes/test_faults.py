@@ -36,8 +36,6 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.errors import BandlensError
 study = Study.read(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
 try:
     run_study(resolve(study), Path(sys.argv[2]), range_seconds=float(sys.argv[3]))
 except BandlensError as error:
@@ -76,12 +74,7 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
     command: Command, study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
 ) -> None:
     database = tmp_path / "results.duckdb"
-    with subprocess.Popen(
-        python(RUN, study, database, 0), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    with subprocess.Popen(python(RUN, study, database, 0), text=True) as process:
         log = database.with_name("results.duckdb.wal")
         wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 40
         process.kill()
@@ -108,7 +101,7 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
     many_commits: Path, uninterrupted: pl.DataFrame, small_disk: Path
 ) -> None:
     database = small_disk / "results.duckdb"
-    result = subprocess.run(python(RUN, many_commits, database, 0), input="go\n", capture_output=True, text=True)
+    result = subprocess.run(python(RUN, many_commits, database, 0), capture_output=True, text=True)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert f"{database}: the disk is full (" in result.stderr.splitlines()[-1]

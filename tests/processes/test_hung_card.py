@@ -1,4 +1,4 @@
-"""A card that hangs ends the process with a line; one that is lost ends it without a traceback."""
+"""A card that hangs, or a library that does not answer, ends the process with a line; a lost card is no traceback."""
 
 from __future__ import annotations
 
@@ -140,3 +140,24 @@ def test_what_cannot_be_freed_on_a_lost_card_is_no_traceback_each() -> None:
     assert ended.returncode == 0
     assert "cudaErrorIllegalAddress" not in ended.stderr
     assert ended.stderr.endswith("ValueError: something else\n")
+
+
+STUCK = """
+import sys, threading
+from bandlens import __main__
+from bandlens.app import cli
+from bandlens.core.timeouts import TimedCalls
+def app():
+    try:
+        TimedCalls(0.05, "no answer")(threading.Event().wait)
+    finally:
+        import atexit
+        atexit.register(print, "unloaded")
+cli.app = app
+__main__.main()
+"""
+
+
+def test_a_command_with_a_library_that_is_stuck_ends_with_its_line_and_unloads_nothing() -> None:
+    result = python(STUCK)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "bandlens: no answer\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import dependent_probes
 import disks
@@ -12,6 +13,7 @@ import faults
 import hostile_commands
 import interrupts
 import pytest
+import rounds
 import soak
 
 
@@ -29,6 +31,15 @@ import soak
 def test_a_few_trials_find_nothing(campaign: Callable[..., Counter[str]], trials: dict[str, int]) -> None:
     """Each program asserts what must hold after a trial."""
     assert campaign(**trials).total() >= sum(trials.values()) - trials["seed"]
+
+
+def test_rounds_leave_no_file_open_and_memory_as_it_was(tmp_path: Path) -> None:
+    database = rounds.prepare(tmp_path)
+    results = [rounds.run_round(tmp_path, database, number) for number in range(6)]
+    assert [each.cells for each in results] == [4 * 29, *[4 * 28] * 5], "the clean cells are there from the second on"
+    warm = results[2:]
+    assert len({each.handles for each in warm}) == 1
+    assert warm[-1].memory < 1.1 * warm[0].memory
 
 
 def test_every_job_names_a_program_that_exists() -> None:

@@ -1,4 +1,4 @@
-"""`bandlens sql` answers, changes nothing, and says what is wrong in one line."""
+"""`bandlens sql` answers in every format, ends soon, and says what is wrong in one line."""
 
 from __future__ import annotations
 
