@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,17 +19,17 @@ from bandlens.app.console import log
 from bandlens.core.protocol import CUTOFFS
 
 
-def command_paths() -> list[tuple[str, ...]]:
-    """Every command and group, as the words that call it."""
-    paths: list[tuple[str, ...]] = []
+def commands_by_path() -> dict[tuple[str, ...], Any]:
+    """Every command and group of commands, by the words that call it."""
+    commands: dict[tuple[str, ...], Any] = {}
 
-    def walk(command: object, path: tuple[str, ...]) -> None:
-        paths.append(path)
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        commands[path] = command
         for name, child in getattr(command, "commands", {}).items():
             walk(child, (*path, name))
 
     walk(get_command(app), ())
-    return paths
+    return commands
 
 
 def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
@@ -38,8 +39,14 @@ def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
     assert {name: text[: len(lines[name])] for name, text in helps.items()} == lines
 
 
+def test_no_command_has_more_than_fifteen_options() -> None:
+    for path, command in commands_by_path().items():
+        options = [parameter for parameter in command.params if parameter.opts[0].startswith("-")]
+        assert len(options) <= 15, path
+
+
 def test_every_command_has_help_with_an_example() -> None:
-    paths = command_paths()
+    paths = commands_by_path()
     for path in paths:
         result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0, path
