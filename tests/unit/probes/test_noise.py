@@ -51,18 +51,8 @@ def test_fields_are_standard_normal(xp: ModuleType) -> None:
 
 
 def test_pixels_images_draws_and_seeds_are_uncorrelated() -> None:
-    fields = [
-        unit_normal_fields(np, seed, np.array([key], np.uint64), draw, 64).ravel()
-        for seed, key, draw in [
-            (1, 0, 0),
-            (2, 0, 0),
-            (1, 1, 0),
-            (1, 2, 1),
-            (1, 1 << 32, 0),
-            (1, 1, 1 << 31),
-            (1 << 40, 0, 0),
-        ]
-    ]
+    sources = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 2, 1), (1, 1 << 32, 0), (1, 1, 1 << 31), (1 << 40, 0, 0)]
+    fields = [unit_normal_fields(np, seed, np.array([key], np.uint64), draw, 64).ravel() for seed, key, draw in sources]
     correlation = np.corrcoef(fields) - np.eye(len(fields))
     assert abs(correlation).max() < 5 / np.sqrt(64 * 64)
     shifted = [np.corrcoef(fields[0], np.roll(fields[0], k))[0, 1] for k in (1, 64, 1024, 2048, 3072)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, local
+from threading import Barrier
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from small import make_model
 
 from bandlens.core.errors import ExportError
@@ -28,25 +29,24 @@ def test_a_changed_file_has_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_three_runs_that_lack_a_plan_build_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them have looked for it before any of them builds it."""
+    """All of them have looked for it before any of them has the lock."""
     onnx_file, builds = load_onnx_file(make_model(tmp_path, size=32), "fp32"), list[bytes]()
-    find, lacking, looks = plans._find, Barrier(3, timeout=60), local()
+    lacking, locks = Barrier(3, timeout=60), list[Path]()
 
-    def find_together(*arguments: Any) -> Any:
-        trt_plan = find(*arguments)
-        if not hasattr(looks, "first"):
-            looks.first = trt_plan
-            lacking.wait()
-        return trt_plan
+    def lock_together(path: Path) -> FileLock:
+        locks.append(path)
+        lacking.wait()
+        return FileLock(path)
 
     def build(*_: object, **__: object) -> bytes:
         builds.append(b"the plan of build %d" % len(builds))
         return builds[-1]
 
-    monkeypatch.setattr(plans, "_find", find_together)
+    monkeypatch.setattr(plans, "FileLock", lock_together)
     monkeypatch.setattr(plans, "build_trt_plan", build)
     with ThreadPoolExecutor(3) as runs:
         trt_plans = list(runs.map(lambda _: ensure_trt_plan(LIBRARY, onnx_file, TARGET), range(3)))
+    assert locks == [tmp_path / "plans" / ".building"] * 3
     assert [trt_plan.content for trt_plan in trt_plans] == builds * 3
 
 

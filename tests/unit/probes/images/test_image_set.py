@@ -264,14 +264,10 @@ def test_what_is_no_set(tmp_path: Path, packed: ImageSet) -> None:
 
 def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
     paths = ["b/2.png", "a/1.png", "b/1.png"]
-    files = pack(
-        photographs(tmp_path / "photos", paths),
-        tmp_path / "files",
-        crop=Crop(20, 30),
-        contents=Contents(clusters="folder"),
-    )
+    contents, crop = Contents(clusters="folder"), Crop(20, 30)
+    files = pack(photographs(tmp_path / "photos", paths), tmp_path / "files", crop=crop, contents=contents)
     items = ((path, picture(seed)) for seed, path in sorted(enumerate(paths), key=lambda item: item[1]))
-    arrays = pack_arrays(items, tmp_path / "arrays", crop=Crop(20, 30), contents=Contents(clusters="folder"))
+    arrays = pack_arrays(items, tmp_path / "arrays", crop=crop, contents=contents)
     assert arrays.info.digest == files.info.digest
     assert arrays.paths == files.paths
     assert arrays.labels is None
