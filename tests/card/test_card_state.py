@@ -60,7 +60,9 @@ def test_what_slows_a_card_down_is_told_without_idling_and_without_the_power_cap
 def test_mig_is_told_apart_from_cards_without_it(libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for mode, mig in (("1", True), ("-1", None)):
         monkeypatch.setenv("FAKE_MIG", mode)
-        assert card_state(*libraries) == CardState(1410, 1980, 2619, 698.5, 71, (), mig=mig)
+        state = card_state(*libraries)
+        assert state is not None
+        assert state.mig is mig
 
 
 def test_there_is_no_state_without_library_or_card(
