@@ -195,9 +195,10 @@ class Wait:
 class Graph:
     """Work that was captured, to be asked for again."""
 
-    launched = 0
+    recorded = launched = 0
 
     def __init__(self, work: Sequence[tuple[Callable[[], None], float]]) -> None:
+        Graph.recorded += 1
         self.work = work
 
     def launch(self, stream: DeferredStream) -> None:

@@ -92,17 +92,17 @@ def test_what_is_timed_is_one_replay_while_networks_have_nothing_else_to_do(
     monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any], tmp_path: Path
 ) -> None:
     xp, seconds = pretend_gpu(monkeypatch, launcher, seed=1), count()
-    are_busy, launches = list[bool](), list[int]()
+    are_busy, graphs = list[bool](), list[tuple[int, int]]()
 
     def read_clock() -> int:
         are_busy.append(bool(network_stream(xp).queue))
-        launches.append(Graph.launched)
+        graphs.append((Graph.recorded, Graph.launched))
         return next(seconds)
 
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=read_clock))
     assert tuning.measure_rate(variant_of(make_model(tmp_path), "tensorrt", "fp32"), 2, 0) == 2
     assert are_busy == [False, False]
-    assert launches[1] - launches[0] == 1
+    assert graphs[1] == (graphs[0][0], graphs[0][1] + 1)
 
 
 def test_what_is_timed_are_photographs(card: PretendCupy) -> None:
