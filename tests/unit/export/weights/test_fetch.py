@@ -103,7 +103,7 @@ def test_a_file_whose_sha256_nobody_states_is_named_once_and_recorded(
     named = f"/resnet50-{DIGEST[:8]}.pth"
     server.files |= {"/a.pth": published(CONTENT), named: published(CONTENT)}
     entry = published_at(url(server, "/a.pth"), url(server, named))
-    fetch(entry, tmp_path)
+    assert [path.name for path in fetch(entry, tmp_path)] == ["tried.pth", "tried.head.pth"]
     (line,) = caplog.messages
     assert line.startswith(f"bandlens: warning: tried.pth from {entry.parts[0].source} is trusted as it is")
     assert line.endswith(f"from now on {tmp_path / LOCK} asks for {DIGEST}")
