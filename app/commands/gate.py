@@ -97,7 +97,7 @@ def _images_in_words(rows: Rows) -> str:
     unknown, words = len(undecided) - len(times), []
     if times:
         which = f"{len(times):,} of them" if unknown else "all"
-        words.append(f"about {ceil(10 * min(times)) / 10:,.1f} times as many images would decide {which}")
+        words.append(f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide {which}")
     if unknown:
         reason = "they are at the limit, or have one image or cluster"
         words.append(f"{unknown:,} cannot say how many images would decide, since {reason}")

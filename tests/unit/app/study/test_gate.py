@@ -56,16 +56,6 @@ def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(comma
     assert "gate" not in trusted.err
 
 
-def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Command, place: Path) -> None:
-    study = gated_study(place, "one", probes=LOWPASS)
-    answer = command("gate", "precision", study, *REFERENCE, "--db", place / "r.duckdb")
-    assert answer.code == 3
-    assert answer.err == (
-        "bandlens: openvino:fp32 against onnxruntime:fp32: 0 pass, 0 fail, 3 undecided; about 23.3 times as many "
-        "images would decide all: take more images, or widen the limits\n"
-    )
-
-
 def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(command: Command, place: Path) -> None:
     """A study that has fewer images is gated on all of its own."""
     make_model(place / "models", "tiny", size=32)
