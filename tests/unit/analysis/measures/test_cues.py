@@ -76,9 +76,9 @@ def test_published_decisions_give_the_published_bias(shared: Path, store: Store)
 
 
 def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
-    few = estimates(decided([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    biases = estimates(decided([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
     expected = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
-    airplane, bear = few["shape_bias_airplane"], few["shape_bias_bear"]
+    airplane, bear = biases["shape_bias_airplane"], biases["shape_bias_bear"]
     assert (airplane.value, airplane.low, airplane.high) == pytest.approx((0.5, *expected))
     assert bear.value == 1.0
     assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
@@ -146,10 +146,10 @@ def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store:
         image_set(2, name=name, labels=labels, schemes={"hf_label": second_cues}, paths=name) for name in ("ab", "cd")
     )
     own_set = replace(own_set, class_names=["Abyssinian", "Bengal"])
-    few = image_set(2, name="few", labels=labels, schemes={"texture": second_cues}, decision_space="sixteen")
-    cells = [cell(own_set, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
+    small_set = image_set(2, name="few", labels=labels, schemes={"texture": second_cues}, decision_space="sixteen")
+    cells = [cell(own_set, by=small), cell(plain, by=small), cell(plain, by=large), cell(small_set, by=large)]
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
-    store_study(store, "s", [own_set, plain, few], [part(cell, labels, [0, 0]) for cell in cells], names)
+    store_study(store, "s", [own_set, plain, small_set], [part(cell, labels, [0, 0]) for cell in cells], names)
     compute_measures(store, "s")
     classes = store.frame(
         "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
@@ -174,6 +174,6 @@ def test_a_bias_of_blind_guesses_or_of_few_decisions_says_so() -> None:
     guesses = estimates(decided(shape, texture, [k % 16 for k in range(400)]))["shape_bias"]
     assert (guesses.value, guesses.state) == (0.5, State.AT_CHANCE)
     assert guesses.note == "a cue is named no more often than blind guesses name one, 0.125"
-    few = estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
-    assert (few.value, few.state, few.note) == (12 / 19, State.DOUBTFUL, "it is a share of 19 decisions")
+    bias = estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
+    assert (bias.value, bias.state, bias.note) == (12 / 19, State.DOUBTFUL, "it is a share of 19 decisions")
     assert estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 8 + [9] * 5))["shape_bias"].state == State.OK

@@ -36,11 +36,11 @@ EXPERIMENTS = {images: probe for images, (probe, _) in STIMULUS_PROBES.items()}
 
 
 def answered(
-    images: Images, name: str, right: ArrayLike, *, probe: str = "clean", content: str = "", **parameters: float | str
+    images: Images, name: str, hits: ArrayLike, *, probe: str = "clean", content: str = "", **parameters: float | str
 ) -> Finished:
     """The cell of a model that has these images right, clean by default; of a wrong one it says the next class."""
     assert images.labels is not None
-    correct = np.asarray(right, np.bool_)
+    correct = np.asarray(hits, np.bool_)
     predicted = np.where(correct, images.labels, (images.labels + 1) % 10)
     by = model(name, content=content or name)
     return part(cell(images, condition(probe, **parameters), by=by), predicted, np.where(correct, 0, 1))
@@ -113,9 +113,9 @@ def resampled_mean_kappas(observers: NDArray[np.float64], times: NDArray[np.int6
 def judged_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.DataFrame:
     """Trials of people on one stimulus set: observer -> (conditions, images), whether each answer is right."""
     return pl.concat(
-        trials_of("contrast", shown, observer, right, first=1000 * row)
+        trials_of("contrast", shown, observer, hits, first=1000 * row)
         for observer, right_by_condition in answers.items()
-        for row, (shown, right) in enumerate(zip(conditions, right_by_condition, strict=True))
+        for row, (shown, hits) in enumerate(zip(conditions, right_by_condition, strict=True))
     )
 
 
@@ -167,8 +167,8 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     )
     paths = [f"dnn/session-1/{name.replace('_s01_', '_dnn_')}" for name in observer["imagename"]]
     images = stimuli("low-pass", paths, observer["category"].to_list())
-    right = (observer["category"] == observer["object_response"]).to_numpy()
-    store_study(store, "study", images, [answered(images, "copy of subject-01", right)])
+    hits = (observer["category"] == observer["object_response"]).to_numpy()
+    store_study(store, "study", images, [answered(images, "copy of subject-01", hits)])
     rows = store.frame("FROM condition_accuracy WHERE images = 'low-pass'")
     copy = rows.filter(subject="copy of subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
     person = rows.filter(subject="subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
@@ -195,14 +195,14 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
 def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_are_kept_apart(store: Store) -> None:
     """The interval of a model is that of the view accuracy, and people who answer alike have the same."""
     paths = np.array([f"0_con_dnn_c100_bear_0_n0_{place}.png" for place in range(60)])
-    right, clusters = np.arange(60) % 20 < 12, np.arange(60) // 4
+    hits, clusters = np.arange(60) % 20 < 12, np.arange(60) // 4
     bears = [CLASSES.index("bear")] * 60
     about: dict[str, Any] = {"labels": bears, "benchmark": "contrast", "decision_space": "sixteen"}
     images = image_set(60, name="a", paths=paths.tolist(), clusters=clusters, **about)
     # Another model saw the same files in reverse, where their clusters have other numbers.
     reverse = image_set(60, name="b", paths=paths[::-1].tolist(), clusters=clusters, **about)
-    store_study(store, "study", [images, reverse], [answered(images, "a", right), answered(reverse, "b", right[::-1])])
-    store_trials(store, trials_of("contrast", "c100", "subject-01", right))
+    store_study(store, "study", [images, reverse], [answered(images, "a", hits), answered(reverse, "b", hits[::-1])])
+    store_trials(store, trials_of("contrast", "c100", "subject-01", hits))
     rows = store.frame("SELECT subject, n, top1, low, high FROM condition_accuracy ORDER BY ALL").rows()
     assert [subject for subject, *_ in rows] == ["a", "b", "subject-01"]
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
@@ -212,7 +212,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     assert expected[2] < independent - 0.05
     person = np.random.default_rng(0).random(60) < 0.7
     store_trials(store, trials_of("contrast", "c100", "subject-01", person))
-    possible = [error_consistency(person, right, numbers, 1000) for numbers in (clusters, clusters[::-1])]
+    possible = [error_consistency(person, hits, numbers, 1000) for numbers in (clusters, clusters[::-1])]
     for ends in consistencies(store, "contrast").filter(humans=1).select("low", "high").rows():
         assert any(ends == pytest.approx((estimate.low, estimate.high)) for estimate in possible)
     means = {row["subject"]: (row["low"], row["high"]) for row in mean_consistencies(store, "contrast")}
@@ -247,16 +247,16 @@ def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_non
 
 def test_models_alone_as_their_vectors_say(store: Store) -> None:
     random = np.random.default_rng(0)
-    right = random.random((3, 200)) < np.array([[0.8], [0.6], [0.7]])
+    hits = random.random((3, 200)) < np.array([[0.8], [0.6], [0.7]])
     images = image_set(200, labels=[3] * 200, clusters=np.arange(200) // 4)
-    parts = [answered(images, name, row) for name, row in zip("abc", right, strict=True)]
-    perturbed = answered(images, "a", ~right[0], probe="lowpass")
+    parts = [answered(images, name, row) for name, row in zip("abc", hits, strict=True)]
+    perturbed = answered(images, "a", ~hits[0], probe="lowpass")
     store_study(store, "study", images, [*parts, perturbed])
     assert judged_images(store) == ["set"]
     table = consistencies(store, "set")
     assert table.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
     for row, (first, second) in zip(table.to_dicts(), ((0, 1), (0, 2), (1, 2)), strict=True):
-        expected = error_consistency(right[first], right[second], np.arange(200) // 4, 1000)
+        expected = error_consistency(hits[first], hits[second], np.arange(200) // 4, 1000)
         assert {name: row[name] for name in ("n", "kappa", "low", "high", "most")} == pytest.approx(
             {name: getattr(expected, name) for name in ("n", "kappa", "low", "high", "most")}
         )
@@ -265,10 +265,10 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
 
 def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts_once(store: Store) -> None:
     images = image_set(20, labels=[3] * 20)
-    right = np.arange(20) % 3 > 0
+    hits = np.arange(20) % 3 > 0
     again = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
-    store_study(store, "first", images, [answered(images, "net", right), answered(images, "other", ~right)])
-    store_study(store, "second", images, [answered(images, "net", ~right, content="trained again")])
+    store_study(store, "first", images, [answered(images, "net", hits), answered(images, "other", ~hits)])
+    store_study(store, "second", images, [answered(images, "net", ~hits, content="trained again")])
     store_study(store, "third", images, [again])
     pairs = consistencies(store, "set")
     assert pairs.select("first_subject", "second_subject", "n").rows() == [
@@ -289,11 +289,11 @@ def test_images_that_nobody_judged_are_named(store: Store) -> None:
 
 def test_sets_of_one_name_are_other_images(store: Store) -> None:
     """A name that a single set has, whoever calls it so, stands alone."""
-    right = np.arange(20) % 3 > 0
+    hits = np.arange(20) % 3 > 0
     images_a, images_b = (image_set(20, labels=[label] * 20) for label in (3, 4))
-    store_study(store, "first", images_a, [answered(images_a, "a", right), answered(images_a, "c", ~right)])
-    store_study(store, "second", images_b, [answered(images_b, "b", right), answered(images_b, "c", right)])
-    store_study(store, "third", images_a, [answered(images_a, "b", right)])
+    store_study(store, "first", images_a, [answered(images_a, "a", hits), answered(images_a, "c", ~hits)])
+    store_study(store, "second", images_b, [answered(images_b, "b", hits), answered(images_b, "c", hits)])
+    store_study(store, "third", images_a, [answered(images_a, "b", hits)])
     assert judged_images(store) == ["set (first)", "set (second)"]
     assert judged_images(store, "third") == ["set (first)"]
     pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()

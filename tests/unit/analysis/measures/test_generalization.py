@@ -79,7 +79,7 @@ def outcomes(seed: int) -> Outcomes:
     ease = rng.uniform(size=40)
     skill = {name: 0.2 + 0.6 * rng.random() for name in (*sets(), "pgd")}
     answers = {name: (ease if _of_imagenet(name) else rng.uniform(size=40)) < share for name, share in skill.items()}
-    return {name: right[: 40 if name == "pgd" else sets()[name].info.count] for name, right in answers.items()}
+    return {name: hits[: 40 if name == "pgd" else sets()[name].info.count] for name, hits in answers.items()}
 
 
 def _of_imagenet(name: str) -> bool:
@@ -94,7 +94,7 @@ def study(correct: Outcomes, name: str = "net") -> list[Finished]:
         if key in correct
     ]
     pgd = [correct["pgd"]] if "pgd" in correct else []
-    return clean + [part(cell(sets()["imagenet"], PUBLISHED_PGD, by=by), ~right * 2, ~right * 2) for right in pgd]
+    return clean + [part(cell(sets()["imagenet"], PUBLISHED_PGD, by=by), ~hits * 2, ~hits * 2) for hits in pgd]
 
 
 def analyzed(
@@ -110,19 +110,19 @@ def analyzed(
 
 
 def judged_by_real(correct: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(right, photograph) of the images that ReaL gives a list; a right prediction is 0, a wrong one 2."""
-    right = correct["imagenet"]
+    """(hit, photograph) of the images that ReaL gives a list; a right prediction is 0, a wrong one 2."""
+    hits = correct["imagenet"]
     lists = [[0, 1], [0], [2], []] * 10
     indices = [k for k, classes in enumerate(lists) if classes]
-    return np.array([(0 if right[k] else 2) in lists[k] for k in indices]), np.array(indices)
+    return np.array([(0 if hits[k] else 2) in lists[k] for k in indices]), np.array(indices)
 
 
 def members(correct: Outcomes, group: str) -> list[list[tuple[NDArray[np.bool_], NDArray[np.int64]]]]:
-    """(right, photograph) of each set of each benchmark of a group. Photographs of their own count from 1000."""
+    """(hit, photograph) of each set of each benchmark of a group. Photographs of their own count from 1000."""
     first = iter(range(1000, 10_000, 1000))
     plain = {
-        name: [(right, np.arange(len(right)) + (0 if _of_imagenet(name) else next(first)))]
-        for name, right in correct.items()
+        name: [(hits, np.arange(len(hits)) + (0 if _of_imagenet(name) else next(first)))]
+        for name, hits in correct.items()
     }
     names = {name: [key for key, images in sets().items() if images.info.benchmark == name] for name in BENCHMARKS}
     by_name = {name: [plain[key][0] for key in keys] for name, keys in names.items() if keys}
@@ -144,18 +144,18 @@ def test_a_group_is_the_mean_of_its_benchmarks_with_an_interval_over_photographs
     row, benchmarks = rows[group], members(outcomes(0), group)
     parts = [pair for benchmark in benchmarks for pair in benchmark]
     weights = np.array([1 / len(benchmark) / len(benchmarks) for benchmark in benchmarks for _ in benchmark])
-    right, photographs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+    hits, photographs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
     which = np.repeat(np.arange(len(parts)), [len(answers) for answers, _ in parts])
-    fit = sm.OLS(right, np.eye(len(parts))[which]).fit(
+    fit = sm.OLS(hits, np.eye(len(parts))[which]).fit(
         cov_type="cluster", cov_kwds={"groups": photographs, "use_correction": False}
     )
     held, share = len(np.unique(photographs)), float(weights @ fit.params)
-    variance = weights @ fit.cov_params() @ weights * (held / (held - 1) if held < len(right) else 1)
+    variance = weights @ fit.cov_params() @ weights * (held / (held - 1) if held < len(hits) else 1)
     images = share * (1 - share) / variance
     assert row["value"] == pytest.approx(100 * share)
     errors = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(which)[which] * fit.resid
     squares = np.bincount(np.unique(photographs, return_inverse=True)[1], errors) ** 2
-    freedom = min(held - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if held < len(right) else np.inf
+    freedom = min(held - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if held < len(hits) else np.inf
     alpha = 2 * norm.sf(t.ppf(0.975, freedom))
     interval = proportion_confint(share * images, images, alpha, "wilson")
     assert (row["low"], row["high"]) == pytest.approx((100 * interval[0], 100 * interval[1]), abs=1e-4)
@@ -188,7 +188,7 @@ def only(*names: str) -> list[Finished]:
 def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store: Store) -> None:
     absent = ("fog_3", "frost_1", "saturate_4", "saturate_5", "imagenet-a", "stylized")
     absent = {*absent, *(name for name, images in sets().items() if images.info.benchmark == "imagenet-cbar")}
-    correct = {name: right for name, right in outcomes(0).items() if name not in absent}
+    correct = {name: hits for name, hits in outcomes(0).items() if name not in absent}
     rows = analyzed(shared_store, study(correct), name="incomplete")
     assert {group for group in GROUPS if rows[group]["value"] is None} == {"ID_as_published", "Robustness", "Concepts"}
     lacks = "lacks frost 1, fog 3, saturate 4 and 1 more"
@@ -225,23 +225,23 @@ def test_another_budget_is_another_attack(store: Store) -> None:
 
 
 def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store) -> None:
-    few = images("imagenet-v2", 10, own=True, decision_space="imagenet-r")
-    few = replace(few, info=replace(few.info, name="few"))
-    parts = [part(cell(few, by=model(classes=1000)), [0] * 10, [0] * 10)]
-    rows = analyzed(store, parts, [few])
+    small_set = images("imagenet-v2", 10, own=True, decision_space="imagenet-r")
+    small_set = replace(small_set, info=replace(small_set.info, name="few"))
+    parts = [part(cell(small_set, by=model(classes=1000)), [0] * 10, [0] * 10)]
+    rows = analyzed(store, parts, [small_set])
     assert rows["top1_imagenet-v2"]["note"] == "10 of 10,000 images; decided among imagenet-r classes instead of all"
-    rows = analyzed(store, [*only("imagenet-v2"), *parts], [sets()["imagenet-v2"], few])
+    rows = analyzed(store, [*only("imagenet-v2"), *parts], [sets()["imagenet-v2"], small_set])
     assert rows["top1_imagenet-v2"]["value"] == pytest.approx(100 * outcomes(2)["imagenet-v2"].mean())
     assert rows["top1_imagenet-v2"]["note"] == "30 of 10,000 images; the largest of several sets, imagenet-v2"
 
 
 def test_every_checkpoint_has_its_own(store: Store) -> None:
     right_by_name = {name: {"pgd": outcomes(seed)["pgd"]} for seed, name in enumerate(("one", "two"))}
-    parts = [outcome for name, right in right_by_name.items() for outcome in study(right, name)]
+    parts = [outcome for name, hits in right_by_name.items() for outcome in study(hits, name)]
     store_study(store, "s", sets()["imagenet"], parts)
     compute_measures(store, "s")
     rows = store.frame("SELECT checkpoint, value FROM metric WHERE metric = 'Adversarial' ORDER BY ALL").rows()
-    assert rows == [(name, pytest.approx(100 * right["pgd"].mean())) for name, right in right_by_name.items()]
+    assert rows == [(name, pytest.approx(100 * hits["pgd"].mean())) for name, hits in right_by_name.items()]
 
 
 # All of ImageNet's validation set
@@ -255,17 +255,17 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
     accepted = rng.random(50_000) < 0.93
     lists = [[int(label)] if listed else [] for label, listed in zip(labels, accepted, strict=True)]
     whole = image_set(50_000, labels=labels, paths=paths, schemes={"real": lists}, benchmark="imagenet-real")
-    right = rng.random(50_000) < np.where(labels < 993, 0.75, 0.95)
-    predicted = np.where(right, labels, (labels + 1) % 1000)
+    hits = rng.random(50_000) < np.where(labels < 993, 0.75, 0.95)
+    predicted = np.where(hits, labels, (labels + 1) % 1000)
     v2 = images("imagenet-v2", 30, own=True)
     by = model(classes=1000)
-    parts = [part(cell(whole, by=by), predicted, ~right * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
+    parts = [part(cell(whole, by=by), predicted, ~hits * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
     rows = analyzed(store, parts, [whole, v2])
     last = sorted(range(50_000), key=lambda k: paths[k])[-336:]
     shares = {
-        "imagenet": right.mean(),
-        "imagenet-real": right[accepted].mean(),
-        "imagenet-real_last_batch": right[[k for k in last if accepted[k]]].mean(),
+        "imagenet": hits.mean(),
+        "imagenet-real": hits[accepted].mean(),
+        "imagenet-real_last_batch": hits[[k for k in last if accepted[k]]].mean(),
     }
     for name, share in shares.items():
         assert rows[f"top1_{name}"]["value"] == pytest.approx(100 * share)

@@ -105,17 +105,17 @@ def test_selections(explored: Path, answers: Answers, study: dict[str, Any], lab
         )
         return dict(ask(database, query, [model, probe]))
 
-    (shown, clean), (shown_b, clean_b) = (
+    (predictions, clean), (predictions_b, clean_b) = (
         [predictions(model, probe) for probe in ("lowpass", "clean")] for model in ("net_0", "net_2")
     )
     labels = dict(ask(database, "SELECT image_index, class FROM label"))
     label = max(labels.values(), key=[*labels.values()].count) if labelled else None
-    flips = {k for k in shown if shown[k] != clean[k]}
+    flips = {k for k in predictions if predictions[k] != clean[k]}
     expected = {
-        "all": set(shown),
+        "all": set(predictions),
         "flips": flips,
-        "flips_only_a": {k for k in flips if shown_b[k] == clean_b[k]},
-        "errors": {k for k in shown if shown[k] != labels[k]},
+        "flips_only_a": {k for k in flips if predictions_b[k] == clean_b[k]},
+        "errors": {k for k in predictions if predictions[k] != labels[k]},
     }
     assert expected.keys() == set(SELECTIONS)
     for selection, indices in expected.items():
@@ -193,9 +193,9 @@ def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answe
     mask[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
     spectrum *= mask
     expected = np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)).real.clip(0, 1)
-    shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
-    assert np.abs(shown / 255 - expected).max() < 1.5 / 255
-    assert not np.array_equal(shown, images.pixels[5].transpose(1, 2, 0))
+    pixels_shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
+    assert np.abs(pixels_shown / 255 - expected).max() < 1.5 / 255
+    assert not np.array_equal(pixels_shown, images.pixels[5].transpose(1, 2, 0))
 
 
 def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
@@ -204,18 +204,18 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
 
     words = "critical_band noise_sd=0.16, frequency=2"
     reply = ask_images(answers, study, words, limit=40)
-    shown = [
+    pictures = [
         pixels(answers.picture(reply["digest"], tile["index"], condition(study, words)["id"], reply["seed"]))
         for tile in reply["tiles"]
     ]
     session = onnxruntime.InferenceSession(explored / "models" / "net_0.onnx")
-    batch = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    batch = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     (logits,) = session.run(None, {"images": batch})
     stored = [answer["answer"] for tile in reply["tiles"] for answer in tile["answers"] if answer["model"] == "net_0"]
     agree = np.mean([f"class {index}" == name for index, name in zip(logits.argmax(1), stored, strict=True)])
     assert agree > 0.95, "a picture has 8 bits, and the run had floats: hardly more than one may differ"
     reseeded = pixels(answers.picture(reply["digest"], 0, condition(study, words)["id"], reply["seed"] + 1))
-    assert np.abs(reseeded.astype(int) - shown[0]).mean() > 5
+    assert np.abs(reseeded.astype(int) - pictures[0]).mean() > 5
 
 
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
@@ -228,8 +228,8 @@ def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path
         assert len(reply["tiles"]) == 5
         for tile in reply["tiles"]:
             index = images.paths.index(tile["path"])
-            shown = pixels(answers.picture(reply["digest"], tile["index"], None, reply["seed"]))
-            assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
+            tile_pixels = pixels(answers.picture(reply["digest"], tile["index"], None, reply["seed"]))
+            assert np.array_equal(tile_pixels, images.pixels[index].transpose(1, 2, 0))
             noisy = pixels(answers.picture(reply["digest"], tile["index"], words, reply["seed"]))
             assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, reply["seed"])))
         with pytest.raises(UsageError, match="no such image"):
@@ -261,10 +261,10 @@ def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answe
     with pytest.raises(UsageError, match="study file"):
         answers.picture(images.info.digest, 0, blur["id"], 0)
     with answering(explored / "results.duckdb", explored, explored / "small.toml") as answers_with_file:
-        shown = pixels(answers_with_file.picture(images.info.digest, 0, blur["id"], 0))
+        picture = pixels(answers_with_file.picture(images.info.digest, 0, blur["id"], 0))
     padded = np.pad(images.pixels[0].transpose(1, 2, 0) / 255, ((0, 0), (2, 2), (0, 0)), mode="edge")
     expected = np.stack([padded[:, k : k + 128] for k in range(5)]).mean(axis=0)
-    assert np.abs(shown / 255 - expected).max() < 1 / 255
+    assert np.abs(picture / 255 - expected).max() < 1 / 255
 
 
 def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: dict[str, Any]) -> None:
