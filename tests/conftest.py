@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 # `python -m pytest` puts the current folder first, whose folders have the names of other packages.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by plain names
-
 
 gc.set_threshold(50_000, 20, 100)  # collecting after each 700 objects takes a twentieth of the time of all tests
 

@@ -1,8 +1,7 @@
-"""Makes the helpers of this folder importable by plain names, and pretends a card for a test."""
+"""Pretends a card for a test."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,6 @@ from networks import gpu_checks, rtx  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from pretend_cupy import PretendCupy
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parents[2] / "support" / "golden" / "probes.py"
+GOLDEN = Path(__file__).with_name("golden.py")
 
 
 def test_outcomes_and_digests_are_those_of_the_present_versions() -> None:
@@ -17,6 +17,6 @@ def test_outcomes_and_digests_are_those_of_the_present_versions() -> None:
     assert outcomes.keys() == golden.keys()
     for name, outcome in outcomes.items():
         assert outcome["digest"] == golden[name]["digest"], f"{name}: results outcomes before would no longer be found"
-        hint = f"{name}: the numbers changed; raise the family's version and run tests/support/golden/probes.py"
+        hint = f"{name}: the numbers changed; raise the family's version and run tests/unit/probes/golden.py"
         assert outcome["mean"] == pytest.approx(golden[name]["mean"], abs=3e-6), hint
         assert outcome["pixels"] == pytest.approx(golden[name]["pixels"], abs=3e-5), hint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
+import atlas
 import polars as pl
 import pytest
 from made_up_results import cell, database_of, image_set, model, part
@@ -27,7 +27,6 @@ from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.core.errors import UnknownName
 from bandlens.export.weights.study_checkpoints import checkpoints
 
-ROOT = Path(__file__).parents[4]
 TV_RESNET50 = "0676ba61"
 """The beginning of the sha256 of torchvision's first resnet50, resnet50-0676ba61.pth."""
 
@@ -118,14 +117,6 @@ def test_efficientnet_lite0_in_the_atlas() -> None:
     assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
 
 
-@pytest.fixture
-def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "golden"))
-    import atlas
-
-    return atlas
-
-
 def joined(name: str, category: str = "own", sha256: str = "f" * 64) -> tuple[str | None, str | None, str | None]:
     checkpoints = pl.DataFrame({"name": [name], "category": [category], "weights_sha256": [sha256]})
     rows = join_checkpoints(checkpoints, shipped_values())
@@ -133,12 +124,12 @@ def joined(name: str, category: str = "own", sha256: str = "f" * 64) -> tuple[st
     return model_of, by, note
 
 
-def test_weights_are_those_that_timm_and_torchvision_name(maker: ModuleType) -> None:
+def test_weights_are_those_that_timm_and_torchvision_name() -> None:
     shipped = pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False)
     assert shipped["sha256"].is_unique().all()
     assert shipped["sha256"].str.len_chars().min() >= 8  # type: ignore[operator]
     # Another release of timm may have moved files; what both have is the same.
-    weights = maker.weights()
+    weights = atlas.weights()
     names = [(digits, name) for digits, name, _ in shipped.rows() if digits in weights]
     assert len(names) > 300
     assert names == [(digits, weights[digits][0]) for digits, _ in names]

@@ -1,4 +1,4 @@
-"""The values that tests/unit/probes/test_golden.py compares with; `python tests/support/golden/probes.py` writes them.
+"""The values that test_golden.py compares with; `python tests/unit/probes/golden.py` writes them.
 
 Do so only together with a new version of the family whose numbers changed: results made before the change have other
 condition digests then, and are not mixed with those made after it.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))  # for a run without pytest
 from stimuli import SAMPLES
 
 FILE = Path(__file__).with_suffix(".json")

@@ -1,6 +1,6 @@
 """Make the figures that the package ships, analysis/published/*.parquet, from the sources' own files:
 
-.venv/bin/python tests/support/golden/atlas.py ../shared/published
+.venv/bin/python tests/unit/analysis/published/atlas.py ../shared/published
 
 and weights.csv from the addresses of weights that timm and torchvision have. Run it by hand after a change of
 atlas.toml or of the files; test_sources.py and test_names.py compare what it gives with what ships.
