@@ -128,7 +128,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.main()
-        printed = capsys.readouterr()
-        return Answer(int(end.value.code or 0), printed.out, printed.err)
+        output = capsys.readouterr()
+        return Answer(int(end.value.code or 0), output.out, output.err)
 
     return run

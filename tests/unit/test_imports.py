@@ -93,17 +93,17 @@ def test_the_application_names_no_probe(modules: Modules) -> None:
     families = {file.stem for file in (PACKAGE / "probes").glob("*.py") if "Family(" in file.read_text("utf-8")} - {
         *("clean", "family", "user"),
     }
-    named: dict[str, set[str]] = defaultdict(set)
+    names_by_file: dict[str, set[str]] = defaultdict(set)
     for file, nodes in modules.items():
         for node in nodes if file.startswith("app/") else ():
             if isinstance(node, ast.Constant) and node.value in probes:
-                named[file].add(str(node.value))
+                names_by_file[file].add(str(node.value))
             elif isinstance(node, ast.ImportFrom) and node.module in {f"probes.{family}" for family in families}:
-                named[file] |= {alias.name for alias in node.names}
+                names_by_file[file] |= {alias.name for alias in node.names}
     for script in (PACKAGE / "app").rglob("*.js"):
         words = re.findall(r"""["'`](\w+)["'`]""", script.read_text(encoding="utf-8"))
-        named[script.relative_to(PACKAGE).as_posix()] |= probes & set(words)
-    assert {name: sorted(names) for name, names in named.items() if names} == {}
+        names_by_file[script.relative_to(PACKAGE).as_posix()] |= probes & set(words)
+    assert {name: sorted(names) for name, names in names_by_file.items() if names} == {}
 
 
 def test_every_join_of_frames_keeps_an_order(modules: Modules) -> None:
@@ -121,14 +121,14 @@ def test_every_join_of_frames_keeps_an_order(modules: Modules) -> None:
 
 
 def test_no_other_module_names_a_measure(modules: Modules) -> None:
-    named: dict[str, set[str]] = defaultdict(set)
+    names_by_file: dict[str, set[str]] = defaultdict(set)
     for file, nodes in modules.items():
         prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes if not file.startswith(("analysis/measures/", "core/")) else ():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-                named[file] |= {node.value} & (MEASURES.keys() - WORDS)
-                named[file] |= {node.value} if node.value.startswith(PREFIXES) else set()
-    assert {file: names for file, names in named.items() if names} == {}
+                names_by_file[file] |= {node.value} & (MEASURES.keys() - WORDS)
+                names_by_file[file] |= {node.value} if node.value.startswith(PREFIXES) else set()
+    assert {file: names for file, names in names_by_file.items() if names} == {}
 
 
 def test_the_schema_names_no_probe_but_the_one_that_changes_nothing() -> None:

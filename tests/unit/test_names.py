@@ -17,7 +17,7 @@ PRONOUNS = {
 """Pronouns and participles. A name is a noun of the field instead: `cell`, not `one`; `predictions`, not `found`."""
 MOST_PRONOUNS = 10
 """The most of 1,000 assignments that may bind a pronoun or participle."""
-WORST = 10
+TOP_FILES = 10
 """The number of files that a message names."""
 
 MOST_PARAMETERS = 8
@@ -41,7 +41,7 @@ def test_names_are_nouns_of_the_field(files: Sequence[Path]) -> None:
         assignments += len(names)
         pronouns[file.relative_to(PACKAGE).as_posix()] = sum(name in PRONOUNS for name in names)
     rate = 1000 * pronouns.total() / assignments
-    assert rate <= MOST_PRONOUNS, f"{rate:.1f} of 1,000 assignments bind a pronoun: {pronouns.most_common(WORST)}"
+    assert rate <= MOST_PRONOUNS, f"{rate:.1f} of 1,000 assignments bind a pronoun: {pronouns.most_common(TOP_FILES)}"
 
 
 def test_no_function_outside_the_commands_has_many_parameters() -> None:

@@ -30,10 +30,10 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
     last = -1
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
-            line, alone = token.start[0], token.line.lstrip().startswith("#")
-            if not (alone and line == last + 1):
+            line, own_line = token.start[0], token.line.lstrip().startswith("#")
+            if not (own_line and line == last + 1):
                 yield line, token.string
-            last = line if alone else -1
+            last = line if own_line else -1
 
 
 def fragments(file: Path) -> Iterator[str]:

@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     ]
     settings += [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.02, 0.16) for f in (2, 3)]
     path = tmp_path_factory.mktemp("docs") / "results.duckdb"
-    with open_store(path) as opened:
+    with open_store(path) as store:
         parts = []
         for number in range(5):
             net = model(f"net{number}", category="adversarial_training" if number < 2 else "baseline")
@@ -48,11 +48,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
                 predicted = (np.asarray(images.labels) + rank) % 10
                 parts.append(part(cell(images, setting, by=net), predicted, rank))
         names = {"all": {k: f"class {k}" for k in range(10)}}
-        store_study(opened, "mine", images, parts[:-1], names)
-        store_study(opened, "mine", images, parts, names)
-        compute_measures(opened, "mine")
-        store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
-        ids = opened.frame(
+        store_study(store, "mine", images, parts[:-1], names)
+        store_study(store, "mine", images, parts, names)
+        compute_measures(store, "mine")
+        store_study(store, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
+        ids = store.frame(
             "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "
             "(SELECT DISTINCT checkpoint_id, image_set_id FROM study_detail WHERE image_set = 'set') "
             "WHERE newest AND study = 'mine'"
@@ -60,9 +60,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         value = pl.lit(pl.Series(rng.random(len(ids))))
         rows = ids.with_columns(metric=pl.lit("low_frequency_bias"), value=value)
         groups = ids.with_columns(metric=pl.lit("ID"), value=100 * value, image_set_id=pl.lit(None, pl.Int32))
-        store_values(opened, pl.concat([rows, groups]))
-    with open_store(path, read_only=True) as opened:
-        yield opened
+        store_values(store, pl.concat([rows, groups]))
+    with open_store(path, read_only=True) as store:
+        yield store
 
 
 def test_the_shares_of_classes_are_of_the_images_that_the_models_saw(stored_octaves: Path, tmp_path: Path) -> None:

@@ -79,18 +79,18 @@ class Record:
     count: int
     path: Path
     note: str | None = None
-    whole: bool = True
+    flag: bool = True
     ends: tuple[float, float] | None = None
 
 
 def test_records_have_fields_of_their_types() -> None:
     entries = {"name": "a", "count": 1, "path": "x/y", "other": []}
     assert as_record(Record, entries) == Record("a", 1, Path("x/y"))
-    assert as_record(Record, entries | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
+    assert as_record(Record, entries | {"note": "n", "flag": False}) == Record("a", 1, Path("x/y"), "n", False)
     assert as_record(Record, entries | {"ends": None}) == Record("a", 1, Path("x/y"))
-    for wrong in ({"name": []}, {"count": True}, {"count": 1.0}, {"path": None}, {"ends": 1}):
-        with pytest.raises(TypeError, match=next(iter(wrong))):
-            as_record(Record, entries | wrong)
+    for changes in ({"name": []}, {"count": True}, {"count": 1.0}, {"path": None}, {"ends": 1}):
+        with pytest.raises(TypeError, match=next(iter(changes))):
+            as_record(Record, entries | changes)
     with pytest.raises(TypeError, match="missing"):
         as_record(Record, {"name": "a"})
 
@@ -124,9 +124,9 @@ SECRETS = [
 @pytest.mark.parametrize("text", SECRETS)
 def test_secrets_are_not_said(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANY_SERVICE_API_KEY", "s3cr3t-hunter22")
-    for shown in (without_secrets(text), str(UsageError(text))):
-        assert "hunter22" not in shown
-        assert "***" in shown
+    for message in (without_secrets(text), str(UsageError(text))):
+        assert "hunter22" not in message
+        assert "***" in message
 
 
 @pytest.mark.parametrize(

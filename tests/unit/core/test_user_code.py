@@ -60,9 +60,9 @@ def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(
     )
     write("X = 0.5\n", "here/masks/part.py")
     np.save(folder / "masks/0.npy", 0.5)
-    with pytest.raises((ProbeError, UsageError)) as caught:
+    with pytest.raises((ProbeError, UsageError)) as error:
         run(folder, {}, PIXELS)
-    assert str(caught.value) == (
+    assert str(error.value) == (
         f"probe mirror reads {read}, and nothing says that its results depend on that; add to its table in the study: "
         f'uses = ["{read}"]'
     )
@@ -229,12 +229,12 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes of a cell are looked for in its text, since these modules are not in `sys.modules`."""
     getsource = inspect.getsource
 
-    def of_cell(value: Any) -> str:
+    def cell_source(value: Any) -> str:
         if isinstance(value, type) and value.__module__ == "__main__":
             return "".join(getsource(member) for member in vars(value).values() if isinstance(member, FunctionType))
         return getsource(value)
 
-    monkeypatch.setattr(inspect, "getsource", of_cell)
+    monkeypatch.setattr(inspect, "getsource", cell_source)
 
 
 def digest(function: Callable[..., Any], folder: Path = Path(), *uses: str) -> str:
@@ -261,12 +261,12 @@ def test_modules_of_the_users_count_by_their_source(
     assert len(digests) == 4
 
 
-def closed(level: float) -> Callable[..., Any]:
+def scaler(level: float) -> Callable[..., Any]:
     return lambda images: images * level
 
 
 NO_IDENTITY = {
-    "a closure": (closed(0.5), "probe blur: <lambda> takes level from the function that made it, and a closure has no"),
+    "a closure": (scaler(0.5), "probe blur: <lambda> takes level from the function that made it, and a closure has no"),
     "no source": (cell("exec('def blur(images): pass')").blur, "probe blur: the source of blur is not known; put it"),
     "a file": (
         cell("import os\nNULL = open(os.devnull)\ndef blur(images):\n    return NULL\n").blur,
@@ -277,9 +277,9 @@ NO_IDENTITY = {
 
 @pytest.mark.parametrize(("function", "line"), NO_IDENTITY.values(), ids=NO_IDENTITY)
 def test_what_has_no_identity_is_refused(function: Callable[..., Any], line: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         digest(function)
-    assert str(caught.value).startswith(line)
+    assert str(error.value).startswith(line)
 
 
 def test_wrapped_and_partial_functions_count_by_what_they_call() -> None:

@@ -100,10 +100,10 @@ def test_the_line_is_the_deepest_one_of_the_users_code(load: Load, write: Write)
     write("import json\n\ndef parse(text):\n    return json.loads(text)\n", "pack/helper.py")
     function = load("from pack import helper\ndef mirror():\n    return helper.parse('{')\n")
     line = r"^measure mirror failed: JSONDecodeError: .* \(helper.py, line 4\)$"
-    with pytest.raises(StoreError, match=line) as caught, function.at_work():
+    with pytest.raises(StoreError, match=line) as error, function.at_work():
         function()
     frames = []
-    trace = caught.value.__cause__.__traceback__ if caught.value.__cause__ else None
+    trace = error.value.__cause__.__traceback__ if error.value.__cause__ else None
     while trace:
         frames.append(trace.tb_frame.f_code.co_name)
         trace = trace.tb_next
@@ -112,12 +112,12 @@ def test_the_line_is_the_deepest_one_of_the_users_code(load: Load, write: Write)
 
 def test_the_stack_is_logged_where_all_is_to_be_shown(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     function = load("def mirror():\n    1 / 0\n")
-    with pytest.raises(StoreError) as caught, function.at_work():
+    with pytest.raises(StoreError) as error, function.at_work():
         function()
-    for level, shown in ((logging.INFO, False), (logging.DEBUG, True)):
+    for level, expected in ((logging.INFO, False), (logging.DEBUG, True)):
         with caplog.at_level(level, "bandlens"):
-            show_stack(caught.value)
-        assert ("1 / 0\n" in caplog.text) == shown
+            show_stack(error.value)
+        assert ("1 / 0\n" in caplog.text) == expected
 
 
 def test_other_threads_print_meanwhile_where_they_printed(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,9 +133,9 @@ def test_other_threads_print_meanwhile_where_they_printed(load: Load, capsys: py
 
     threads = [threading.Thread(target=work, args=call) for call in calls]
     outer = sys.stdout
-    for thread, (_, begun, _) in zip(threads, calls, strict=True):
+    for thread, (_, start, _) in zip(threads, calls, strict=True):
         thread.start()
-        begun.wait()
+        start.wait()
         print("result")
     for thread, (_, _, go_on) in zip(threads, calls, strict=True):
         go_on.set()

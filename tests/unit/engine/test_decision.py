@@ -66,7 +66,7 @@ def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: Modul
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, levels, (6, 20)).astype(np.float32)
     lists = [sorted(rng.choice(20, size, replace=False).tolist()) for size in (1, 2, 3, 5, 20, 0)]
-    index, classes = np.array([(k, c) for k, of_image in enumerate(lists) for c in reversed(of_image)], np.int32).T
+    index, classes = np.array([(k, c) for k, numbers in enumerate(lists) for c in reversed(numbers)], np.int32).T
     rank = best_rank(xp, xp.asarray(scores), xp.asarray(Scheme(index, classes).padded(6)))
     order = np.argsort(-scores, axis=1, kind="stable").tolist()
     expected = [min((row.index(c) for c in labels), default=65535) for row, labels in zip(order, lists, strict=True)]
@@ -94,7 +94,7 @@ LOGITS = st.integers(1, 6).flatmap(
 )
 
 
-def plain(row: list[float], label: int) -> tuple[int, int, float]:
+def reduce_row(row: list[float], label: int) -> tuple[int, int, float]:
     """The definition, in words of Python."""
     ranking = sorted(range(len(row)), key=lambda k: (-row[k], k))
     shares = [math.exp(value - max(row)) for value in row]
@@ -106,7 +106,7 @@ def plain(row: list[float], label: int) -> tuple[int, int, float]:
 def test_equals_the_definition_ties_included(rows: list[list[float]], data: st.DataObject) -> None:
     labels = [data.draw(st.integers(0, len(row) - 1)) for row in rows]
     predicted, rank, confidence = reduce_logits(np, np.array(rows, np.float32), np.array(labels, np.int32))
-    expected = [plain(row, label) for row, label in zip(rows, labels, strict=True)]
+    expected = [reduce_row(row, label) for row, label in zip(rows, labels, strict=True)]
     assert predicted.tolist() == [p for p, _, _ in expected]
     assert rank.tolist() == [r for _, r, _ in expected]
     np.testing.assert_allclose(confidence, [c for _, _, c in expected], rtol=1e-6)

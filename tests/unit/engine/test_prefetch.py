@@ -18,7 +18,7 @@ def buffers_of(size: int) -> Buffers:
     return Buffers(np, [np.empty(size, np.float32) for _ in range(COUNT)])
 
 
-def counted(take: Take, until: int, numbers: list[int] | None = None) -> Iterator[Array]:
+def fill_buffers(take: Take, until: int, numbers: list[int] | None = None) -> Iterator[Array]:
     for k in range(until):
         buffer = take()
         buffer[...] = k
@@ -34,7 +34,7 @@ def threads() -> list[str]:
 def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> None:
     buffers = buffers_of(2)
     numbers, places = [], set()
-    with prefetch(lambda take: counted(take, 50), buffers) as items:
+    with prefetch(lambda take: fill_buffers(take, 50), buffers) as items:
         for item in items:
             numbers.append(int(item[0]))
             places.add(item.ctypes.data)
@@ -67,7 +67,7 @@ class WatchedBuffers(Buffers):
 
 def test_no_further_ahead_than_there_are_buffers() -> None:
     buffers, numbers = WatchedBuffers(), list[int]()
-    with prefetch(lambda take: counted(take, 50, numbers), buffers) as items:
+    with prefetch(lambda take: fill_buffers(take, 50, numbers), buffers) as items:
         first = next(items)
         buffers.await_wishes(COUNT + 1)
         assert len(numbers) == COUNT
@@ -95,7 +95,7 @@ def test_leaving_stops_the_thread_before_it_fills_the_buffers_that_are_free() ->
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
 def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseException) -> None:
     def fails(take: Take) -> Iterator[Array]:
-        yield from counted(take, 2)
+        yield from fill_buffers(take, 2)
         raise error
 
     buffers, numbers = buffers_of(1), []
@@ -106,8 +106,8 @@ def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseExc
                 numbers.append(int(item[0]))
                 buffers.give(item)
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(type(error)) as failure:
         consume()
-    assert caught.value is error
+    assert failure.value is error
     assert numbers == [0, 1]
     assert not threads()

@@ -45,9 +45,9 @@ def test_devices_that_are_not_there_or_there_twice_are_one_line(
 ) -> None:
     monkeypatch.setattr(processes, "gpus", lambda: CARDS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         environments_of(names, "tensorrt")
-    assert str(caught.value).startswith(words)
+    assert str(error.value).startswith(words)
 
 
 def test_a_machine_without_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

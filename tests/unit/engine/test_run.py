@@ -34,7 +34,7 @@ ACCEPTED = [[k % 3, (k + 2) % CLASSES] if k % 5 else [] for k in range(COUNT)]
 SEED = 5
 Part = tuple[int, int]
 
-OWN = """
+SOURCE = """
 def invert(images, amount):
     return amount * (1 - images) + (1 - amount) * images
 
@@ -67,11 +67,11 @@ class Bench:
         cells: Iterable[Cell],
         batch: int = 4,
         range_seconds: float = 60,
-        done: Mapping[str, int] | None = None,
+        progress: Mapping[str, int] | None = None,
         images: ImageSet | None = None,
     ) -> CellOutcomes:
         outcomes, cells = CellOutcomes(), list(cells)
-        todo = [(cell, (done or {}).get(cell.key, 0)) for cell in cells]
+        todo = [(cell, (progress or {}).get(cell.key, 0)) for cell in cells]
         with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
             resources = make_resources(arrays_of(self.engine), images or self.images, sessions)
             for part in run(todo, self.grid, resources, range_seconds, outcomes.advance):
@@ -88,7 +88,7 @@ def open_sessions(variants: Iterable[Variant], batch: int) -> Iterator[dict[Vari
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Bench:
     folder = tmp_path_factory.mktemp("bench")
-    (folder / "own.py").write_text(OWN)
+    (folder / "own.py").write_text(SOURCE)
     probes = {
         "lowpass": {"cutoff": [0.05, 0.3]},
         "highpass": {"cutoff": [0.7, 0.95]},
@@ -121,52 +121,52 @@ def reference(bench: Bench) -> dict[str, list[Row]]:
                     logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
-                    best = min((ranking.index(label) for label in ACCEPTED[k]), default=UNKNOWN_RANK)
-                    row = (ranking[0], ranking.index(bench.images.labels[k]), best, float(shares.max()))
+                    accepted_rank = min((ranking.index(label) for label in ACCEPTED[k]), default=UNKNOWN_RANK)
+                    row = (ranking[0], ranking.index(bench.images.labels[k]), accepted_rank, float(shares.max()))
                     rows_by_cell.setdefault(cell.key, []).append(row)
     return rows_by_cell
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Bench) -> CellOutcomes:
+def baseline(bench: Bench) -> CellOutcomes:
     return bench.run(bench.cells())
 
 
 def test_predictions_are_those_of_each_image_by_itself(
-    bench: Bench, whole: CellOutcomes, reference: dict[str, list[Row]]
+    bench: Bench, baseline: CellOutcomes, reference: dict[str, list[Row]]
 ) -> None:
-    assert whole.rows.keys() == reference.keys()
-    assert not whole.failed
+    assert baseline.rows.keys() == reference.keys()
+    assert not baseline.failed
     for key, rows in reference.items():
-        check_rows(whole.rows[key], rows)
-    assert len({tuple(rows) for rows in whole.rows.values()}) == len(whole.rows), "conditions make a difference"
-    assert whole.progress == COUNT * len(reference)
+        check_rows(baseline.rows[key], rows)
+    assert len({tuple(rows) for rows in baseline.rows.values()}) == len(baseline.rows), "conditions make a difference"
+    assert baseline.progress == COUNT * len(reference)
 
 
 @fuzz(10)
 @given(data=st.data())
-def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutcomes, data: st.DataObject) -> None:
+def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, baseline: CellOutcomes, data: st.DataObject) -> None:
     """The batch size, the ranges, the places where cells go on, and the other cells change nothing."""
     cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=8), label="cells")
     starts = st.one_of(st.just(0), st.integers(0, COUNT))
-    done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
+    progress = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
     outcome = bench.run(
         cells,
         batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
         range_seconds=data.draw(st.sampled_from([0.0, 0.01, 60.0]), label="range"),
-        done=done,
+        progress=progress,
     )
-    check_cut(outcome, whole, done, COUNT, rtol=1e-5)
+    check_cut(outcome, baseline, progress, COUNT, rtol=1e-5)
 
 
-def test_without_time_to_lose_every_batch_is_a_part(bench: Bench, whole: CellOutcomes) -> None:
+def test_without_time_to_lose_every_batch_is_a_part(bench: Bench, baseline: CellOutcomes) -> None:
     cells = bench.cells()
     outcome = bench.run(cells, batch=8, range_seconds=0)
     assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in outcome.parts.values())
-    assert all(parts == [(0, COUNT)] for parts in whole.parts.values()), "with time every cell is one part"
-    together = [keys for keys in outcome.transactions if keys]
-    assert sum(map(len, together)) == 3 * len(cells)
-    assert all(len(keys) == len(set(keys)) for keys in together), "one part of a cell in a transaction"
+    assert all(parts == [(0, COUNT)] for parts in baseline.parts.values()), "with time every cell is one part"
+    transactions = [keys for keys in outcome.transactions if keys]
+    assert sum(map(len, transactions)) == 3 * len(cells)
+    assert all(len(keys) == len(set(keys)) for keys in transactions), "one part of a cell in a transaction"
 
 
 # Failures
@@ -213,7 +213,7 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert "perturb" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_pixels_that_were_changed_are_not_run(bench: Bench, whole: CellOutcomes, tmp_path: Path) -> None:
+def test_pixels_that_were_changed_are_not_run(bench: Bench, baseline: CellOutcomes, tmp_path: Path) -> None:
     """Every cell fails with the image's name, and has at most predictions of the batches before."""
     folder = tmp_path / "changed.set"
     shutil.copytree(bench.images.folder, folder)
@@ -221,11 +221,11 @@ def test_pixels_that_were_changed_are_not_run(bench: Bench, whole: CellOutcomes,
         file.seek(-7 * bench.images.pixels[0].nbytes, os.SEEK_END)
         file.write(bytes(3000))
     outcome = bench.run(bench.cells(), batch=4, images=replace(open_image_set(folder), schemes=bench.images.schemes))
-    assert outcome.failed.keys() == whole.rows.keys()
+    assert outcome.failed.keys() == baseline.rows.keys()
     line = f"{folder}: image 14 ('{bench.images.paths[14]}') is damaged; pack the images again"
     assert set(outcome.failed.values()) == {line}
     for key, rows in outcome.rows.items():
-        assert rows == whole.rows[key][:12]
+        assert rows == baseline.rows[key][:12]
 
 
 class Fails:

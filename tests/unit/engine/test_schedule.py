@@ -37,19 +37,19 @@ CELLS = [cell(name) for name in "abcdefgh"]
 class Ledger:
     """A ledger whose requests are tasks, and whose replies are the cells that are done."""
 
-    begun: int = 0
-    done: list[Cell] = field(default_factory=list)
+    starts: int = 0
+    cells: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
-        self.begun += 1
+        self.starts += 1
 
     def request(self, task: Task) -> Task:
         return task
 
     def accept(self, task: Task, reply: list[Cell]) -> Task | None:
-        self.done += reply
+        self.cells += reply
         rest = [cell for cell in task.cells if cell not in reply]
         return task.limited_to(rest) if rest else None
 
@@ -95,9 +95,9 @@ def run(workers: list[MadeUpWorker], *tasks: Task) -> Ledger:
 def test_every_cell_is_computed_once_and_by_all_workers() -> None:
     workers = [MadeUpWorker() for _ in range(3)]
     ledger = run(workers, task(*CELLS))
-    assert Counter(ledger.done) == Counter(CELLS)
+    assert Counter(ledger.cells) == Counter(CELLS)
     assert [len(worker.requests) for worker in workers] == [1, 1, 1], "one task is divided among three"
-    assert ledger.begun
+    assert ledger.starts
 
 
 def test_networks_share_the_images_of_a_condition() -> None:
@@ -111,7 +111,7 @@ def test_networks_share_the_images_of_a_condition() -> None:
 def test_what_a_worker_leaves_is_a_task_again() -> None:
     worker = MadeUpWorker(lambda request: [request.cells[0]])
     ledger = run([worker], task(*CELLS))
-    assert ledger.done == CELLS
+    assert ledger.cells == CELLS
     assert len(worker.requests) == len(CELLS)
 
 
@@ -123,7 +123,7 @@ def test_a_task_that_ends_its_process_fails_alone_after_three_tries() -> None:
 
     worker = MadeUpWorker(dies)
     ledger = run([worker], task(*CELLS))
-    assert Counter(ledger.done) == Counter([*CELLS[:2], *CELLS[3:]])
+    assert Counter(ledger.cells) == Counter([*CELLS[:2], *CELLS[3:]])
     assert ledger.failed == {CELLS[2]: "its worker was lost: OSError: gone"}
     assert sum(CELLS[2] in request.cells for request in worker.requests) == TRIES
     assert worker.starts == 1 + TRIES
@@ -148,7 +148,7 @@ def test_only_a_process_that_may_lack_something_is_replaced(error: Exception, st
     replies = deque[Any]([error])
     worker = MadeUpWorker(lambda request: replies.popleft() if replies else list(request.cells))
     ledger = run([worker], task(CELLS[0]))
-    assert (ledger.done, ledger.failed, worker.starts) == ([CELLS[0]], {}, starts)
+    assert (ledger.cells, ledger.failed, worker.starts) == ([CELLS[0]], {}, starts)
 
 
 def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
     replies = deque[Any]([...])
     worker = MadeUpWorker(lambda request: replies.popleft() if replies else list(request.cells))
     ledger = run([worker], task(CELLS[0]))
-    assert (ledger.done, worker.starts) == ([CELLS[0]], 2)
+    assert (ledger.cells, worker.starts) == ([CELLS[0]], 2)
 
 
 def test_a_healthy_slow_worker_is_left_alone_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,14 +180,14 @@ def test_a_healthy_slow_worker_is_left_alone_and_told_of(monkeypatch: pytest.Mon
 
     worker = Slow()
     Schedule([worker], [task(CELLS[0])], ledger, look).run()
-    assert (ledger.done, worker.starts) == ([CELLS[0]], 1)
+    assert (ledger.cells, worker.starts) == ([CELLS[0]], 1)
     assert ledger.lines[0] == f"nothing came for 0 s; waiting for 1 tasks on workers, the first: {CELLS[0]}"
 
 
 def test_a_worker_that_does_not_start_is_left_alone_and_told_of() -> None:
     broken = MadeUpWorker(opens=lambda: EngineError("no room"))
     ledger = run([broken, MadeUpWorker()], task(*CELLS))
-    assert Counter(ledger.done) == Counter(CELLS)
+    assert Counter(ledger.cells) == Counter(CELLS)
     assert broken.starts == STARTS
     assert ledger.lines == ["a worker did not start 3 times, and is left alone: no room"]
 
@@ -197,7 +197,7 @@ def test_starts_that_fail_count_in_a_row() -> None:
     replies = deque[Any]([DeviceError("lost")])
     worker = MadeUpWorker(lambda request: replies.popleft() if replies else list(request.cells), openings.popleft)
     ledger = run([worker], task(CELLS[0]))
-    assert (ledger.done, worker.starts) == ([CELLS[0]], 2 * STARTS)
+    assert (ledger.cells, worker.starts) == ([CELLS[0]], 2 * STARTS)
 
 
 def test_a_run_without_any_worker_ends_with_its_error() -> None:
@@ -205,12 +205,12 @@ def test_a_run_without_any_worker_ends_with_its_error() -> None:
     workers = [MadeUpWorker(opens=lambda: EngineError("no room")) for _ in range(2)]
     with pytest.raises(EngineError, match=r"^no worker can run the study: no room$"):
         Schedule(workers, [task(*CELLS)], ledger).run()
-    assert (ledger.begun, ledger.lines) == (0, [])
+    assert (ledger.starts, ledger.lines) == (0, [])
 
 
 def test_a_worker_that_opens_for_ever_is_not_waited_for() -> None:
     ledger = run([MadeUpWorker(), MadeUpWorker(opens=lambda: ...)], task(*CELLS))
-    assert Counter(ledger.done) == Counter(CELLS)
+    assert Counter(ledger.cells) == Counter(CELLS)
 
 
 def test_what_a_computer_raises_is_a_line_that_any_process_can_read() -> None:

@@ -15,7 +15,7 @@ from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import PUBLISHED, make_grid
 
 GRID = make_grid({**PUBLISHED, "pgd_linf": {"steps": 5}}, Path())
-SMALL = make_grid({"lowpass": {"cutoff": [0.1, 0.3]}, "critical_band": {"noise_sd": 0.1, "grey": False}}, Path())
+MINIATURE = make_grid({"lowpass": {"cutoff": [0.1, 0.3]}, "critical_band": {"noise_sd": 0.1, "grey": False}}, Path())
 
 
 def variant(name: str, engine: str = "onnxruntime") -> Variant:
@@ -41,8 +41,8 @@ def cells(grid=GRID, models: int = 2, counts: tuple[int, ...] = (100,), engine: 
 @fuzz(20)
 @given(counts=st.lists(st.integers(1, 300), min_size=1, max_size=2), models=st.integers(1, 5))
 def test_tasks_hold_every_cell_once_however_they_are_divided(counts: list[int], models: int) -> None:
-    all_cells = cells(SMALL, models, tuple(counts))
-    tasks = list(whole_tasks(all_cells, SMALL))
+    all_cells = cells(MINIATURE, models, tuple(counts))
+    tasks = list(whole_tasks(all_cells, MINIATURE))
     assert all(len({(cell.image_set.digest, cell.seed) for cell in task.cells}) == 1 for task in tasks)
     assert all((task.first, task.last) == (0, task.cells[0].image_set.count) for task in tasks)
     for divide in (lambda task: [task], lambda task: task.halves(), lambda task: task.by_condition()):
@@ -61,7 +61,7 @@ def test_conditions_that_share_their_transforms_share_tasks_and_attacks_are_alon
 
 
 def test_halves_keep_the_networks_of_a_condition_together_while_there_are_two() -> None:
-    task = max(whole_tasks(cells(SMALL, models=3), SMALL), key=lambda task: len(task.cells))
+    task = max(whole_tasks(cells(MINIATURE, models=3), MINIATURE), key=lambda task: len(task.cells))
     halves = task.halves()
     while len(halves[0].cells) > 3:
         assert not {cell.condition for cell in halves[0].cells} & {cell.condition for cell in halves[1].cells}

@@ -53,12 +53,12 @@ def attack(
     images: ImageSet,
     batch: int = 4,
     range_seconds: float = 60,
-    done: Mapping[str, int] | None = None,
+    progress: Mapping[str, int] | None = None,
 ) -> CellOutcomes:
     outcomes, grid = CellOutcomes(), make_grid(PROBES, Path())
     with workbench(images, grid, batch) as bench:
         for task in whole_tasks(cells, grid):
-            for part in bench.compute(task, done, range_seconds, outcomes.advance):
+            for part in bench.compute(task, progress, range_seconds, outcomes.advance):
                 outcomes.keep(part)
     return outcomes
 
@@ -95,7 +95,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Bench) -> CellOutcomes:
+def baseline(bench: Bench) -> CellOutcomes:
     return attack(bench.cells(), bench.images)
 
 
@@ -112,33 +112,33 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     return ranking[0], rank, -1, float(logits.softmax(0).max())
 
 
-def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: CellOutcomes) -> None:
-    assert whole.rows.keys() == {cell.key for cell in bench.cells()}
+def test_predictions_are_those_of_each_image_by_itself(bench: Bench, baseline: CellOutcomes) -> None:
+    assert baseline.rows.keys() == {cell.key for cell in bench.cells()}
     for cell in bench.cells():
-        check_attacked(whole.rows[cell.key], [by_itself(cell, bench.images, k) for k in range(COUNT)])
-    assert whole.progress == COUNT * len(bench.cells())
-    assert not whole.failed
+        check_attacked(baseline.rows[cell.key], [by_itself(cell, bench.images, k) for k in range(COUNT)])
+    assert baseline.progress == COUNT * len(bench.cells())
+    assert not baseline.failed
 
 
 @fuzz(6)
 @given(data=st.data())
-def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutcomes, data: st.DataObject) -> None:
+def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, baseline: CellOutcomes, data: st.DataObject) -> None:
     """The batch size, the ranges, the places where cells go on, and the other cells of the run change nothing."""
     cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=4), label="cells")
     starts = st.one_of(st.just(0), st.integers(0, COUNT))
-    done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
+    progress = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
     outcome = attack(
         cells,
         bench.images,
         batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
         range_seconds=data.draw(st.sampled_from([0.0, 60.0]), label="range"),
-        done=done,
+        progress=progress,
     )
-    check_cut(outcome, whole, done, COUNT, rtol=2e-3)
+    check_cut(outcome, baseline, progress, COUNT, rtol=2e-3)
 
 
 def test_without_labels_it_leads_away_from_the_clean_prediction(
-    bench: Bench, whole: CellOutcomes, tmp_path: Path
+    bench: Bench, baseline: CellOutcomes, tmp_path: Path
 ) -> None:
     """The labels of the bench are the first model's clean predictions, so that nothing else is different."""
     images = make_images(tmp_path / "images.set", bench.images.pixels.transpose(0, 2, 3, 1))
@@ -146,7 +146,7 @@ def test_without_labels_it_leads_away_from_the_clean_prediction(
     labelled, unlabelled = bench.cells(bench.models[:1]), unlabelled_bench.cells(bench.models[:1])
     outcomes = attack(unlabelled, images)
     for cell, bare_cell in zip(labelled, unlabelled, strict=True):
-        expected = [(predicted, -1, -1, confidence) for predicted, _, _, confidence in whole.rows[cell.key]]
+        expected = [(predicted, -1, -1, confidence) for predicted, _, _, confidence in baseline.rows[cell.key]]
         assert outcomes.rows[bare_cell.key] == expected
 
 

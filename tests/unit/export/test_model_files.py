@@ -97,13 +97,13 @@ def test_each_precision_has_a_folder(model: Model) -> None:
         load_onnx_file(model, "fp8")
 
 
-@pytest.mark.parametrize(("precision", "more"), [("fp16", ""), ("int8", " --calibration IMAGE_SET")])
-def test_what_is_missing_can_be_made(precision: str, more: str, model: Model) -> None:
+@pytest.mark.parametrize(("precision", "options"), [("fp16", ""), ("int8", " --calibration IMAGE_SET")])
+def test_what_is_missing_can_be_made(precision: str, options: str, model: Model) -> None:
     folder = model.path.parent
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(ExportError) as error:
         load_onnx_file(model, precision)
-    command = f"bandlens export a.v1 --precision {precision} --out '{folder}'{more}"
-    assert str(caught.value) == f"a.v1 has no {precision} file in {folder / precision}; run: {command}"
+    command = f"bandlens export a.v1 --precision {precision} --out '{folder}'{options}"
+    assert str(error.value) == f"a.v1 has no {precision} file in {folder / precision}; run: {command}"
 
 
 def test_what_is_damaged_is_refused(model: Model) -> None:

@@ -33,10 +33,10 @@ def test_logits_are_those_of_the_whole_batch_to_the_last_bit(tmp_path: Path, bat
     model, images = make_model(tmp_path), random_images(batch)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    whole = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
+    reference = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
     with open_session(variant_of(model, "onnxruntime", "fp32"), batch, threads) as session:
         for batch_images in (images, images[::-1].copy()):
-            np.testing.assert_array_equal(session.infer(batch_images), whole.run(None, {"images": batch_images})[0])
+            np.testing.assert_array_equal(session.infer(batch_images), reference.run(None, {"images": batch_images})[0])
 
 
 def model_that_fails(folder: Path) -> Model:
@@ -66,9 +66,9 @@ def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: 
     failing[9, 0, 0, 0] = 1
     with open_session(variant_of(model_that_fails(tmp_path), "onnxruntime", "fp32"), 16, threads) as session:
         expected = session.infer(images).copy()
-        with pytest.raises(EngineError, match=r"ONNX Runtime failed at batch 16: .*out of data bounds") as caught:
+        with pytest.raises(EngineError, match=r"ONNX Runtime failed at batch 16: .*out of data bounds") as error:
             session.infer(failing)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
         np.testing.assert_array_equal(session.infer(images), expected)
 
 
@@ -111,10 +111,10 @@ def test_parts_without_a_row_that_is_needed_are_left_out(tmp_path: Path) -> None
 
 
 def test_a_file_that_scales_integers_by_the_batch_depends_on_no_number_of_threads(tmp_path: Path) -> None:
-    plain = make_model(tmp_path, size=64)
-    quantize_dynamic(plain.path, tmp_path / "dynamic.onnx", op_types_to_quantize=["Conv"])
+    fp32_model = make_model(tmp_path, size=64)
+    quantize_dynamic(fp32_model.path, tmp_path / "dynamic.onnx", op_types_to_quantize=["Conv"])
     content = (tmp_path / "dynamic.onnx").read_bytes()
-    model = replace_content(plain, content)
+    model = replace_content(fp32_model, content)
     images = random_images(8, 64) * np.linspace(0.1, 1, 8, dtype=np.float32)[:, None, None, None]
     (expected,) = onnxruntime.InferenceSession(content).run(None, {"images": images})
     for threads in (1, 2, 8):

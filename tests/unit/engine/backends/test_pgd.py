@@ -132,7 +132,7 @@ def test_the_first_iterate_that_fools_is_taken() -> None:
     outcome = pgd_any(network, images, labels, start, budget)
     beginning = (images + budget.eps * start).clamp(0, 1)
     shorter = [budget._replace(steps=k) for k in range(1, steps + 1)]
-    iterates = [beginning, *(pgd(network, images, labels, start, few).images for few in shorter)]
+    iterates = [beginning, *(pgd(network, images, labels, start, trial).images for trial in shorter)]
     lengths = set()
     for row in range(len(images)):
         fools = [k for k, iterate in enumerate(iterates) if network(iterate)[row].argmax() != labels[row]]
@@ -153,11 +153,11 @@ def test_fooled_counts_as_the_stored_rank_does() -> None:
 
 def test_a_start_belongs_to_the_seed_and_the_image() -> None:
     keys = np.array([5, 0, 2**64 - 1], np.uint64)
-    together = uniform_start(9, keys, SIZE)
-    assert together.shape == (3, 3, SIZE, SIZE)
+    starts = uniform_start(9, keys, SIZE)
+    assert starts.shape == (3, 3, SIZE, SIZE)
     for row in range(3):
-        np.testing.assert_array_equal(uniform_start(9, keys[row : row + 1], SIZE)[0], together[row])
-        assert np.abs(uniform_start(10, keys[row : row + 1], SIZE)[0] - together[row]).max() > 0.5
+        np.testing.assert_array_equal(uniform_start(9, keys[row : row + 1], SIZE)[0], starts[row])
+        assert np.abs(uniform_start(10, keys[row : row + 1], SIZE)[0] - starts[row]).max() > 0.5
 
 
 @pytest.mark.parametrize("size", [8, 7])

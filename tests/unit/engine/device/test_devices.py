@@ -38,8 +38,8 @@ from bandlens.engine.device.requirements import (
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
 BROKEN = Problem("NVIDIA H100 80GB HBM3 cannot be used: driver 550 is too old; install driver 580 or newer")
-NONE = NoGpu("no NVIDIA GPU here")
-HIDDEN = NoGpu('CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU')
+NO_GPU = NoGpu("no NVIDIA GPU here")
+HIDDEN_GPUS = NoGpu('CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU')
 Choose = Callable[..., EngineChoice]
 State = Callable[[str, Gpus], Readiness]
 OR_CPU = 'or ask for the CPU with engine = "onnxruntime"'
@@ -82,8 +82,8 @@ def readiness_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Gpus], Rea
         (H100, WITH_TENSORRT, "tensorrt", "tensorrt 10.16.1.11 on NVIDIA H100 80GB HBM3"),
         (H100, WITH_TORCH | WITH_CUDA, "onnxruntime-cuda", WITHOUT_TENSORRT.format("onnxruntime 1.31.1 with CUDA")),
         (H100, WITH_TORCH, "torch-cuda", WITHOUT_TENSORRT.format("torch 2.14.1 with CUDA 13.0")),
-        (NONE, ON_CPU, "onnxruntime", "no NVIDIA GPU here"),
-        (HIDDEN, WITH_TENSORRT, "onnxruntime", 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'),
+        (NO_GPU, ON_CPU, "onnxruntime", "no NVIDIA GPU here"),
+        (HIDDEN_GPUS, WITH_TENSORRT, "onnxruntime", 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'),
     ],
 )
 def test_auto_takes_the_best_engine(
@@ -103,15 +103,15 @@ def test_auto_takes_the_best_engine(
             "onnxruntime-cuda (onnxruntime-cuda is not here; install it), torch-cuda (torch-cuda is not here; install "
             f"it); {OR_CPU}",
         ),
-        (NONE, {}, "no NVIDIA GPU here, and for the CPU: onnxruntime is not here; install it"),
+        (NO_GPU, {}, "no NVIDIA GPU here, and for the CPU: onnxruntime is not here; install it"),
     ],
 )
 def test_a_gpu_never_leads_to_the_cpu_unasked(
     choose: Choose, gpus: Gpus, lines: Mapping[str, str], message: str
 ) -> None:
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError) as error:
         choose(gpus, lines)
-    assert str(caught.value) == message
+    assert str(error.value) == message
 
 
 def test_every_backend_is_checked() -> None:
@@ -121,13 +121,13 @@ def test_every_backend_is_checked() -> None:
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
 def test_engines_on_a_gpu_say_what_is_wrong_with_it(readiness_with: State, engine: str) -> None:
     assert readiness_with(engine, BROKEN) == Readiness(False, BROKEN.message)
-    line = f'{NONE.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU'
-    assert readiness_with(engine, NONE) == Readiness(False, line)
+    line = f'{NO_GPU.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU'
+    assert readiness_with(engine, NO_GPU) == Readiness(False, line)
 
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "numpy"])
 def test_engines_on_the_cpu_do_not_mind_a_broken_gpu(readiness_with: State, engine: str) -> None:
-    assert readiness_with(engine, BROKEN) == readiness_with(engine, NONE)
+    assert readiness_with(engine, BROKEN) == readiness_with(engine, NO_GPU)
 
 
 # Packages that are missing or broken
@@ -160,10 +160,10 @@ def test_a_library_that_does_not_load(
     content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = package(tmp_path, content, "bandlens_broken", monkeypatch)
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError) as error:
         load(library)
     sys.modules.pop("bandlens_broken", None)
-    assert str(caught.value) == f"Some Library is installed but cannot be used ({reason}); reinstall it"
+    assert str(error.value) == f"Some Library is installed but cannot be used ({reason}); reinstall it"
 
 
 def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
@@ -178,9 +178,9 @@ def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
 
     module = ModuleType("tensorrt")
     vars(module).update(ILogger=Logger, Builder=builder)
-    with pytest.raises(EngineError, match=r"cannot be used \(createInferBuilder: Error Code 6 \(CUDA init") as caught:
+    with pytest.raises(EngineError, match=r"cannot be used \(createInferBuilder: Error Code 6 \(CUDA init") as error:
         try_builder(module)
-    assert TENSORRT.mend in str(caught.value)
+    assert TENSORRT.mend in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -201,9 +201,9 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
     import onnxruntime
 
     failing = SimpleNamespace(**vars(onnxruntime) | {"InferenceSession": fails})
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError) as error:
         try_provider(failing, "SharedExecutionProvider")  # every package has the file of this one
-    assert str(caught.value) == (
+    assert str(error.value) == (
         "ONNX Runtime cannot use its SharedExecutionProvider (CUDA failure 46: all CUDA-capable devices are busy or "
         "unavailable); see what `nvidia-smi` says"
     )
@@ -234,8 +234,8 @@ def test_two_packages_of_onnxruntime_are_both_named(tmp_path: Path, monkeypatch:
 def test_what_torch_lacks_is_said(
     readiness_with: State, cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_cuda = SimpleNamespace(is_available=lambda: available)
-    torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
+    cuda_module = SimpleNamespace(is_available=lambda: available)
+    torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=cuda_module)
     monkeypatch.setattr(requirements, "load", lambda _: torch)
     monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
     state = readiness_with("torch-cuda", H100)

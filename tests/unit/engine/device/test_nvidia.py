@@ -9,7 +9,7 @@ from gpu_traces import CLOSED_MODULE, H100, build_tree
 
 from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem, find_gpus, find_traces
 
-EVERYTHING = ("module", "gpu", "node", "card")
+ALL_TRACES = ("module", "gpu", "node", "card")
 
 
 def problem_of(gpus: Gpus) -> str:
@@ -18,7 +18,7 @@ def problem_of(gpus: Gpus) -> str:
     return gpus.message
 
 
-@pytest.mark.parametrize("traces", [*EVERYTHING, "wsl"])
+@pytest.mark.parametrize("traces", [*ALL_TRACES, "wsl"])
 def test_each_trace_shows_a_gpu(traces: str, tmp_path: Path) -> None:
     assert find_traces(build_tree(tmp_path, traces)).present
 
@@ -29,14 +29,14 @@ def test_nothing_and_other_makers_show_none(traces: list[str], tmp_path: Path) -
 
 
 def test_traces_hold_what_the_files_say(tmp_path: Path) -> None:
-    traces = find_traces(build_tree(tmp_path, *EVERYTHING))
+    traces = find_traces(build_tree(tmp_path, *ALL_TRACES))
     assert (traces.driver, traces.names, traces.cards, traces.wsl) == ("580.65.06", (H100,), 1, False)
     (tmp_path / "proc/driver/nvidia/version").write_text(CLOSED_MODULE)
     assert find_traces(tmp_path).driver == "550.54.14"
 
 
 def test_equal_gpus_are_counted(tmp_path: Path) -> None:
-    root = build_tree(tmp_path, *EVERYTHING)
+    root = build_tree(tmp_path, *ALL_TRACES)
     assert str(find_traces(root)) == H100
     second = root / "proc/driver/nvidia/gpus/0000:1f:00.0/information"
     second.parent.mkdir()
@@ -50,7 +50,7 @@ def test_equal_gpus_are_counted(tmp_path: Path) -> None:
         (["card"], "the NVIDIA GPU cannot be used: "),
         (["card"], "the GPU has no driver here; install NVIDIA's, 580 or newer, on the host"),
         (["module", "gpu", "card"], "start the container with --gpus all"),
-        (EVERYTHING, "a container gets its library with NVIDIA_DRIVER_CAPABILITIES=compute"),
+        (ALL_TRACES, "a container gets its library with NVIDIA_DRIVER_CAPABILITIES=compute"),
         (["wsl"], "add /usr/lib/wsl/lib to LD_LIBRARY_PATH"),
     ],
 )
@@ -62,7 +62,7 @@ def test_a_missing_driver_library_is_explained_by_what_is_there(traces: list[str
 
 def test_a_library_of_no_length_is_explained(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").touch()  # building an image with the container toolkit can leave such a file in it
-    message = problem_of(find_gpus(build_tree(tmp_path, *EVERYTHING), str(tmp_path / "libcuda.so.1"), {}))
+    message = problem_of(find_gpus(build_tree(tmp_path, *ALL_TRACES), str(tmp_path / "libcuda.so.1"), {}))
     assert "libcuda.so.1: file too short; reinstall the driver" in message
 
 

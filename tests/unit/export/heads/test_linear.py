@@ -93,5 +93,5 @@ def test_the_factor_of_ridge_makes_confidence_fit_accuracy(labelled: Labelled) -
     logits = torch.from_numpy(fitted.head.logits(features))
     confidence = float(logits.softmax(1).max(1).values.mean())
     assert abs(confidence - float((logits.argmax(1).numpy() == labels).mean())) < 0.1
-    (plain,) = fit_ridge(features, np.eye(4)[labels], [fitted.strength])
-    assert np.array_equal(plain.logits(features).argmax(1), logits.argmax(1).numpy())
+    (ridge_head,) = fit_ridge(features, np.eye(4)[labels], [fitted.strength])
+    assert np.array_equal(ridge_head.logits(features).argmax(1), logits.argmax(1).numpy())

@@ -84,9 +84,9 @@ def test_features_that_are_not_finite_are_refused(images: TrainingImages, tmp_pa
 def test_images_that_no_head_can_be_trained_on_are_refused(
     images: TrainingImages, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         TrainedHead(replace(images, **changes))
-    assert message in str(caught.value)
+    assert message in str(error.value)
 
 
 def test_methods_and_images_have_to_fit(images: TrainingImages) -> None:
@@ -147,8 +147,8 @@ def test_files_of_something_else_are_refused_in_one_line(tmp_path: Path) -> None
     save_file({"a": EMBEDDINGS, "b": EMBEDDINGS}, tmp_path / "two.safetensors")
     save_file({"a": EMBEDDINGS, "logit_scale": np.array(-2, np.float32)}, tmp_path / "scale.safetensors")
     for name in ("text.npy", "text.safetensors", "missing.npy", "pickle.npy", "two.safetensors"):
-        with pytest.raises(UsageError, match="holds no class embeddings") as caught:
+        with pytest.raises(UsageError, match="holds no class embeddings") as error:
             read_prompts(tmp_path / name)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="logit_scale is -2; give the factor of the cosines, above 0"):
         read_prompts(tmp_path / "scale.safetensors")

@@ -12,7 +12,7 @@ from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, count_classes
 
 
-class Small(nn.Module):
+class SmallNetwork(nn.Module):
     """Logits of six classes, in whatever the network gives them in."""
 
     def __init__(self, give: Callable[[Tensor], object] = lambda logits: logits) -> None:
@@ -38,19 +38,19 @@ def normalized(network: nn.Module) -> Normalized:
 )
 def test_logits_are_taken_from_what_holds_them(give: Callable[[Tensor], object]) -> None:
     torch.manual_seed(0)
-    plain = Small()
+    network = SmallNetwork()
     images = torch.rand(3, 3, 32, 32)
-    wrapped = Small(give)
-    wrapped.load_state_dict(plain.state_dict())
-    assert count_classes(normalized(wrapped), 32) == 6
+    wrapper = SmallNetwork(give)
+    wrapper.load_state_dict(network.state_dict())
+    assert count_classes(normalized(wrapper), 32) == 6
     with torch.inference_mode():
-        assert torch.equal(normalized(wrapped)(images), normalized(plain)(images))
+        assert torch.equal(normalized(wrapper)(images), normalized(network)(images))
 
 
 @pytest.mark.parametrize("give", [lambda logits: {"output": logits}, lambda logits: (logits, logits)])
 def test_what_holds_no_logits_is_named(give: Callable[[Tensor], object]) -> None:
     with pytest.raises(ExportError, match=r"for 2 images the network gives (dict|tuple); wrap it to give"):
-        count_classes(normalized(Small(give)), 32)
+        count_classes(normalized(SmallNetwork(give)), 32)
 
 
 def test_a_network_of_images_that_are_not_square_is_refused_with_a_way_on() -> None:

@@ -109,8 +109,8 @@ def test_the_answer_has_each_label_above_0_and_the_softmax_is_the_product_of_sig
     np.testing.assert_array_equal(bits(logits.argmax(1)), LOGITS > 0)
     assert np.all(logits.max(1) == 0)
     shares = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
-    of_sets = bits(np.arange(2**LABELS))
-    expected = np.where(of_sets, shares[:, None], 1 - shares[:, None]).prod(axis=2)
+    set_bits = bits(np.arange(2**LABELS))
+    expected = np.where(set_bits, shares[:, None], 1 - shares[:, None]).prod(axis=2)
     softmax = torch.from_numpy(logits).double().softmax(1).numpy()
     np.testing.assert_allclose(softmax, expected, atol=1e-6)
 

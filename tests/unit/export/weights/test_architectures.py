@@ -70,10 +70,10 @@ def test_factories(expression: str, shape: tuple[int, int], networks: None, caps
     ],
 )
 def test_what_is_no_factory_is_one_line(architecture: str, message: str, networks: None) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         build(architecture)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_module_of_this_folder_is_said_to_lie_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ CONTENT = weights_bytes()
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
-def published_at(source: Origin, *more: Origin) -> Checkpoint:
-    parts = tuple(Part(origin, "plain") for origin in (source, *more))
+def published_at(source: Origin, *mirrors: Origin) -> Checkpoint:
+    parts = tuple(Part(origin, "plain") for origin in (source, *mirrors))
     return Checkpoint("tried", "own", parts, "imagenet", "unstated", 70.0)
 
 
@@ -100,9 +100,9 @@ def test_the_digits_in_a_file_name_are_checked(server: Any, published: Any, tmp_
 def test_a_file_whose_sha256_nobody_states_is_named_once_and_recorded(
     server: Any, published: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    named = f"/resnet50-{DIGEST[:8]}.pth"
-    server.files |= {"/a.pth": published(CONTENT), named: published(CONTENT)}
-    entry = published_at(url(server, "/a.pth"), url(server, named))
+    address = f"/resnet50-{DIGEST[:8]}.pth"
+    server.files |= {"/a.pth": published(CONTENT), address: published(CONTENT)}
+    entry = published_at(url(server, "/a.pth"), url(server, address))
     assert [path.name for path in fetch(entry, tmp_path)] == ["tried.pth", "tried.head.pth"]
     (line,) = caplog.messages
     assert line.startswith(f"bandlens: warning: tried.pth from {entry.parts[0].source} is trusted as it is")
@@ -213,10 +213,10 @@ def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> 
 
 def test_google_drives_quota_page_is_recognised(drive: Any, published: Any, tmp_path: Path) -> None:
     drive.files["/uc?id=abc"] = published(PAGE, kind="text/html; charset=utf-8")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as error:
         fetch(published_at(Origin("gdrive", "abc")), tmp_path)
-    assert "quota of downloads is exceeded" in str(caught.value)
-    assert str(tmp_path / "tried.pth") in str(caught.value)
+    assert "quota of downloads is exceeded" in str(error.value)
+    assert str(tmp_path / "tried.pth") in str(error.value)
 
 
 def test_what_gdown_makes_of_drives_pages_is_one_line() -> None:

@@ -30,8 +30,8 @@ def saved(content: object) -> bytes:
 
 def test_the_page_says_whose_calls_are_answered() -> None:
     page = (Path(__file__).parents[4] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
-    listed = page.partition("Only calls of ")[2].partition(", which make")[0]
-    assert tuple(re.findall(r"`(\w+)`", listed)) == INERT_CALLS
+    sentence = page.partition("Only calls of ")[2].partition(", which make")[0]
+    assert tuple(re.findall(r"`(\w+)`", sentence)) == INERT_CALLS
 
 
 class Wants:
@@ -58,11 +58,11 @@ def test_a_file_that_wants_to_run_code_is_refused(function: Any, name: str, lega
     content = {"state_dict": {"a": torch.ones(2)}, "epoch": [Wants(function, argument)]}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
 
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as error:
         read(path)
-    assert f"the file wants to call {name}" in str(caught.value)
-    assert "--trust" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert f"the file wants to call {name}" in str(error.value)
+    assert "--trust" in str(error.value)
+    assert "\n" not in str(error.value)
     assert not marker.exists()
 
     read(path, trust=True)
