@@ -33,8 +33,8 @@ def test_every_module_of_the_root_has_a_line() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_files_that_are_there(page: Path) -> None:
-    named = FILE.findall(page.read_text(encoding="utf-8"))
-    assert [name for name in named if "NAME" not in name and not (PACKAGE / name).is_file()] == []
+    files = FILE.findall(page.read_text(encoding="utf-8"))
+    assert [name for name in files if "NAME" not in name and not (PACKAGE / name).is_file()] == []
 
 
 def headings(page: Path) -> set[str]:
@@ -47,10 +47,10 @@ def headings(page: Path) -> set[str]:
     "page", [*PAGES, *sorted((PACKAGE / "docs" / "decisions").glob("*.md"))], ids=lambda page: page.name
 )
 def test_links_of_pages_lead_somewhere(page: Path) -> None:
-    lost = []
+    broken_links = []
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         file, _, anchor = link.partition("#")
         target = page.parent / file if file else page
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in headings(target)):
-            lost.append(link)
-    assert lost == []
+            broken_links.append(link)
+    assert broken_links == []

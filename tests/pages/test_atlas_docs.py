@@ -24,11 +24,11 @@ SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*
 """The block that imports these sources."""
 
 
-@pytest.mark.parametrize(("command", "printed"), blocks("console"))
+@pytest.mark.parametrize(("command", "output"), blocks("console"))
 def test_what_ships_is_as_the_page_shows_it(
-    command: str, printed: str, tmp_path: Path, environment: dict[str, str]
+    command: str, output: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    compare(printed, printed_by(command, tmp_path, environment))
+    compare(output, printed_by(command, tmp_path, environment))
 
 
 FOLDERS = {"humans": "humans", "timm": "timm"}
@@ -53,6 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("command", "printed"), blocks("console-imported"))
-def test_what_is_imported_is_as_the_page_shows_it(command: str, printed: str, folder: Path) -> None:
-    compare(printed, printed_by(command, folder, environment_in(folder)))
+@pytest.mark.parametrize(("command", "output"), blocks("console-imported"))
+def test_what_is_imported_is_as_the_page_shows_it(command: str, output: str, folder: Path) -> None:
+    compare(output, printed_by(command, folder, environment_in(folder)))

@@ -35,13 +35,13 @@ NETWORK = [value for value in values(DOCKERFILE, "RUN") if "--require-hashes" in
 
 
 @pytest.fixture(scope="module")
-def sent() -> set[str]:
+def files() -> set[str]:
     """The build context."""
     return {path.as_posix() for path in context(ROOT)}
 
 
 @pytest.fixture(scope="module")
-def locked() -> dict[str, Locked]:
+def lock_entries() -> dict[str, Locked]:
     """Both locks."""
     return {name: entry for file in LOCKS for name, entry in read_lock(file).items()}
 
@@ -57,25 +57,25 @@ def constraints_of_uv() -> list[Requirement]:
     return [Requirement(line) for line in settings["constraint-dependencies"]]
 
 
-def test_the_locks_satisfy_what_the_project_asks_for(locked: dict[str, Locked]) -> None:
+def test_the_locks_satisfy_what_the_project_asks_for(lock_entries: dict[str, Locked]) -> None:
     for need in (*project_requirements(), *constraints_of_uv()):
-        assert need.specifier.contains(locked[canonicalize_name(need.name)].version), need
+        assert need.specifier.contains(lock_entries[canonicalize_name(need.name)].version), need
 
 
-def test_every_entry_of_the_locks_has_its_hashes_and_none_an_index(locked: dict[str, Locked]) -> None:
-    assert len(locked) > len(project_requirements())
-    assert not [name for name, entry in locked.items() if not entry.hashes]
+def test_every_entry_of_the_locks_has_its_hashes_and_none_an_index(lock_entries: dict[str, Locked]) -> None:
+    assert len(lock_entries) > len(project_requirements())
+    assert not [name for name, entry in lock_entries.items() if not entry.hashes]
     assert not [line for file in LOCKS for line in file.read_text().splitlines() if "://" in line or "index" in line]
 
 
-def test_the_locks_hold_one_major_of_cuda(locked: dict[str, Locked]) -> None:
-    of_names = {match[1] for name in locked if (match := re.search(r"-cu(?:da)?(\d\d)x?(?:-|$)", name))}
-    of_toolkit = {
+def test_the_locks_hold_one_major_of_cuda(lock_entries: dict[str, Locked]) -> None:
+    name_majors = {match[1] for name in lock_entries if (match := re.search(r"-cu(?:da)?(\d\d)x?(?:-|$)", name))}
+    toolkit_majors = {
         entry.version.split(".")[0]
-        for name, entry in locked.items()
+        for name, entry in lock_entries.items()
         if re.match("(nvidia-)?cuda-t|nvidia-cuda-r", name)
     }
-    assert of_names == of_toolkit == {"13"}
+    assert name_majors == toolkit_majors == {"13"}
 
 
 def test_only_tensorrt_s_stubs_are_no_wheels_and_their_build_tools_are_locked() -> None:
@@ -92,12 +92,12 @@ def test_pip_reads_a_lock_or_no_index() -> None:
     assert {word for call in calls for word in call.split() if word.endswith(".lock")} == {file.name for file in LOCKS}
 
 
-def test_every_source_of_copy_is_in_the_context(sent: set[str]) -> None:
+def test_every_source_of_copy_is_in_the_context(files: set[str]) -> None:
     copies = values(DOCKERFILE, "COPY")
     sources = [word for value in copies for word in value.split()[:-1] if not word.startswith("--")]
     assert len(sources) >= 3
     for source in sources:
-        assert source == "." or source in sent or any(file.startswith(f"{source}/") for file in sent), source
+        assert source == "." or source in files or any(file.startswith(f"{source}/") for file in files), source
 
 
 def test_a_change_of_code_reuses_the_gpu_stack() -> None:
@@ -105,8 +105,8 @@ def test_a_change_of_code_reuses_the_gpu_stack() -> None:
     assert max(steps.index(("RUN", value)) for value in NETWORK) < steps.index(("COPY", ". ."))
 
 
-def test_the_context_is_the_package_and_the_locks_alone(sent: set[str], tmp_path: Path) -> None:
-    for name in sent:
+def test_the_context_is_the_package_and_the_locks_alone(files: set[str], tmp_path: Path) -> None:
+    for name in files:
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / "src" / name)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
@@ -118,7 +118,7 @@ def test_the_context_is_the_package_and_the_locks_alone(sent: set[str], tmp_path
     assert len(packed) > 50
     assert sum(name.split(".dist-info/")[-1].startswith("licenses/") for name in names) >= 3
     outside = {path.relative_to(ROOT).as_posix() for path in (*LOCKS, ROOT / "pyproject.toml", ROOT / "README.md")}
-    assert {name for name in sent - packed if not name.startswith("LICENSE")} - {"NOTICE"} == outside
+    assert {name for name in files - packed if not name.startswith("LICENSE")} - {"NOTICE"} == outside
 
 
 RESOURCES = [f"libnvinfer_builder_resource_{kind}.so.10.16.1" for kind in ("sm75", "sm80", "sm90", "sm100", "ptx")]

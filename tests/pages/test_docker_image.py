@@ -82,8 +82,8 @@ class Builder:
 
     def run(self, container: str, script: str, user: str | None = None) -> str:
         """The output of a shell in the container, as the image's user or another one."""
-        who = [] if user is None else ["--user", user]
-        return self("run", "--isolation", "chroot", *who, container, "--", "sh", "-ec", script)
+        user_options = [] if user is None else ["--user", user]
+        return self("run", "--isolation", "chroot", *user_options, container, "--", "sh", "-ec", script)
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +145,13 @@ def test_it_holds_the_locks_and_no_source(builder: Builder, container: str) -> N
 
 @pytest.mark.parametrize("user", [None, "4321:4321"])
 def test_any_user_runs_it_and_writes_to_the_volumes_alone(builder: Builder, container: str, user: str | None) -> None:
-    printed = builder.run(
+    output = builder.run(
         container,
         'id -u; pwd; echo "$HOME"; test -x "$(command -v bandlens)"; touch /results/a /checkpoints/a "$HOME/a"; '
         'python3 -c "import bandlens; print(bandlens.__version__)"',
         user,
     )
-    assert printed.split() == [(user or "1000").split(":")[0], "/results", "/tmp", bandlens.__version__]
+    assert output.split() == [(user or "1000").split(":")[0], "/results", "/tmp", bandlens.__version__]
     for folder in ("/images", "/", "/usr/local/share/bandlens"):
         with pytest.raises(RuntimeError, match="touch: cannot touch"):
             builder.run(container, f"touch {folder}/a", user)
@@ -161,6 +161,6 @@ def test_the_builder_gets_what_the_dockerignore_is_read_to_send(builder: Builder
     builder.build("localhost/package", "--target", "package")
     name = builder("from", "localhost/package")
     source = Path(builder("mount", name)) / "src"
-    got = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
-    products = {name for name in got if name.startswith(("build/", "bandlens.egg-info/"))}
-    assert got - products == {path.as_posix() for path in context(ROOT)}
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    products = {name for name in files if name.startswith(("build/", "bandlens.egg-info/"))}
+    assert files - products == {path.as_posix() for path in context(ROOT)}

@@ -23,8 +23,8 @@ def test_every_block_of_the_page_does_what_it_shows(tmp_path: Path, environment:
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")
         elif language == "console":
-            for command, shown in commands(body):
-                compare(shown, printed_by(command, tmp_path, environment))
+            for command, output in commands(body):
+                compare(output, printed_by(command, tmp_path, environment))
     rows = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
     assert [n for n, _ in rows] == [60]
     assert rows[0][1] > 0.65  # chance lies within [.37, .63] in 95 of 100 such sets

@@ -28,7 +28,7 @@ def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environmen
 
 
 @pytest.mark.parametrize(
-    ("shown", "printed"),
+    ("page", "output"),
     [
         ("a 0.12", "a 0.15"),
         ("a\nb", "a"),
@@ -36,14 +36,14 @@ def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environmen
         ("one two…", "one three"),
     ],
 )
-def test_what_drifts_is_found(shown: str, printed: str) -> None:
+def test_what_drifts_is_found(page: str, output: str) -> None:
     with pytest.raises(AssertionError):
-        compare(shown, printed)
+        compare(page, output)
 
 
 def test_times_and_what_is_left_out_do_not_matter() -> None:
-    shown = "ran 7 cells in 1.5 s (120 a second)\n…\nthe end…"
-    compare(shown, "ran 7 cells in 22 s (8 a second)\nx\ny\nthe ending of it")
+    page = "ran 7 cells in 1.5 s (120 a second)\n…\nthe end…"
+    compare(page, "ran 7 cells in 22 s (8 a second)\nx\ny\nthe ending of it")
 
 
 def test_its_sections_stand_in_the_order_of_a_first_day() -> None:

@@ -44,11 +44,11 @@ def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environm
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")
             continue
-        for command, shown in commands(body):
+        for command, output in commands(body):
             if command.startswith("bandlens explore"):
                 assert "<title>" in looked_at(command, tmp_path, environment)
             else:
-                compare(shown, printed_by(command, tmp_path, environment))
+                compare(output, printed_by(command, tmp_path, environment))
             verbs.add(command.split()[1])
     assert {"export", "images", "plan", "run", "compare", "explore"} <= verbs
     with Image.open(tmp_path / "wall.png") as wall:
