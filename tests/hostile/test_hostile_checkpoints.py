@@ -21,7 +21,7 @@ from safetensors.torch import save
 from bandlens.export.weights.read import load_strictly, read_weights
 
 
-def saved(content: object, legacy: bool = False) -> bytes:
+def save_to_bytes(content: object, legacy: bool = False) -> bytes:
     file = io.BytesIO()
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     return file.getvalue()
@@ -31,30 +31,30 @@ def in_zip(program: bytes, compression: int = zipfile.ZIP_STORED, count: int = 1
     """A file of torch.save with another pickle in it, and a storage of so many numbers."""
     out = io.BytesIO()
     with (
-        zipfile.ZipFile(io.BytesIO(saved({"a": torch.zeros(count)}))) as archive,
-        zipfile.ZipFile(out, "w", compression) as changed,
+        zipfile.ZipFile(io.BytesIO(save_to_bytes({"a": torch.zeros(count)}))) as archive,
+        zipfile.ZipFile(out, "w", compression) as copy,
     ):
         for name in archive.namelist():
-            changed.writestr(name, program if program and name.endswith("data.pkl") else archive.read(name))
+            copy.writestr(name, program if program and name.endswith("data.pkl") else archive.read(name))
     return out.getvalue()
 
 
 def in_legacy(program: bytes) -> bytes:
     """The older format with another pickle in it."""
-    empty, whole = b"\x80\x02}q\x00.", saved({}, legacy=True)
-    assert empty in whole
-    return whole.replace(empty, program, 1)
+    empty, content = b"\x80\x02}q\x00.", save_to_bytes({}, legacy=True)
+    assert empty in content
+    return content.replace(empty, program, 1)
 
 
 STATE = {"fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2, dtype=torch.float16)}
-WHOLE = {
-    "zip": saved({"state_dict": STATE, "epoch": 3, "opt": [(1, {2, "x"}), torch.Size([2])]}),
-    "legacy": saved({"state_dict": STATE, "args": None}, legacy=True),
+CHECKPOINTS = {
+    "zip": save_to_bytes({"state_dict": STATE, "epoch": 3, "opt": [(1, {2, "x"}), torch.Size([2])]}),
+    "legacy": save_to_bytes({"state_dict": STATE, "args": None}, legacy=True),
     "safetensors": save(STATE),
 }
 
 
-def loaded(file: Path) -> None:
+def load_file(file: Path) -> None:
     """Read a checkpoint as `bandlens export --file` does."""
     network = torch.nn.Sequential()
     network.add_module("fc", torch.nn.Linear(2, 2))
@@ -66,13 +66,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", CHECKPOINTS)
 @fuzz(33)
 @given(data=st.data())
 def test_damaged_files_load_or_are_one_line(kind: str, folder: Path, data: st.DataObject) -> None:
     file = folder / "weights.pth"
-    file.write_bytes(data.draw(damaged(WHOLE[kind])))
-    if refusal(lambda: loaded(file)) is None and kind == "zip":  # the other formats have no checksums
+    file.write_bytes(data.draw(damaged(CHECKPOINTS[kind])))
+    if refusal(lambda: load_file(file)) is None and kind == "zip":  # the other formats have no checksums
         tensors = read_weights([(file, "own")]).tensors
         assert all(torch.equal(tensors[name], value) for name, value in STATE.items())
 
@@ -112,7 +112,7 @@ def test_no_program_is_run(program: Sequence[bytes], legacy: bool, folder: Path)
     )
     content = b"\x80\x02" + text + b"."
     (folder / "weights.pth").write_bytes(in_legacy(content) if legacy else in_zip(content))
-    refusal(lambda: loaded(folder / "weights.pth"))
+    refusal(lambda: load_file(folder / "weights.pth"))
     assert not marker.exists()
 
 
@@ -122,25 +122,25 @@ def test_an_archive_of_the_oldest_format_is_not_unpacked(folder: Path) -> None:
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(link)
-    assert "is a tar archive" in str(refusal(lambda: loaded(folder / "weights.pth")))
+    assert "is a tar archive" in str(refusal(lambda: load_file(folder / "weights.pth")))
 
 
 def test_a_tensor_does_not_reach_beyond_its_storage(folder: Path) -> None:
     """A tensor of 2 x 2 is said to be one of two billion x 2."""
-    with zipfile.ZipFile(io.BytesIO(saved({"fc.weight": torch.ones(2, 2)}))) as archive:
+    with zipfile.ZipFile(io.BytesIO(save_to_bytes({"fc.weight": torch.ones(2, 2)}))) as archive:
         program = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    changed, count = re.subn(rb"K\x02K\x02\x86", b"J\xff\xff\xff\x7fK\x02\x86", program)
+    program, count = re.subn(rb"K\x02K\x02\x86", b"J\xff\xff\xff\x7fK\x02\x86", program)
     assert count == 1
-    (folder / "weights.pth").write_bytes(in_zip(changed, count=4))
-    assert "reaches beyond its storage" in str(refusal(lambda: loaded(folder / "weights.pth")))
+    (folder / "weights.pth").write_bytes(in_zip(program, count=4))
+    assert "reaches beyond its storage" in str(refusal(lambda: load_file(folder / "weights.pth")))
 
 
 def test_pickles_set_no_attributes_of_types_and_replace_no_methods_of_containers(folder: Path) -> None:
     # GLOBAL set, (None, {"__call__": True, "mark": 1}), BUILD
     (folder / "weights.pth").write_bytes(in_zip(b"\x80\x02c__builtin__\nset\nN}X\x04\x00\x00\x00markK\x01s\x86b."))
-    refusal(lambda: loaded(folder / "weights.pth"))
+    refusal(lambda: load_file(folder / "weights.pth"))
     assert not hasattr(set, "mark")
     # GLOBAL OrderedDict, EMPTY_TUPLE, REDUCE, {"items": 1}, BUILD
     program = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
     (folder / "weights.pth").write_bytes(in_zip(program))
-    assert "holds no tensors, only" in str(refusal(lambda: loaded(folder / "weights.pth")))
+    assert "holds no tensors, only" in str(refusal(lambda: load_file(folder / "weights.pth")))

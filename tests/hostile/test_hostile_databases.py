@@ -68,7 +68,7 @@ def test_a_reader_gets_the_truth_and_a_writer_loses_no_row_or_they_are_told_what
 
 
 @pytest.fixture
-def changed(sound: Path, tmp_path: Path) -> Callable[[str], Path]:
+def change_database(sound: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of the database after somebody's SQL."""
     path = Path(shutil.copy(sound, tmp_path))
 
@@ -80,7 +80,7 @@ def changed(sound: Path, tmp_path: Path) -> Callable[[str], Path]:
     return change
 
 
-STRANGE = {
+DEFINITIONS = {
     "index i": "CREATE INDEX i ON cell ((id + 1))",
     "sequence s": "CREATE SEQUENCE s",
     "table extra": "CREATE TABLE extra AS SELECT 1 AS x",
@@ -91,38 +91,38 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_what_has_a_part_in_storing_rows_is_named_and_nothing_is_written(
-    what: str, changed: Callable[[str], Path], tmp_path: Path
+    definition: str, change_database: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    path = changed(STRANGE[what])
+    path = change_database(DEFINITIONS[definition])
     content = path.read_bytes()
-    with pytest.raises(StoreError, match=f"is not as bandlens made it: .*{what}"), open_store(path):
+    with pytest.raises(StoreError, match=f"is not as bandlens made it: .*{definition}"), open_store(path):
         pass
-    with pytest.raises(StoreError, match=f"is not as bandlens made it: .*{what}"):
+    with pytest.raises(StoreError, match=f"is not as bandlens made it: .*{definition}"):
         merge([path], tmp_path / "out.duckdb")
     assert path.read_bytes() == content
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_table_that_is_a_view_is_not_read(changed: Callable[[str], Path]) -> None:
-    path = changed("DROP TABLE part; CREATE VIEW part AS SELECT 1 AS cell")
+def test_a_table_that_is_a_view_is_not_read(change_database: Callable[[str], Path]) -> None:
+    path = change_database("DROP TABLE part; CREATE VIEW part AS SELECT 1 AS cell")
     with pytest.raises(StoreError, match="is not as bandlens made it: table part"), open_store(path, read_only=True):
         pass
 
 
-def test_comments_are_words_and_no_definitions(changed: Callable[[str], Path]) -> None:
-    with open_store(changed("COMMENT ON TABLE cell IS 'of mine'")) as store:
+def test_comments_are_words_and_no_definitions(change_database: Callable[[str], Path]) -> None:
+    with open_store(change_database("COMMENT ON TABLE cell IS 'of mine'")) as store:
         store.checkpoint()
 
 
-def test_a_reader_sees_no_macro_of_the_file(changed: Callable[[str], Path]) -> None:
-    path = changed("CREATE MACRO best(x) AS 0.999")
+def test_a_reader_sees_no_macro_of_the_file(change_database: Callable[[str], Path]) -> None:
+    path = change_database("CREATE MACRO best(x) AS 0.999")
     with open_store(path, read_only=True) as store, pytest.raises(StoreError, match="best does not exist"):
         store.frame("SELECT best(top1) FROM accuracy")
 
 
-def test_a_merge_reaches_no_other_file(changed: Callable[[str], Path], sound: Path, tmp_path: Path) -> None:
-    path = changed("CREATE OR REPLACE VIEW cell_detail AS SELECT content AS id FROM read_text('/etc/hostname')")
+def test_a_merge_reaches_no_other_file(change_database: Callable[[str], Path], sound: Path, tmp_path: Path) -> None:
+    path = change_database("CREATE OR REPLACE VIEW cell_detail AS SELECT content AS id FROM read_text('/etc/hostname')")
     merged = merge([path, sound], tmp_path / "out.duckdb")
     assert (merged.cells, merged.predictions) == (1, 4)

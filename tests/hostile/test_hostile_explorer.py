@@ -62,8 +62,8 @@ def test_wrong_tokens_stay_outside(served: Served) -> None:
 
 def test_the_token_counts_in_its_place_alone(served: Served) -> None:
     for path in PATHS[1:]:
-        joined = "&" if "?" in path else "?"
-        assert ask(served, f"{path}{joined}token={served.token}").status == 403
+        separator = "&" if "?" in path else "?"
+        assert ask(served, f"{path}{separator}token={served.token}").status == 403
     assert ask(served, "/", Authorization=f"Bearer {served.token}").status == 403
     assert ask(served, "/", Cookie=f"bandlens_explorer_{served.port + 1}={served.token}").status == 403
     assert ask(served, "/", Cookie=f"BANDLENS_EXPLORER_{served.port}={served.token}").status == 403
@@ -77,11 +77,11 @@ def test_no_method_comes_in_without_the_token_and_none_changes_anything_with_it(
 
 
 def test_requests_under_another_host_are_refused(served: Served) -> None:
-    others = [
+    hosts = [
         *(f"127.0.0.2:{served.port}", f"evil.example:{served.port}", "evil.example"),
         *(HOST, f"{HOST}:{served.port + 1}", f"{HOST}.:{served.port}", f"x@{HOST}:{served.port}", ""),
     ]
-    for host in others:
+    for host in hosts:
         for path in ("/", f"/?token={served.token}", "/api/study"):
             answer = ask(served, path, hosts=[host], Cookie=cookie(served))
             assert answer.status == 421, host

@@ -35,15 +35,15 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-def padded(content: bytes) -> bytes:
+def pad(content: bytes) -> bytes:
     return content + bytes(-len(content) % 512)
 
 
 def pax(*records: bytes) -> bytes:
     """An archive of an image that has these records about it."""
     text = b"".join(records)
-    about = header("about", len(text), tarfile.XHDTYPE) + padded(text)
-    return about + header("a.jpg", len(PHOTO)) + padded(PHOTO) + bytes(1024)
+    about = header("about", len(text), tarfile.XHDTYPE) + pad(text)
+    return about + header("a.jpg", len(PHOTO)) + pad(PHOTO) + bytes(1024)
 
 
 PHOTO = picture()
@@ -91,7 +91,7 @@ def test_damaged_archives_pack_or_are_one_line(mode: str, folder: Path, data: st
 # Bombs
 
 
-def photo_of_nothing(width: int, height: int, more: bytes = b"") -> bytes:
+def photo_of_nothing(width: int, height: int, comment: bytes = b"") -> bytes:
     """A PNG of black pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -100,7 +100,7 @@ def photo_of_nothing(width: int, height: int, more: bytes = b"") -> bytes:
     rows = zlib.compressobj(1)
     data = b"".join(rows.compress(bytes(1 + 3 * width)) for _ in range(height)) + rows.flush()
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    text = chunk(b"zTXt", b"a\0\0" + more) if more else b""
+    text = chunk(b"zTXt", b"a\0\0" + comment) if comment else b""
     return b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 

@@ -44,8 +44,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @fuzz(33)
 @given(data=st.data())
 def test_any_file_is_labels_or_one_line(kind: str, file: Path, data: st.DataObject) -> None:
-    whole, read = READERS[kind]
-    content = damaged(whole.encode()) | texts.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=50)
+    example, read = READERS[kind]
+    content = damaged(example.encode()) | texts.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=50)
     file.write_bytes(data.draw(content))
     refusal(lambda: read(file))
 

@@ -103,8 +103,8 @@ def test_weights_in_other_files_are_not_looked_for(
     content = graph.SerializeToString()
     save_model(replace(model, sha256=hashlib.sha256(content).hexdigest()), content, {})
 
-    def opened() -> None:
+    def open_model() -> None:
         with open_session(variant_of(load_model(tmp_path / "models", "one"), engine, "fp32"), 1, 1):
             pass
 
-    assert "keeps weights in other files" in str(refusal(opened))
+    assert "keeps weights in other files" in str(refusal(open_model))

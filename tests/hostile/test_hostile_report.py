@@ -35,7 +35,7 @@ PAYLOADS = [
 ]
 
 
-def named(hostile: bool) -> list[str]:
+def make_names(hostile: bool) -> list[str]:
     """The payloads with their numbers, or harmless names in the same order and of the same length."""
     return [f"{number:02} {text if hostile else 'x' * len(text)}" for number, text in enumerate(PAYLOADS)]
 
@@ -78,7 +78,7 @@ def page_of(folder: Path, names: list[str]) -> ReportPage:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> ReportPage:
-    return page_of(tmp_path_factory.mktemp("report") / "hostile", named(hostile=True))
+    return page_of(tmp_path_factory.mktemp("report") / "hostile", make_names(hostile=True))
 
 
 def shape(page: ReportPage) -> Counter[tuple[str, tuple[str, ...]]]:
@@ -87,7 +87,7 @@ def shape(page: ReportPage) -> Counter[tuple[str, tuple[str, ...]]]:
 
 
 def test_the_page_is_made_of_the_same_elements_as_with_harmless_names(page: ReportPage, tmp_path: Path) -> None:
-    harmless = page_of(tmp_path / "harmless", named(hostile=False))
+    harmless = page_of(tmp_path / "harmless", make_names(hostile=False))
     assert len(harmless.elements) > 1000
     assert shape(page) == shape(harmless)
 
@@ -111,7 +111,7 @@ def strings_of(value: object) -> set[str]:
 
 def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: ReportPage) -> None:
     specs = json.loads(page.scripts[0])
-    names = set(named(hostile=True))
+    names = set(make_names(hostile=True))
     assert names <= strings_of(specs)
     assert "<" not in page.scripts[0]
 

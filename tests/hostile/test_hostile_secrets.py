@@ -55,21 +55,21 @@ def server() -> Iterator[str]:
         server.shutdown()
 
 
-def tried(address: str) -> Checkpoint:
+def checkpoint_at(address: str) -> Checkpoint:
     return Checkpoint("tried", "own", (Part(Origin("url", address), "plain"),), "imagenet", "unstated", 70.0)
 
 
 @pytest.mark.parametrize("path", ["none.pth", "page"])
 def test_errors_of_a_download(server: str, path: str, tmp_path: Path) -> None:
     address = f"http://user:{SECRET}@{server}/{path}?access_token={SECRET}"
-    message = str(refusal(lambda: fetch(tried(address), tmp_path)))
+    message = str(refusal(lambda: fetch(checkpoint_at(address), tmp_path)))
     assert SECRET not in message
     assert "***" in message
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
 def test_the_record_of_a_download(server: str, tmp_path: Path) -> None:
-    fetch(tried(f"http://user:{SECRET}@{server}/a.pth?access_token={SECRET}"), tmp_path)
+    fetch(checkpoint_at(f"http://user:{SECRET}@{server}/a.pth?access_token={SECRET}"), tmp_path)
     assert json.loads((tmp_path / LOCK).read_text())["tried.pth"]["source"] == f"url:http://***@{server}/a.pth?***"
 
 
@@ -103,9 +103,9 @@ def test_what_another_says_of_a_models_source(tmp_path: Path) -> None:
 def test_a_cell_that_fails_with_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
     images = image_set(4, labels=[0] * 4)
-    tried_, error = cell(images, by=model("a")), str(ProbeError(f"probe mine failed: 401 with token {SECRET}"))
+    failed_cell, error = cell(images, by=model("a")), str(ProbeError(f"probe mine failed: 401 with token {SECRET}"))
     with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(tried_, [0] * 4, [0] * 4)])
-        store.commit([Failed(tried_, error)], {})
+        store_study(store, "s", images, [part(failed_cell, [0] * 4, [0] * 4)])
+        store.commit([Failed(failed_cell, error)], {})
     assert ask(tmp_path / "results.duckdb", "SELECT error FROM cell") == [("probe mine failed: 401 with token ***",)]
     assert SECRET.encode() not in (tmp_path / "results.duckdb").read_bytes()

@@ -43,7 +43,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(folder / "photos", folder / "b.set", crop=Crop(SIZE, SIZE), how=How(stream=True)).folder
 
 
-def opened(folder: Path) -> None:
+def open_set(folder: Path) -> None:
     """Open and check a set as a study and `images check` do."""
     images = open_image_set(folder)
     images.take(np.array([0, images.info.count - 1]))
@@ -52,12 +52,12 @@ def opened(folder: Path) -> None:
 
 def attempt(folder: Path, name: str, content: bytes) -> str | None:
     """The refusal of the set with another file in it; the set is whole again afterwards."""
-    whole = (folder / name).read_bytes()
+    original = (folder / name).read_bytes()
     (folder / name).write_bytes(content)
     try:
-        return refusal(lambda: opened(folder))
+        return refusal(lambda: open_set(folder))
     finally:
-        (folder / name).write_bytes(whole)
+        (folder / name).write_bytes(original)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -75,11 +75,11 @@ def test_any_description_opens_or_is_one_line(folder: str, request: pytest.Fixtu
     about = json.loads((path / "set.json").read_text())
     if "crop" in about and data.draw(st.booleans()):
         inner = data.draw(st.dictionaries(st.sampled_from([*about["crop"]]), json_values, min_size=1))
-        changed = about | {"crop": about["crop"] | inner}
+        description = about | {"crop": about["crop"] | inner}
     else:
         keys = st.sampled_from([*about, "schemes", "decision_space", "corruption", "severity", "streamed"])
-        changed = about | data.draw(st.dictionaries(keys, json_values, min_size=1, max_size=3))
-    attempt(path, "set.json", json.dumps(changed).encode())
+        description = about | data.draw(st.dictionaries(keys, json_values, min_size=1, max_size=3))
+    attempt(path, "set.json", json.dumps(description).encode())
 
 
 SHAPE = (COUNT, 3, SIZE, SIZE)
@@ -141,17 +141,17 @@ def test_any_index_opens_or_is_one_line(
 
 def test_small_sets_do_not_become_large(packed: Path, streamed: Path, tmp_path: Path) -> None:
     rows = 40_000_000
-    few = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), pa.array(["a" * 64]))
+    paths = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), pa.array(["a" * 64]))
     for out, source in (("rows.set", packed), ("stream.set", streamed)):
         folder = Path(shutil.copytree(source, tmp_path / out))
         about = json.loads((folder / "set.json").read_text()) | {"count": rows}
         (folder / "set.json").write_text(json.dumps(about))
         schema = pa.schema(
-            [("image_index", pa.int32()), ("path", few.type), ("label", pa.int32()), ("cluster", pa.int32())]
+            [("image_index", pa.int32()), ("path", paths.type), ("label", pa.int32()), ("cluster", pa.int32())]
         )
         with pq.ParquetWriter(folder / "index.parquet", schema) as writer:
             numbers = pa.array(np.zeros(10**6, np.int32))
-            table = pa.Table.from_arrays([numbers, few, numbers, numbers], schema=schema)
+            table = pa.Table.from_arrays([numbers, paths, numbers, numbers], schema=schema)
             for _ in range(rows // 10**6):
                 writer.write_table(table)
     with (tmp_path / "rows.set" / "pixels.npy").open("wb") as pixels:

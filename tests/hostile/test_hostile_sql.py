@@ -143,8 +143,8 @@ def test_a_query_ends_in_time(query: str, database: Path, command: Command) -> N
 
 
 def test_the_time_of_whoever_reads_does_not_count(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, now = 0, time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: now() + reading)
+    reading, clock = 0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + reading)
     query = "SELECT x FROM range(3000) t(x)"
     with open_store(database, read_only=True) as store, store.reader(query, rows=1000, seconds=60) as reader:
         for batch in reader:
@@ -160,16 +160,16 @@ def test_limits_that_are_none(timeout: str, database: Path, command: Command) ->
 
 def test_a_table_is_as_long_as_someone_may_read(database: Path, command: Command) -> None:
     query = "SELECT x FROM range({}) t(x)"
-    whole = command("sql", query.format(MOST_ROWS), "--db", database)
-    assert whole.out.endswith(f"{MOST_ROWS - 1}\n10,000 rows\n")
-    more = command("sql", query.format(10**9), "--db", database)
-    assert more.out.endswith(f"{MOST_ROWS - 1}\nthe first 10,000 rows; --out FILE gives all\n")
+    answer = command("sql", query.format(MOST_ROWS), "--db", database)
+    assert answer.out.endswith(f"{MOST_ROWS - 1}\n10,000 rows\n")
+    answer = command("sql", query.format(10**9), "--db", database)
+    assert answer.out.endswith(f"{MOST_ROWS - 1}\nthe first 10,000 rows; --out FILE gives all\n")
 
 
 def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:
     words = [sys.executable, "-P", "-m", "bandlens", "sql", b"SELECT '\xff'", "--db", str(database)]
     result = subprocess.run(words, capture_output=True, timeout=LIMIT_SECONDS)
     assert (result.returncode, result.stderr) == (2, b"bandlens: the query is not UTF-8; write it in that encoding\n")
-    closed = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
-    result = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=LIMIT_SECONDS)
+    pipeline = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
+    result = subprocess.run(["bash", "-c", pipeline], capture_output=True, timeout=LIMIT_SECONDS)
     assert (result.stdout, result.stderr) == (b"range\n", b"")

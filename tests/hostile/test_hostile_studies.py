@@ -15,7 +15,7 @@ from small import Command, make_images, make_model, make_pictures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 
-WHOLE = """\
+STUDY = """\
 name = "s"
 checkpoints = ["one", "category:own", "*"]
 images = ["images.set", "*.set"]
@@ -43,15 +43,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def resolved(file: Path) -> None:
+def resolve_file(file: Path) -> None:
     resolve(Study.read(file))
 
 
 @fuzz(20)
-@given(content=damaged(WHOLE.encode()) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@given(content=damaged(STUDY.encode()) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_file_is_a_study_or_one_line(folder: Path, content: bytes) -> None:
     (folder / "study.toml").write_bytes(content)
-    refusal(lambda: resolved(folder / "study.toml"))
+    refusal(lambda: resolve_file(folder / "study.toml"))
 
 
 NAMES = st.sampled_from(
@@ -90,7 +90,7 @@ def toml(value: Any) -> str:
 def test_any_values_are_a_study_or_one_line(folder: Path, keys: dict[str, Any]) -> None:
     text = "\n".join(f"{key} = {toml(value)}" for key, value in keys.items())
     (folder / "study.toml").write_bytes(text.encode(errors="replace"))
-    refusal(lambda: resolved(folder / "study.toml"))
+    refusal(lambda: resolve_file(folder / "study.toml"))
 
 
 LISTS = "[" + ", ".join(f"{k}.0" for k in range(1000)) + "]"
@@ -145,7 +145,7 @@ def test_names_lead_nowhere(folder: Path, key: str, value: Any) -> None:
     (folder / "deep.py").write_text("mine = " + "(" * 100_000)
     keys = {"checkpoints": ["one"], "images": ["images.set"], "models": "models", "engine": "onnxruntime", key: value}
     (folder / "study.toml").write_text("\n".join(f"{name} = {toml(entry)}" for name, entry in keys.items()))
-    assert refusal(lambda: resolved(folder / "study.toml")) is not None
+    assert refusal(lambda: resolve_file(folder / "study.toml")) is not None
 
 
 def test_a_study_with_a_secret_is_not_kept(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
