@@ -28,19 +28,19 @@ def pretend(folder: Path) -> None:
     assert f"CUDA_VISIBLE_DEVICES={CARD}".encode() in BORN_WITH
     with (folder / "cards").open("a") as cards:
         cards.write(f"{CARD}\n")
-    patch, gone = pytest.MonkeyPatch(), folder / f"gone.{CARD}"
+    patch, marker = pytest.MonkeyPatch(), folder / f"gone.{CARD}"
     xp = pretend_gpu(patch, kernel_launcher(ctypes.CDLL(str(folder / "kernels.so"))), int(CARD))
-    if gone.exists():
+    if marker.exists():
         patch.setattr(tensorrt_session, "gpus", lambda: Problem("the card has fallen off the bus"))
-    if lost := os.environ.get("LOST"):
+    if lost_card := os.environ.get("LOST"):
         infer, batches = tensorrt_session.TensorRTSession.infer, list[int]()
 
         def fails(session: Any, images: Any, rows: slice) -> Any:
             batches.append(1)
-            if lost == CARD and len(batches) == 5:
-                gone.touch()
+            if lost_card == CARD and len(batches) == 5:
+                marker.touch()
                 xp.card.ask(illegal)
-            while lost != CARD and not (folder / f"gone.{lost}").exists():
+            while lost_card != CARD and not (folder / f"gone.{lost_card}").exists():
                 time.sleep(0.01)
             return infer(session, images, rows)
 

@@ -70,9 +70,9 @@ class DeferredCard:
         [stream] = self.random.choices(able, [stream.haste for stream in able])
         stream.queue.popleft()()
 
-    def until(self, done: Callable[[], bool]) -> None:
+    def until(self, is_done: Callable[[], bool]) -> None:
         with self.lock:
-            while not done():
+            while not is_done():
                 self.check()
                 self.step()
 
@@ -105,7 +105,7 @@ class DeferredStream:
         """The second at which its latest work was done."""
         self.haste = 10 ** card.random.uniform(-3, 3)
         """A factor: its work is done so much sooner than that of others."""
-        KNOWN[self.ptr] = self
+        STREAMS[self.ptr] = self
         with card.lock:
             card.streams.append(self)
 
@@ -161,7 +161,7 @@ class DeferredStream:
         self.card.entered.streams.pop()
 
 
-KNOWN: WeakValueDictionary[int, DeferredStream] = WeakValueDictionary()
+STREAMS: WeakValueDictionary[int, DeferredStream] = WeakValueDictionary()
 """Streams by the pointer that a library gets."""
 
 
@@ -218,14 +218,14 @@ class Memory:
     def __init__(self, card: DeferredCard, size: int) -> None:
         self.stream = card.current()
         with card.lock:
-            self.bytes = self._taken(-(-max(size, 1) // ROUND) * ROUND) if card.waits else np.empty(size, np.uint8)
+            self.bytes = self._take(-(-max(size, 1) // ROUND) * ROUND) if card.waits else np.empty(size, np.uint8)
 
-    def _taken(self, size: int) -> NDArray[np.uint8]:
+    def _take(self, size: int) -> NDArray[np.uint8]:
         sizes = [len(free) for free in self.stream.freed]
-        least = min((free for free in sizes if free >= size), default=None)
-        if least is None:
+        block_size = min((free for free in sizes if free >= size), default=None)
+        if block_size is None:
             return np.full(size, POISON, np.uint8)
-        equal = [place for place, free in enumerate(sizes) if free == least]
+        equal = [place for place, free in enumerate(sizes) if free == block_size]
         free = self.stream.freed.pop(self.stream.card.random.choice(equal))
         if len(free) > size:
             self.stream.freed.append(free[size:])

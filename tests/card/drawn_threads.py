@@ -57,7 +57,7 @@ def draw_threads(monkeypatch: pytest.MonkeyPatch, module: ModuleType, seed: int)
     turns = Turns(seed)
 
     class Thread(threading.Thread):
-        ended = False
+        has_ended = False
 
         def start(self) -> None:
             turns.standing[self] = lambda: True
@@ -68,11 +68,11 @@ def draw_threads(monkeypatch: pytest.MonkeyPatch, module: ModuleType, seed: int)
             try:
                 super().run()
             finally:
-                self.ended = True
+                self.has_ended = True
                 turns.next()
 
         def join(self, timeout: float | None = None) -> None:
-            turns.until(lambda: self.ended)
+            turns.until(lambda: self.has_ended)
             super().join(timeout)
 
     class Queue(SimpleQueue):  # type: ignore[type-arg]

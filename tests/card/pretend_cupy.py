@@ -36,12 +36,12 @@ OPTIONS = "BANDLENS_TEST_CXXFLAGS"
 # Kernels
 
 
-def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
-    """The kernels as g++ compiles them, and `more` C++ behind them."""
+def compile_kernels(folder: Path, code: str = "") -> ctypes.CDLL:
+    """The kernels as g++ compiles them, and C++ `code` behind them."""
     compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
     file, library = folder / "kernels.cpp", folder / "kernels.so"
     exposed = "".join(f"EXPOSE({name})\n" for name in KERNELS)
-    file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{more}', encoding="utf-8")
+    file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{code}', encoding="utf-8")
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", *os.environ.get(OPTIONS, "").split()]
     subprocess.run([compiler, *options, file, "-o", library], check=True)
     return ctypes.CDLL(str(library))
@@ -58,7 +58,7 @@ def kernel_launcher(library: ctypes.CDLL) -> Callable[[Path, str], Callable[...,
 
 
 def _launch(function: Any, blocks: tuple[int, int], threads: tuple[int], arguments: tuple[Any, ...]) -> None:
-    values = [_passed(argument) for argument in arguments]
+    values = [_pass_argument(argument) for argument in arguments]
     [card, *_] = [argument.card for argument in arguments if isinstance(argument, CardArray)]
 
     def start() -> None:
@@ -66,10 +66,10 @@ def _launch(function: Any, blocks: tuple[int, int], threads: tuple[int], argumen
         if function(*blocks, *threads, places):
             raise CudaError("cudaErrorIllegalAddress")
 
-    card.ask(start, SECONDS)
+    card.ask(start, WORK_SECONDS)
 
 
-def _passed(argument: Any) -> np.ndarray:
+def _pass_argument(argument: Any) -> np.ndarray:
     """CuPy's argument to a kernel: the address of an array, no address for None, a scalar in its own type."""
     if argument is None:
         return np.zeros((), np.uintp)
@@ -120,11 +120,11 @@ ZEROS_ADDRESS = ZEROS.ctypes.data  # asking for an address takes longer than to 
 class CardArray(NDArrayOperatorsMixin):
     """An array of CuPy as far as bandlens uses it."""
 
-    def __init__(self, card: DeferredCard, memory: Memory, here: NDArray[Any], offset: int = 0) -> None:
+    def __init__(self, card: DeferredCard, memory: Memory, buffer: NDArray[Any], offset: int = 0) -> None:
         self.card, self.memory = card, memory
-        self.here = here
+        self.buffer = buffer
         """Its place, whatever lies there before the card has come to it."""
-        self.place = Place(here, offset)
+        self.place = Place(buffer, offset)
 
     @classmethod
     def new(cls, card: DeferredCard, like: NDArray[Any]) -> CardArray:
@@ -132,25 +132,25 @@ class CardArray(NDArrayOperatorsMixin):
         strides = None if like.flags.c_contiguous else np.empty_like(like).strides
         return cls(card, memory, np.ndarray(like.shape, like.dtype, memory.bytes, strides=strides))
 
-    shape = property(lambda self: self.here.shape)
-    dtype = property(lambda self: self.here.dtype)
-    ndim = property(lambda self: self.here.ndim)
-    size = property(lambda self: self.here.size)
-    nbytes = property(lambda self: self.here.nbytes)
-    strides = property(lambda self: self.here.strides)
-    flags = property(lambda self: self.here.flags)
-    data = property(lambda self: SimpleNamespace(ptr=self.here.ctypes.data))
+    shape = property(lambda self: self.buffer.shape)
+    dtype = property(lambda self: self.buffer.dtype)
+    ndim = property(lambda self: self.buffer.ndim)
+    size = property(lambda self: self.buffer.size)
+    nbytes = property(lambda self: self.buffer.nbytes)
+    strides = property(lambda self: self.buffer.strides)
+    flags = property(lambda self: self.buffer.flags)
+    data = property(lambda self: SimpleNamespace(ptr=self.buffer.ctypes.data))
     T = property(lambda self: self.transpose())
 
     def __len__(self) -> int:
-        return len(self.here)
+        return len(self.buffer)
 
     def __getitem__(self, slices: Any) -> CardArray:
         return compute(self.card, lambda array, key: array[key], self, slices)
 
     def __setitem__(self, slices: Any, value: Any) -> None:
-        here, key, new = self.here, given(slices), given(value)
-        self.card.ask(lambda: here.__setitem__(key(Place.now), new(Place.now)), SECONDS)
+        buffer, key, new = self.buffer, argument_function(slices), argument_function(value)
+        self.card.ask(lambda: buffer.__setitem__(key(Place.content), new(Place.content)), WORK_SECONDS)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> CardArray:
         assert method == "__call__"
@@ -166,7 +166,7 @@ class CardArray(NDArrayOperatorsMixin):
 
         def method(*arguments: Any, **options: Any) -> CardArray:
             check_call(cupy_method, 1 + len(arguments), *options)
-            work = lambda array, *more, **others: getattr(array, name)(*more, **others)  # noqa: E731
+            work = lambda array, *values, **keywords: getattr(array, name)(*values, **keywords)  # noqa: E731
             return compute(self.card, work, self, *arguments, **options)
 
         return method
@@ -174,15 +174,15 @@ class CardArray(NDArrayOperatorsMixin):
     def get(self, stream: Any = None) -> NDArray[Any]:
         stream = stream or self.card.current()
         content = np.empty(self.shape, self.dtype)
-        stream.put(lambda: np.copyto(content, self.here))
+        stream.put(lambda: np.copyto(content, self.buffer))
         stream.synchronize()
         return content
 
     def set(self, arr: NDArray[Any], stream: Any = None) -> None:
         """The host's memory is read when the card comes to it, as pinned memory is."""
         assert (self.shape, self.dtype, True) == (arr.shape, arr.dtype, self.flags.c_contiguous)
-        here = self.here
-        (stream or self.card.current()).put(lambda: np.copyto(here, arr))
+        buffer = self.buffer
+        (stream or self.card.current()).put(lambda: np.copyto(buffer, arr))
 
     def item(self) -> Any:
         return self.get().item()
@@ -200,19 +200,19 @@ class CardArray(NDArrayOperatorsMixin):
 class Place(NamedTuple):
     """An array as queued work knows it: by an address. The memory belongs to somebody else."""
 
-    here: NDArray[Any]
+    buffer: NDArray[Any]
     offset: int
     """Bytes from the beginning of its memory."""
 
-    def now(self) -> NDArray[Any]:
-        return self.here
+    def content(self) -> NDArray[Any]:
+        return self.buffer
 
     def zeros(self) -> NDArray[Any]:
         """An array of the same layout at the same place of ZEROS, for a try beforehand."""
-        return np.ndarray(self.here.shape, self.here.dtype, ZEROS, self.offset, self.here.strides)
+        return np.ndarray(self.buffer.shape, self.buffer.dtype, ZEROS, self.offset, self.buffer.strides)
 
 
-def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
+def argument_function(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
     """An argument as a function of what to take for each array in it. NumPy's arrays are refused."""
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
@@ -220,7 +220,7 @@ def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
         place = value.place
         return lambda take: take(place)
     if isinstance(value, (tuple, list)):
-        kind, parts = type(value), [given(part) for part in value]
+        kind, parts = type(value), [argument_function(part) for part in value]
         return lambda take: kind(part(take) for part in parts)
     return lambda _: value
 
@@ -230,26 +230,26 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
 
     A try with zeros tells which, and its shape and type, so these must not depend on values.
     """
-    arguments_with = given(arguments)
+    arguments_with = argument_function(arguments)
     with np.errstate(all="ignore"):
         trial = np.asanyarray(function(*arguments_with(Place.zeros), **options))
     offset = -1 if trial.flags.owndata else trial.ctypes.data - ZEROS_ADDRESS
     if out is None and 0 <= offset < len(ZEROS):
         memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
-        here = np.ndarray(trial.shape, trial.dtype, memory.bytes, offset, trial.strides)
-        return CardArray(card, memory, here, offset)
+        buffer = np.ndarray(trial.shape, trial.dtype, memory.bytes, offset, trial.strides)
+        return CardArray(card, memory, buffer, offset)
     fresh, array = out is None, CardArray.new(card, trial) if out is None else out
     assert (array.shape, np.can_cast(trial.dtype, array.dtype, "same_kind")) == (trial.shape, True)
-    here = array.here
+    buffer = array.buffer
 
     def work() -> None:
         with np.errstate(all="ignore"):
             if fresh:
-                here[...] = function(*arguments_with(Place.now), **options)
+                buffer[...] = function(*arguments_with(Place.content), **options)
             else:
-                function(*arguments_with(Place.now), **options, out=here)
+                function(*arguments_with(Place.content), **options, out=buffer)
 
-    card.ask(work, SECONDS)
+    card.ask(work, WORK_SECONDS)
     return array
 
 
@@ -257,7 +257,7 @@ def illegal() -> None:
     raise CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
 
-SECONDS = 1e-6
+WORK_SECONDS = 1e-6
 """Seconds that a small piece of work takes: no work takes no time."""
 
 
@@ -286,7 +286,7 @@ class PretendCupy(ModuleType):
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
-            get_elapsed_time=elapsed,
+            get_elapsed_time=elapsed_time,
             alloc=self._alloc,
             alloc_pinned_memory=lambda size: np.full(size, POISON, np.uint8),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
@@ -304,22 +304,22 @@ class PretendCupy(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return self._like(getattr(real(), name), getattr(np, name))
 
-    def _like(self, theirs: Any, ours: Any) -> Any:
-        if isinstance(theirs, ModuleType):
-            names = [name for name in dir(theirs) if not name.startswith("_") and hasattr(ours, name)]
-            return SimpleNamespace(**{name: self._like(getattr(theirs, name), getattr(ours, name)) for name in names})
-        if isinstance(ours, type) or not callable(ours):
-            return ours
+    def _like(self, origin: Any, twin: Any) -> Any:
+        if isinstance(origin, ModuleType):
+            names = [name for name in dir(origin) if not name.startswith("_") and hasattr(twin, name)]
+            return SimpleNamespace(**{name: self._like(getattr(origin, name), getattr(twin, name)) for name in names})
+        if isinstance(twin, type) or not callable(twin):
+            return twin
 
         def function(*arguments: Any, **options: Any) -> CardArray:
-            check_call(theirs, len(arguments), *options)
-            return compute(self.card, ours, *arguments, **options)
+            check_call(origin, len(arguments), *options)
+            return compute(self.card, twin, *arguments, **options)
 
         return function
 
     def empty(self, shape: Any, dtype: Any = float) -> CardArray:
-        if (needed := int(np.prod(shape)) * np.dtype(dtype).itemsize) > self.free + self.pooled:
-            raise OutOfMemoryError(f"Out of memory allocating {needed:,} bytes")
+        if (nbytes := int(np.prod(shape)) * np.dtype(dtype).itemsize) > self.free + self.pooled:
+            raise OutOfMemoryError(f"Out of memory allocating {nbytes:,} bytes")
         return CardArray.new(self.card, np.ndarray(shape, dtype, ZEROS))
 
     def RawKernel(self, code: str, name: str) -> Callable[..., None]:  # noqa: N802 - CuPy's name
@@ -331,7 +331,7 @@ class PretendCupy(ModuleType):
         return start
 
     def empty_like(self, prototype: CardArray) -> CardArray:
-        return CardArray.new(self.card, prototype.here)
+        return CardArray.new(self.card, prototype.buffer)
 
     def asarray(self, a: Any, dtype: Any = None) -> CardArray:
         """Memory of the host is read at once: CuPy copies it into pinned memory of its own, for the card to read."""
@@ -373,7 +373,7 @@ class PretendCupy(ModuleType):
         self.free, self.pooled = self.free + self.pooled, 0
 
 
-def elapsed(start_event: Event, end_event: Event) -> float:
+def elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds."""
     if not (start_event.reached and end_event.reached):
         raise CudaError("cudaErrorNotReady: device not ready")

@@ -46,19 +46,19 @@ def pretend_gpu(
         monkeypatch.setattr(module, "readiness", lambda engine: Readiness(True, f"{engine} pretended"))
     for module in (resolve, tuning):
         monkeypatch.setattr(module, "choose_engine", lambda: EngineChoice("tensorrt", "it is pretended"))
-    here = onnxruntime_session.shared_by("onnxruntime")
-    on_card = onnxruntime_session.Shared(
+    cpu_library = onnxruntime_session.shared_by("onnxruntime")
+    card_library = onnxruntime_session.Shared(
         pretend_onnxruntime(),
         xp,
         "Pretended",
-        here.versions,
+        cpu_library.versions,
         CUDA_PROVIDER,
         "cuda",
         onnxruntime_session.GPU_ONLY,
         onnxruntime_session.CUDA_OPTIONS,
         streams.network_stream(xp),
     )
-    places = {"onnxruntime": here, "onnxruntime-cuda": on_card}
+    places = {"onnxruntime": cpu_library, "onnxruntime-cuda": card_library}
     monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
     # A process asks for these once: those of another machine are not to be left.
     for module, name in ((tensorrt_session, "shared_device"), (tensorrt_session, "tell_plain")):

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import ref
 
 import onnxruntime
-from deferred_card import KNOWN, CudaError
+from deferred_card import STREAMS, CudaError
 
 NO_CPU = "session.disable_cpu_ep_fallback"
 
@@ -24,7 +24,7 @@ class SessionOptions(onnxruntime.SessionOptions):
 class InferenceSession:
     def __init__(self, content: bytes, options: Any, providers: Any, enable_fallback: int) -> None:
         [(self.provider, self.settings)] = providers
-        self.stream = KNOWN[int(self.settings["user_compute_stream"])]
+        self.stream = STREAMS[int(self.settings["user_compute_stream"])]
         if self.stream.card.lost:
             raise RuntimeError(f"CUDA failure 700: {self.stream.card.lost}")
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -17,7 +17,7 @@ from weakref import ref
 import numpy as np
 import onnx
 import onnxruntime
-from deferred_card import KNOWN, CudaError, DeferredCard
+from deferred_card import STREAMS, CudaError, DeferredCard
 from numpy.typing import NDArray
 
 from bandlens.export.onnx.fp16 import HALVES, emulate_in_fp32
@@ -25,7 +25,7 @@ from bandlens.export.onnx.fp16 import HALVES, emulate_in_fp32
 MARK = b"PLAN"
 MEMORY = 4 * 3 * 128 * 128
 """Bytes of activations an image of 128 pixels: they are the image itself."""
-SECONDS = 1e-6
+WORK_SECONDS = 1e-6
 """Seconds that half of the work on a batch takes."""
 
 
@@ -128,8 +128,8 @@ class Context:
 
         if self.profiler is not None:
             self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
-        KNOWN[stream].put(lambda: np.copyto(activations, images), SECONDS)
-        KNOWN[stream].put(ends, SECONDS)
+        STREAMS[stream].put(lambda: np.copyto(activations, images), WORK_SECONDS)
+        STREAMS[stream].put(ends, WORK_SECONDS)
         return True
 
 

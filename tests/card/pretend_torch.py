@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
-from deferred_card import KNOWN, CudaError, DeferredCard, DeferredStream
+from deferred_card import STREAMS, CudaError, DeferredCard, DeferredStream
 from pretend_cupy import CardArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -35,14 +35,14 @@ WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Marks of operations that the host waits for, since it needs a value. Indexing has one whatever it goes by."""
 
 
-class Asked(TorchDispatchMode):
+class StreamMode(TorchDispatchMode):
     """Within the block torch's work is put into a stream."""
 
     def __init__(self, stream: DeferredStream) -> None:
         super().__init__()
         self.stream = stream
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> StreamMode:
         entered.append(self.stream)
         return super().__enter__()
 
@@ -55,19 +55,19 @@ class Asked(TorchDispatchMode):
             if WAITING & set(function.tags):
                 self.stream.synchronize()
                 return function(*arguments, **options or {})
-            values, named = tree_map_only(Tensor, lambda tensor: tensor.data, (arguments, options or {}))
-            originals = [(tensor, tensor.clone()) for tensor in written(function, values)]
+            values, keywords = tree_map_only(Tensor, lambda tensor: tensor.data, (arguments, options or {}))
+            originals = [(tensor, tensor.clone()) for tensor in written_tensors(function, values)]
             results = function(*arguments, **options or {})
             for tensor, content in originals:
                 tensor.copy_(content)
-            gave, argument_places = tensors(results), {place(tensor) for tensor in tensors((values, named))}
+            gave, argument_places = tensors(results), {place(tensor) for tensor in tensors((values, keywords))}
             fresh = [number for number, tensor in enumerate(gave) if place(tensor) not in argument_places]
             for number in fresh:
                 gave[number].fill_(torch.nan if gave[number].is_floating_point() else 0)  # any index may be 0
 
             def work() -> None:
                 with _disable_current_modes():
-                    again = tensors(function(*values, **named))
+                    again = tensors(function(*values, **keywords))
                     for number in fresh:
                         gave[number].copy_(again[number])
 
@@ -81,7 +81,7 @@ class Asked(TorchDispatchMode):
 entered: list[DeferredStream] = []
 
 
-def written(function: Any, arguments: Sequence[Any]) -> list[Tensor]:
+def written_tensors(function: Any, arguments: Sequence[Any]) -> list[Tensor]:
     """The tensors that the operation works on in place."""
     pairs = zip(function._schema.arguments, arguments, strict=False)
     return [tensor for declared, tensor in pairs if declared.alias_info and declared.alias_info.is_write]
@@ -111,15 +111,15 @@ def infer(session: CardSession, images: Any, rows: slice = ALL) -> Any:
 infer_as_it_is = CardSession.infer
 
 
-def in_stream(pointer: int) -> Asked:
-    return Asked(KNOWN[pointer])
+def in_stream(pointer: int) -> StreamMode:
+    return StreamMode(STREAMS[pointer])
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     torch_as_tensor = torch.as_tensor
 
     def as_tensor(array: Any, **options: Any) -> Tensor:
-        return torch.from_numpy(array.here) if isinstance(array, CardArray) else torch_as_tensor(array, **options)
+        return torch.from_numpy(array.buffer) if isinstance(array, CardArray) else torch_as_tensor(array, **options)
 
     monkeypatch.setattr(torch, "as_tensor", as_tensor)
     monkeypatch.setattr(CardSession, "infer", infer)
@@ -136,6 +136,6 @@ def torch_on(card: DeferredCard, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
             entered[-1].synchronize()
             return tensor.clone()
 
-    with Asked(card.null), monkeypatch.context() as patch:
+    with StreamMode(card.null), monkeypatch.context() as patch:
         patch.setattr(Tensor, "cpu", cpu)
         yield

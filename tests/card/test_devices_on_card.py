@@ -58,7 +58,7 @@ def test_two_cards_give_the_rows_of_one_and_a_lost_card_is_left_to_the_other(
     summary = run_study(work, database, 0.0, workers=Workers(("0", "1")))
     assert summary.failed == []
     assert_frame_equal(rows_of(database), rows_of(direct))
-    started = (tmp_path / "cards").read_text().split()
-    assert started.count("0") == 1
-    assert {"0", "1"} == set(started)
+    cards = (tmp_path / "cards").read_text().split()
+    assert cards.count("0") == 1
+    assert {"0", "1"} == set(cards)
     assert (tmp_path / "gone.1").exists()

@@ -21,8 +21,8 @@ from bandlens.engine.device import devices
 from bandlens.engine.device.nvidia import find_gpus
 
 
-def rows_of(printed: str) -> dict[str, str]:
-    return {row["what"]: row["found"] for row in json.loads(printed)}
+def rows_of(output: str) -> dict[str, str]:
+    return {row["what"]: row["found"] for row in json.loads(output)}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_gpu_is_described(driver: Path) -> None:
     assert rows["engine auto"].startswith(f"not ready: no engine for {H100} is ready: tensorrt")
 
 
-OPENED = """
+PROGRAM = """
 import ctypes, sys
 from bandlens.engine.device.devices import gpus
 [card] = gpus()
@@ -63,13 +63,13 @@ print(ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "connections").value, sys
 """
 
 
-@pytest.mark.parametrize(("named", "connections"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
+@pytest.mark.parametrize(("variables", "connections"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
 def test_a_card_is_opened_with_many_connections_and_its_destructors_are_silent(
-    driver: Path, named: dict[str, str], connections: str
+    driver: Path, variables: dict[str, str], connections: str
 ) -> None:
     """In any process that opens it: of the Python API, and of a worker."""
-    environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)} | named
-    command = [sys.executable, "-P", "-c", OPENED]
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)} | variables
+    command = [sys.executable, "-P", "-c", PROGRAM]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == (f"{connections} show\n", "")
 

@@ -75,8 +75,8 @@ def test_all_of_it_runs_on_a_pretended_card(program: SimpleNamespace, tmp_path: 
     assert 0 < values["kernels.band"] <= 2e-5, "kernels are not NumPy's code"
     assert values["fault.line"] == values["memory.line"] == 1
     assert values["rates.fp16.4.trtexec"] == pytest.approx(values["rates.fp16.4"] / (4 * 10.5))
-    named = {name.replace(".256", ".4") for name in program.page.FIGURES if "int8" not in name and "1024" not in name}
-    assert named <= values.keys()
+    names = {name.replace(".256", ".4") for name in program.page.FIGURES if "int8" not in name and "1024" not in name}
+    assert names <= values.keys()
     page = json.loads((folder / "page.json").read_text())
     measured = {row["figure"]: (row["predicted"], row["measured"]) for row in page["rows"]}
     assert measured["rates.fp16.grid"] == ("61 to 70", values["rates.fp16.grid"])
@@ -133,11 +133,11 @@ def test_a_stage_that_hangs_or_crashes_has_failed(
 def test_stages_that_ended_well_are_not_repeated(
     program: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    started, bench = list[str](), program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
+    stages, bench = list[str](), program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
     results = program.stages.read_results(bench)
     for name, state in (("doctor", "done"), ("kernels", "failed"), ("export", "left out")):
         results["stages"][name] = {"state": state, "figures": {}, "cards": {}, "seconds": 1.0}
     program.stages.write_results(tmp_path, results)
-    monkeypatch.setattr(program.stages, "run_process", lambda _, name, *__: started.append(name))
+    monkeypatch.setattr(program.stages, "run_process", lambda _, name, *__: stages.append(name))
     assert not program.stages.run_stages(bench), "the failed stage has not ended well meanwhile"
-    assert started == [name for name in program.stages.STAGES if name not in ("doctor", "settings")]
+    assert stages == [name for name in program.stages.STAGES if name not in ("doctor", "settings")]

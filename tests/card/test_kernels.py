@@ -43,11 +43,11 @@ from bandlens.probes.suppression import BILATERAL
 CLOSE = 2e-6
 """The largest distance of a GPU's results from NumPy's: twice what CUDA's own functions may differ by, see below."""
 LAST = 2**32 - 1
-LARGEST = 2**64 - 1
+LARGEST_KEY = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 
 
-def compiled(source: str, architecture: str) -> bytes:
+def compile_source(source: str, architecture: str) -> bytes:
     """The machine code that NVRTC makes of a CUDA source with CuPy's options. No GPU is needed."""
     try:
         from cupy.cuda import nvrtc
@@ -93,7 +93,7 @@ def device(library: ctypes.CDLL, xp: ModuleType) -> Iterator[ModuleType]:
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
 def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
-    cubin = compiled(SOURCE.read_text(encoding="utf-8"), architecture)
+    cubin = compile_source(SOURCE.read_text(encoding="utf-8"), architecture)
     assert cubin.startswith(b"\x7fELF")
     for name in KERNELS:
         assert f"\0.text.{name}\0".encode() in cubin, "not among the names of the machine code's sections"
@@ -119,7 +119,7 @@ def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
     [
         (0, [0], 0, 128),
         (7, [5, 3, 49_999], 0, 224),
-        (2**63 - 1, [LARGEST, 0, LAST], LAST, 224),
+        (2**63 - 1, [LARGEST_KEY, 0, LAST], LAST, 224),
         (1 << 40, [2**63, 2**31 - 1], 12345, 130),  # 4225 blocks of four: not a multiple of the threads in a block
     ],
 )
@@ -132,7 +132,7 @@ def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int
 
 @pytest.mark.parametrize(("count", "stream"), [(1, 0), (4, LAST), (1023, LAST), (50_176, 0)])
 def test_words_equal_array_code(device: ModuleType, count: int, stream: int) -> None:
-    seed, draw, keys = 2**63 - 1, 12, np.array([0, LARGEST, LAST + 1], np.uint64)
+    seed, draw, keys = 2**63 - 1, 12, np.array([0, LARGEST_KEY, LAST + 1], np.uint64)
     words = to_numpy(random_words(device, seed, device.asarray(keys), draw, count, stream))
     np.testing.assert_array_equal(words, words_in_arrays(np, seed, keys, draw, count, stream))
 
@@ -160,10 +160,10 @@ def test_filters_of_every_radius_equal_array_code(device: ModuleType, size: int)
         np.testing.assert_allclose(images, expected[condition], rtol=0, atol=CLOSE, err_msg=str(condition))
 
 
-@pytest.mark.parametrize(("size", "whole", "fine"), [(130, True, True), (16, True, False), (130, False, True)])
-def test_clipped_sums_equal_array_code(device: ModuleType, size: int, whole: bool, fine: bool) -> None:
+@pytest.mark.parametrize(("size", "full_size", "fine"), [(130, True, True), (16, True, False), (130, False, True)])
+def test_clipped_sums_equal_array_code(device: ModuleType, size: int, full_size: bool, fine: bool) -> None:
     rng = np.random.default_rng(size)
-    coarse = rng.uniform(-0.2, 1.2, (3, 3, size, size) if whole else (3, 3, 1, 1)).astype(np.float32)
+    coarse = rng.uniform(-0.2, 1.2, (3, 3, size, size) if full_size else (3, 3, 1, 1)).astype(np.float32)
     band = rng.normal(0, 0.3, (3, 3, size, size)).astype(np.float32) if fine else None
     out, expected = (module.empty((3, 3, size, size), dtype=np.float32) for module in (device, np))
     octaves.clip_sum_in_kernel(device, device.asarray(coarse), None if band is None else device.asarray(band), out)
@@ -182,7 +182,7 @@ def test_luma_equals_array_code(device: ModuleType, size: int) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_the_same_with_its_kernels(device: ModuleType, name: str) -> None:
     conditions = FAMILIES[name].conditions(SAMPLES[name])[-3:]
-    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    pixels, keys = photographs(3), [LARGEST_KEY, 0, 17]
     expected = perturb(np, conditions, pixels, keys)
     for condition, images in perturb(device, conditions, pixels, keys).items():
         apart = np.abs(images - expected[condition]) > 1e-5
@@ -198,7 +198,7 @@ def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("noise_sd", "images", "size"),
-    [(0.02, [LARGEST], 128), (0.16, [3, 1, LAST - 1], 130), (0.5, [0, 2**63], 224), (1.0, [LARGEST, 7], 130)],
+    [(0.02, [LARGEST_KEY], 128), (0.16, [3, 1, LAST - 1], 130), (0.5, [0, 2**63], 224), (1.0, [LARGEST_KEY, 7], 130)],
 )
 def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: list[int], size: int) -> None:
     draw, seed, keys = 7, 2**62 + 1, np.array(images, np.uint64)

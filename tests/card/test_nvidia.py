@@ -10,12 +10,12 @@ from pretend_driver import H100_BYTES
 
 from bandlens.engine.device.nvidia import ADVICE, Gpu, NoGpu, Problem, find_gpus
 
-EVERYTHING = ("module", "gpu", "node", "card")
+TRACES = ("module", "gpu", "node", "card")
 
 
 def test_every_healthy_gpu_is_described(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_COUNT", "2")
-    gpus = find_gpus(build_tree(tmp_path, *EVERYTHING), str(driver), {})
+    gpus = find_gpus(build_tree(tmp_path, *TRACES), str(driver), {})
     assert gpus == (Gpu(H100, H100_BYTES, "9.0", "580.65.06"),) * 2
 
 
@@ -37,7 +37,7 @@ def test_a_driver_that_fails_is_explained(
     name: str, number: int, words: str, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, str(number))
-    answer = find_gpus(build_tree(tmp_path, *EVERYTHING), str(driver), {})
+    answer = find_gpus(build_tree(tmp_path, *TRACES), str(driver), {})
     assert isinstance(answer, Problem)
     assert answer.message.startswith(f"{H100} cannot be used: ")
     assert words in answer.message
@@ -46,7 +46,7 @@ def test_a_driver_that_fails_is_explained(
 
 @pytest.mark.parametrize("value", ["", "-1", " "])
 def test_gpus_can_be_hidden_on_purpose(value: str, driver: Path, tmp_path: Path) -> None:
-    answer = find_gpus(build_tree(tmp_path, *EVERYTHING), str(driver), {"CUDA_VISIBLE_DEVICES": value})
+    answer = find_gpus(build_tree(tmp_path, *TRACES), str(driver), {"CUDA_VISIBLE_DEVICES": value})
     assert answer == NoGpu(f'CUDA_VISIBLE_DEVICES="{value}" hides every NVIDIA GPU')
 
 
@@ -55,6 +55,6 @@ def test_a_driver_without_a_device_is_a_problem_where_a_gpu_is_and_names_the_sel
 ) -> None:
     monkeypatch.setenv("FAKE_INIT", "100")
     assert find_gpus(build_tree(tmp_path, "other"), str(driver), {}) == NoGpu("no NVIDIA GPU here")
-    answer = find_gpus(build_tree(tmp_path, *EVERYTHING), str(driver), {"CUDA_VISIBLE_DEVICES": "7"})
+    answer = find_gpus(build_tree(tmp_path, *TRACES), str(driver), {"CUDA_VISIBLE_DEVICES": "7"})
     assert isinstance(answer, Problem)
     assert f'{H100} cannot be used (CUDA_VISIBLE_DEVICES="7"): cuInit gives' in answer.message

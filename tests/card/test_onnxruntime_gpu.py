@@ -30,7 +30,7 @@ from bandlens.export.onnx.precisions import make_onnx_file
 # On a card that is none
 
 
-def opened(model: Model, batch: int = 8) -> Session:
+def open_model(model: Model, batch: int = 8) -> Session:
     return open_session(variant_of(model, "onnxruntime-cuda", "fp32"), batch, 1)
 
 
@@ -62,17 +62,17 @@ def test_halves_lie_with_channels_last_unless_a_word_leaves_it_out(
 def test_the_cpu_does_not_stand_in(forbidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for a provider that it lacks, ONNX Runtime takes the CPU unless that is forbidden."""
     engine = "onnxruntime-cuda"
-    here, xp = shared_by("onnxruntime"), PretendCupy()
-    if CUDA_PROVIDER in here.ort.get_available_providers():
+    library, xp = shared_by("onnxruntime"), PretendCupy()
+    if CUDA_PROVIDER in library.ort.get_available_providers():
         pytest.skip(f"this ONNX Runtime has {CUDA_PROVIDER}")
     config = GPU_ONLY if forbidden else {name: value for name, value in GPU_ONLY.items() if name != NO_CPU}
     stream = xp.cuda.Stream(non_blocking=True)
-    place = Shared(here.ort, xp, "a card", here.versions, CUDA_PROVIDER, "cuda", config, {}, stream)
+    place = Shared(library.ort, xp, "a card", library.versions, CUDA_PROVIDER, "cuda", config, {}, stream)
     monkeypatch.setattr(onnxruntime_session, "shared_by", lambda _: place)
     message = "cannot open it: .* explicitly disabled" if forbidden else f"opened it without {CUDA_PROVIDER}"
-    with pytest.raises(EngineError, match=message) as caught:
+    with pytest.raises(EngineError, match=message) as error:
         open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 # Errors of a GPU
@@ -108,11 +108,11 @@ def test_errors_of_a_gpu_are_said_without_the_source_around_them(
         if opening:
             monkeypatch.setattr("onnxruntime.InferenceSession", fails)
         else:
-            session: Any = stack.enter_context(opened(model))
+            session: Any = stack.enter_context(open_model(model))
             session._session = SimpleNamespace(run_with_iobinding=fails)
-        with pytest.raises(DeviceError) as caught:
-            opened(model) if opening else session.infer(card.asarray(content))
-    assert message in str(caught.value)
-    assert not re.search(r"onnxruntime_src|onnxruntime::|\n", str(caught.value))
+        with pytest.raises(DeviceError) as failure:
+            open_model(model) if opening else session.infer(card.asarray(content))
+    assert message in str(failure.value)
+    assert not re.search(r"onnxruntime_src|onnxruntime::|\n", str(failure.value))
     if "no CUDA-capable" in error:
-        assert str(caught.value).endswith("`bandlens doctor` says" if opening else "the next run goes on there")
+        assert str(failure.value).endswith("`bandlens doctor` says" if opening else "the next run goes on there")

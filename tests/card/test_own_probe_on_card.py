@@ -33,14 +33,14 @@ def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
     model, grid = make_model(tmp_path), make_grid({"fade": {"file": "fade.py", "share": [0.25, 0.5]}}, tmp_path)
     images = make_images(tmp_path / "images.set", make_pictures(COUNT), labels=list(range(COUNT)))
 
-    def predicted(engine: str) -> list[list[int]]:
-        cells = tuple(Cell(variant_of(model, engine, "fp32"), images.info, what, 3) for what in grid.conditions)
+    def predict(engine: str) -> list[list[int]]:
+        cells = tuple(Cell(variant_of(model, engine, "fp32"), images.info, setting, 3) for setting in grid.conditions)
         with Workbench(grid, 4, 1, lambda _: images) as bench:
             outcomes = [outcome for part in bench.compute(Task(cells, 0, COUNT)) for outcome in part]
         assert not [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
         return [outcome.predictions.predicted.tolist() for outcome in outcomes]
 
-    expected, copied, get = predicted("onnxruntime"), list[int](), CardArray.get
+    expected, copied, get = predict("onnxruntime"), list[int](), CardArray.get
 
     def counted(array: CardArray, stream: Any = None) -> Any:
         if threading.current_thread().name == "perturb" and array.size > 1:
@@ -51,6 +51,6 @@ def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
     monkeypatch.setattr(CardArray, "get", counted)
     assert real(), "it has been imported before another takes its name"
     monkeypatch.setitem(sys.modules, "cupy", card)
-    assert predicted("tensorrt") == expected
+    assert predict("tensorrt") == expected
     assert card.card.lost is None
     assert bool(copied) == (name == "without xp")

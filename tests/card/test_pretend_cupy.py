@@ -11,17 +11,17 @@ import pytest
 from deferred_card import DeferredStream, Event, Graph
 from pretend_cupy import CardArray, PretendCupy, real, signature_of
 
-OURS = {"card", "free", "pooled", "ranges", "new", "put", "able", "recorded", "launched"}
+TEST_NAMES = {"card", "free", "pooled", "ranges", "new", "put", "able", "recorded", "launched"}
 """Names that tests alone use."""
 
 
-def public(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def public(stand_in: Any, original: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Every name of what stands for CuPy, and of what is in it: what it is, and what it stands for."""
-    for name in (name for name in vars(ours) if not name.startswith("_") and name not in OURS):
-        stand_in, original = getattr(ours, name), getattr(theirs, name, None)
-        yield f"{path}.{name}", stand_in, original
-        if isinstance(stand_in, SimpleNamespace):
-            yield from public(stand_in, original, f"{path}.{name}")
+    for name in (name for name in vars(stand_in) if not name.startswith("_") and name not in TEST_NAMES):
+        value, counterpart = getattr(stand_in, name), getattr(original, name, None)
+        yield f"{path}.{name}", value, counterpart
+        if isinstance(value, SimpleNamespace):
+            yield from public(value, counterpart, f"{path}.{name}")
 
 
 STANDS_FOR = (

@@ -51,7 +51,7 @@ def test_what_keeps_a_kernel_from_running_is_said(monkeypatch: pytest.MonkeyPatc
         raise fault
 
     monkeypatch.setattr(kernels, "cuda_function", fails)
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError) as error:
         requirements.cupy_version(H100)
-    assert str(caught.value).startswith(f"CuPy cannot compile or run a kernel ({fault}); run: pip install")
-    assert str(caught.value).endswith("see whether CUPY_CACHE_DIR, by default ~/.cupy, can be written")
+    assert str(error.value).startswith(f"CuPy cannot compile or run a kernel ({fault}); run: pip install")
+    assert str(error.value).endswith("see whether CUPY_CACHE_DIR, by default ~/.cupy, can be written")

@@ -98,12 +98,12 @@ class Bench:
 
     def task(self, engine: str, precision: str, models: int) -> Task:
         variants = [variant_of(model, engine, precision) for model in self.models[:models]]
-        cells = [Cell(variant, self.images.info, what, 3) for what in self.grid.conditions for variant in variants]
-        return Task(tuple(cells), 0, COUNT)
+        pairs = product(self.grid.conditions, variants)
+        return Task(tuple(Cell(variant, self.images.info, condition, 3) for condition, variant in pairs), 0, COUNT)
 
     def attacks(self, engine: str) -> list[Task]:
         variants = [attack_variant(model, engine) for model in self.models]
-        cells = [Cell(variant, self.images.info, what, 3) for variant in variants for what in self.grid.attacks]
+        cells = [Cell(variant, self.images.info, attack, 3) for variant in variants for attack in self.grid.attacks]
         return [Task((cell,), 0, COUNT) for cell in cells]
 
     def workbench(self) -> Workbench:
@@ -160,8 +160,8 @@ def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
         assert not isinstance(part, Failed), part.error
         columns = part.predictions
         best_rank = columns.label_rank if columns.best_rank is None else columns.best_rank
-        together = zip(columns.predicted, columns.label_rank, best_rank, columns.confidence, strict=True)
-        rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
+        cell_rows = zip(columns.predicted, columns.label_rank, best_rank, columns.confidence, strict=True)
+        rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(cell_rows)
     return rows_by_cell
 
 
@@ -199,14 +199,14 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
             assert rows(place.compute(single)).items() <= rows_by_cell.items()
         images = bench.images.pixels[:BATCH] / np.float32(255)
         logits = onnx_logits(read_for_cpu(plan_file_of(pair.variants[0])), images)
-        with open_session(pair.variants[0], BATCH, 1) as small:
+        with open_session(pair.variants[0], BATCH, 1) as small_session:
             with new_stream(xp):  # nobody waits for its work
-                small.infer(xp.zeros(images.shape, xp.float32))
-            with open_session(pair.variants[1], 2 * BATCH, 1) as large:
+                small_session.infer(xp.zeros(images.shape, xp.float32))
+            with open_session(pair.variants[1], 2 * BATCH, 1) as large_session:
                 batches = [xp.asarray(images) for _ in range(8)]  # they may take the memory of arrays that are gone
-                copies = [small.infer(batch).copy() for batch in batches]
+                copies = [small_session.infer(batch).copy() for batch in batches]
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
-                large.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
+                large_session.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
     assert max(apart) < 1e-3
     return rows_by_cell
 
@@ -286,9 +286,9 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
                 for task in tasks:
                     outcomes.extend(place.compute(task, range_seconds=0, progress=progress))
 
-        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access was") as caught:
+        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access was") as error:
             compute()
-        assert str(caught.value).endswith("what was committed stays, and the next run goes on there")
+        assert str(error.value).endswith("what was committed stays, and the next run goes on there")
         assert len(counts) >= last
     for cell, card_rows in rows(outcomes).items():
         expected = cpu_rows[name][cell][: len(card_rows)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pretend_tensorrt
 import pytest
-from deferred_card import KNOWN, DeferredStream, Graph
+from deferred_card import STREAMS, DeferredStream, Graph
 from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
 from small import make_batches, make_images, make_model, make_pictures, reference_logits
@@ -43,12 +43,12 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
     model, contents = make_model(tmp_path), make_batches(4, BATCH)
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
     with open_session(variant(model), BATCH, 1) as session:
-        earlier = Graph.launched
+        launches = Graph.launched
         for turn in range(12):
             buffer, content = buffers[turn % 3], contents[turn % 4]
             buffer.set(content)
             check_logits(session.infer(buffer), model, content)
-        assert Graph.launched - earlier == 12, "a plan has run already, as it was compared"
+        assert Graph.launched - launches == 12, "a plan has run already, as it was compared"
 
 
 NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
@@ -67,7 +67,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     executing = pretend_tensorrt.Context.execute_async_v3
 
     def uncapturable(context: Any, stream: int) -> bool:
-        return KNOWN[stream].captured is None and executing(context, stream)
+        return STREAMS[stream].captured is None and executing(context, stream)
 
     def ends(stream: DeferredStream) -> Any:
         captured, stream.captured = stream.captured, None
@@ -77,13 +77,13 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
 
     monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", uncapturable)
     monkeypatch.setattr(DeferredStream, "end_capture", ends)
-    earlier = Graph.launched
+    launches = Graph.launched
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
             for content in contents * 2:
                 check_logits(session.infer(card.asarray(content)), model, content)
                 assert tensorrt_session.shared_device().stream.captured is None
-    assert Graph.launched == earlier
+    assert Graph.launched == launches
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(warnings) == 2, "once for each model, which the reason names"
     assert "TensorRT failed" in warnings[0]
@@ -105,7 +105,7 @@ def test_a_session_goes_on_after_a_larger_one_has_found_no_room(card: PretendCup
 
 def build_plans_of(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT builds plans of this ONNX file, whichever it is given."""
-    build = lambda trt, _, batch, **more: pretend_tensorrt.pretend_plan(trt, content, batch, **more)  # noqa: E731
+    build = lambda trt, _, batch, **options: pretend_tensorrt.pretend_plan(trt, content, batch, **options)  # noqa: E731
     monkeypatch.setattr(plans, "build_trt_plan", build)
 
 
@@ -114,12 +114,12 @@ def test_an_int8_plan_that_computes_something_else_is_refused_where_onnxruntime_
 ) -> None:
     calibration = Calibration("some", "0" * 64, photograph_crops(128))
     model, stranger = make_model(tmp_path), make_model(tmp_path / "stranger", seed=9)
-    for each in (model, stranger):
-        make_onnx_file(each, "int8", calibration)
+    for source in (model, stranger):
+        make_onnx_file(source, "int8", calibration)
     build_plans_of(plans.onnx_for_tensorrt(plan_file_of(variant_of(stranger, "tensorrt", "int8"))), monkeypatch)
-    for options, refused in (({}, True), ({"session.x64quantprecision": "1"}, False)):
+    for options, is_refused in (({}, True), ({"session.x64quantprecision": "1"}, False)):
         monkeypatch.setattr(tensorrt_session, "for_int8", lambda options=options: options)
-        with pytest.raises(EngineError, match="top-1 differs on") if refused else nullcontext():
+        with pytest.raises(EngineError, match="top-1 differs on") if is_refused else nullcontext():
             open_session(variant_of(model, "tensorrt", "int8"), BATCH, 1)
 
 
@@ -202,23 +202,23 @@ def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
         builds.append(tuple(settings))
         return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
 
-    def opened(settings: str | None = None) -> str:
+    def open_plan(settings: str | None = None) -> str:
         options = {} if settings is None else {"settings": settings}
         with open_session(variant(model), BATCH, 1, **options) as session:
             return session.plan_path.name
 
     monkeypatch.setattr(plans, "build_trt_plan", build)
-    plain = opened()
+    plain = open_plan()
     assert builds == [()]
-    tiled = opened("tiling")
-    assert (opened(), opened("")) == (tiled, plain)
-    assert opened("level tiling") == opened() != tiled
+    tiled = open_plan("tiling")
+    assert (open_plan(), open_plan("")) == (tiled, plain)
+    assert open_plan("level tiling") == open_plan() != tiled
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "level")
-    assert opened() == tiled
+    assert open_plan() == tiled
     assert builds == [(), ("tiling",), ("level", "tiling")]
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
     with pytest.raises(UsageError, match=r"names tilling; it may name level, tiling, nhwc, graphs$"):
-        opened()
+        open_plan()
 
 
 def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
@@ -248,11 +248,11 @@ def test_a_word_leaves_graphs_out(
 ) -> None:
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "graphs")
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
-    images, earlier = card.asarray(content), Graph.launched
+    images, launches = card.asarray(content), Graph.launched
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):
             check_logits(session.infer(images), model, content)
-    assert Graph.launched == earlier
+    assert Graph.launched == launches
     assert not [line for line in caplog.messages if "graph" in line], "it was asked for"
 
 
@@ -264,8 +264,8 @@ def test_bf16_is_the_fp32_file_with_a_plan_of_its_own(card: PretendCupy, tmp_pat
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     coarse = variant_of(model, "tensorrt", "bf16")
     assert coarse.sha256 == model.sha256
-    for opened in (variant(model), coarse):
-        with open_session(opened, BATCH, 1) as session:
+    for candidate in (variant(model), coarse):
+        with open_session(candidate, BATCH, 1) as session:
             logits = to_numpy(session.infer(card.asarray(content)))
     apart = np.abs(logits - reference_logits(model, content)).max() / np.abs(logits).max()
     assert 2**-14 < apart < 8 * 2**-8

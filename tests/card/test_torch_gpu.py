@@ -59,9 +59,9 @@ def test_no_room_for_a_batch_is_said_while_opening(
             return super().forward(images)
 
     monkeypatch.setattr(network, "OnnxNetwork", Full)
-    with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
+    with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as error:
         open_session(variant_of(make_model(tmp_path), "torch-cuda", "fp32"), 64, 1)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(

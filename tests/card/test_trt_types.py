@@ -141,7 +141,7 @@ def module_check(folder: Path) -> Path:
     return file
 
 
-WRONG = """
+PROGRAM = """
 from bandlens.export.plans.plan_builder import TensorRT
 
 def build(trt: TensorRT) -> None:
@@ -154,7 +154,7 @@ def build(trt: TensorRT) -> None:
 
 
 def test_what_is_used_of_tensorrt_is_there_and_mistakes_are_found(tensorrt: Path, tmp_path: Path) -> None:
-    (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "wrong.py").write_text(PROGRAM)
     messages = mypy(tensorrt, *ours(PLAN, SESSION), module_check(tensorrt), tmp_path / "wrong.py")
     places = {(Path(file).name, int(line)) for file, line, *_ in (message.split(":") for message in messages)}
     assert places == {("wrong.py", 5), ("wrong.py", 7), ("wrong.py", 8)}
