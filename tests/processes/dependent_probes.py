@@ -49,8 +49,8 @@ def the_last(random: Random) -> Rows:
 
 
 def by_size(random: Random) -> Rows:
-    least = random.randrange(2, 7)
-    return lambda images, _: slice(None) if len(images) >= least else slice(0)
+    threshold = random.randrange(2, 7)
+    return lambda images, _: slice(None) if len(images) >= threshold else slice(0)
 
 
 def by_neighbours(random: Random) -> Rows:
@@ -104,15 +104,15 @@ def run(kind: Callable[[Random], Rows], seed: int) -> str:
 
     watched = UserProbe(probe, f"probe {kind.__name__}", frozenset(), "def probe(images, rng)")
     condition = Condition("probe", (), digest_of(kind.__name__, seed))
-    wrong = 0
+    wrong_images = 0
     try:
         for batch in batches(random.choice((2, 3, 4, 5, 8, 16, 32, 64))):
             images = np.empty(batch.pixels.shape, np.float32)
             watched.perturb_batch(np, batch, condition, images)
-            wrong += int((np.abs(images - batch.pixels / np.float32(255)).max((1, 2, 3)) > 0.1).sum())
+            wrong_images += int((np.abs(images - batch.pixels / np.float32(255)).max((1, 2, 3)) > 0.1).sum())
     except ProbeError:
         return "refused"
-    return "silent" if kind in DEPENDENT and wrong else "accepted"
+    return "silent" if kind in DEPENDENT and wrong_images else "accepted"
 
 
 def campaign(probes: int, seed: int) -> Counter[str]:
@@ -124,8 +124,8 @@ def campaign(probes: int, seed: int) -> Counter[str]:
         assert outcome != "refused" or kind in DEPENDENT, f"seed {number}: a sound probe was refused, {kind.__name__}"
         counts[f"{kind.__name__.replace('_', ' ')}: {outcome}"] += 1
     silent = sum(number for name, number in counts.items() if name.endswith("silent"))
-    most = MOST_SILENT * probes
-    assert silent <= most + 4 * most**0.5, f"seeds from {seed} on: {silent} of {probes} gave wrong images unseen"
+    limit = MOST_SILENT * probes
+    assert silent <= limit + 4 * limit**0.5, f"seeds from {seed} on: {silent} of {probes} gave wrong images unseen"
     return counts
 
 

@@ -1,6 +1,6 @@
 """A disk that loses power, fails and kills, under seeds, and what must hold of a results database afterwards.
 
-`disks.py --power 5000 --struck 500` is a long campaign. disk.c stands between commands
+`disks.py --power 5000 --commands 500` is a long campaign. disk.c stands between commands
 and the disk. Power is lost after every change that it saw, in one of many ways: what was synced is there, and of the
 rest nothing, all or a part. A change that is struck fails, as do all that follow, or the process is killed there.
 """
@@ -173,10 +173,10 @@ run_study(resolve(Study.read(study)), database, range_seconds=0.0)
 """
 
 
-def preloaded(library: Path, root: Path, **variables: object) -> dict[str, str]:
+def disk_environment(library: Path, root: Path, **variables: object) -> dict[str, str]:
     """The environment of a command below whose folder `root` the library stands in for the disk."""
-    named = {f"DISK_{name}": str(value) for name, value in {"ROOT": root, **variables}.items()}
-    return os.environ | {"LD_PRELOAD": str(library)} | named
+    disk_variables = {f"DISK_{name}": str(value) for name, value in {"ROOT": root, **variables}.items()}
+    return os.environ | {"LD_PRELOAD": str(library)} | disk_variables
 
 
 def record_runs(base: Bench, library: Path, folder: Path) -> list[Change]:
@@ -184,15 +184,15 @@ def record_runs(base: Bench, library: Path, folder: Path) -> list[Change]:
     root, log = folder / "root", folder / "log"
     root.mkdir(parents=True)
     database = root / "results.duckdb"
-    environment = preloaded(library, root, LOG=log)
+    environment = disk_environment(library, root, LOG=log)
     for command in (
         python(RUN, base.study, database, 6),
         python(RUN, base.study, database, 0),
     ):
         subprocess.run(command, env=environment, check=True, timeout=LIMIT_SECONDS)
     changes = read_log(log)
-    everything = lose_power(changes, Random(0), survival=1)
-    assert everything["/results.duckdb"] == database.read_bytes(), "the library saw every change"
+    files = lose_power(changes, Random(0), survival=1)
+    assert files["/results.duckdb"] == database.read_bytes(), "the library saw every change"
     return changes
 
 
@@ -261,7 +261,7 @@ class Step:
     """A command that nothing disturbed."""
 
     words: list[str | Path]
-    before: Path
+    original: Path
     """The folder as it was."""
     facts: tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]
     """The content of the database before and after a fault."""
@@ -279,12 +279,12 @@ def record_steps(base: Bench, library: Path, folder: Path) -> dict[str, Step]:
     root.mkdir(parents=True)
     facts = facts_of(root / "results.duckdb")
     for number, (name, words) in enumerate(steps_of(base.study, folder).items()):
-        before, log = folder / f"before{number}", folder / f"log{number}"
-        shutil.copytree(root, before)
-        answer = call(words, root, preloaded(library, root, LOG=log))
+        original, log = folder / f"before{number}", folder / f"log{number}"
+        shutil.copytree(root, original)
+        answer = call(words, root, disk_environment(library, root, LOG=log))
         assert answer.returncode == 0, (name, answer.stderr)
         new_facts = facts_of(root / "results.duckdb")
-        steps[name] = Step(words, before, (facts, new_facts), len(read_log(log)))
+        steps[name] = Step(words, original, (facts, new_facts), len(read_log(log)))
         facts = new_facts
     return steps
 
@@ -294,37 +294,37 @@ def strike_command(steps: dict[str, Step], library: Path, folder: Path, seed: in
     random = Random(seed)
     name = random.choice(sorted(steps))
     step, root = steps[name], folder / "root"
-    shutil.copytree(step.before, root)
+    shutil.copytree(step.original, root)
     error = random.choice((0, 0, 0, *ERRORS))
     place = random.randrange(step.changes)
-    answer = call(step.words, root, preloaded(library, root, AT=place, ERRNO=error))
+    answer = call(step.words, root, disk_environment(library, root, AT=place, ERRNO=error))
     case = f"seed {seed}: {name}, change {place} of {step.changes}, {errno.errorcode.get(error, 'killed')}"
     assert answer.returncode in ((0, 1) if error else (0, 1, -signal.SIGKILL)), (case, answer.returncode, answer.stderr)
     assert "Traceback" not in answer.stderr, (case, answer.stderr)
     if answer.returncode == 1:
         assert answer.stderr.splitlines()[-1].startswith("bandlens: "), (case, answer.stderr)
-    before, after = step.facts
+    old_facts, new_facts = step.facts
     facts = facts_of(root / "results.duckdb")
-    assert before & after <= facts <= before | after, (
+    assert old_facts & new_facts <= facts <= old_facts | new_facts, (
         case,
         "lost",
-        before & after - facts,
+        old_facts & new_facts - facts,
         "new",
-        facts - before - after,
+        facts - old_facts - new_facts,
     )
     if answer.returncode == 0:
-        assert facts == after, (case, "it said that it was done")
-    if not (name == "studies delete" and facts == after):  # there is nothing more to delete
+        assert facts == new_facts, (case, "it said that it was done")
+    if not (name == "studies delete" and facts == new_facts):  # there is nothing more to delete
         answer = call(step.words, root, dict(os.environ))
         assert answer.returncode == 0, (case, "repeated", answer.stderr)
-    assert facts_of(root / "results.duckdb") == after, (case, "repeated")
+    assert facts_of(root / "results.duckdb") == new_facts, (case, "repeated")
     return f"{name}: " + ("killed at a change of the disk" if not error else "the disk failed")
 
 
 # The campaign
 
 
-def campaign(power: int, struck: int, seed: int) -> Counter[str]:
+def campaign(power: int, commands: int, seed: int) -> Counter[str]:
     """So many losses of power and so many struck commands; what was done, and how often."""
     counts = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="disks-") as name:
@@ -334,8 +334,8 @@ def campaign(power: int, struck: int, seed: int) -> Counter[str]:
         for number in range(seed, seed + power):
             with _folder_of(scratch / "power") as folder:
                 counts[strike_power(base, recorded, folder, number)] += 1
-        steps = record_steps(base, library, scratch / "steps") if struck else {}
-        for number in range(seed, seed + struck):
+        steps = record_steps(base, library, scratch / "steps") if commands else {}
+        for number in range(seed, seed + commands):
             with _folder_of(scratch / "struck") as folder:
                 counts[strike_command(steps, library, folder, number)] += 1
     return counts
@@ -349,7 +349,7 @@ def _folder_of(path: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    run_campaign(__doc__, campaign, {"power": (8, "losses of power"), "struck": (2, "commands that are struck")})
+    run_campaign(__doc__, campaign, {"power": (8, "losses of power"), "commands": (2, "commands that are struck")})
 
 
 if __name__ == "__main__":

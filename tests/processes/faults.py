@@ -130,11 +130,11 @@ def arm(place: Place, number: int) -> None:
         nonlocal remaining
         is_place = sql.startswith("INSERT INTO prediction") if inserts else sql == "COMMIT"
         remaining -= is_place
-        struck = is_place and remaining == 0
-        if struck and place != PLACES[2]:
+        is_struck = is_place and remaining == 0
+        if is_struck and place != PLACES[2]:
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(store, sql, *arguments)
-        if struck:
+        if is_struck:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -194,14 +194,14 @@ def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -
 
 def _listens(pid: int) -> bool:
     """Whether a process has a handler for SIGHUP, the last that bandlens sets."""
-    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
-    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
 
 
-def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) -> None:
+def strike_local(bench: Bench, folder: Path, seed: int, counts: Counter[str]) -> None:
     """A few faults of runs in one process, or on workers of this machine, then an undisturbed run."""
     moments = random.Random(seed)
-    database, before = folder / "results.duckdb", 0
+    database, earlier_rows = folder / "results.duckdb", 0
 
     def how() -> Workers | None:
         return moments.choice((None, Workers(("cpu",)), Workers(("cpu", "cpu"))))
@@ -213,18 +213,18 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
             process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
             process.join(LIMIT_SECONDS)
             if process.exitcode == -signal.SIGKILL:
-                struck[f"killed {place}"] += 1
+                counts[f"killed {place}"] += 1
         elif fault == "moment":
             process = start(bench.study, database, how(), None, 0, None)
             time.sleep(moments.uniform(0.05, 1.6))
             if process.is_alive():
                 process.kill()
-                struck["killed at a random moment"] += 1
+                counts["killed at a random moment"] += 1
             process.join(LIMIT_SECONDS)
         elif fault == "signal":
             ending = moments.choice(ENDINGS)
             devices = moments.choice(([], ["--devices", "cpu,cpu"]))
-            struck[f"told to end by {ending}"] += told_to_end(
+            counts[f"told to end by {ending}"] += told_to_end(
                 ["run", bench.study, "--db", database, *devices], ending, moments
             )
         elif fault == "worker":
@@ -234,22 +234,22 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
                 if process.is_alive() and (pids := children(process.pid)):
                     with suppress(ProcessLookupError):
                         os.kill(moments.choice(pids), signal.SIGKILL)
-                    struck["worker killed"] += 1
+                    counts["worker killed"] += 1
             process.join(LIMIT_SECONDS)
         elif fault == "crash":
             process = start(bench.crashing, database, Workers(("cpu",)), None, 0, None)
             process.join(LIMIT_SECONDS)
             assert process.exitcode == 1, "a probe that crashes fails its cells, with one line"
-            struck["probe that crashed in native code"] += 1
+            counts["probe that crashed in native code"] += 1
         else:
             process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
             process.join(LIMIT_SECONDS)
-            struck["no room to write"] += process.exitcode == 1
+            counts["no room to write"] += process.exitcode == 1
         if fault in ("place", "moment", "room", "worker"):
             assert process.exitcode in (0, 1, -signal.SIGKILL), "a run ends well, with one line, or killed"
-        now = bench.check(database)
-        assert now >= before, "what was committed stays"
-        before = now
+        rows = bench.check(database)
+        assert rows >= earlier_rows, "what was committed stays"
+        earlier_rows = rows
     bench.finish(database, how())
 
 
@@ -348,7 +348,7 @@ KINDS = ("worker killed", "worker killed", "driver killed", *SIGNALS, *HALTS)
 
 
 def strike_ray(
-    bench: Bench, folder: Path, seed: int, ray_nodes: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
+    bench: Bench, folder: Path, seed: int, ray_nodes: Nodes, counts: Counter[str], kinds: Sequence[str] = KINDS
 ) -> None:
     """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
@@ -370,11 +370,11 @@ def strike_ray(
         elif not pids:
             continue
         elif fault in HALTS:
-            halted(moments.choice(pids), moments.uniform(1, HALTS[fault]))
+            halt(moments.choice(pids), moments.uniform(1, HALTS[fault]))
         else:
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), SIGNALS[fault])
-        struck[f"Ray: {fault}"] += 1
+        counts[f"Ray: {fault}"] += 1
     process.join(LIMIT_SECONDS)
     assert not process.is_alive(), "a disturbed run ends"
     bench.check(database)
@@ -385,7 +385,7 @@ FOR_GOOD = ("gcs_server", "raylet")
 """Processes of the head, which has the driver."""
 
 
-def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Counter[str]) -> None:
+def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, counts: Counter[str]) -> None:
     """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
     moments = random.Random(seed)
     database = folder / "results.duckdb"
@@ -394,7 +394,7 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
         process = start(bench.study, database, Workers(address=ray_nodes.address), None, 0, None)
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
-        struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
+        counts[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
         process.join(LIMIT_SECONDS)
         assert process.exitcode in (0, 1), "it ends by itself, well or with one line"
         os.kill(pid, signal.SIGKILL)
@@ -402,7 +402,7 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
     bench.finish(database, None)
 
 
-def halted(pid: int, seconds: float) -> None:
+def halt(pid: int, seconds: float) -> None:
     """Stop a process for so long."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
@@ -415,31 +415,31 @@ def halted(pid: int, seconds: float) -> None:
 
 def campaign(local: int, ray: int, seed: int) -> Counter[str]:
     """Rounds of faults until that many have been struck on each executor."""
-    struck: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         base, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
 
         def rounds(target: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
             number = seed
-            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < target:
+            while sum(count for name, count in counts.items() if name.startswith("Ray") == bool(prefix)) < target:
                 folder = Path(scratch) / f"{prefix}{number}"
                 folder.mkdir()
                 strike(folder, number)
                 shutil.rmtree(folder)
                 number += 1
 
-        rounds(local, "", lambda folder, number: strike_local(base, folder, number, struck))
+        rounds(local, "", lambda folder, number: strike_local(base, folder, number, counts))
         if ray:
             with nodes() as ray_nodes:
 
                 def strike(folder: Path, number: int) -> None:
                     if number % 4 == 1:
-                        strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], struck)
+                        strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], counts)
                     else:
-                        strike_ray(slow, folder, number, ray_nodes, struck)
+                        strike_ray(slow, folder, number, ray_nodes, counts)
 
                 rounds(ray, "ray", strike)
-    return struck
+    return counts
 
 
 def main() -> None:

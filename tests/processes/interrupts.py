@@ -32,7 +32,7 @@ COMMANDS = (
     *("sql FROM|accuracy --db results.duckdb", "studies list --db results.duckdb", "verify --db results.duckdb"),
     *("analyze --db results.duckdb", "plan study.toml --db results.duckdb", "run study.toml --db results.duckdb"),
 )
-STRUCK = """
+PROGRAM = """
 import os, sys, time
 moment, number, *words = sys.argv[1:]
 moment, events = int(moment), 0
@@ -58,7 +58,7 @@ main()
 
 
 def call(words: str, folder: Path, moment: int, number: int) -> subprocess.CompletedProcess[str]:
-    command = python(STRUCK, moment, number, *(word.replace("|", " ") for word in words.split()))
+    command = python(PROGRAM, moment, number, *(word.replace("|", " ") for word in words.split()))
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "BANDLENS_HOME": str(folder / "home")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
 

@@ -53,14 +53,14 @@ def prepare(folder: Path) -> Path:
 
 
 def run_round(folder: Path, database: Path, seed: int) -> Round:
-    started = time.perf_counter()
+    start = time.perf_counter()
     work = resolve(Study.read(make_study(folder, seed=seed, probes=PROBES)))
-    planned = plan_study(work, database)
+    plan = plan_study(work, database)
     ran = run_study(work, database)
-    shown = ask(database, "SELECT count(*) FROM accuracy")[0][0]
-    if ran.failed or ran.ran != len(planned.missing) or shown != len(work.cells):
-        raise SystemExit(f"seed {seed}: {len(planned.missing)} planned, {ran.ran} run, {shown} shown, {ran.failed}")
-    seconds = time.perf_counter() - started
+    row_count = ask(database, "SELECT count(*) FROM accuracy")[0][0]
+    if ran.failed or ran.ran != len(plan.missing) or row_count != len(work.cells):
+        raise SystemExit(f"seed {seed}: {len(plan.missing)} planned, {ran.ran} run, {row_count} shown, {ran.failed}")
+    seconds = time.perf_counter() - start
     gc.collect()
     return Round(ran.ran, seconds, _anonymous(), len(list(Path("/proc/self/fd").iterdir())))
 
@@ -74,7 +74,7 @@ def growth(rounds: Sequence[Round], quantity: str, unit: str) -> float:
     """How many times as much of a quantity the last quarter of the rounds has as the second one; prints it."""
     quarter = len(rounds) // 4
     second, last = (
-        statistics.median(getattr(each, quantity) for each in quarter_rounds)
+        statistics.median(getattr(result, quantity) for result in quarter_rounds)
         for quarter_rounds in (rounds[quarter : 2 * quarter], rounds[-quarter:])
     )
     print(f"{quantity}: {second:.4g} {unit} in the second quarter, {last:.4g} in the last; ratio {last / second:.3f}")
@@ -92,9 +92,9 @@ def main() -> None:
         folder = Path(name)
         database, rounds = prepare(folder), list[Round]()
         end = time.monotonic() + 60 * options.minutes
-        while time.monotonic() < end or sum(each.cells for each in rounds) < options.cells:
+        while time.monotonic() < end or sum(result.cells for result in rounds) < options.cells:
             rounds.append(run_round(folder, database, options.seed + len(rounds)))
-        print(f"{sum(each.cells for each in rounds):,} cells in {len(rounds)} rounds")
+        print(f"{sum(result.cells for result in rounds):,} cells in {len(rounds)} rounds")
         growth(rounds, "seconds", "s a round")
         memory, handles = growth(rounds, "memory", "MB"), growth(rounds, "handles", "open files")
         sys.exit(memory > MOST_MEMORY or handles > 1)

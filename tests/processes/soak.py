@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROPERTIES = "-m hypothesis --hypothesis-profile soak --hypothesis-seed {seed} --timeout 0 -n 2"
 JOBS = (
     "tests/processes/faults.py --local 60 --ray 12 --seed {seed}",
-    "tests/processes/disks.py --power 200 --struck 20 --seed {seed}",
+    "tests/processes/disks.py --power 200 --commands 20 --seed {seed}",
     "tests/processes/interrupts.py --signals 72 --seed {seed}",
     "tests/processes/dependent_probes.py --probes 5000 --seed {seed}",
     "tests/processes/hostile_commands.py --pairs 72 --seed {seed}",
@@ -44,13 +44,13 @@ def jobs_from(seed: int) -> Iterator[str]:
 def run_job(job: str) -> bool:
     """Run a job; gives whether it succeeded."""
     print(f"$ OMP_NUM_THREADS=1 {sys.executable} {job}", flush=True)
-    started = time.monotonic()
+    start = time.monotonic()
     command = [sys.executable, *shlex.split(job)]
     try:
         ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         return False
-    print(f"exit status {ran.returncode} after {time.monotonic() - started:.0f} s", flush=True)
+    print(f"exit status {ran.returncode} after {time.monotonic() - start:.0f} s", flush=True)
     return ran.returncode == 0
 
 

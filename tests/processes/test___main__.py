@@ -11,12 +11,12 @@ from small import ask, make_study
 from waiting import LIMIT_SECONDS
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
-def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, workplace: Path) -> None:
+@pytest.mark.parametrize("redirections", [">&-", "<&- >&- 2>&-"])
+def test_a_run_whose_streams_are_closed_from_the_start_is_stored(redirections: str, workplace: Path) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     command = [sys.executable, "-P", "-m", "bandlens", "run", study, "--db", database]
     result = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert ask(database, "SELECT probe, n FROM accuracy") == [("clean", 20)]

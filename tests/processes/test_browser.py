@@ -48,8 +48,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_no_request_leaves_the_file(page: Any, report: Path) -> None:
     addresses = {request["request"]["url"] for request in requests if request["documentURL"] == report.as_uri()}
     assert {address for address in addresses if not address.startswith("data:")} == {report.as_uri()}
     assert page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
-    refused = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
-    assert page.execute_script(refused) == "refused"
+    script = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
+    assert page.execute_script(script) == "refused"
     page.get_log("browser")  # the refusal is logged there, as it should be
 
 
@@ -123,8 +123,8 @@ def test_a_hostile_name_is_inert(page: Any) -> None:
         page.switch_to.alert  # noqa: B018
     assert page.execute_script("return document.scripts.length") == 3
     assert HOSTILE in page.execute_script("return document.querySelector('#accuracy').innerText")
-    drawn = "return [...document.querySelectorAll('svg.marks text')].map((text) => text.textContent)"
-    assert HOSTILE in page.execute_script(drawn)
+    script = "return [...document.querySelectorAll('svg.marks text')].map((text) => text.textContent)"
+    assert HOSTILE in page.execute_script(script)
 
 
 def test_hovering_shows_the_models_name(scatter: Any) -> None:
@@ -208,11 +208,11 @@ def test_heat_maps_are_drawn_when_they_are_asked_for(page: Any) -> None:
 
 def test_on_paper_there_are_no_controls_and_no_folded_tables(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
+    script = "return getComputedStyle(document.querySelector(arguments[0])).display"
     for selector in ("nav", ".controls label", "details.data", "#critical-band-1"):
-        assert page.execute_script(hidden, selector) == "none"
+        assert page.execute_script(script, selector) == "none"
     page.execute_script("document.querySelector('#critical-band-1 summary').click()")
-    assert page.execute_script(hidden, "#critical-band-1") == "block"
+    assert page.execute_script(script, "#critical-band-1") == "block"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
@@ -223,8 +223,8 @@ def test_charts_are_drawn_for_the_paper_before_they_are_printed(page: Any) -> No
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     on_paper = page.execute_script(widths)  # at once: a browser does not wait
-    assert all(drawn == pytest.approx(shown, abs=1) for drawn, shown in on_paper)
-    assert max(drawn for drawn, _ in on_paper) < max(drawn for drawn, _ in on_screen)
+    assert all(chart_width == pytest.approx(box_width, abs=1) for chart_width, box_width in on_paper)
+    assert max(chart_width for chart_width, _ in on_paper) < max(chart_width for chart_width, _ in on_screen)
     assert page.execute_script("return document.body.scrollWidth") <= 186 / 25.4 * 96
     assert page.execute_script(CUT) == []
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -26,11 +26,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, read_only: bool = False) -> str:
-    with pytest.raises(BandlensError) as caught, open_store(path, read_only):
+    with pytest.raises(BandlensError) as error, open_store(path, read_only):
         pass
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
-    return f"{type(caught.value).__name__}: {caught.value}"
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return f"{type(error.value).__name__}: {error.value}"
 
 
 HOLD = """
@@ -256,7 +256,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 def test_killed_while_a_merge_writes_no_database_is_half_there(pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.duckdb"
-    before = [path.read_bytes() for path in pair]
+    contents = [path.read_bytes() for path in pair]
     with subprocess.Popen(python(MERGE, out, *pair), text=True) as process:
         wait_until(lambda: any(tmp_path.glob(".out.duckdb.*/out.duckdb")), process)
         process.send_signal(signal.SIGKILL)
@@ -264,5 +264,5 @@ def test_killed_while_a_merge_writes_no_database_is_half_there(pair: list[Path],
         merge(pair, out)
     with open_store(out) as store:
         assert store.frame(COUNTS).rows() == [(2, 2, 100_000)]
-    assert [path.read_bytes() for path in pair] == before
+    assert [path.read_bytes() for path in pair] == contents
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.duckdb", "b.duckdb", "out.duckdb"]

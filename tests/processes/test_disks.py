@@ -8,8 +8,8 @@ from random import Random
 
 from disks import (
     compile_disk,
+    disk_environment,
     lose_power,
-    preloaded,
     read_log,
 )
 from made_up_results import python
@@ -32,6 +32,6 @@ merge(paths, root / "out.duckdb")
 def test_a_merged_database_has_its_name_after_a_loss_of_power(tmp_path: Path) -> None:
     library, root, log = compile_disk(tmp_path), tmp_path / "root", tmp_path / "log"
     root.mkdir()
-    subprocess.run(python(MERGE, root), env=preloaded(library, root, LOG=log), check=True, timeout=LIMIT_SECONDS)
+    subprocess.run(python(MERGE, root), env=disk_environment(library, root, LOG=log), check=True, timeout=LIMIT_SECONDS)
     survivors = lose_power(read_log(log), Random(0), survival=0)
     assert survivors["/out.duckdb"] == (root / "out.duckdb").read_bytes()

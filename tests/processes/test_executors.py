@@ -43,7 +43,7 @@ pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8
 RAY, DEVICES = ("--executor", "ray"), ("--devices", "cpu,cpu")
-BOTH = pytest.mark.parametrize("options", [RAY, DEVICES], ids=["ray", "devices"])
+EVERY_EXECUTOR = pytest.mark.parametrize("options", [RAY, DEVICES], ids=["ray", "devices"])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def assert_same(database: Path, direct: Path) -> None:
     assert ask(database, accuracy) == ask(direct, accuracy)
 
 
-@BOTH
+@EVERY_EXECUTOR
 def test_the_command_line_spreads_a_study(
     command: Command, study: Path, direct: Path, ray: None, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -120,7 +120,7 @@ def deadly(images, level):
 """
 
 
-@BOTH
+@EVERY_EXECUTOR
 def test_a_probe_that_aborts_ends_its_cells_after_three_tries_and_the_rest_goes_on(
     command: Command, workplace: Path, ray: None, options: tuple[str, ...]
 ) -> None:
@@ -195,10 +195,10 @@ def test_processes_of_devices_end_with_their_run(workplace: Path, number: signal
         children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
         processes = [Path("/proc", number) for number in children]
         assert len(processes) >= len(DEVICES)
-        started = time.monotonic()
+        start = time.monotonic()
         driver.send_signal(number)
         _, lines = driver.communicate(timeout=LIMIT_SECONDS)
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - start < 30
     assert "Traceback" not in lines
     wait_until(lambda: not any(process.exists() for process in processes))
 
@@ -227,7 +227,7 @@ def test_a_script_without_a_main_guard_has_workers(work: Work, direct: Path, tmp
 
 WITHOUT = """
 import sys
-{before}
+{preamble}
 sys.argv = ["bandlens", "run", "{study}", "--executor", "ray", "--db", "{database}", *{options}]
 from bandlens.app.cli import main
 main()
@@ -235,7 +235,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("before", "options", "code", "words"),
+    ("preamble", "options", "code", "words"),
     [
         ("sys.modules['ray'] = None", [], 1, "bandlens: the ray executor needs Ray: pip install 'bandlens[ray]'"),
         ("", [], 2, "bandlens: --executor ray needs a cluster: name its --address HOST:PORT, or auto for one of"),
@@ -249,10 +249,10 @@ main()
     ids=["no Ray", "no address", "no cluster"],
 )
 def test_a_ray_that_is_not_there_is_one_line(
-    workplace: Path, before: str, options: list[str], code: int, words: str
+    workplace: Path, preamble: str, options: list[str], code: int, words: str
 ) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
-    program = WITHOUT.format(before=before, study=study, database=database, options=options)
+    program = WITHOUT.format(preamble=preamble, study=study, database=database, options=options)
     result = subprocess.run(python(program), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (result.returncode, result.stdout) == (code, "")
     assert result.stderr.startswith(words)

@@ -61,7 +61,7 @@ def uninterrupted(study: Path) -> pl.DataFrame:
     return rows_of(database)
 
 
-def stored(database: Path) -> int:
+def count_rows(database: Path) -> int:
     return int(ask(database, "SELECT count(*) FROM prediction")[0][0]) if database.exists() else 0
 
 
@@ -81,7 +81,7 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
     plan = json.loads(command("plan", study, "--db", database, "--format", "json").out)
     assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == 12
     remaining = plan["to_run"]["predictions"]
-    assert remaining == 12 * COUNT - stored(database)
+    assert remaining == 12 * COUNT - count_rows(database)
     assert command("sql", "FROM accuracy", "--db", database).code == 0
     ran = json.loads(command("run", study, "--db", database, "--format", "json").out)
     assert ran["predictions"] == remaining
@@ -106,10 +106,10 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
     assert "Traceback" not in result.stderr
     assert f"{database}: the disk is full (" in result.stderr.splitlines()[-1]
     assert "what was committed stays: make room and run again" in result.stderr
-    kept = stored(database)
-    assert 0 < kept < 12 * COUNT
+    row_count = count_rows(database)
+    assert 0 < row_count < 12 * COUNT
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
-    assert stored(database) == kept
+    assert count_rows(database) == row_count
     assert_frame_equal(finished(many_commits, database), uninterrupted)
 
 

@@ -67,9 +67,9 @@ def test_a_card_that_hangs_ends_the_run_in_a_line_and_the_next_run_goes_on(tmp_p
     make_model(tmp_path / "models")
     make_images(tmp_path / "images.set", make_pictures(8))
     study, database = make_study(tmp_path, probes=PROBES), tmp_path / "results.duckdb"
-    ended = python(HANG, study, database)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == (
+    result = python(HANG, study, database)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
         "bandlens: the GPU has not ended any work for 1 s; what was committed stays, and the next run goes on there, "
         "once `nvidia-smi` shows it well"
     )
@@ -112,8 +112,8 @@ def test_one_of_two_cards_that_hangs_is_given_up_and_its_task_done_by_a_process_
 
 
 def test_a_slow_step_that_shows_signs_is_left_alone() -> None:
-    ended = python(PATIENT)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2\n", "")
+    result = python(PATIENT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "2\n", "")
 
 
 UNRAISABLE = """
@@ -136,10 +136,10 @@ Event(ValueError("something else"))
 
 
 def test_what_cannot_be_freed_on_a_lost_card_is_no_traceback_each() -> None:
-    ended = python(UNRAISABLE)
-    assert ended.returncode == 0
-    assert "cudaErrorIllegalAddress" not in ended.stderr
-    assert ended.stderr.endswith("ValueError: something else\n")
+    result = python(UNRAISABLE)
+    assert result.returncode == 0
+    assert "cudaErrorIllegalAddress" not in result.stderr
+    assert result.stderr.endswith("ValueError: something else\n")
 
 
 STUCK = """

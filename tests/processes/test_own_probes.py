@@ -30,33 +30,33 @@ def loud(images, how, rng):
         raise GeneratorExit
     return images
 """
-SAID = {"loading", "at work", "past it", "below it", "a program", "a library"}
+OUTPUT_LINES = {"loading", "at work", "past it", "below it", "a program", "a library"}
 
 
 def test_what_a_probe_prints_is_no_part_of_the_json(workplace: Path) -> None:
     (workplace / "loud.py").write_text(LOUD)
     probes = "lowpass.cutoff = 0.3\nloud = {file = 'loud.py', how = ['well', 'exit', 'generator']}"
     study = make_study(workplace, probes=probes)
-    listed = bandlens("probes", "list", "--study", study, "--format", "json")
-    assert {row["what"] for row in json.loads(listed.stdout)} > {"Says what it does."}
-    assert listed.stderr == "loading\n"
+    listing = bandlens("probes", "list", "--study", study, "--format", "json")
+    assert {row["what"] for row in json.loads(listing.stdout)} > {"Says what it does."}
+    assert listing.stderr == "loading\n"
     answer = bandlens("run", study, "--db", workplace / "results.duckdb", "--format", "json")
     failed = {failure["cell"].partition("how=")[2]: failure["error"] for failure in json.loads(answer.stdout)["failed"]}
     assert failed == {
         "exit": "probe loud failed: SystemExit: 3 (loud.py, line 15)",
         "generator": "probe loud failed: GeneratorExit (loud.py, line 17)",
     }
-    assert set(answer.stderr.splitlines()) > SAID
+    assert set(answer.stderr.splitlines()) > OUTPUT_LINES
     assert "Traceback" not in answer.stderr
     for how, error in failed.items():
         assert f"bandlens: warning: loud how={how} failed (1 cell): {error}\n" in answer.stderr
     stored = ask(workplace / "results.duckdb", "SELECT probe, n FROM accuracy ORDER BY ALL")
     assert stored == [("clean", 20), ("loud", 20), ("lowpass", 20)]
-    planned = bandlens("plan", study, "--db", workplace / "results.duckdb")
+    plan = bandlens("plan", study, "--db", workplace / "results.duckdb")
     for how, error in failed.items():
-        assert f"when last tried, loud how={how} failed (1 cell): {error}\n" in planned.stdout
-    shown = bandlens("-v", "run", study, "--db", workplace / "results.duckdb")
-    assert 'loud.py", line 15, in loud\n    sys.exit(3)\nSystemExit: 3\n' in shown.stderr
+        assert f"when last tried, loud how={how} failed (1 cell): {error}\n" in plan.stdout
+    answer = bandlens("-v", "run", study, "--db", workplace / "results.duckdb")
+    assert 'loud.py", line 15, in loud\n    sys.exit(3)\nSystemExit: 3\n' in answer.stderr
 
 
 CRASHES = """

@@ -28,22 +28,22 @@ else:
 """
 
 
-def hidden(folder: Path) -> list[str]:
+def hidden_files(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.name.startswith(".")]
 
 
-@pytest.mark.parametrize("what", ["database", "file"])
-def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["database", "file"])
+def test_what_a_killed_process_left_is_gone_after_the_next_use(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "r.duckdb"
-    subprocess.run(python(KILLED, what, path), check=False, timeout=LIMIT_SECONDS)
-    assert len(hidden(tmp_path)) == 1
+    subprocess.run(python(KILLED, kind, path), check=False, timeout=LIMIT_SECONDS)
+    assert len(hidden_files(tmp_path)) == 1
     assert not path.exists()
-    if what == "database":
+    if kind == "database":
         with open_store(path):
-            assert hidden(tmp_path) == []
+            assert hidden_files(tmp_path) == []
     else:
         with replacing(path) as temporary:
-            assert hidden(tmp_path) == []
+            assert hidden_files(tmp_path) == []
             temporary.touch()
     assert path.exists()
 
@@ -52,21 +52,21 @@ def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
     path = tmp_path / "r.duckdb"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as neighbour:
         running = partial_prefix(path).replace(str(os.getpid()), str(neighbour.pid))
-        gone = subprocess.Popen([sys.executable, "-c", ""])
-        gone.wait()
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
         names = [
             f"{running}abc",
             f"{partial_prefix(path)}abc",
             partial_prefix(path).replace(str(os.getpid()), "x") + "abc",
-            f".r.duckdb.elsewhere.{gone.pid}.abc",
-            partial_prefix(Path("other")).replace(str(os.getpid()), str(gone.pid)) + "abc",
+            f".r.duckdb.elsewhere.{process.pid}.abc",
+            partial_prefix(Path("other")).replace(str(os.getpid()), str(process.pid)) + "abc",
         ]
         for name in names:
             (tmp_path / name).touch()
-        partial = tmp_path / (partial_prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
+        partial = tmp_path / (partial_prefix(path).replace(str(os.getpid()), str(process.pid)) + "abc")
         (partial / "deeper").mkdir(parents=True)
         remove_partial_files(path)
-        assert sorted(hidden(tmp_path)) == sorted(names)
+        assert sorted(hidden_files(tmp_path)) == sorted(names)
         neighbour.communicate(b"\n")
 
 
@@ -79,9 +79,9 @@ def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) ->
         "print(partial_prefix(Path('r.duckdb')))"
     )
     made_there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    partial = tmp_path / f"{made_there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
+    partial = tmp_path / f"{made_there.rpartition('.')[0].rpartition('.')[0]}.{process.pid}.abc"
     partial.touch()
     remove_partial_files(tmp_path / "r.duckdb")
     assert partial.exists(), "a process that is not here may run there"

@@ -25,9 +25,9 @@ def cluster_nodes() -> Iterator[Nodes]:
 def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
     ray_bench: Bench, cluster_nodes: Nodes, tmp_path: Path, fault: str
 ) -> None:
-    struck: Counter[str] = Counter()
-    strike_ray(ray_bench, tmp_path, 0, cluster_nodes, struck, kinds=(fault,))
-    assert struck.total(), "the run was disturbed"
+    counts: Counter[str] = Counter()
+    strike_ray(ray_bench, tmp_path, 0, cluster_nodes, counts, kinds=(fault,))
+    assert counts.total(), "the run was disturbed"
 
 
 def test_a_run_whose_cluster_answers_no_more_ends_and_loses_nothing(ray_bench: Bench, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ MALFORMED_BODIES = [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000]
 @pytest.mark.parametrize("path", ["/api/images", "/api/correlation"])
 def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> None:
     study = json.loads(ask(served, "/api/study", Cookie=cookie(served)).body)
-    whole = {
+    request = {
         "study": study["study"],
         "image_set": study["image_sets"][0]["name"],
         "selection": "all",
@@ -75,8 +75,8 @@ def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> N
         "models": [],
     }
     if path == "/api/images":
-        assert post(served, path, json.dumps(whole).encode()).status == 200
-    bodies = [*MALFORMED_BODIES, *(json.dumps(whole | fields).encode() for fields in MALFORMED_FIELDS)]
+        assert post(served, path, json.dumps(request).encode()).status == 200
+    bodies = [*MALFORMED_BODIES, *(json.dumps(request | fields).encode() for fields in MALFORMED_FIELDS)]
     for body in bodies:
         answer = post(served, path, body)
         assert (answer.status, list(json.loads(answer.body))) == (400, ["error"]), body[:100]
@@ -95,10 +95,10 @@ def test_a_folder_of_images_that_is_not_there_is_one_line(explored: Path) -> Non
 @pytest.fixture(scope="module")
 def driver(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     require_browser()
-    with chromium(tmp_path_factory.mktemp("profile")) as opened:
-        resize(opened, DESKTOP)
-        opened.get(served.address)
-        yield opened
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        resize(browser, DESKTOP)
+        browser.get(served.address)
+        yield browser
 
 
 def settled(driver: Any) -> None:
@@ -151,14 +151,14 @@ def test_nothing_is_fetched_from_elsewhere(served: Served, driver: Any) -> None:
     addresses = {
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
     }
-    here = ("data:", f"http://127.0.0.1:{served.port}/")
-    assert [address for address in addresses if not address.startswith(here)] == []
+    prefixes = ("data:", f"http://127.0.0.1:{served.port}/")
+    assert [address for address in addresses if not address.startswith(prefixes)] == []
     assert len(addresses) > 5
 
 
 def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
-    before = js(page, "document.getElementById('coefficient').textContent")
-    assert before.startswith("Spearman over 6 models: ")
+    coefficient = js(page, "document.getElementById('coefficient').textContent")
+    assert coefficient.startswith("Spearman over 6 models: ")
     lines = "document.querySelectorAll('#curves .mark-line path').length"
     assert js(page, lines) == 6
     page.find_element("css selector", "#models input[value=net_5]").click()
@@ -200,14 +200,14 @@ def test_brushing_models_chooses_them(page: Any) -> None:
 
 def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
     choose(page, "probe", "highpass")
-    chosen = js(page, "document.getElementById('condition').value")
+    condition = js(page, "document.getElementById('condition').value")
     page.execute_script("delete document.documentElement.dataset.drawn")
     first = page.find_elements("css selector", "#curves .mark-symbol path")[0]
     from selenium.webdriver.common.action_chains import ActionChains
 
     ActionChains(page).move_to_element(first).click().perform()
     settled(page)
-    assert js(page, "document.getElementById('condition').value") != chosen
+    assert js(page, "document.getElementById('condition').value") != condition
     assert "condition" in query(page)
 
 
@@ -247,8 +247,8 @@ def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
 def test_pictures_are_seen_clean_and_perturbed(page: Any) -> None:
     choose(page, "selection", "all")
     page.execute_script("document.querySelector('#wall').scrollIntoView()")
-    loaded = "[...document.querySelectorAll('#wall li:first-child img')].map((one) => one.naturalWidth)"
-    await_page(page, lambda: js(page, loaded) == [128, 128])
+    widths = "[...document.querySelectorAll('#wall li:first-child img')].map((one) => one.naturalWidth)"
+    await_page(page, lambda: js(page, widths) == [128, 128])
 
 
 def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Served) -> None:
@@ -258,20 +258,20 @@ def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Serve
     choose(page, "b", "net_3")
     choose(page, "selection", "errors")
     assert js(page, "document.getElementById('link').href") == page.current_url
-    seen = "[...document.querySelectorAll('#wall button')].map((one) => one.dataset.index)"
-    address, tiles = page.current_url, js(page, seen)
+    indices = "[...document.querySelectorAll('#wall button')].map((one) => one.dataset.index)"
+    address, tiles = page.current_url, js(page, indices)
     assert tiles
     choose(page, "selection", "all")
-    assert js(page, seen) != tiles
+    assert js(page, indices) != tiles
     page.execute_script("delete document.documentElement.dataset.drawn")
     page.back()
     settled(page)
-    assert js(page, seen) == tiles
+    assert js(page, indices) == tiles
     assert js(page, "document.getElementById('selection').value") == "errors"
     page.get("about:blank")
     page.get(address)
     settled(page)
-    assert js(page, seen) == tiles
+    assert js(page, indices) == tiles
     assert js(page, "['probe', 'b'].map((name) => document.getElementById(name).value)") == ["highpass", "net_3"]
 
 
@@ -312,18 +312,18 @@ def test_images_are_filtered_by_both_cues(driver: Any, explored: Path, tmp_path:
     images = image_set(3, labels=[0, 1, 2], schemes={"texture": [[1], [1], [0]]})
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0, 1, 2], [0, 0, 0])])
-    shown = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
+    indices = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
         settled(driver)
         choose(driver, "selection", "all")
-        assert js(driver, shown) == [0, 1, 2]
+        assert js(driver, indices) == [0, 1, 2]
         choose(driver, "label", "texture:1")
-        assert js(driver, shown) == [0, 1]
+        assert js(driver, indices) == [0, 1]
         assert {"label": "texture:1"}.items() <= query(driver).items()
         driver.refresh()
         settled(driver)
-        assert js(driver, shown) == [0, 1]
+        assert js(driver, indices) == [0, 1]
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:

@@ -46,26 +46,26 @@ def test_readers_see_what_was_committed_and_the_writer_keeps_its_lock(tmp_path: 
 
 
 def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
+    clock = 100.0
     with open_store(tmp_path / "results.duckdb") as store:
         add(store, "lowpass")
         copy = tmp_path / "snapshot.duckdb"
-        monkeypatch.setattr("bandlens.analysis.database.open.time.monotonic", lambda: now)
+        monkeypatch.setattr("bandlens.analysis.database.open.time.monotonic", lambda: clock)
         real = write_snapshot
 
         def slow(source: Store, path: Path) -> None:
-            nonlocal now
+            nonlocal clock
             real(source, path)
-            now += 3
+            clock += 3
 
         monkeypatch.setattr("bandlens.analysis.database.open.write_snapshot", slow)
         renew = snapshots(store, copy)
-        taken = 0
+        copies = 0
         for _ in range(400):
-            taken += renew()
-            now += 1
-    assert taken > 1
-    assert 3 * taken / (now - 100) == pytest.approx(COPYING_SHARE, rel=0.2)
+            copies += renew()
+            clock += 1
+    assert copies > 1
+    assert 3 * copies / (clock - 100) == pytest.approx(COPYING_SHARE, rel=0.2)
 
 
 def test_what_is_no_place_for_one(tmp_path: Path) -> None:

@@ -47,10 +47,10 @@ SEVERAL = "SELECT 1 AS one; -- a remark; with a semicolon\nPIVOT (SELECT 2 AS tw
 
 
 def test_of_several_statements_each_one_answers(command: Command, database: Path, tmp_path: Path) -> None:
-    shown = "one\n1\n\n2\n1\n\nthree\n;\n"
-    assert command("sql", SEVERAL, "--db", database, "--format", "csv").out == shown
+    text = "one\n1\n\n2\n1\n\nthree\n;\n"
+    assert command("sql", SEVERAL, "--db", database, "--format", "csv").out == text
     assert command("sql", SEVERAL, "--db", database, "--out", tmp_path / "all.csv").code == 0
-    assert (tmp_path / "all.csv").read_text() == shown
+    assert (tmp_path / "all.csv").read_text() == text
     tables = command("sql", SEVERAL, "--db", database).out.split("1 row\n")
     assert [table.split()[0] for table in tables[:3]] == ["one", "2", "three"]
 
@@ -92,7 +92,7 @@ def _is_nested(kind: str) -> bool:
 def test_every_type_comes_out_as_duckdb_has_it_or_is_refused(database: Path, tmp_path: Path, ending: str) -> None:
     """DuckDB reads each file back: it has to hold what the same value is as text."""
     columns = [(f'"{row[0]}"', str(row[1])) for row in duckdb.sql("DESCRIBE FROM test_all_types()").fetchall()]
-    refused = set()
+    refusals = set()
     types = NATIVE if ending in BINARY else PLAIN
     with open_store(database, read_only=True) as store:
         for column, kind in [*columns, *((enum, "") for enum in NESTED_ENUMS)]:
@@ -101,7 +101,7 @@ def test_every_type_comes_out_as_duckdb_has_it_or_is_refused(database: Path, tmp
                 with out.open("wb") as sink, store.reader(query, types=types) as reader:
                     write_answer(reader, ending, sink)
             except UsageError:
-                refused.add(kind)
+                refusals.add(kind)
                 continue
             if ending == "json" and _is_nested(kind):  # as text, JSON is written in another way
                 assert len(json.loads(out.read_text())) == 3
@@ -113,7 +113,7 @@ def test_every_type_comes_out_as_duckdb_has_it_or_is_refused(database: Path, tmp
                 table = "content" if content else READERS[ending].format(out)
                 assert connection.sql(f"SELECT v::VARCHAR FROM {table}").fetchall() == texts, column
     limits = {kind for _, kind in columns if (kind in BEYOND_ARROW if ending in BINARY else _is_nested(kind))}
-    assert refused == (limits if ending != "json" else set())
+    assert refusals == (limits if ending != "json" else set())
 
 
 def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path, tmp_path: Path) -> None:

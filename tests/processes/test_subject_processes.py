@@ -29,7 +29,7 @@ BAND = [
 ]
 
 
-def right_of(seed: int) -> dict[Any, Any]:
+def hits_of(seed: int) -> dict[Any, Any]:
     """Which images a model has right under each condition: fewer under more noise around octave 3."""
     ease = np.random.default_rng(seed).uniform(size=COUNT)
     strengths = {
@@ -47,7 +47,7 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Outcomes], An
 
 
 def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes], Any]) -> None:
-    subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
+    subjects: list[Outcomes] = [right_outcomes(hits_of(seed)) for seed in range(5)]
     futures = [compute(outcomes) for outcomes in subjects]
     for future, outcomes in zip(futures, subjects, strict=True):
         assert_frame_equal(future.result(), subject_rows(outcomes), check_exact=True)
@@ -56,9 +56,9 @@ def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes], An
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT, int))
     parts = [
-        part(cell(images, setting, by=model(f"net{seed}", classes=1000)), ~right * 3, ~right * 3)
+        part(cell(images, setting, by=model(f"net{seed}", classes=1000)), ~hits * 3, ~hits * 3)
         for seed in range(3)
-        for setting, right in right_of(seed).items()
+        for setting, hits in hits_of(seed).items()
     ]
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, parts)
@@ -73,8 +73,8 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
 
 def _compute_after_a_kill() -> None:
     with open_processes(100) as compute:
-        compute(right_outcomes(right_of(0))).result()
-        future = compute(right_outcomes(right_of(1)))
+        compute(right_outcomes(hits_of(0))).result()
+        future = compute(right_outcomes(hits_of(1)))
         for child in multiprocessing.active_children():
             child.kill()
         future.result()
@@ -97,7 +97,7 @@ with compute.open_processes(100) as rows_of:
 
 def test_a_program_is_not_run_again_by_its_processes(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == ["once", "AttributeError"]
+    assert result.stdout.split() == ["once", "AttributeError"]

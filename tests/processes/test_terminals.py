@@ -29,14 +29,14 @@ def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
     with subprocess.Popen(command, stdout=terminal_end, env=environment):
         os.close(terminal_end)
-        shown = b""
+        output = b""
         try:
             while piece := os.read(control_end, 1 << 16):
-                shown += piece
+                output += piece
         except OSError:  # the other end is closed
             pass
     os.close(control_end)
-    return shown.decode().replace("\r", "").splitlines()
+    return output.decode().replace("\r", "").splitlines()
 
 
 def table(*words: str, columns: int = 80) -> list[str]:
@@ -53,14 +53,14 @@ def test_columns_continue_below_and_what_is_the_same_is_named() -> None:
     assert len(blocks) == 2
     assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"] * 2
     assert [name for block in blocks for name in block[1:]] == ["parameters", *(f"value{n}" for n in range(12))]
-    printed = {text for line in rows for text in line.split()}
-    assert printed >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
+    words = {text for line in rows for text in line.split()}
+    assert words >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
 
 
 def test_lines_show_every_field() -> None:
-    shown = table("--line")
-    assert shown[:2] == ["study       mine", "checkpoint  net0"]
-    assert len(shown) == 3 * 16 + 2
+    lines = table("--line")
+    assert lines[:2] == ["study       mine", "checkpoint  net0"]
+    assert len(lines) == 3 * 16 + 2
 
 
 HOSTILE = "\x1b[2J\x9b31m\u202egnp.exe"
@@ -92,11 +92,11 @@ PATHS = ("sql", "SELECT path, 'a\tb' AS tab FROM image")
 )
 def test_a_terminal_shows_escapes_that_a_pipe_gets_as_they_are(hostile: Path, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-m", "bandlens", *words, "--db", str(hostile)]
-    shown = "\n".join(on_a_terminal(command, 200))
-    assert not {"\x1b", "\x9b", "\u202e"} & set(shown), shown
-    assert "u202egnp.exe" in shown
+    screen = "\n".join(on_a_terminal(command, 200))
+    assert not {"\x1b", "\x9b", "\u202e"} & set(screen), screen
+    assert "u202egnp.exe" in screen
     if words[-1] in ("tsv", "s"):
         piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
         assert HOSTILE in piped
     if words[-1] == "tsv":
-        assert 'gnp.exe\t"a\tb"' in shown
+        assert 'gnp.exe\t"a\tb"' in screen
