@@ -127,10 +127,10 @@ def test_gradients_in_bf16_find_what_those_in_fp32_find(photographs: Photographs
     """Few images' success differs, as with another start, and no more to one side than chance would have it."""
     searched = photographs.attacked(pgd, searched=in_bfloat16(photographs.network))
     robust, robust_in_bf16 = photographs.robust(last), photographs.robust(searched)
-    flips, lost = int((robust != robust_in_bf16).sum()), int((robust & ~robust_in_bf16).sum())
+    flips, bf16_successes = int((robust != robust_in_bf16).sum()), int((robust & ~robust_in_bf16).sum())
     assert not torch.equal(searched.images, last.images), "the gradients are not the same"
     assert flips <= COUNT / 10
-    assert flips == 0 or binomtest(lost, flips).pvalue > 0.01
+    assert flips == 0 or binomtest(bf16_successes, flips).pvalue > 0.01
     with torch.no_grad():
         logits = torch.cat([photographs.network(batch) for batch in searched.images.split(BATCH)])
     torch.testing.assert_close(searched.logits, logits, rtol=0, atol=1e-4, msg="they are judged in fp32")

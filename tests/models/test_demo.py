@@ -29,8 +29,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_it_prints_what_the_tutorial_shows(demo: tuple[Path, str]) -> None:
-    (shown,) = (body for language, _, body in FENCE.findall(TUTORIAL) if language == "text")
-    compare(shown, demo[1])
+    (screen,) = (body for language, _, body in FENCE.findall(TUTORIAL) if language == "text")
+    compare(screen, demo[1])
 
 
 def test_every_prediction_is_in_the_database(demo: tuple[Path, str]) -> None:
@@ -58,16 +58,16 @@ def test_crops_of_a_picture_are_one_cluster(demo: tuple[Path, str]) -> None:
 
 
 def test_the_first_screen_has_a_sentence_and_sound_numbers(demo: tuple[Path, str]) -> None:
-    out, printed = demo
+    out, screen = demo
     with bandlens.open(out / "results.duckdb") as results:
         verdict, metrics = results.verdict(), results.sql("SELECT metric, low, state FROM metric").rows()
-    assert [sentence for sentence in verdict if sentence in printed] == verdict[:1]
+    assert [sentence for sentence in verdict if sentence in screen] == verdict[:1]
     sound = {metric for metric, low, state in metrics if state == "ok" and low is not None}
     assert {"spectral_bias", "lowpass_half_cut", "psychometric_bandwidth"} <= sound
-    shown = {words[0] for line in printed.splitlines() if (words := line.split())}
-    assert sound == shown & {metric for metric, _, _ in metrics}
-    assert f"{len(metrics) - len(sound)} numbers more" in printed
-    assert len(printed.splitlines()) <= SCREEN
+    row_names = {words[0] for line in screen.splitlines() if (words := line.split())}
+    assert sound == row_names & {metric for metric, _, _ in metrics}
+    assert f"{len(metrics) - len(sound)} numbers more" in screen
+    assert len(screen.splitlines()) <= SCREEN
     assert 500_000 < (out / "report.html").stat().st_size < 5_000_000
 
 
@@ -75,9 +75,9 @@ def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
     environment = environment_in(demo[0])
     sources = printed_by("bandlens published show --db results.duckdb", demo[0], environment)
     assert re.search(rf"{MODEL} +tf_efficientnet_lite0\.in1k +weights", sources)
-    placed = printed_by(f"bandlens published show {MODEL} --db results.duckdb", demo[0], environment)
-    assert re.search(r"timm +imagenet +74\.85 +1150 +1266", placed)
-    assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", placed)
+    table = printed_by(f"bandlens published show {MODEL} --db results.duckdb", demo[0], environment)
+    assert re.search(r"timm +imagenet +74\.85 +1150 +1266", table)
+    assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", table)
 
 
 def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tuple[Path, str]) -> None:

@@ -81,10 +81,10 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     about = json.loads((folder / "int8" / "mine.json").read_text())
     assert about["calibration"] == {"name": "images.set", "digest": images.info.digest, "images": 300}
     assert about["versions"].keys() == {"onnx", "onnxruntime", "nncf"}
-    (kept,) = json.loads(run(*command, "--precision", "int8").stdout)
-    assert kept == rows["int8"]
-    wrong = make_images(tmp_path / "wrong.set", make_pictures(2, size=128))
-    message = str(failure(run(*command, "--precision", "int8", "--calibration", wrong.folder)))
+    (row,) = json.loads(run(*command, "--precision", "int8").stdout)
+    assert row == rows["int8"]
+    large_images = make_images(tmp_path / "wrong.set", make_pictures(2, size=128))
+    message = str(failure(run(*command, "--precision", "int8", "--calibration", large_images.folder)))
     assert "has images of 128 pixels, and the model takes 64; pack it with --size 64" in message
 
 
@@ -114,14 +114,14 @@ def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(
     assert (average["weights"], average["weights_left"], silent) == ("top level", [], [])
     raw, _ = exported(tmp_path / "raw.pth")
     assert raw["sha256"] != average["sha256"]
-    for options, same, taken, rest in (
+    for options, twin, container, rest in (
         ((), average, "state_dict_ema", "state_dict"),
         (("--weights", "raw"), raw, "state_dict", "state_dict_ema"),
     ):
         row, lines = exported(tmp_path / "two.pth", *options)
-        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [rest])
+        assert (row["sha256"], row["weights"], row["weights_left"]) == (twin["sha256"], container, [rest])
         (line,) = lines
-        assert f"{taken} and left {rest}" in line
-        assert ("moving average" in line) == (taken == "state_dict_ema")
+        assert f"{container} and left {rest}" in line
+        assert ("moving average" in line) == (container == "state_dict_ema")
         weights_record = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
-        assert weights_record == {"taken": taken, "left": [rest], "ema": taken == "state_dict_ema"}
+        assert weights_record == {"taken": container, "left": [rest], "ema": container == "state_dict_ema"}

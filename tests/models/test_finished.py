@@ -32,7 +32,7 @@ from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.pipeline import export_network, import_onnx
 from bandlens.export.weights.read import read
 
-IMAGENET, NONE = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
+IMAGENET, NO_NORMALIZATION = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
 IMAGE = (1, 3, 64, 64)
 
 
@@ -64,7 +64,7 @@ def binary() -> nn.Module:
     return Small(1, 1)
 
 
-def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 64), dynamic: str = "") -> nn.Module:
+def write(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 64), dynamic: str = "") -> nn.Module:
     """The network with weights of its own, and its ONNX file with the names that `images` and `logits` would hide."""
     torch.manual_seed(5)
     for parameter in network.parameters():
@@ -78,11 +78,11 @@ def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, bytes]:
     """A network of logits, and its ONNX file for batches of any size."""
     file = tmp_path_factory.mktemp("small") / "small.onnx"
-    return written(Small(), file, dynamic="b"), file.read_bytes()
+    return write(Small(), file, dynamic="b"), file.read_bytes()
 
 
 @pytest.fixture
-def small(exported: tuple[nn.Module, bytes], tmp_path: Path) -> Path:
+def small_file(exported: tuple[nn.Module, bytes], tmp_path: Path) -> Path:
     """The network's file, which a test may change."""
     (tmp_path / "small.onnx").write_bytes(exported[1])
     return tmp_path / "small.onnx"
@@ -98,21 +98,21 @@ def torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.
 def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
     dynamic: str, tmp_path: Path, photographs: NDArray[np.float32]
 ) -> None:
-    network = written(Small(), tmp_path / "small.onnx", dynamic=dynamic)
+    network = write(Small(), tmp_path / "small.onnx", dynamic=dynamic)
     model, parity = import_onnx(tmp_path / "small.onnx", "small", IMAGENET, tmp_path / "models")
     assert (model.classes, model.image_size, model.normalization) == (7, 64, "imagenet")
     assert parity.holds
     mean, std = (np.array(numbers, np.float32).reshape(3, 1, 1) for numbers in IMAGENET)
-    loaded = load_model(tmp_path / "models", "small")
-    logits = onnx_logits(verify_model(loaded), photographs)
+    stored_model = load_model(tmp_path / "models", "small")
+    logits = onnx_logits(verify_model(stored_model), photographs)
     np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
 
 
 def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx", dynamic="bhw")
+    write(Small(), tmp_path / "small.onnx", dynamic="bhw")
     with pytest.raises(UsageError, match="leaves the size of its images open; say which with --image-size"):
-        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path)
-    model, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path, image_size=96)
+        import_onnx(tmp_path / "small.onnx", "small", NO_NORMALIZATION, tmp_path)
+    model, _ = import_onnx(tmp_path / "small.onnx", "small", NO_NORMALIZATION, tmp_path, image_size=96)
     dimensions = onnx.load(model.path).graph.input[0].type.tensor_type.shape.dim
     assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["batch", 3, 96, 96]
 
@@ -142,12 +142,12 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
 ) -> None:
     apart, content = tmp_path / "apart.onnx", onnx.load_from_string(exported[1])
     onnx.save(content, apart, save_as_external_data=True, size_threshold=99, location="beside")
-    model, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
+    model, _ = import_onnx(apart, "small", NO_NORMALIZATION, tmp_path / "models")
     logits = onnx_logits(verify_model(model), photographs)
     np.testing.assert_allclose(logits, torch_logits(exported[0], photographs), rtol=1e-3, atol=1e-4)
     (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
-    changed, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
-    assert model.weights_sha256 != changed.weights_sha256
+    halved_model, _ = import_onnx(apart, "small", NO_NORMALIZATION, tmp_path / "models")
+    assert model.weights_sha256 != halved_model.weights_sha256
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
 def test_what_is_no_classifier_is_refused(
     network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path
 ) -> None:
-    written(network, tmp_path / "small.onnx", shape)
-    with pytest.raises(ExportError) as caught:
-        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
-    assert message in str(caught.value)
+    write(network, tmp_path / "small.onnx", shape)
+    with pytest.raises(ExportError) as error:
+        import_onnx(tmp_path / "small.onnx", "small", NO_NORMALIZATION, tmp_path / "models")
+    assert message in str(error.value)
     assert not (tmp_path / "models").exists()
 
 
@@ -209,12 +209,12 @@ LOWERED: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 @pytest.mark.parametrize("kind", LOWERED)
-def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, small: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, small_file: Path, tmp_path: Path) -> None:
     precision, convert = LOWERED[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        convert(small, tmp_path / "lower.onnx")
-    import_onnx(tmp_path / "lower.onnx", "small", NONE, tmp_path / "models")
+        convert(small_file, tmp_path / "lower.onnx")
+    import_onnx(tmp_path / "lower.onnx", "small", NO_NORMALIZATION, tmp_path / "models")
     model = load_model(tmp_path / "models", "small")
     assert model.precision == precision
     [row] = lower(model, Lowering())
@@ -230,40 +230,40 @@ def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, small:
         make_onnx_file(model, {"int8": "fp16", "fp16": "int8"}[precision])
 
 
-def test_the_command_takes_an_int8_file_as_int8(command: Command, small: Path, tmp_path: Path) -> None:
+def test_the_command_takes_an_int8_file_as_int8(command: Command, small_file: Path, tmp_path: Path) -> None:
     """No images are asked for; an fp32 file gets the line that says how its int8 file is made."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        LOWERED["QDQ"][1](small, tmp_path / "int8.onnx")
+        LOWERED["QDQ"][1](small_file, tmp_path / "int8.onnx")
     options = ("--normalization", "none", "--precision", "int8", "--out", tmp_path / "models")
     answer = command("export", tmp_path / "int8.onnx", *options)
     assert (answer.code, load_model(tmp_path / "models", "int8").precision) == (0, "int8"), answer.err
     assert command("export", "int8", *options[2:]).code == 0
-    answer = command("export", small, *options)
+    answer = command("export", small_file, *options)
     assert answer.code == 1
     line = r"small has no int8 file in .*; run: bandlens export small --precision int8 .* --calibration IMAGE_SET$"
     assert re.search(line, answer.err.strip())
 
 
-def test_names_of_classes_in_the_metadata_are_kept(small: Path, tmp_path: Path) -> None:
+def test_names_of_classes_in_the_metadata_are_kept(small_file: Path, tmp_path: Path) -> None:
     names = ["ant", "bee", "crow", "deer", "elk", "fox", "gnu"]
-    taken, _ = import_onnx(small, "small", NONE, tmp_path / "models")
-    assert class_names_of(taken) is None
-    content = onnx.load(small)
+    model, _ = import_onnx(small_file, "small", NO_NORMALIZATION, tmp_path / "models")
+    assert class_names_of(model) is None
+    content = onnx.load(small_file)
     onnx.helper.set_model_props(content, {"names": str(dict(enumerate(names))), "author": "somebody"})
     onnx.save(content, tmp_path / "named.onnx")
-    taken, _ = import_onnx(tmp_path / "named.onnx", "named", NONE, tmp_path / "models")
-    assert class_names_of(taken) == names
+    model, _ = import_onnx(tmp_path / "named.onnx", "named", NO_NORMALIZATION, tmp_path / "models")
+    assert class_names_of(model) == names
 
 
-def test_each_kind_of_file_is_sent_to_its_own_option(small: Path, tmp_path: Path, tiny: Path) -> None:
-    small.rename(tmp_path / "small.pth")
+def test_each_kind_of_file_is_sent_to_its_own_option(small_file: Path, tmp_path: Path, tiny: Path) -> None:
+    small_file.rename(tmp_path / "small.pth")
     assert is_onnx(tmp_path / "small.pth")
     assert not is_onnx(tiny)
     with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; it needs no architecture"):
         read(tmp_path / "small.pth")
     with pytest.raises(UsageError, match="is no ONNX file; weights are given with --architecture"):
-        import_onnx(tiny, "small", NONE, tmp_path)
+        import_onnx(tiny, "small", NO_NORMALIZATION, tmp_path)
 
 
 def endless(path: Path, images_at_most: int) -> None:
@@ -293,26 +293,26 @@ def test_a_file_that_never_comes_back_is_one_line(
 ) -> None:
     """The second file loops on batches alone, which the model made of it is run on."""
     endless(tmp_path / "ends.onnx", 99)
-    before = children()
-    taken, _ = import_onnx(tmp_path / "ends.onnx", "ends", NONE, tmp_path / "models")
-    assert taken.classes == 3
+    processes = children()
+    model, _ = import_onnx(tmp_path / "ends.onnx", "ends", NO_NORMALIZATION, tmp_path / "models")
+    assert model.classes == 3
     endless(tmp_path / "mine.onnx", images_at_most)
     monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
-    with pytest.raises(ExportError) as caught:
-        import_onnx(tmp_path / "mine.onnx", "mine", NONE, tmp_path / "models")
+    with pytest.raises(ExportError) as error:
+        import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
     file = tmp_path / "mine.onnx" if images_at_most == 0 else f"the model of {tmp_path / 'mine.onnx'}"
-    assert str(caught.value) == (
+    assert str(error.value) == (
         f"{file} does not come back from 18 images within 4 s, and so nothing was written; does it loop without an end?"
     )
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["ends.json", "ends.onnx"]
-    assert children() == before
+    assert children() == processes
 
 
 @pytest.mark.parametrize("way", ["file", "memory"])
 def test_one_logit_of_grey_images_is_a_classifier_of_two(
     way: str, tmp_path: Path, photographs: NDArray[np.float32]
 ) -> None:
-    network = written(binary(), tmp_path / "binary.onnx", (1, 1, 64, 64), dynamic="b")
+    network = write(binary(), tmp_path / "binary.onnx", (1, 1, 64, 64), dynamic="b")
     if way == "file":
         model, _ = import_onnx(tmp_path / "binary.onnx", "binary", IMAGENET, tmp_path / "models")
     else:

@@ -74,19 +74,19 @@ def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(comman
     assert answer.code == 1
     (line,) = answer.err.splitlines()
     assert line.startswith("bandlens: openvino:int8 against onnxruntime:fp32: 3 pass, 3 fail, 0 undecided; a row that")
-    shown = answer.out.split("Rows that do not pass")[1]
-    assert "two" in shown
-    assert "one" not in shown
+    rows = answer.out.split("Rows that do not pass")[1]
+    assert "two" in rows
+    assert "one" not in rows
 
     warning = (
         "openvino int8 has not passed the precision gate for 3 of 6 pairs of checkpoint and condition; see: "
         f"bandlens gate precision STUDY.toml --candidate openvino:int8 --db {db}\n"
     )
-    refused = command("run", study, "--db", db, "--require-gate")
-    assert (refused.code, refused.out, refused.err) == (1, "", f"bandlens: {warning}")
+    refusal = command("run", study, "--db", db, "--require-gate")
+    assert (refusal.code, refusal.out, refusal.err) == (1, "", f"bandlens: {warning}")
     assert ask(db, "FROM study") == []
-    warned = command("run", study, "--db", db)
-    assert (warned.code, warned.err) == (0, f"bandlens: warning: {warning}")
+    answer = command("run", study, "--db", db)
+    assert (answer.code, answer.err) == (0, f"bandlens: warning: {warning}")
     assert ask(db, "SELECT name FROM study") == [("study",)]
 
 

@@ -95,9 +95,9 @@ def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
 
     study = make_study(tmp_path, models="models", images=[str(folder / "test.set")], probes="lowpass = {cutoff = 0.5}")
     run = ("run", study, "--db", tmp_path / "results.duckdb")
-    refused = command(*run)
-    assert refused.code == 2
-    assert "the head of mine was trained on 40 of the 80 images of test.set" in refused.err
+    answer = command(*run)
+    assert answer.code == 2
+    assert "the head of mine was trained on 40 of the 80 images of test.set" in answer.err
     study.write_text('overlap = "leave out"\n' + study.read_text())
     answer = command(*run)
     assert answer.code == 0, answer.err
@@ -166,10 +166,10 @@ def test_prompts_are_the_cosines_that_torch_computes(clip: Model) -> None:
 
 
 def refusal(act: Callable[[], Any], kind: type[BandlensError] = ExportError) -> str:
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind) as error:
         act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_path: Path, command: Command) -> None:

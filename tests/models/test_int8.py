@@ -235,27 +235,27 @@ def test_int8_is_quiet_and_tells_nobody(resnet18_content: bytes, resnet18_int8: 
 
 def test_symmetric_activations_keep_their_range(lite0_int8: bytes) -> None:
     """EfficientNet-Lite0 has all that occurs: uint8, int8, and a scale per channel before depthwise convolutions."""
-    after = symmetric_activations(lite0_int8)
-    assert after == symmetric_activations(lite0_int8) == symmetric_activations(after)
-    old, new = onnx_file_of(lite0_int8), onnx_file_of(after)
-    was, now = constants(old), constants(new)
-    seen = Counter[str]()
-    for node, same in zip(old.node, new.node, strict=True):
+    content = symmetric_activations(lite0_int8)
+    assert content == symmetric_activations(lite0_int8) == symmetric_activations(content)
+    old, new = onnx_file_of(lite0_int8), onnx_file_of(content)
+    old_constants, new_constants = constants(old), constants(new)
+    kinds = Counter[str]()
+    for node, new_node in zip(old.node, new.node, strict=True):
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            assert node == same
+            assert node == new_node
             continue
-        scale, zero_point = was[node.input[1]], was[node.input[2]]
-        assert now[same.input[2]].dtype == np.int8
-        assert not now[same.input[2]].any()
-        if node.input[0] in was:
-            assert node == same
+        scale, zero_point = old_constants[node.input[1]], old_constants[node.input[2]]
+        assert new_constants[new_node.input[2]].dtype == np.int8
+        assert not new_constants[new_node.input[2]].any()
+        if node.input[0] in old_constants:
+            assert node == new_node
             continue
-        assert now[same.input[1]].shape == ()
-        largest = np.iinfo(zero_point.dtype).max
-        assert now[same.input[1]] * 127 == pytest.approx(scale.max() * largest, rel=1e-6)
-        seen[f"{zero_point.dtype} {scale.ndim}"] += 1
-    assert set(seen) == {"uint8 0", "uint8 1", "int8 0"}
-    assert {name for node in new.node for name in node.input} >= set(now)
+        assert new_constants[new_node.input[1]].shape == ()
+        limit = np.iinfo(zero_point.dtype).max
+        assert new_constants[new_node.input[1]] * 127 == pytest.approx(scale.max() * limit, rel=1e-6)
+        kinds[f"{zero_point.dtype} {scale.ndim}"] += 1
+    assert set(kinds) == {"uint8 0", "uint8 1", "int8 0"}
+    assert {name for node in new.node for name in node.input} >= set(new_constants)
 
 
 def test_what_tensorrt_would_misread_is_refused(resnet18_int8: bytes) -> None:

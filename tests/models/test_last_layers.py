@@ -88,8 +88,8 @@ def test_classifiers_pass_and_are_refused_without_their_last_layer(name: str) ->
         part = onnx.ModelProto()
         part.CopyFrom(model)
         cut_graph(part, output, name)
-        refused = does_refuse(part.SerializeToString(), width)
-        assert refused == (output == "taken" and name not in UNKNOWN), output
+        is_refused = does_refuse(part.SerializeToString(), width)
+        assert is_refused == (output == "taken" and name not in UNKNOWN), output
 
 
 def does_refuse(content: bytes, width: int) -> bool:
@@ -117,7 +117,7 @@ class Limited(nn.Module):
     ids=["older", "newer"],
 )
 @pytest.mark.parametrize(
-    ("last", "refused"),
+    ("last", "is_refused"),
     [
         *((activation, True) for activation in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish)),
         *((activation, True) for activation in (nn.Hardswish, nn.Tanh)),
@@ -128,7 +128,7 @@ class Limited(nn.Module):
     ],
 )
 def test_what_an_activation_gives_is_no_logit(
-    last: Callable[[], nn.Module], refused: bool, export: Callable[[nn.Module], bytes]
+    last: Callable[[], nn.Module], is_refused: bool, export: Callable[[nn.Module], bytes]
 ) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), last(), nn.Dropout()).eval()
-    assert does_refuse(export(network), 10) == refused
+    assert does_refuse(export(network), 10) == is_refused

@@ -89,8 +89,8 @@ def test_a_network_of_labels_decides_each_by_its_own_logit(way: str, sigmoid: bo
         out=tmp_path / "models",
         **PLAIN,
     )
-    loaded = load_model(tmp_path / "models", "mine")
-    assert (loaded, model.classes, model.multilabel) == (model, 8, True)
+    stored_model = load_model(tmp_path / "models", "mine")
+    assert (stored_model, model.classes, model.multilabel) == (model, 8, True)
     assert describe_model(tmp_path / "models", "mine")["adapted"] == [LABEL_SETS.format(3)]
     images = photograph_crops(64)
     with torch.inference_mode():

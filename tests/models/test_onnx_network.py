@@ -142,17 +142,17 @@ WEIGHTS = RANDOM.normal(size=(4, 3, 3, 3))
 CHANNELS = {name: RANDOM.uniform(0.5, 1.5, 3) for name in ("scale", "bias", "mean", "variance")}
 HALF = {"half": 0.5}
 DARK, LIGHT = ("Less", ["images", "half"], {}), ("Greater", ["images", "third"], {})
-BOTH = HALF | {"third": 0.3}
+HALF_AND_THIRD = HALF | {"third": 0.3}
 ROWS = {"rows": np.array([[0, 2], [1, -1]])}
 
-OF_IMAGES = ["Erf", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "Neg", "Sigmoid", "Sqrt", "Tanh"]
-OF_IMAGES_AND_HALF = ["Add", "Div", "Greater", "Less", "Mul", "Pow", "Sub"]
+UNARY_OPERATORS = ["Erf", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "Neg", "Sigmoid", "Sqrt", "Tanh"]
+BINARY_OPERATORS = ["Add", "Div", "Greater", "Less", "Mul", "Pow", "Sub"]
 CASES: dict[str, Case] = {
-    **{name: single(name) for name in OF_IMAGES},
-    **{name: single(name, "half", constants=HALF) for name in OF_IMAGES_AND_HALF},
+    **{name: single(name) for name in UNARY_OPERATORS},
+    **{name: single(name, "half", constants=HALF) for name in BINARY_OPERATORS},
     "Abs": Case([("Sub", ["images", "half"], {}), ("Abs", ["0"], {})], HALF),
     "Add broadcast": single("Add", "bias", constants={"bias": RANDOM.normal(size=(3, 1, 1))}),
-    "And": Case([DARK, LIGHT, ("And", ["0", "1"], {})], BOTH),
+    "And": Case([DARK, LIGHT, ("And", ["0", "1"], {})], HALF_AND_THIRD),
     "AveragePool": single("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "AveragePool count": single("AveragePool", kernel_shape=[3, 2], pads=[1, 0, 1, 0], count_include_pad=1),
     "AveragePool ceil": single("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
@@ -192,13 +192,13 @@ CASES: dict[str, Case] = {
     ),
     "LeakyRelu": Case([("Sub", ["images", "half"], {}), ("LeakyRelu", ["0"], {"alpha": 0.2})], HALF),
     "MatMul": single("MatMul", "m", constants={"m": RANDOM.normal(size=(6, 2))}),
-    "Max": single("Max", "half", "third", constants=BOTH),
+    "Max": single("Max", "half", "third", constants=HALF_AND_THIRD),
     "MaxPool": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "MaxPool ceil": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "MaxPool sides": single("MaxPool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], dilations=[2, 1]),
-    "Min": single("Min", "half", "third", constants=BOTH),
+    "Min": single("Min", "half", "third", constants=HALF_AND_THIRD),
     "Not": Case([DARK, ("Not", ["0"], {})], HALF),
-    "Or": Case([DARK, LIGHT, ("Or", ["0", "1"], {})], BOTH),
+    "Or": Case([DARK, LIGHT, ("Or", ["0", "1"], {})], HALF_AND_THIRD),
     "Pad": single("Pad", "pads", "half", constants=HALF | {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 1])}),
     "Pad axes": single("Pad", "pads", "", "axes", constants={"pads": np.array([1, 2]), "axes": np.array([-2])}),
     "Range": Case([("Range", ["first", "end", "by"], {})], {"first": 2, "end": 11, "by": 3}),
@@ -244,7 +244,7 @@ CASES: dict[str, Case] = {
     "Transpose": single("Transpose", perm=[0, 2, 3, 1]),
     "Transpose reversed": single("Transpose"),
     "Unsqueeze": single("Unsqueeze", "axes", constants={"axes": np.array([-1, 1])}),
-    "Where": Case([DARK, ("Where", ["0", "images", "third"], {})], BOTH),
+    "Where": Case([DARK, ("Where", ["0", "images", "third"], {})], HALF_AND_THIRD),
 }
 
 
@@ -285,9 +285,9 @@ def test_constants_may_be_nodes() -> None:
 
 def test_the_images_themselves_are_left_alone() -> None:
     images = torch.rand(2, 3, 6, 6) - 0.5
-    before = images.clone()
+    copy = images.clone()
     OnnxNetwork(Case([("Relu", ["images"], {})]).content())(images)
-    assert torch.equal(images, before)
+    assert torch.equal(images, copy)
 
 
 # Refusals
@@ -303,9 +303,9 @@ def test_the_images_themselves_are_left_alone() -> None:
     ids=["operator", "domain", "attribute"],
 )
 def test_what_is_not_known_is_named(case: Case, message: str) -> None:
-    with pytest.raises(EngineError, match=message) as caught:
+    with pytest.raises(EngineError, match=message) as error:
         OnnxNetwork(case.content())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

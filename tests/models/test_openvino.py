@@ -113,31 +113,31 @@ def images(count: int, seed: int = 5) -> Images:
 @EVERY_PRECISION
 def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: str) -> None:
     """All of these batches are cut into parts of four."""
-    shown, variant = images(16), variant_of(model, "openvino", precision)
+    pixels, variant = images(16), variant_of(model, "openvino", precision)
     logits_by_cut = []
     for batch, threads in [(4, 1), (8, 2), (16, 1), (16, 2)]:
         with open_session(variant, batch, threads) as session:
-            parts = [session.infer(shown[k : k + batch]).copy() for k in range(0, len(shown), batch)]
+            parts = [session.infer(pixels[k : k + batch]).copy() for k in range(0, len(pixels), batch)]
         logits_by_cut.append(np.concatenate(parts))
     for logits_of_cut in logits_by_cut[1:]:
         np.testing.assert_array_equal(logits_of_cut, logits_by_cut[0])
 
 
 def test_parts_without_a_row_that_is_needed_are_left_out(model: Model) -> None:
-    shown = images(16)
+    pixels = images(16)
     with open_session(variant_of(model, "openvino", "fp32"), 16, 2) as session:
-        mirrored = session.infer(shown[::-1].copy()).copy()
-        expected = session.infer(shown).copy()
+        mirrored = session.infer(pixels[::-1].copy()).copy()
+        expected = session.infer(pixels).copy()
         expected[4:12] = mirrored[4:12]
-        np.testing.assert_array_equal(session.infer(shown[::-1].copy(), slice(7, 9)), expected)
+        np.testing.assert_array_equal(session.infer(pixels[::-1].copy(), slice(7, 9)), expected)
 
 
 def test_a_graph_without_int8_does_not_run_as_int8(model: Model) -> None:
-    wrong = replace(variant_of(model, "openvino", "int8"), path=model.path, sha256=model.sha256)
+    variant = replace(variant_of(model, "openvino", "int8"), path=model.path, sha256=model.sha256)
     with pytest.raises(
         EngineError, match=r"one \(openvino int8\): OpenVINO runs .* otherwise \(2 in f32, the rest in f32"
     ):
-        open_session(wrong, 4, 1)
+        open_session(variant, 4, 1)
 
 
 def test_a_network_without_products_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -216,6 +216,6 @@ def test_only_one_session_keeps_its_activations(lite0: Path) -> None:
         pytest.skip("needs /proc")
     command = [sys.executable, "-P", "-c", INFER, str(lite0), MODEL]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    before, first, *_, last = map(float, lines)
-    assert first - before > 20, "there is something to share"
-    assert last - first < (first - before) / 2
+    baseline, first, *_, last = map(float, lines)
+    assert first - baseline > 20, "there is something to share"
+    assert last - first < (first - baseline) / 2

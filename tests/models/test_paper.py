@@ -143,10 +143,10 @@ def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
         "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' GROUP BY image_set"
     )
     assert {name for name, *_ in rows} == answers.keys()
-    for name, predicted, right in rows:
+    for name, predicted, hits in rows:
         expected = answers[name]
         assert predicted == expected.predicted.tolist(), name
-        assert right == (expected.predicted == expected.images.labels).tolist(), name
+        assert hits == (expected.predicted == expected.images.labels).tolist(), name
     spaces = {answer.images.info.decision_space for answer in answers.values()}
     assert spaces == {"all", "imagenet-a", "imagenet-r", "sixteen"}
 
@@ -168,9 +168,9 @@ def test_the_best_of_the_classes_that_real_accepts_is_first_where_one_of_them_is
         "WHERE image_set = ? AND probe = 'clean' ORDER BY image_index"
     )
     ranks = [rank for (rank,) in paper.ask(query, "imagenet")]
-    listed = [rank for rank in ranks if rank != UNKNOWN_RANK]
-    assert real_percent(answers["imagenet"]) == pytest.approx(100 * np.mean([rank == 0 for rank in listed]))
-    assert len(listed) == len({*answers["imagenet"].images.schemes["real"].image_index.tolist()})
+    known_ranks = [rank for rank in ranks if rank != UNKNOWN_RANK]
+    assert real_percent(answers["imagenet"]) == pytest.approx(100 * np.mean([rank == 0 for rank in known_ranks]))
+    assert len(known_ranks) == len({*answers["imagenet"].images.schemes["real"].image_index.tolist()})
     assert {rank for (rank,) in paper.ask(query, "imagenet-sketch")} == {None}
 
 

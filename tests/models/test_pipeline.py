@@ -114,10 +114,10 @@ def test_a_named_network_gets_as_many_classes_as_the_weights_have(
     torch.manual_seed(6)
     network = torchvision.models.squeezenet1_1(num_classes=37).eval()
     torch.save(network.state_dict(), tmp_path / "fine_tuned.pth")
-    none = NORMALIZATIONS["none"]
+    identity = NORMALIZATIONS["none"]
     for name, architecture in {"read": "squeezenet1_1", "said": "torchvision:squeezenet1_1(num_classes=37)"}.items():
         model, _ = export_user_checkpoint(
-            tmp_path / "fine_tuned.pth", name, architecture, none, tmp_path, image_size=64
+            tmp_path / "fine_tuned.pth", name, architecture, identity, tmp_path, image_size=64
         )
         assert model.classes == 37
         with torch.inference_mode():
@@ -125,7 +125,7 @@ def test_a_named_network_gets_as_many_classes_as_the_weights_have(
         np.testing.assert_allclose(onnx_logits(verify_model(model), photographs), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(CheckpointError, match=r"misshapen \(classifier.1.bias \(37,\) instead of \(36,\)"):
         export_user_checkpoint(
-            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", none, tmp_path, image_size=64
+            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", identity, tmp_path, image_size=64
         )
 
 

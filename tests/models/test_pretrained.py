@@ -81,9 +81,9 @@ def test_a_name_without_a_tag_has_timms_choice() -> None:
     ],
 )
 def test_what_cannot_be_exported_is_said_before_anything_is_fetched(name: str, error: Any, message: str) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as refusal:
         pretrained(name)
-    assert message in str(caught.value)
+    assert message in str(refusal.value)
 
 
 def bandlens(tmp_path: Path, hub: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -97,10 +97,10 @@ def bandlens(tmp_path: Path, hub: str, *words: str) -> subprocess.CompletedProce
 @pytest.fixture
 def network() -> torch.nn.Module:
     torch.manual_seed(4)
-    made: torch.nn.Module = timm.create_model(NAME, pretrained=False)
-    for parameter in made.parameters():
+    vit: torch.nn.Module = timm.create_model(NAME, pretrained=False)
+    for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
+    return vit.eval()
 
 
 def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path, network: torch.nn.Module) -> None:
@@ -130,8 +130,8 @@ def test_a_trained_head_takes_the_place_of_the_models_classifier(
     server.files["/timm/test_vit.r160_in1k/resolve/main/model.safetensors"] = published(save(network.state_dict()))
     labels = [k % 2 for k in range(40)]
     pictures = make_pictures(40, 160).astype(int) + np.array([60, 0, -60]) * np.array(labels)[:, None, None, None]
-    named = ((f"{number}.png", picture) for number, picture in enumerate(pictures.clip(0, 255).astype(np.uint8)))
-    packed = pack_arrays(named, tmp_path / "train.set", crop=pretrained(NAME).crop, labels=labels)
+    entries = ((f"{number}.png", picture) for number, picture in enumerate(pictures.clip(0, 255).astype(np.uint8)))
+    packed = pack_arrays(entries, tmp_path / "train.set", crop=pretrained(NAME).crop, labels=labels)
     (tmp_path / "head.toml").write_text('head = "train.set"\n' + ("" if pool is None else f'pool = "{pool}"\n'))
     ran = bandlens(tmp_path, server.address, "export", "timm:test_vit", "--head", "head.toml", "--out", "models")
     assert ran.returncode == 0, ran.stderr

@@ -56,7 +56,7 @@ def test_the_command_prints_a_table_and_one_line_of_errors(model: Model) -> None
     timed = bandlens("profile", "one", "--engine", "torch", *folder)
     assert timed.returncode == 0
     assert " images/s in " in timed.stdout
-    wrong = bandlens("profile", "one", "--engine", "onnxruntime", "--precision", "fp16", *folder)
-    assert wrong.returncode == 1
-    assert wrong.stderr.count("\n") == 1
-    assert "engine onnxruntime runs fp32, int8, not fp16" in wrong.stderr
+    refusal = bandlens("profile", "one", "--engine", "onnxruntime", "--precision", "fp16", *folder)
+    assert refusal.returncode == 1
+    assert refusal.stderr.count("\n") == 1
+    assert "engine onnxruntime runs fp32, int8, not fp16" in refusal.stderr

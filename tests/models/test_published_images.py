@@ -35,8 +35,8 @@ def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
     """(n, 3, s, s) in [0, 255], of frequencies from -r to below r cycles per image on either axis, r = cutoff s / 2."""
     size = pixels.shape[-1]
     frequency, r = fft.fftfreq(size, 1 / size), int(cutoff * (size // 2))
-    kept = (frequency >= -r) & (frequency < r)
-    return np.clip(fft.ifft2(fft.fft2(pixels) * (kept[:, None] & kept)).real, 0, 255)
+    passband = (frequency >= -r) & (frequency < r)
+    return np.clip(fft.ifft2(fft.fft2(pixels) * (passband[:, None] & passband)).real, 0, 255)
 
 
 def test_decisions_and_shape_bias_against_cutoff_are_those_of_another_filter_and_torch(
@@ -64,9 +64,9 @@ def test_decisions_and_shape_bias_against_cutoff_are_those_of_another_filter_and
     pixels = np.array(images.pixels, np.float64)
     expected, decisions = {}, {}
     for cutoff in (None, *cutoffs):
-        shown = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
+        inputs = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
         with torch.inference_mode():
-            chances = torch.cat([network((batch - 127) / 128) for batch in shown.split(16)]).softmax(dim=1)
+            chances = torch.cat([network((batch - 127) / 128) for batch in inputs.split(16)]).softmax(dim=1)
         means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
         decisions[cutoff] = [names[index] for index in means.argmax(dim=1)]
         apart = [(name, *pair) for name, pair in zip(decisions[cutoff], cues, strict=True) if pair[0] != pair[1]]

@@ -31,8 +31,8 @@ Images = NDArray[np.float32]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--engine")
-        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", chosen]), indirect=True)
+        engine = metafunc.config.getoption("--engine")
+        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", engine]), indirect=True)
 
 
 @pytest.fixture
@@ -66,24 +66,24 @@ def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path
 
 def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path) -> None:
     model, images = make_model(tmp_path), batch(8)
-    together = logits(engine, model, images)
+    batch_logits = logits(engine, model, images)
     order = np.random.default_rng(0).permutation(8)
-    np.testing.assert_array_equal(logits(engine, model, images[order]), together[order])
+    np.testing.assert_array_equal(logits(engine, model, images[order]), batch_logits[order])
     for k in range(8):
-        np.testing.assert_allclose(logits(engine, model, images[k : k + 1])[0], together[k], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits(engine, model, images[k : k + 1])[0], batch_logits[k], rtol=1e-5, atol=1e-5)
 
 
 def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_path: Path) -> None:
     models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(4)]
     images = batch(8)
-    alone = [logits(engine, model, images) for model in models]
+    answers = [logits(engine, model, images) for model in models]
     sessions = [open_session(variant_of(model, engine, "fp32"), 8, 2) for model in models]
     for turn in ([0, 1, 2, 3], [3, 1, 0, 2]):
         for k in turn:
-            np.testing.assert_array_equal(to_numpy(sessions[k].infer(place_images(engine, images))), alone[k])
-    kept = [sessions[k].infer(place_images(engine, images)) for k in range(4)]
+            np.testing.assert_array_equal(to_numpy(sessions[k].infer(place_images(engine, images))), answers[k])
+    arrays = [sessions[k].infer(place_images(engine, images)) for k in range(4)]
     for k in range(4):
-        np.testing.assert_array_equal(to_numpy(kept[k]), alone[k], "another session wrote into this one's logits")
+        np.testing.assert_array_equal(to_numpy(arrays[k]), answers[k], "another session wrote into this one's logits")
 
 
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
 )
 def test_another_input_than_its_own_is_refused(engine: str, images: Images, received: str, tmp_path: Path) -> None:
     with open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1) as session:
-        with pytest.raises(EngineError) as caught:
+        with pytest.raises(EngineError) as error:
             session.infer(place_images(engine, images))
-        assert received in str(caught.value)
-        assert "(4, 3, 128, 128)" in str(caught.value)
+        assert received in str(error.value)
+        assert "(4, 3, 128, 128)" in str(error.value)
         assert session.infer(place_images(engine, batch(4))).shape == (4, CLASSES), "the session still works"
 
 
@@ -154,25 +154,25 @@ def test_a_damaged_file_is_refused(engine: str, tmp_path: Path) -> None:
     content = bytearray(model.path.read_bytes())
     content[len(content) // 2] ^= 1
     model.path.write_bytes(content)
-    with pytest.raises(ExportError, match=r"one\.onnx has sha256 .* bandlens export one") as caught:
+    with pytest.raises(ExportError, match=r"one\.onnx has sha256 .* bandlens export one") as error:
         open_session(variant_of(model, engine, "fp32"), 4, 1)
-    one_line(caught.value)
+    one_line(error.value)
 
 
 def test_a_file_that_is_no_model_is_refused_and_nothing_printed(
     engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = written(tmp_path, b"not a model")
-    with pytest.raises(EngineError, match=r"one\.onnx: .* cannot open it: .*; .*export one again$") as caught:
+    with pytest.raises(EngineError, match=r"one\.onnx: .* cannot open it: .*; .*export one again$") as error:
         open_session(variant_of(model, engine, "fp32"), 4, 1)
-    one_line(caught.value)
+    one_line(error.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_operator_that_there_is_not_is_named(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(EngineError, match=r"(cannot open it|its ONNX file uses).*Unheard") as caught:
+    with pytest.raises(EngineError, match=r"(cannot open it|its ONNX file uses).*Unheard") as error:
         open_session(variant_of(of_one_node(tmp_path, "Unheard"), engine, "fp32"), 4, 1)
-    one_line(caught.value)
+    one_line(error.value)
     assert capfd.readouterr() == ("", "")
 
 

@@ -28,7 +28,7 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStudy:
     """A study that was planned, run, analyzed and reported."""
 
     name: str
@@ -57,29 +57,29 @@ def folder(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finish(folder: Path) -> Callable[[str], Done]:
+def finish(folder: Path) -> Callable[[str], FinishedStudy]:
     """The function takes a study, by name, from its file to its report."""
 
     @cache
-    def finished(name: str) -> Done:
+    def finish_study(name: str) -> FinishedStudy:
         file, db = folder / f"{name}.toml", ("--db", folder / f"{name}.duckdb")
         run("init", file, "--study", name)
         study = file.read_text()
         file.write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 2\n{study}')
-        planned = json.loads(run("plan", file, *db, "--format", "json"))["to_run"]
+        plan = json.loads(run("plan", file, *db, "--format", "json"))["to_run"]
         if name == "fourier-map":  # the smallest map of its remarks: the whole one takes minutes
-            [small] = re.findall(r"# +(fourier = .*)\n# +61 waves", study)
-            file.write_text(file.read_text().replace("\nfourier = {}", f"\n{small}"))
+            [setting] = re.findall(r"# +(fourier = .*)\n# +61 waves", study)
+            file.write_text(file.read_text().replace("\nfourier = {}", f"\n{setting}"))
         run("run", file, *db)
         run("analyze", *db)
         run("report", *db, "--out", folder / f"{name}.html")
-        return Done(name, folder, planned)
+        return FinishedStudy(name, folder, plan)
 
-    return finished
+    return finish_study
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], Done], name: str) -> None:
+def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], FinishedStudy], name: str) -> None:
     result = finish(name)
     images, cells = result.images.info.count, 62 if name == "fourier-map" else CONDITIONS[name]
     assert result.plan["cells"] == CONDITIONS[name]
@@ -91,7 +91,7 @@ def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], Done
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) -> None:
+def test_the_report_draws_every_probe(finish: Callable[[str], FinishedStudy], name: str) -> None:
     result = finish(name)
     page = (result.folder / f"{result.name}.html").read_text()
     for (probe,) in result.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):

@@ -84,8 +84,8 @@ def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> Non
             assert np.abs(logits - session.attacked(plain, pixels, labels, start)).max() > 0
             images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
             searched = in_bfloat16(session.network)
-            here = torch.from_numpy(start)
-            expected = attack(session.network, images, classes, here, Budget(0.1, 0.02, 3), searched=searched)
+            start_images = torch.from_numpy(start)
+            expected = attack(session.network, images, classes, start_images, Budget(0.1, 0.02, 3), searched=searched)
             np.testing.assert_allclose(logits, expected.logits.numpy(), rtol=0, atol=1e-5)
             np.testing.assert_allclose(logits, session.network(expected.images).detach().numpy(), rtol=0, atol=1e-5)
 
@@ -109,13 +109,13 @@ def tf32() -> Iterator[None]:
 
 
 def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: None) -> None:
-    before = settings()
+    original_settings = settings()
     with exact(1):
         assert settings() == (1, *EXACT)
-    assert settings() == before
-    with open_session(variant, 8, before[0] + 1):
-        assert settings() == (before[0] + 1, *EXACT)
-    assert settings() == before
+    assert settings() == original_settings
+    with open_session(variant, 8, original_settings[0] + 1):
+        assert settings() == (original_settings[0] + 1, *EXACT)
+    assert settings() == original_settings
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -134,7 +134,7 @@ def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision
 def test_a_session_that_cannot_be_opened_leaves_no_settings(tmp_path: Path) -> None:
     model = make_model(tmp_path)
     model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
-    before = settings()
+    original_settings = settings()
     with pytest.raises(Exception, match="has sha256"):
-        open_session(variant_of(model, "torch", "fp32"), 8, before[0] + 1)
-    assert settings() == before
+        open_session(variant_of(model, "torch", "fp32"), 8, original_settings[0] + 1)
+    assert settings() == original_settings

@@ -76,13 +76,13 @@ def test_only_the_batch_is_open(content: bytes, photographs: Images) -> None:
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.shape, images.type) == ("images", ["batch", 3, 64, 64], "tensor(float)")
     assert (logits.name, logits.shape, logits.type) == ("logits", ["batch", 1000], "tensor(float)")
-    whole = session.run(["logits"], {"images": photographs})[0]
+    batch_logits = session.run(["logits"], {"images": photographs})[0]
     for size in (1, 5):
         options = onnxruntime.SessionOptions()
         options.add_free_dimension_override_by_name("batch", size)
         pinned = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         part = pinned.run(["logits"], {"images": photographs[:size]})[0]
-        assert np.allclose(part, whole[:size], atol=1e-4 * np.abs(whole).max())
+        assert np.allclose(part, batch_logits[:size], atol=1e-4 * np.abs(batch_logits).max())
 
 
 def test_exporting_again_is_silent_and_gives_the_same_bytes(
@@ -109,9 +109,9 @@ def test_exporting_again_is_silent_and_gives_the_same_bytes(
     ],
 )
 def test_networks_that_cannot_be_used(function: Callable[[Tensor], object], message: str) -> None:
-    with pytest.raises(ExportError, match=message) as caught:
+    with pytest.raises(ExportError, match=message) as error:
         to_onnx(imagenet(Function(function)), 32)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(torch.nan, "NaN"), (torch.inf, "infinite")])
@@ -132,9 +132,9 @@ def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kin
         (lambda: check_finite(expected, "broken in torch"), "broken in torch"),
         (lambda: check_parity(content, expected, photographs, "broken"), "the ONNX file of broken"),
     ):
-        with pytest.raises(ExportError) as caught:
+        with pytest.raises(ExportError) as error:
             check()
-        assert str(caught.value).startswith(
+        assert str(error.value).startswith(
             f"{where} gives logits that are {kind} for {len(bright)} of {len(photographs)} images "
             f"(numbers {numbers} and {len(bright) - 5} more, from 0); nothing was written; "
         )

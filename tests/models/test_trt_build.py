@@ -71,8 +71,8 @@ MEAN = (
 def test_plans_take_and_give_arrays_as_they_lie(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     networks, configs, real_builder = [], [], rtx.Builder
 
-    def keep(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
-        return lambda *arguments: (made.append(make(*arguments)), made[-1])[1]
+    def keep(make: Callable[..., Any], objects: list[Any]) -> Callable[..., Any]:
+        return lambda *arguments: (objects.append(make(*arguments)), objects[-1])[1]
 
     def builder(log: Any) -> Any:
         real = real_builder(log)
@@ -90,8 +90,8 @@ def test_plans_take_and_give_arrays_as_they_lie(rtx: ModuleType, monkeypatch: py
 
 def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType) -> None:
     """TensorRT warns of a second logger, and sends that one nothing."""
-    before, first, second, between = [], [], [], []
-    with reading_log(rtx, before):
+    all_lines, first, second, between = [], [], [], []
+    with reading_log(rtx, all_lines):
         build_trt_plan(rtx, small_graph(*MEAN), 2, lines=first)
         build_trt_plan(rtx, small_graph(*MEAN), 3, lines=second)
         with reading_log(rtx, between) as log:
@@ -99,7 +99,7 @@ def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType)
     for lines in (first, second):
         assert any("ONNX IR version" in line for line in lines)
         assert not [line for line in lines if "logger" in line.lower()]
-    assert before == first + second
+    assert all_lines == first + second
     assert between == []
     assert trt_logger(rtx).readers == []
 
@@ -167,10 +167,10 @@ def test_the_builder_takes_the_settings_that_are_asked_for_and_no_others(
     monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
     assert build_trt_plan(rtx, small_graph(*MEAN), 2)
     assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings)
-    usual, chosen = configs
-    assert chosen == usual | dict(SETTINGS[word] for word in settings)
-    assert (chosen == usual) == (not settings)
-    assert usual["builder_optimization_level"] == 3
+    defaults, configuration = configs
+    assert configuration == defaults | dict(SETTINGS[word] for word in settings)
+    assert (configuration == defaults) == (not settings)
+    assert defaults["builder_optimization_level"] == 3
 
 
 def test_a_damaged_timing_cache_is_replaced(rtx: ModuleType, tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_a_damaged_timing_cache_is_replaced(rtx: ModuleType, tmp_path: Path) -> 
 def test_operators_that_it_lacks_are_named(node: onnx.NodeProto, operator: str, rtx: ModuleType) -> None:
     with pytest.raises(
         ExportError, match=rf"cannot take operator {operator} \(node the_one\).*another engine"
-    ) as caught:
+    ) as error:
         build_trt_plan(rtx, small_graph(node), 2)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_read_is_refused(rtx: ModuleType, graphs: dict[str, bytes]) -> None:

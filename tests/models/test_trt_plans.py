@@ -77,12 +77,12 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
 def test_a_plan_is_of_one_library_gpu_batch_and_file(rtx: ModuleType, model: Model, target: Target) -> None:
     onnx_file = load_onnx_file(model, "fp32")
     ensure_trt_plan(rtx, onnx_file, target)
-    others = [
+    targets = [
         replace(target, batch=4),
         replace(target, gpu="NVIDIA L4 (8.9)"),
         replace(target, library="tensorrt 10.16"),
     ]
-    for place in others:
+    for place in targets:
         assert not has_trt_plan(onnx_file, place)
         ensure_trt_plan(rtx, onnx_file, place)
     second = load_onnx_file(make_model(model.path.parent, size=64, seed=1), "fp32")
@@ -97,7 +97,7 @@ def test_a_damaged_plan_is_built_anew_and_that_is_said(
     onnx_file = load_onnx_file(model, "fp32")
     plan = ensure_trt_plan(rtx, onnx_file, target)
     description = plan.path.with_suffix(".json")
-    whole = description.read_text()
+    text = description.read_text()
     for path, content, words in (
         (plan.path, plan.content[:-1], "has sha256"),
         (description, b"{", "is damaged"),
@@ -107,7 +107,7 @@ def test_a_damaged_plan_is_built_anew_and_that_is_said(
         caplog.clear()
         assert isinstance(ensure_trt_plan(rtx, onnx_file, target), TrtPlan)
         assert words in caplog.messages[0]
-        assert json.loads(description.read_text()).keys() == json.loads(whole).keys()
+        assert json.loads(description.read_text()).keys() == json.loads(text).keys()
     plan.path.unlink()
     ensure_trt_plan(rtx, onnx_file, target)
     assert "cannot read" in caplog.messages[-1]
@@ -125,9 +125,9 @@ def test_the_log_of_a_failure_is_kept(rtx: ModuleType, model: Model, target: Tar
     model.path.write_bytes(b"garbage")
     onnx_file = load_onnx_file(model, "fp32")
     stranger = replace(onnx_file, sha256=hashlib.sha256(b"garbage").hexdigest())
-    with pytest.raises(ExportError, match=r"one: TensorRT cannot read the ONNX file: .*\.log$") as caught:
+    with pytest.raises(ExportError, match=r"one: TensorRT cannot read the ONNX file: .*\.log$") as error:
         ensure_trt_plan(rtx, stranger, target)
-    assert "\n" not in str(caught.value)
-    log = Path(str(caught.value).rpartition(" ")[2])
+    assert "\n" not in str(error.value)
+    log = Path(str(error.value).rpartition(" ")[2])
     assert "ERROR" in log.read_text()
     assert not list(log.parent.glob("*.plan"))

@@ -38,9 +38,9 @@ def test_what_export_measures_is_what_a_run_takes(command: Command, place: Path)
     models, db = place / "models", place / "results.duckdb"
     exported = command("export", "one", "two", "--out", models, "--tune")
     assert exported.code == 0
-    written = json.loads((models / "plans" / "tuning.json").read_text())
-    assert list(written) == ["fp32"]
-    table = written["fp32"]
+    tables = json.loads((models / "plans" / "tuning.json").read_text())
+    assert list(tables) == ["fp32"]
+    table = tables["fp32"]
     engines = [engine for engine in ("onnxruntime", "openvino") if readiness(engine).ready]
     assert [(rate["engine"], rate["batch"]) for rate in table["rates"]] == [
         (engine, batch) for engine in engines for batch in BATCHES
@@ -49,15 +49,15 @@ def test_what_export_measures_is_what_a_run_takes(command: Command, place: Path)
     assert table["device"] == f"{processor_name()}, threads: {processors()}"
     assert table["libraries"] == {engine: readiness(engine).line for engine in engines}
     fastest = max(rate["images_per_second"] for rate in table["rates"])
-    best = next(rate for rate in table["rates"] if rate["images_per_second"] >= 0.97 * fastest)
-    assert f"bandlens: fp32 runs fastest with engine {best['engine']} and batch {best['batch']}, " in exported.err
-    batch = f"batch: {best['batch']} by the tuning of {table['date']}\n"
-    planned = command("plan", place / "study.toml", "--db", db)
-    assert batch in planned.err
+    choice = next(rate for rate in table["rates"] if rate["images_per_second"] >= 0.97 * fastest)
+    assert f"bandlens: fp32 runs fastest with engine {choice['engine']} and batch {choice['batch']}, " in exported.err
+    batch = f"batch: {choice['batch']} by the tuning of {table['date']}\n"
+    plan = command("plan", place / "study.toml", "--db", db)
+    assert batch in plan.err
     ran = command("run", place / "study.toml", "--db", db)
     assert ran.code == 0
     assert batch in ran.err
-    assert ask(db, "SELECT DISTINCT engine, batch FROM session") == [(best["engine"], best["batch"])]
+    assert ask(db, "SELECT DISTINCT engine, batch FROM session") == [(choice["engine"], choice["batch"])]
 
 
 def test_a_precision_that_no_engine_runs_here_is_said_and_the_rest_is_made(command: Command, place: Path) -> None:
@@ -73,10 +73,10 @@ def test_another_precision_joins_the_file_and_a_damaged_one_is_replaced(command:
     file.write_text("[")
     arguments = "--out", place / "models", "--tune", "--precision"
     assert command("export", "one", *arguments, "fp32").code == 0
-    before = json.loads(file.read_text())["fp32"]
+    table = json.loads(file.read_text())["fp32"]
     assert command("export", "one", *arguments, "int8", "--calibration", place / "images.set").code == 0
     assert json.loads(file.read_text()).keys() == {"fp32", "int8"}
-    assert json.loads(file.read_text())["fp32"] == before
+    assert json.loads(file.read_text())["fp32"] == table
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_sweep(
@@ -114,22 +114,22 @@ def test_an_engine_is_measured_up_to_the_batch_that_it_refuses(
 
 def test_a_rate_is_that_of_as_many_batches_as_fill_the_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that takes a second for each batch: the session is asked for 1, 2 and 4 of them, and then for 4 again."""
-    variant, now, asked = variant_of(make_model(place / "models", "one"), "onnxruntime", "fp32"), [0.0], list[int]()
+    variant, clock, batches = variant_of(make_model(place / "models", "one"), "onnxruntime", "fp32"), [0.0], list[int]()
     opening = tuning.open_session
 
-    def opened(*arguments: object) -> object:
+    def open_slowly(*arguments: object) -> object:
         session = opening(*arguments)  # type: ignore[arg-type]
         infer = session.infer
 
         def slow(images: object) -> object:
-            now[0] += 1
-            asked.append(1)
+            clock[0] += 1
+            batches.append(1)
             return infer(images)
 
         session.infer = slow  # type: ignore[method-assign]
         return session
 
-    monkeypatch.setattr(tuning, "open_session", opened)
-    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(tuning, "open_session", open_slowly)
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: clock[0])
     assert tuning.measure_rate(variant, 8, 1, seconds=3, repeats=2) == 8
-    assert len(asked) == 1 + 1 + 2 + 4 + 4
+    assert len(batches) == 1 + 1 + 2 + 4 + 4

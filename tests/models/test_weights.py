@@ -132,9 +132,9 @@ def network(randomize: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 def loads_as(network: nn.Module, files: list[tuple[Path, str]]) -> Weights:
     weights = read_weights(files)
-    loaded = bottlenecks().eval()
-    load_strictly(loaded, weights, "weights.pth")
-    assert same_logits(network, loaded)
+    copy = bottlenecks().eval()
+    load_strictly(copy, weights, "weights.pth")
+    assert same_logits(network, copy)
     return weights
 
 
@@ -154,9 +154,9 @@ def test_each_layout_gives_the_network_it_was_made_of(layout: str, network: nn.M
 
 
 def test_every_rule_is_among_the_layouts() -> None:
-    used = {part.rule for checkpoint in checkpoints() for part in checkpoint.parts}
-    tried = {rule for files in layouts({}).values() for rule, _ in files}
-    assert used == tried | {"robust"}
+    checkpoint_rules = {part.rule for checkpoint in checkpoints() for part in checkpoint.parts}
+    layout_rules = {rule for files in layouts({}).values() for rule, _ in files}
+    assert checkpoint_rules == layout_rules | {"robust"}
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -185,7 +185,7 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small() -> nn.Module:
+def small_network() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(
         OrderedDict(conv1=nn.Conv2d(3, 4, 3), bn1=nn.BatchNorm2d(4), flat=nn.Flatten(), fc=nn.Linear(4, 2))
@@ -196,7 +196,7 @@ def scaled(state: State, factor: float) -> State:
     return {key: value * factor if value.is_floating_point() else value for key, value in state.items()}
 
 
-def opened(content: object, network: nn.Module, file: Path, choice: str | None = None) -> Weights:
+def open_weights(content: object, network: nn.Module, file: Path, choice: str | None = None) -> Weights:
     torch.save(content, file)
     return read_weights([(file, "own")], choice=choice, expected=network.state_dict().keys())
 
@@ -224,9 +224,9 @@ def wrapped(state: State) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("layout", wrapped({}))
-def test_the_usual_layouts_open_by_themselves(layout: str, small: nn.Module, weights_file: Path) -> None:
-    state = small.state_dict()
-    weights = opened(wrapped(state)[layout], small, weights_file)
+def test_the_usual_layouts_open_by_themselves(layout: str, small_network: nn.Module, weights_file: Path) -> None:
+    state = small_network.state_dict()
+    weights = open_weights(wrapped(state)[layout], small_network, weights_file)
     assert weights.tensors.keys() == state.keys()
     assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
     assert weights.alternatives == []
@@ -251,70 +251,70 @@ def beside(layout: str, state: State) -> tuple[object, str, str]:
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "nested", "plain", "keys"])
 def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
-    layout: str, small: nn.Module, weights_file: Path
+    layout: str, small_network: nn.Module, weights_file: Path
 ) -> None:
-    state = small.state_dict()
+    state = small_network.state_dict()
     content, raw, ema = beside(layout, state)
-    for choice, taken, rest in ((None, ema, raw), ("raw", raw, ema), (ema, ema, raw)):
-        weights = opened(content, small, weights_file, choice)
-        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [rest], taken == ema)
-        assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if taken == ema else 1))
+    for choice, container, rest in ((None, ema, raw), ("raw", raw, ema), (ema, ema, raw)):
+        weights = open_weights(content, small_network, weights_file, choice)
+        assert (weights.container, weights.alternatives, weights.averaged) == (container, [rest], container == ema)
+        assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if container == ema else 1))
         assert weights.tensors.keys() == state.keys()
 
 
 @pytest.mark.parametrize("use_ema", [True, False])
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "state_dict_ema"])
 def test_the_weights_are_those_that_timm_takes(
-    layout: str, use_ema: bool, small: nn.Module, weights_file: Path
+    layout: str, use_ema: bool, small_network: nn.Module, weights_file: Path
 ) -> None:
     models = pytest.importorskip("timm.models")
-    state = small.state_dict()
+    state = small_network.state_dict()
     two = layout in ("timm", "torchvision")
     if not (two or use_ema) and layout.endswith("ema"):
         pytest.skip("timm then takes the file's top level, which holds no tensors")
     content = beside(layout, state)[0] if two else wrapped(state)[layout]
     choice = "raw" if two and not use_ema else None
-    weights = opened(content, small, weights_file, choice)
+    weights = open_weights(content, small_network, weights_file, choice)
     expected = models.load_state_dict(str(weights_file), use_ema=use_ema)
     assert weights.tensors.keys() == expected.keys()
     assert all(torch.equal(weights.tensors[key], expected[key]) for key in expected)
 
 
-def test_a_key_names_weights_that_no_rule_knows(small: nn.Module, weights_file: Path) -> None:
-    state = small.state_dict()
+def test_a_key_names_weights_that_no_rule_knows(small_network: nn.Module, weights_file: Path) -> None:
+    state = small_network.state_dict()
     content: dict[str, object] = {"teacher": scaled(state, 2.0), "student": state, "epoch": 3}
     with pytest.raises(
         CheckpointError, match=r"only the keys teacher, student, epoch; name with --weights KEY .*: teacher, student"
     ):
-        opened(content, small, weights_file)
-    weights = opened(content, small, weights_file, "student")
+        open_weights(content, small_network, weights_file)
+    weights = open_weights(content, small_network, weights_file, "student")
     assert (weights.container, weights.alternatives) == ("student", ["teacher"])
     with pytest.raises(CheckpointError, match=r"holds no weights 'ema', only the keys teacher"):
-        opened(content, small, weights_file, "ema")
+        open_weights(content, small_network, weights_file, "ema")
     with pytest.raises(CheckpointError, match=r"holds no weights 'pupil', only the keys teacher"):
-        opened(content, small, weights_file, "pupil")
+        open_weights(content, small_network, weights_file, "pupil")
     flat = {"state_dict": prefixed("model.", state) | prefixed("backbone.", scaled(state, 2.0))}
     with pytest.raises(CheckpointError, match=r"two keys become 'conv1.weight'.*model.conv1.weight.*--weights"):
-        opened(flat, small, weights_file)
-    weights = opened(flat, small, weights_file, "backbone")
+        open_weights(flat, small_network, weights_file)
+    weights = open_weights(flat, small_network, weights_file, "backbone")
     assert torch.equal(weights.tensors["fc.weight"], 2 * state["fc.weight"])
 
 
-def test_the_counters_of_an_average_are_no_weights(small: nn.Module, weights_file: Path) -> None:
-    content = {"state_dict": small.state_dict(), "ema": {"decay": torch.tensor(0.99)}}
-    weights = opened(content, small, weights_file)
+def test_the_counters_of_an_average_are_no_weights(small_network: nn.Module, weights_file: Path) -> None:
+    content = {"state_dict": small_network.state_dict(), "ema": {"decay": torch.tensor(0.99)}}
+    weights = open_weights(content, small_network, weights_file)
     assert (weights.container, weights.alternatives, weights.averaged) == ("state_dict", [], False)
 
 
 def test_names_that_begin_like_a_wrapper_stay(tmp_path: Path) -> None:
     network = nn.ModuleDict({"model": nn.ModuleDict({"backbone": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)})
     for wrapper in ("", "model.", "net._orig_mod."):
-        weights = opened(prefixed(wrapper, network.state_dict()), network, tmp_path / "odd.pth")
+        weights = open_weights(prefixed(wrapper, network.state_dict()), network, tmp_path / "odd.pth")
         assert weights.tensors.keys() == network.state_dict().keys()
 
 
-def test_of_the_48_no_average_is_taken(small: nn.Module) -> None:
-    content, _, _ = beside("torchvision", small.state_dict())
+def test_of_the_48_no_average_is_taken(small_network: nn.Module) -> None:
+    content, _, _ = beside("torchvision", small_network.state_dict())
     weights = apply_rule(key_rule("module_model"), content, "x.pth", "raw")
     assert (weights.container, weights.alternatives, weights.averaged) == ("model", ["model_ema"], False)
 
@@ -324,16 +324,16 @@ def test_what_does_not_fit_is_named_and_counted(resnet18: nn.Module) -> None:
     del state["conv1.weight"]
     state |= {"fc.weight": torch.zeros(10, 512), "bn1.bias": torch.full((64,), torch.nan)}
     state |= {f"extra.{number}": torch.zeros(1) for number in range(5)}
-    before = {key: value.clone() for key, value in resnet18.state_dict().items()}
-    with pytest.raises(CheckpointError) as caught:
+    original_state = {key: value.clone() for key, value in resnet18.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
         load_strictly(resnet18, Weights(state), "mine.pth")
-    message = str(caught.value)
+    message = str(error.value)
     assert message.startswith("mine.pth does not fit the architecture: 1 missing (conv1.weight); 5 surplus (extra.0, ")
     assert "and 2 more)" in message
     assert "1 misshapen (fc.weight (10, 512) instead of (1000, 512))" in message
     assert "1 not finite (bn1.bias)" in message
     assert "\n" not in message
-    assert all(torch.equal(value, before[key]) for key, value in resnet18.state_dict().items())
+    assert all(torch.equal(value, original_state[key]) for key, value in resnet18.state_dict().items())
 
 
 def test_weights_that_fit_and_have_diverged_are_not_said_to_be_of_another_architecture() -> None:
@@ -374,9 +374,9 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1000)}, path)
     for content in (path.read_bytes()[:-500], b"", b"\x80\x02garbage", bytes(range(256))):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="cannot read weights from") as caught:
+        with pytest.raises(CheckpointError, match="cannot read weights from") as error:
             read(path)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/constants.pkl", b"")
     with pytest.raises(CheckpointError, match="TorchScript"):
