@@ -27,7 +27,7 @@ class Terminal(TextIOWrapper):
     """Standard output where it is a terminal, which shows the signs that it would otherwise obey, but tabs."""
 
     def write(self, text: str, /) -> int:
-        return super().write(printable(text, kept="\n\t"))
+        return super().write(printable(text, exceptions="\n\t"))
 
     def isatty(self) -> bool:
         return True
@@ -60,7 +60,7 @@ class _Stderr(logging.Handler):
         # thread that draws one has tqdm's lock and waits for that of the log, so this one must not wait for tqdm's.
         bars = sys.modules.get("tqdm") if sys.stderr.isatty() else None
         with bars.tqdm.external_write_mode(file=sys.stderr) if bars else nullcontext():
-            print(printable(self.format(record), kept="\n\t"), file=sys.stderr)
+            print(printable(self.format(record), exceptions="\n\t"), file=sys.stderr)
 
 
 _stderr = _Stderr()

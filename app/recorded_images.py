@@ -16,7 +16,7 @@ from ..analysis.database.store import Store
 from ..core.errors import BandlensError, UsageError
 from ..core.records import Condition
 from ..probes.family import Batch
-from ..probes.grid import FAMILIES, KNOWN, Grid, make_grid
+from ..probes.grid import FAMILIES, PROBES, Grid, make_grid
 from ..probes.images.image_set import ImageSet, open_image_set
 from ..probes.images.set_files import ABOUT
 
@@ -95,7 +95,7 @@ class Conditions:
         """Why the condition cannot be applied again; None where it can."""
         if self._find_version(probe, parameters, digest):
             return None
-        if probe in KNOWN and KNOWN[probe].attack:
+        if probe in PROBES and PROBES[probe].attack:
             return f"{probe} needs the network: its images are not drawn again"
         if probe not in self._families:
             return f"{probe} is a probe of one's own; name the study file that has it"

@@ -31,11 +31,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the system for a full disk, a quota that is used up, and a file that may not grow further."""
 
 
-def some_of(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
+def some_of(names: Iterable[str], limit: int = 3, between: str = ", ") -> str:
     """The first names of many, and how many more there are: `a, b, c and 4 more`."""
     names = list(names)
-    more = f"{between.rstrip(', ')} and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + more
+    rest = f"{between.rstrip(', ')} and {len(names) - limit} more" if len(names) > limit else ""
+    return between.join(names[:limit]) + rest
 
 
 def plural(count: int, noun: str) -> str:
@@ -82,8 +82,8 @@ class UnknownName(UsageError):
         names = list(names)
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         did_you_mean = f"; did you mean {' or '.join(near)}?" if near else ""
-        listed = f"; known: {', '.join(names)}" if not near and 0 < len(names) <= 12 else ""
-        super().__init__(f"unknown {kind} '{name}'{did_you_mean}{listed}{'; ' + hint if hint else ''}")
+        choices = f"; known: {', '.join(names)}" if not near and 0 < len(names) <= 12 else ""
+        super().__init__(f"unknown {kind} '{name}'{did_you_mean}{choices}{'; ' + hint if hint else ''}")
 
 
 def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:

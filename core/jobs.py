@@ -92,7 +92,7 @@ Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
 """`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
 
 
-def silent(_what: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
+def silent(_activity: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
     """Show no progress."""
     return nullcontext(lambda _amount=1, /: None)
 
@@ -114,6 +114,6 @@ def step(name: str) -> Iterator[None]:
 
 def slow_step() -> str:
     """Words on a step that takes more than a minute; empty where there is none."""
-    now = time.monotonic()
-    slow = [(name, now - began) for name, began in list(_steps.values()) if now - began > SLOW_SECONDS]
+    time_now = time.monotonic()
+    slow = [(name, time_now - began) for name, began in list(_steps.values()) if time_now - began > SLOW_SECONDS]
     return f"{slow[0][0]} has been at work for {slow[0][1]:.0f} s" if slow else ""

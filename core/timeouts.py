@@ -81,8 +81,8 @@ class Watchdog:
 
     def watch(self, steps: Generator[T]) -> Iterator[T]:
         """Yield what `steps` does, and watch its steps alone, not what the caller does between two of them."""
-        ended = threading.Event()
-        threading.Thread(target=self._look, args=[ended], name="watchdog", daemon=True).start()
+        end = threading.Event()
+        threading.Thread(target=self._look, args=[end], name="watchdog", daemon=True).start()
         try:
             with closing(steps):
                 self.sign()
@@ -91,10 +91,10 @@ class Watchdog:
                     yield step
                     self.sign()
         finally:
-            ended.set()
+            end.set()
 
-    def _look(self, ended: threading.Event) -> None:
-        while not ended.wait(self._seconds / 10):
+    def _look(self, end: threading.Event) -> None:
+        while not end.wait(self._seconds / 10):
             latest = self._latest
             if latest is not None and time.monotonic() - latest > self._seconds:
                 os.write(2, f"bandlens: {self._message.format(seconds=self._seconds)}\n".encode())

@@ -32,16 +32,16 @@ _SHORTEST_SECRET = 8
 """Characters: a variable may hold as little as `1`, which is in many a message."""
 
 
-def read_text(file: Path, most: int, *, pipe: bool = False) -> str:
+def read_text(file: Path, limit: int, *, pipe: bool = False) -> str:
     """The UTF-8 text of a file of at most so many bytes, without a byte order mark.
 
     A `pipe` is read too where the user names the file; in a folder of others, one would never end. Raises OSError, and
     ValueError for a longer file or one that is no text.
     """
     with (file if pipe else regular(file)).open("rb") as content:
-        data = content.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
+        data = content.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
     return data.decode("utf-8-sig")
 
 
@@ -102,11 +102,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} … {line[-half:]}"
 
 
-def printable(text: str, kept: str = "\n") -> str:
-    """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; what is `kept` stays."""
+def printable(text: str, exceptions: str = "\n") -> str:
+    """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; `exceptions` stay."""
     if text.isprintable():
         return text
-    return "".join(ascii(sign)[1:-1] if sign not in kept and category(sign) in _UNSEEN else sign for sign in text)
+    return "".join(ascii(sign)[1:-1] if sign not in exceptions and category(sign) in _UNSEEN else sign for sign in text)
 
 
 def without_secrets(text: str) -> str:

@@ -64,14 +64,14 @@ class UserCode(ABC):
         """The files that the identity covers, relative to the folder."""
         self.digest = digest
         """The identity."""
-        self.opened = set[str]()
+        self.opened_files = set[str]()
         """Files that it has opened to read since they were looked at."""
         self._files_beside = set[str]()
         _listen()
 
     @contextmanager
-    def at_work(self, what: str, error: type[BandlensError]) -> Iterator[None]:
-        """Run the code, which errors call `what`, in the block.
+    def at_work(self, heading: str, error: type[BandlensError]) -> Iterator[None]:
+        """Run the code, which errors call `heading`, in the block.
 
         `error` where it has read a file in the folder that its identity lacks, whatever it raised. It may have kept
         what it read, so a file counts for all calls that follow.
@@ -84,14 +84,14 @@ class UserCode(ABC):
             failure = error_of_code
         finally:
             _thread.code = outer_code
-        opened, self.opened = self.opened, set()
-        names = (_relative_to_folder(self.folder, file) for file in opened if Path(file).is_file())
+        paths, self.opened_files = self.opened_files, set()
+        names = (_relative_to_folder(self.folder, file) for file in paths if Path(file).is_file())
         self._files_beside |= {name for name in names if name and name not in self.names}
         if files := sorted(self._files_beside):
             uses = ", ".join(f'"{name}"' for name in [*self.uses, *files])
             raise error(
-                f"{what} reads {', '.join(files)}, and nothing says that its results depend on that; add to its table "
-                f"in the study: uses = [{uses}]"
+                f"{heading} reads {', '.join(files)}, and nothing says that its results depend on that; add to its "
+                f"table in the study: uses = [{uses}]"
             ) from failure
         if failure:
             raise failure
@@ -109,7 +109,7 @@ def _listen() -> None:
         if event == "open" and (code := thread.code) is not None:
             path, _, flags = arguments
             if not isinstance(path, int) and not flags & os.O_WRONLY:
-                code.opened.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - a link counts where it lies
+                code.opened_files.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - a link counts where it lies
 
     sys.addaudithook(note)
 
@@ -134,7 +134,7 @@ def _relative_to_folder(folder: Path, file: str) -> str | None:
     return None
 
 
-def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+def parse_uses(heading: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     """The patterns under `uses` in the table of a user's function.
 
     They are files beside it that it reads, or imports by a name that is made as it runs: paths relative to its folder,
@@ -143,7 +143,7 @@ def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     uses = table.get("uses", [])
     patterns = [uses] if isinstance(uses, str) else uses
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise UsageError(f"{what}: uses must be a list of files beside its file, not {uses!r}")
+        raise UsageError(f"{heading}: uses must be a list of files beside its file, not {uses!r}")
     return tuple(patterns)
 
 
@@ -184,7 +184,7 @@ class UserModules(UserCode, MetaPathFinder, Loader):
         if module not in self._modules:
             path = self.folder.joinpath(*module.split("."))
             if _thread.code:  # an import of a file counts as its reading
-                _thread.code.opened |= {f"{path}{ending}" for ending in MODULE_ENDINGS}
+                _thread.code.opened_files |= {f"{path}{ending}" for ending in MODULE_ENDINGS}
             return ModuleSpec(fullname, None, is_package=True) if path.is_dir() else None
         path, _ = self._modules[module]
         if path.suffix != ".py":
@@ -274,8 +274,8 @@ class UserObject(UserCode):
     tell what its function had when it was made.
     """
 
-    def __init__(self, what: str, function: Callable[..., Any], folder: Path, uses: Sequence[str]) -> None:
-        """UsageError, which begins with `what`, where the identity cannot be told.
+    def __init__(self, heading: str, function: Callable[..., Any], folder: Path, uses: Sequence[str]) -> None:
+        """UsageError, which begins with `heading`, where the identity cannot be told.
 
         Args:
             what: how errors begin, such as `probe blur`.
@@ -284,17 +284,17 @@ class UserObject(UserCode):
             uses: patterns of these files.
         """
         self._variables = getattr(function, "__globals__", None)
-        files = {file for pattern in uses for file in matching_files(folder, pattern, what)}
+        files = {file for pattern in uses for file in matching_files(folder, pattern, heading)}
         names = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
         content = io.BytesIO()
         try:
             _Identity(content, protocol=5).dump((function, sorted(names.items())))
         except BandlensError as error:
-            raise UsageError(f"{what}: {error}") from None
+            raise UsageError(f"{heading}: {error}") from None
         except Exception as error:  # pickling calls code of the values
             raise UsageError(
-                f"{what}: its function uses a value that cannot be pickled ({words_of(error)}); make the value in the "
-                "function, or put both into a file"
+                f"{heading}: its function uses a value that cannot be pickled ({words_of(error)}); make the value in "
+                "the function, or put both into a file"
             ) from error
         digest = hashlib.sha256(content.getvalue()).hexdigest()
         super().__init__(folder.absolute(), uses, sorted(names), digest)
@@ -320,8 +320,8 @@ class _Identity(pickle.Pickler):
         if isinstance(value, (set, frozenset)):  # their order differs from one process to the next
             return (type(value).__name__, sorted(value, key=repr))
         if not isinstance(value, (FunctionType, type)):
-            wrapped = getattr(value, "__wrapped__", None) if callable(value) else None
-            return None if wrapped is None else ("wrapper", type(value), wrapped)
+            function = getattr(value, "__wrapped__", None) if callable(value) else None
+            return None if function is None else ("wrapper", type(value), function)
         if _is_of_library(value.__module__):
             return ("library", value.__module__, value.__qualname__)
         if id(value) in self._places:

@@ -33,12 +33,12 @@ log = logging.getLogger("bandlens")
 
 
 def user_function(
-    what: str, name: str, table: Mapping[str, Any], folder: Path, first: str, error: type[BandlensError]
+    heading: str, name: str, table: Mapping[str, Any], folder: Path, first: str, error: type[BandlensError]
 ) -> UserFunction:
     """Import a function; UsageError where its file does not load or has none, or its identity cannot be told.
 
     Args:
-        what: how errors begin, such as `probe blur`.
+        heading: how errors begin, such as `probe blur`.
         name: the function's name in its file, unless the table says another.
         table: the study's table of it, with `file` or with a `function` in memory, and perhaps `uses`.
         folder: the study's folder.
@@ -47,23 +47,23 @@ def user_function(
     """
     reference = table.get("function") or name
     if callable(reference):
-        code = UserObject(what, reference, folder, parse_uses(what, table))
-        return UserFunction(what, getattr(reference, "__name__", name), None, code, reference, error)
-    file, uses = folder / str(table["file"]), parse_uses(what, table)
+        code = UserObject(heading, reference, folder, parse_uses(heading, table))
+        return UserFunction(heading, getattr(reference, "__name__", name), None, code, reference, error)
+    file, uses = folder / str(table["file"]), parse_uses(heading, table)
     if not file.is_file():
-        raise UsageError(f"{what}: no file {file}; `file` is relative to the study's folder")
+        raise UsageError(f"{heading}: no file {file}; `file` is relative to the study's folder")
     if file.suffix != ".py":
-        raise UsageError(f"{what}: {file} does not end in .py")
+        raise UsageError(f"{heading}: {file} does not end in .py")
     modules = UserModules(file, uses)
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
-    with _running(modules, what), _in_one_line(f"{what}: {file} does not load", modules, UsageError):
+    with _running(modules, heading), _in_one_line(f"{heading}: {file} does not load", modules, UsageError):
         function = getattr(modules.load(file), str(reference), None)
     if not callable(function):
         raise UsageError(
-            f'{what}: {file} has no function {reference}({first}, …); rename one, or name it: function = "…"'
+            f'{heading}: {file} has no function {reference}({first}, …); rename one, or name it: function = "…"'
         )
-    return UserFunction(what, str(reference), file, modules, function, error)
+    return UserFunction(heading, str(reference), file, modules, function, error)
 
 
 class UserFunction:
@@ -71,24 +71,24 @@ class UserFunction:
 
     def __init__(
         self,
-        what: str,
+        heading: str,
         name: str,
         file: Path | None,
         code: UserCode,
         function: Callable[..., Any],
         error: type[BandlensError],
     ) -> None:
-        self.what, self.name, self.file, self.code = what, name, file, code
+        self.heading, self.name, self.file, self.code = heading, name, file, code
         self._function, self._error = function, error
-        with _running(code, what), _in_one_line(f"{self} cannot be used", code, UsageError):
+        with _running(code, heading), _in_one_line(f"{self} cannot be used", code, UsageError):
             docstring = function.__doc__
             lines = inspect.cleandoc(docstring).splitlines() if isinstance(docstring, str) else []
             self.title = one_line(lines[0]) if lines else None
             """The first line of its docstring."""
-            nothing = inspect.Parameter.empty
+            empty = inspect.Parameter.empty
             self.parameters: dict[str, tuple[Any, ...]] = {
-                str(parameter.replace(annotation=nothing, default=nothing)): (
-                    () if parameter.default is nothing else (_plain(parameter.default),)
+                str(parameter.replace(annotation=empty, default=empty)): (
+                    () if parameter.default is empty else (_plain(parameter.default),)
                 )
                 for parameter in inspect.signature(function).parameters.values()
             }
@@ -96,7 +96,7 @@ class UserFunction:
             values."""
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.name}{self.place}"
+        return f"{self.heading}: {self.name}{self.place}"
 
     @property
     def place(self) -> str:
@@ -113,12 +113,12 @@ class UserFunction:
         if note:
             for take in crash_notes:
                 take(note)
-        with _running(self.code, self.what, self._error):
+        with _running(self.code, self.heading, self._error):
             yield
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Call it; one line where it fails. To be used while it is `at_work`."""
-        with _in_one_line(f"{self.what} failed", self.code, self._error):
+        with _in_one_line(f"{self.heading} failed", self.code, self._error):
             return self._function(*arguments, **settings)
 
 
@@ -127,9 +127,9 @@ crash_notes: list[Callable[[str], None]] = []
 
 
 @contextmanager
-def _running(code: UserCode, what: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
-    """Run a user's code in the block, which errors call `what`."""
-    with step(what), _standard_error(), code.at_work(what, error):
+def _running(code: UserCode, heading: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
+    """Run a user's code in the block, which errors call `heading`."""
+    with step(heading), _standard_error(), code.at_work(heading, error):
         yield
 
 
@@ -187,8 +187,8 @@ def settings_of(
     for name, meaning in reserved.items():
         if name in table:
             raise UsageError(
-                f"{function.what}: {name} is {meaning}, which its function is given; call the function's own parameter "
-                "something else"
+                f"{function.heading}: {name} is {meaning}, which its function is given; call the function's own "
+                "parameter something else"
             )
     for name, default in parameters.items():
         if name.startswith("*"):

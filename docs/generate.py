@@ -221,9 +221,9 @@ def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
     for name, below in getattr(command, "commands", {}).items():
         yield from _command(below, f"{path} {name}", context)
     if not hasattr(command, "commands"):
-        needed = [option for option in command.get_params(context) if option.required]
-        needed.sort(key=lambda option: option.opts[0].startswith("-"))
-        words = [path, *(_usage(option) for option in needed)]
+        arguments = [option for option in command.get_params(context) if option.required]
+        arguments.sort(key=lambda option: option.opts[0].startswith("-"))
+        words = [path, *(_usage(option) for option in arguments)]
         summary = " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
         yield f"- `{' '.join(words)}`: {CLAUSE_END.split(summary)[0].rstrip('.')}.\n"
 

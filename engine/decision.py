@@ -98,8 +98,8 @@ def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
     """
     is_label, classes = accepted >= 0, xp.maximum(accepted, 0)
     # The right class with the highest score, of equal ones the first, is the one that the fewest others precede.
-    best = xp.where(is_label, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
-    rank = reduce_logits(xp, scores, xp.take_along_axis(classes, best[:, None], axis=1)[:, 0])[1]
+    place = xp.where(is_label, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
+    rank = reduce_logits(xp, scores, xp.take_along_axis(classes, place[:, None], axis=1)[:, 0])[1]
     return xp.where(is_label[:, 0], rank, xp.uint16(UNKNOWN_RANK))
 
 

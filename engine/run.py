@@ -155,7 +155,7 @@ class CellProgress:
     """The points at which the model began and ended each batch."""
     pending: int = 0
     error: str | None = None
-    ended: bool = False
+    has_ended: bool = False
 
 
 def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
@@ -163,12 +163,12 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
 
     The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
     """
-    pieces = [columns for work in works if not (work.error or work.ended) for columns in work.columns]
+    pieces = [columns for work in works if not (work.error or work.has_ended) for columns in work.columns]
     columns = [None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)]
     outcomes: list[Outcome] = []
     row = 0
     for work in works:
-        if work.ended or not (work.pending or work.error):
+        if work.has_ended or not (work.pending or work.error):
             continue
         if work.error is None:
             rows, row = slice(row, row + work.pending), row + work.pending
@@ -184,7 +184,7 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
             work.error = (
                 f"logits are not finite at image {work.first + nan_rows[0]}; check the weights and the precision"
             )
-        work.ended = True
+        work.has_ended = True
         outcomes.append(Failed(work.cell, work.error))
     return outcomes
 
@@ -301,8 +301,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     with named_range(resources.xp, "reduce"):
         scores = resources.decision.scores(logits)
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
-        best = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
-    work.columns.append((resources.decision.classes(predicted), rank, confidence, best))
+        real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
+    work.columns.append((resources.decision.classes(predicted), rank, confidence, real_rank))
     work.times.append((start, point(resources.xp)))
     work.pending += end - begin
     return end - begin

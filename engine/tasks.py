@@ -60,8 +60,8 @@ class Task:
         return [self.limited_to(half) for half in halves if half]
 
     def __str__(self) -> str:
-        more = f" and {len(self.cells) - 1} more cells" if len(self.cells) > 1 else ""
-        return f"{self.cells[0]}{more}"
+        rest = f" and {len(self.cells) - 1} more cells" if len(self.cells) > 1 else ""
+        return f"{self.cells[0]}{rest}"
 
 
 def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:

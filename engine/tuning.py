@@ -87,8 +87,8 @@ class Tuning:
     @property
     def best(self) -> Rate:
         """The first rate that is as good as the highest."""
-        least = CLOSE * max(rate.images_per_second for rate in self.rates)
-        return next(rate for rate in self.rates if rate.images_per_second >= least)
+        threshold = CLOSE * max(rate.images_per_second for rate in self.rates)
+        return next(rate for rate in self.rates if rate.images_per_second >= threshold)
 
     def best_of(self, engine: str) -> Rate | None:
         """The best rate of an engine; None where it has none."""
@@ -182,12 +182,12 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         rates=rates,
         way=RATE_VERSION,
     )
-    best = tuning.best_of("tensorrt")
-    if best is not None:
-        faster = _with_settings(variant_of(model, best.engine, precision), best, threads)
-        tuning, best = replace(tuning, rates=[faster if rate == best else rate for rate in rates]), faster
+    best_rate = tuning.best_of("tensorrt")
+    if best_rate is not None:
+        faster = _with_settings(variant_of(model, best_rate.engine, precision), best_rate, threads)
+        tuning, best_rate = replace(tuning, rates=[faster if rate == best_rate else rate for rate in rates]), faster
     for path in {*file.parent.glob(pattern)} - plans:
-        if best is None or not is_trt_plan_of(path, best.batch, best.settings):
+        if best_rate is None or not is_trt_plan_of(path, best_rate.batch, best_rate.settings):
             path.unlink()
     _add(file, {precision: asdict(tuning)})
     return tuning

@@ -45,10 +45,10 @@ class Workbench:
     images: Callable[[str], ImageSet]
     """A function that gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
-    _opened: ExitStack = field(default_factory=ExitStack, init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
     """The variant whose session, the only one, was opened for an attack."""
-    refused: dict[Variant, str] = field(default_factory=dict, init=False)
+    errors: dict[Variant, str] = field(default_factory=dict, init=False)
     """The networks that their engine does not open, or that cannot be attacked, and their errors."""
     _resources: RunResources | None = field(default=None, init=False)
 
@@ -64,33 +64,33 @@ class Workbench:
             if not readiness(engine).ready:
                 raise EngineError(readiness(engine).line)
         variants = list(dict.fromkeys(cell.variant for cell in perturbed))
-        with progress("opening", len(variants), "models") as opened:
-            self.open(variants, opened)
+        with progress("opening", len(variants), "models") as advance:
+            self.open(variants, advance)
         groups: dict[tuple[str, str], set[Variant]] = {}
         for variant in dict.fromkeys(cell.variant for cell in by_attack(cells)[0]):
             groups.setdefault((variant.engine, variant.precision), set()).add(variant)
         for members in groups.values():
-            if self.refused.keys() >= members:
-                raise EngineError(next(error for variant, error in self.refused.items() if variant in members))
+            if self.errors.keys() >= members:
+                raise EngineError(next(error for variant, error in self.errors.items() if variant in members))
 
     def open(
-        self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None, attacked: bool = False
+        self, variants: Iterable[Variant], advance: Callable[[], None] = lambda: None, attacked: bool = False
     ) -> None:
-        """Open sessions that are not open yet, or those that attack; `opened` is called for each variant.
+        """Open sessions that are not open yet, or those that attack; `advance` is called for each variant.
 
-        A variant that its engine refuses is noted in `refused`, and the others are opened. Raises DeviceError.
+        A variant that its engine refuses is noted in `errors`, and the others are opened. Raises DeviceError.
         """
         for variant in variants:
-            if variant not in self.sessions and variant not in self.refused:
+            if variant not in self.sessions and variant not in self.errors:
                 try:
                     with gpu_errors():
                         session = (open_attacker if attacked else open_session)(variant, self.batch, self.threads)
-                        self.sessions[variant] = self._opened.enter_context(session)
+                        self.sessions[variant] = self._stack.enter_context(session)
                 except DeviceError:
                     raise
                 except BandlensError as error:
-                    self.refused[variant] = str(error)
-            opened()
+                    self.errors[variant] = str(error)
+            advance()
 
     def compute(
         self,
@@ -117,9 +117,9 @@ class Workbench:
             self.close()
             self._attacked = attacked
         self.open(task.variants, attacked=task.attack)
-        if failed := [Failed(cell, self.refused[cell.variant]) for cell in task.cells if cell.variant in self.refused]:
+        if failed := [Failed(cell, self.errors[cell.variant]) for cell in task.cells if cell.variant in self.errors]:
             yield list(failed)
-            task = task.limited_to([cell for cell in task.cells if cell.variant not in self.refused])
+            task = task.limited_to([cell for cell in task.cells if cell.variant not in self.errors])
         if not task.cells:
             return
         # An attacker takes images from the host's memory, and gives its logits there.
@@ -144,6 +144,6 @@ class Workbench:
         self._resources = self._attacked = None
         self.sessions.clear()
         with first_error(error):
-            self._opened.__exit__(kind, error, trace)
+            self._stack.__exit__(kind, error, trace)
             for xp in {arrays_of(engine) for engine in engines} - {np}:
                 xp.get_default_memory_pool().free_all_blocks()

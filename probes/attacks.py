@@ -51,14 +51,14 @@ def _share(value: Any) -> float:
     return float(value) + 0.0  # no negative zero
 
 
-EVERYTHING = "0.0 to 1.0"
+FULL_BAND = "0.0 to 1.0"
 GRADIENTS = ("fp32", "bf16")
 """Precisions of gradients, the usual one first."""
 
 
 def band_of(condition: Condition) -> tuple[float, float]:
     """The band of an attack, low and high as shares of the highest frequency."""
-    low, high = str(dict(condition.parameters).get("band", EVERYTHING)).split(" to ")
+    low, high = str(dict(condition.parameters).get("band", FULL_BAND)).split(" to ")
     return float(low), float(high)
 
 
@@ -68,7 +68,7 @@ def gradients_of(condition: Condition) -> str:
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
-    defaults = {"band": EVERYTHING, "gradients": GRADIENTS[0]}
+    defaults = {"band": FULL_BAND, "gradients": GRADIENTS[0]}
     return {name: value for name, value in setting.items() if defaults.get(name) != value}
 
 
@@ -98,7 +98,7 @@ BUDGET = (
     Parameter("eps", _share, (EPS,)),
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
-    Parameter("band", band_to(1, "", lambda edge: float(edge) + 0.0), (EVERYTHING,), pair=True),
+    Parameter("band", band_to(1, "", lambda edge: float(edge) + 0.0), (FULL_BAND,), pair=True),
     Parameter("gradients", one_of(*GRADIENTS), (GRADIENTS[0],)),
 )
 

@@ -107,10 +107,10 @@ def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: S
     levels = [LAST_LEVEL - f for f in frequencies]
     down, up = _operators(xp, noise.shape[-1])
     full_size = [noise]  # level l, brought back to full size
-    small = noise
+    reduced_noise = noise
     for level in range(1, min(max(levels) + 1, LAST_LEVEL) + 1):
-        small = _from_both_sides(down[level - 1], small)
-        full_size.append(_from_both_sides(up[level], small))
+        reduced_noise = _from_both_sides(down[level - 1], reduced_noise)
+        full_size.append(_from_both_sides(up[level], reduced_noise))
     reference = _rms(xp, noise - full_size[1]) if len(full_size) > 1 else None
     for band, level in zip(out, levels, strict=True):
         if level == LAST_LEVEL:
@@ -243,10 +243,10 @@ def _one_draw(
 
 
 def check_size(_: Condition, size: int) -> None:
-    smallest = 2 ** (LAST_LEVEL + 1)
-    if size < smallest or size % 2:
+    minimum = 2 ** (LAST_LEVEL + 1)
+    if size < minimum or size % 2:
         raise ProbeError(
-            f"critical_band needs an even number of pixels a side, at least {smallest}, not {size}; name other probes "
+            f"critical_band needs an even number of pixels a side, at least {minimum}, not {size}; name other probes "
             "in the study's [probes], or take larger images"
         )
 
@@ -263,7 +263,7 @@ CRITICAL_BAND = Family(
     (
         Parameter("noise_sd", number_in(0, 1), NOISE_SDS),
         Parameter("frequency", integer_in(0, LAST_LEVEL), FREQUENCIES),
-        Parameter("draw", one_of("shared", "independent"), ("shared",), hidden=True),
+        Parameter("draw", one_of("shared", "independent"), ("shared",), is_hidden=True),
     ),
     perturb,
     axes=(Axis("frequency", FREQUENCY_TITLES["at"], lambda frequency: LOWEST_FREQUENCY * 2**frequency / SIZE),),

@@ -57,10 +57,10 @@ def even_size(condition: Condition, size: int) -> None:
         raise ProbeError(f"{condition.probe} needs an even number of pixels a side, not {size}")
 
 
-def check_highest(condition: Condition, highest: int, size: int) -> None:
+def check_highest(condition: Condition, cycles: int, size: int) -> None:
     """ProbeError where images of so many pixels a side do not hold the condition's highest cycles per image."""
-    if highest > size // 2:
-        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {highest}")
+    if cycles > size // 2:
+        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {cycles}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Parameter:
     some."""
     pair: bool = False
     """Whether one value is a list of two numbers."""
-    hidden: bool = False
+    is_hidden: bool = False
     """Whether words leave it out where it has the published value."""
 
 
@@ -148,7 +148,7 @@ class Family:
 
     def words(self, setting: Mapping[str, Value], without: Container[str] = ()) -> str:
         """A setting in words, without its hidden parameters and those of `without`."""
-        defaults = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
+        defaults = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.is_hidden}
         return in_words(
             (name, value) for name, value in setting.items() if name not in without and defaults.get(name) != value
         )
@@ -208,16 +208,16 @@ class Family:
             raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
 
 
-def band_to(highest: float, unit: str, edge: Callable[[Any], float]) -> Callable[[Any], str]:
+def band_to(limit: float, unit: str, edge: Callable[[Any], float]) -> Callable[[Any], str]:
     """A parser of bands: [low, high], or the text that it becomes. `edge` makes a number of each of the two."""
 
     def parse(value: Any) -> str:
         try:
             low, high = map(edge, value.split(" to ") if isinstance(value, str) else value)
-            if not 0 <= low < high <= highest:
+            if not 0 <= low < high <= limit:
                 raise ValueError
         except (ValueError, TypeError):
-            raise ValueError(f"must be [low, high]{unit} with 0 <= low < high <= {highest}, not {value!r}") from None
+            raise ValueError(f"must be [low, high]{unit} with 0 <= low < high <= {limit}, not {value!r}") from None
         return f"{low} to {high}"
 
     return parse

@@ -38,7 +38,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lo
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
 
 
-KNOWN: Mapping[str, Family] = FAMILIES | ATTACKS
+PROBES: Mapping[str, Family] = FAMILIES | ATTACKS
 
 
 def setting_in_words(probe: str, parameters: Mapping[str, Value], cycles: float | None = None) -> str:
@@ -46,9 +46,9 @@ def setting_in_words(probe: str, parameters: Mapping[str, Value], cycles: float 
 
     Where the cycles per image of a filter or band are known, its setting has them.
     """
-    if probe not in KNOWN:
+    if probe not in PROBES:
         return in_words(parameters.items())
-    return KNOWN[probe].facts(parameters, KNOWN[probe].axes).setting_of_frequency(cycles)
+    return PROBES[probe].facts(parameters, PROBES[probe].axes).setting_of_frequency(cycles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
         parameters = table
         if "file" in table or callable(table.get("function")):
-            if name in KNOWN:
+            if name in PROBES:
                 raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
             family = _with_axes(user_family(name, table, folder), table.get("axis", []))
             parameters = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "axis")}
-        elif name in KNOWN:
-            family = KNOWN[name]
+        elif name in PROBES:
+            family = PROBES[name]
         else:
-            raise UnknownName("probe", name, KNOWN, 'a probe of your own needs `file = "…"`')
+            raise UnknownName("probe", name, PROBES, 'a probe of your own needs `file = "…"`')
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))

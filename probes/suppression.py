@@ -140,8 +140,8 @@ def rearranged(xp: ModuleType, pixels: Array, order: Array) -> Array:
     grid = round(order.shape[1] ** 0.5)
     cut = pixels.reshape(count, channels, grid, size // grid, grid, size // grid).transpose(0, 2, 4, 1, 3, 5)
     patches = cut.reshape(count, grid * grid, channels, size // grid, size // grid)
-    moved = patches[xp.arange(count)[:, None], order].reshape(cut.shape)
-    return moved.transpose(0, 3, 1, 4, 2, 5).reshape(pixels.shape)
+    shuffled = patches[xp.arange(count)[:, None], order].reshape(cut.shape)
+    return shuffled.transpose(0, 3, 1, 4, 2, 5).reshape(pixels.shape)
 
 
 def shuffle_patches(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
@@ -197,9 +197,9 @@ def channel_orders(xp: ModuleType, seed: int, keys: Array) -> Array:
 
 def shuffle_channels(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     order = channel_orders(xp, batch.seed, batch.keys)
-    moved = batch.pixels[xp.arange(len(order))[:, None], order]
+    pixels = batch.pixels[xp.arange(len(order))[:, None], order]
     for condition in conditions:
-        yield condition, unit_range(xp, moved, buffer())
+        yield condition, unit_range(xp, pixels, buffer())
 
 
 GREY_BLEND = Family(

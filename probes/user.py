@@ -82,7 +82,7 @@ def user_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
     settings = settings_of({key: function.parameters[key] for key in parameters[1:]}, RESERVED, table, function)
     reserved_parameters = frozenset(key for key in parameters[1:] if key in RESERVED)
     with_rng = ", ".join(dict.fromkeys([*parameters, "rng"]))
-    probe = UserProbe(function, function.what, reserved_parameters, f"def {function.name}({with_rng})")
+    probe = UserProbe(function, function.heading, reserved_parameters, f"def {function.name}({with_rng})")
     return Family(
         name,
         function.title or (f"{function.name} of {function.file.name}" if function.file else function.name),
@@ -122,7 +122,7 @@ class UserProbe:
     """A function that perturbs, and the watch over it: called, it perturbs as families do."""
 
     function: UserFunction
-    what: str
+    heading: str
     """How errors begin."""
     reserved: frozenset[str]
     """The names of RESERVED that it takes."""
@@ -187,16 +187,16 @@ class UserProbe:
 
     def _store(self, xp: ModuleType, result: Any, out: Array) -> None:
         """Write a result into `out`; ProbeError says what was expected where it is no batch of images of that shape."""
-        what = self.what
+        heading = self.heading
         try:
             images = _as_array(xp, result)
         except Exception as error:  # a tensor that has no values, or a class that pretends to be another
-            raise ProbeError(f"{what} returned {type(result).__name__}: {words_of(error)}") from error
+            raise ProbeError(f"{heading} returned {type(result).__name__}: {words_of(error)}") from error
         if images is None or images.shape != out.shape:
             received = type(result).__name__ if images is None else f"shape {images.shape}"
-            raise ProbeError(f"{what} returned {received}; expected an array of shape {out.shape}")
+            raise ProbeError(f"{heading} returned {received}; expected an array of shape {out.shape}")
         if images.dtype.kind not in "fiu":
-            raise ProbeError(f"{what} returned {images.dtype} values; expected numbers in [0, 1]")
+            raise ProbeError(f"{heading} returned {images.dtype} values; expected numbers in [0, 1]")
         # Either way `out` gets a copy: the function may keep its array and fill it again.
         if images.dtype == out.dtype:
             out[...] = images
@@ -204,12 +204,12 @@ class UserProbe:
         low, high = float(images.min()), float(images.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ProbeError(
-                f"{what} returned NaN or infinity; expected finite values in [0, 1]: look for a division by 0"
+                f"{heading} returned NaN or infinity; expected finite values in [0, 1]: look for a division by 0"
             )
         if low < 0 or high > 1:
             advice = "divide them by 255" if low >= 0 and LEAST_BYTES < high <= 255 else "clip them"
             raise ProbeError(
-                f"{what} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so {advice}"
+                f"{heading} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so {advice}"
             )
         if images is not out:
             out[...] = images
@@ -260,7 +260,7 @@ class UserProbe:
 
     def _refusal(self, batch: Batch, place: int, occasion: str) -> str:
         return (
-            f"{self.what} gives image {batch.positions[place]} of the set, counted from 0, other values {occasion}; "
+            f"{self.heading} gives image {batch.positions[place]} of the set, counted from 0, other values {occasion}; "
             f"treat each image by itself, and draw random numbers from rng alone: {self.with_rng}"
         )
 

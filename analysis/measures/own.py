@@ -172,7 +172,7 @@ class OwnMeasure:
 
         Raises StoreError where the result is neither a finite number nor one of every image.
         """
-        what, count = self.function.what, len(images)
+        what, count = self.function.heading, len(images)
         result = self.function(**_rows_of(arrays, np.arange(count)), **self.settings)
         try:
             numbers = np.asarray(result)

@@ -159,7 +159,7 @@ def pack_benchmark(
     Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
     and for broken images. After an error there is no set that is not whole.
     """
-    from ...probes.benchmarks.check import WHOLE
+    from ...probes.benchmarks.check import ALL_ROWS
     from ...probes.benchmarks.layouts import IN_PATHS, find_benchmark
     from ...probes.benchmarks.sets import pack_benchmark
 
@@ -170,7 +170,7 @@ def pack_benchmark(
         name=name,
         crop=crop,
         labels=labels or IN_PATHS,
-        subset=subset or WHOLE,
+        subset=subset or ALL_ROWS,
         how=how,
     )
 

@@ -208,9 +208,9 @@ def print_conditions(rows: Rows, study: Path | None, table_format: TableFormat =
     firsts = {row["probe"]: row for row in reversed(rows)}
     print_rows([row if row is firsts[row["probe"]] else {**row, "what": ""} for row in rows])
     if study is None:
-        from ...probes.grid import KNOWN
+        from ...probes.grid import PROBES
 
-        print_note(f"more probes for a study: {', '.join(name for name in KNOWN if name not in firsts)}", table_format)
+        print_note(f"more probes for a study: {', '.join(name for name in PROBES if name not in firsts)}", table_format)
 
 
 def print_sheet(counts: tuple[int, int], photograph: Path, out: Path) -> None:

@@ -25,7 +25,7 @@ from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
 from ...export.photographs import photograph_folder
-from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
+from ...probes.grid import FAMILIES, PROBES, PUBLISHED, Grid, make_grid
 from ..recorded_images import find_sets
 from ..sheets import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData
@@ -182,7 +182,7 @@ def contact_sheet(results: ReportData | None) -> Section:
     ]
     if len(pictures) < len(grid.conditions):
         text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
-    if results and (own_probes := set(results.conditions["probe"]) - set(KNOWN)):
+    if results and (own_probes := set(results.conditions["probe"]) - set(PROBES)):
         text.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
     if results and results.conditions["attack"].any():
         text.append("Not shown, since each model has images of its own: attacks.")

@@ -47,7 +47,7 @@ BATCH = {"numpy": 32, "cupy": 256}
 """The batch of a study that names none, by the array module: a GPU takes a larger one to be busy."""
 
 
-ALL = slice(None)
+ALL_ROWS = slice(None)
 """All rows of a batch."""
 
 
@@ -60,7 +60,7 @@ class Session(Protocol):
     @property
     def info(self) -> SessionInfo: ...
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
         Logits outside of `rows` may be anything: an engine that runs a batch by parts runs only those with such a row.

@@ -29,7 +29,7 @@ from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
 from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
+from .base import ALL_ROWS, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layer_profile import RUNS, Layer
 
@@ -122,7 +122,7 @@ class OnnxRuntimeSession:
         address = array.ctypes.data if self._shared.xp is np else array.data.ptr
         bind(name, self._shared.memory, 0, np.float32, array.shape, address)
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         for binding, part in zip(self._bindings, parts_of(images, self._part), strict=True):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ...core.errors import EngineError
 from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
-from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
+from .base import ALL_ROWS, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layer_profile import RUNS, Layer
 
@@ -88,7 +88,7 @@ class OpenVinoSession:
             versions=json.dumps({"openvino": ov.__version__, "numpy": np.__version__}),
         )
 
-    def infer(self, images: NDArray[np.float32], rows: slice = ALL) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.float32], rows: slice = ALL_ROWS) -> NDArray[np.float32]:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         resident, OpenVinoSession._resident = OpenVinoSession._resident, self

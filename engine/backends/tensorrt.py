@@ -42,7 +42,7 @@ from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, memory_
 from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.run_images import free_memory
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL, arrays_of, check_images, plan_file_of
+from .base import ALL_ROWS, arrays_of, check_images, plan_file_of
 from .layer_profile import RUNS, Layer
 from .onnxruntime import for_int8
 
@@ -207,7 +207,7 @@ class TensorRTSession:
         versions = {device.trt.__name__: device.trt.__version__, "cupy": xp.__version__, "driver": device.gpu.driver}
         self.info = SessionInfo(device.gpu.name, batch, 0, json.dumps(versions | {"trt_plan": trt_plan.sha256}))
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - a plan is of one batch
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - a plan is of one batch
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         device = self._device
@@ -228,9 +228,9 @@ class TensorRTSession:
         return self._logits
 
     def _errors_of_memory(self) -> AbstractContextManager[None]:
-        batch, needed = self._shape[0], self._engine.device_memory_size_v2
+        batch, size = self._shape[0], self._engine.device_memory_size_v2
         message = f"{self.variant}: out of memory on the GPU: a batch of {batch}"
-        return memory_errors(self._device.xp, batch, needed, message)
+        return memory_errors(self._device.xp, batch, size, message)
 
     def _execute(self, images: Array) -> None:
         self._context.set_tensor_address("images", images.data.ptr)

@@ -31,7 +31,7 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
 from ..device.requirements import require_precision, usable
 from ..device.streams import Point, finish, in_network_stream, network_stream, point, seconds_between
-from .base import ALL, ENGINES, arrays_of, check_images, content_of, onnx_file_of
+from .base import ALL_ROWS, ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .layer_profile import RUNS, Layer
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
@@ -205,7 +205,7 @@ class TorchSession:
     def _prepare(self) -> None:
         """Take the memory that the session needs, before it is used; on the CPU there is nothing to take."""
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it runs whole batches
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():
             return self.network(self.place(images)).numpy()
@@ -251,11 +251,11 @@ class TorchSession:
         images = self.place(crops[np.arange(self._shape[0]) % len(crops)])
         labels = torch.zeros(len(images), dtype=torch.int64, device=self._device)
         for _ in range(2):  # the first time torch prepares itself
-            started = time.perf_counter()
+            start_seconds = time.perf_counter()
             with torch_errors(self.variant):
                 start = torch.zeros_like(images)
                 pgd(self.network, images, labels, start, ONE_STEP, searched=searched).logits.cpu()
-        return (time.perf_counter() - started) / len(images)
+        return (time.perf_counter() - start_seconds) / len(images)
 
     def __enter__(self) -> Self:
         return self
@@ -282,7 +282,7 @@ class CardSession(TorchSession):
             images = self._xp.zeros(self._shape, dtype=np.float32)
         self.infer(images)
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it runs whole batches
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         with (

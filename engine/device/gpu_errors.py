@@ -24,17 +24,17 @@ def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def memory_errors(xp: ModuleType, batch: int, needed: int, message: str) -> Iterator[None]:
-    """A lack of CuPy's memory as DeviceError, with a batch that fits; `needed` are the bytes that the work takes."""
+def memory_errors(xp: ModuleType, batch: int, size: int, message: str) -> Iterator[None]:
+    """A lack of CuPy's memory as DeviceError, with a batch that fits; the work takes `size` bytes."""
     try:
         yield
     except MemoryError as error:
         if not is_of_cupy(error):
             raise
         free = free_memory(xp)
-        fits = int(batch * free / needed) // 8 * 8
+        fits = int(batch * free / size) // 8 * 8
         advice = f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
-        raise DeviceError(f"{message} takes {gib(needed)}, and {gib(free)} are free; {advice}") from error
+        raise DeviceError(f"{message} takes {gib(size)}, and {gib(free)} are free; {advice}") from error
 
 
 @contextmanager

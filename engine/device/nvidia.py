@@ -100,8 +100,8 @@ class Traces:
         return bool(self.driver or self.names or self.nodes or self.wsl or self.cards)
 
     def __str__(self) -> str:
-        counted = Counter(self.names or ["the NVIDIA GPU"])
-        return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counted.items())
+        counts = Counter(self.names or ["the NVIDIA GPU"])
+        return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
 
 
 def find_gpus(

@@ -159,8 +159,8 @@ def fit_head(
         rows = folds == fold
         for number, head in enumerate(way.fit(x[~rows], targets[~rows], STRENGTHS)):
             held_out[number, rows] = head.logits(x[rows])
-    best = int(np.argmin([way.loss(outputs, targets) for outputs in held_out]))
-    strength, outputs = STRENGTHS[best], held_out[best].astype(np.float64)
+    choice = int(np.argmin([way.loss(outputs, targets) for outputs in held_out]))
+    strength, outputs = STRENGTHS[choice], held_out[choice].astype(np.float64)
     accuracy = float((outputs.argmax(axis=1) == labels).mean())
     (head,) = way.fit(x, targets, [strength])
     if method == "ridge":

@@ -97,14 +97,14 @@ def _check_range(initializer: TensorProto) -> None:
     if initializer.data_type != TensorProto.FLOAT:
         return
     values = np.abs(numpy_helper.to_array(initializer))
-    largest = float(values[np.isfinite(values)].max(initial=0))
-    if largest > LARGEST_FLOAT16:
+    maximum = float(values[np.isfinite(values)].max(initial=0))
+    if maximum > LARGEST_FLOAT16:
         raise ExportError(
-            f"{initializer.name} holds {largest:.3g}, and float16 ends at {LARGEST_FLOAT16:.0f}; use fp32 or int8"
+            f"{initializer.name} holds {maximum:.3g}, and float16 ends at {LARGEST_FLOAT16:.0f}; use fp32 or int8"
         )
-    if 0 < largest < SMALLEST_FLOAT16:
+    if 0 < maximum < SMALLEST_FLOAT16:
         raise ExportError(
-            f"{initializer.name} holds nothing above {largest:.2g}, which vanishes in float16; use fp32 or int8"
+            f"{initializer.name} holds nothing above {maximum:.2g}, which vanishes in float16; use fp32 or int8"
         )
 
 

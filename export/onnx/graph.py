@@ -57,15 +57,15 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
     makers = {name: node for node in graph.node for name in node.output if name}
     if tensor not in makers:
         raise UnknownName(f"tensor of {file}", tensor, makers, "give one that a node of the graph computes")
-    needed, waiting = set[str](), [tensor]
+    tensors, waiting = set[str](), [tensor]
     while waiting:
         name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
+        if name not in tensors:
+            tensors.add(name)
             waiting += _inputs_of(makers[name]) if name in makers else []
-    needed.discard("")  # an input that is left out is not an output that is left out elsewhere
-    nodes = [node for node in graph.node if needed.intersection(node.output)]
-    weights = [weight for weight in graph.initializer if weight.name in needed]
+    tensors.discard("")  # an input that is left out is not an output that is left out elsewhere
+    nodes = [node for node in graph.node if tensors.intersection(node.output)]
+    weights = [weight for weight in graph.initializer if weight.name in tensors]
     del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(weights)

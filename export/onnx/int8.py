@@ -87,11 +87,11 @@ def unquantize_sums(graph: onnx.GraphProto) -> None:
             _, position = max(convolved)
             node.input[position] = str(direct[position])
     for kind in reversed(QUANTIZERS):
-        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in used]:
+        inputs = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in inputs]:
             graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for initializer in [initializer for initializer in graph.initializer if initializer.name not in used]:
+    inputs = {name for node in graph.node for name in node.input}
+    for initializer in [initializer for initializer in graph.initializer if initializer.name not in inputs]:
         graph.initializer.remove(initializer)
 
 
@@ -122,8 +122,8 @@ def symmetric_activations(content: bytes) -> bytes:
         node.input[1], node.input[2] = f"{node.input[1]}_{zero_point.dtype}", "zero_point"
         new_constants |= {node.input[1]: np.float32(widened), node.input[2]: np.int8(0)}
         del node.attribute[:]  # they hold the axis of the scales
-    used = {name for node in graph.node for name in node.input}
-    initializers = [initializer for initializer in graph.initializer if initializer.name in used]
+    inputs = {name for node in graph.node for name in node.input}
+    initializers = [initializer for initializer in graph.initializer if initializer.name in inputs]
     initializers += [numpy_helper.from_array(np.asarray(value), name) for name, value in new_constants.items()]
     del graph.initializer[:]
     graph.initializer.extend(initializers)

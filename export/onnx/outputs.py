@@ -51,9 +51,9 @@ def pool_features(features: Array, pool: str | None) -> Array:
         return cast(Array, features[:, 0])
     if pool == "mean" and rank in (3, 4):
         return cast(Array, features.mean(pooled_axes(rank)))
-    each = f"{tuple(features.shape[1:])} features for each image"
+    shape = f"{tuple(features.shape[1:])} features for each image"
     advice = {2: "leave out `pool`", 3: "pool its tokens: `pool` is token or mean", 4: "pool it: `pool` is mean"}
-    raise UsageError(f"the network gives {each}; {advice.get(rank, 'name another tensor of it as `output`')}")
+    raise UsageError(f"the network gives {shape}; {advice.get(rank, 'name another tensor of it as `output`')}")
 
 
 def pooled_axes(rank: int) -> tuple[int, ...]:
@@ -117,8 +117,8 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
         activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(last) and width % STEP_OF_WIDTHS != 0
     )
     scores = kind in GIVES_SCORES and (kind not in LINEAR or not activations or squeezed)
-    hidden = last is not None and not scores and bool(kinds & (ACTIVATIONS | POOLINGS))
-    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or hidden:
+    is_hidden_layer = last is not None and not scores and bool(kinds & (ACTIVATIONS | POOLINGS))
+    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or is_hidden_layer:
         advice = "; if these are logits, export it without its last activation" if activations else ""
         raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{advice}")
 

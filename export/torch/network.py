@@ -51,7 +51,7 @@ class Step:
     attributes: Mapping[str, Any]
     last_used: tuple[str, ...]
     """Values that no later step takes."""
-    together: bool
+    on_one_device: bool
     """Whether its inputs must lie on one device."""
 
 
@@ -92,7 +92,7 @@ class OnnxNetwork(nn.Module):
         on_card = images.device.type != "cpu"
         for step in self.steps:
             inputs = [values[name] for name in step.inputs]
-            if on_card and step.together:
+            if on_card and step.on_one_device:
                 inputs = _together(inputs, images.device)
             result = step.run(*inputs, **step.attributes)
             values.update(zip(step.outputs, (result,) if isinstance(result, Tensor) else result, strict=False))
@@ -128,9 +128,9 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
         if node.op_type == "Relu" and uses[node.input[0]] == 1 and makers.get(node.input[0]) in UNSAVED:
             attributes["inplace"] = True
         last_used = sorted({name for name in (*node.input, *node.output) if name and last[name] == number} - {"logits"})
-        together = node.op_type not in HOST and not node.op_type.startswith("Reduce")
+        on_one_device = node.op_type not in HOST and not node.op_type.startswith("Reduce")
         steps.append(
-            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(last_used), together)
+            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(last_used), on_one_device)
         )
     return steps
 

@@ -123,8 +123,8 @@ def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs:
     if sizes is not None:
         return x.split_with_sizes(ints(sizes), axis)
     count = x.shape[axis]
-    most = -(-count // num_outputs)
-    return x.split_with_sizes([min(most, count - first) for first in range(0, count, most)], axis)
+    part_size = -(-count // num_outputs)
+    return x.split_with_sizes([min(part_size, count - first) for first in range(0, count, part_size)], axis)
 
 
 def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:

@@ -38,10 +38,10 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
             origin, expression = "", architecture
         # A tag of timm may begin with a digit, which no name in Python does.
         attribute, arguments, options = (
-            _parse_call(architecture, expression) if origin not in NAMED or "(" in expression else (expression, [], {})
+            _parse_call(architecture, expression) if origin not in HUBS or "(" in expression else (expression, [], {})
         )
-        factory = _named(origin, attribute) if origin in NAMED else _imported(architecture, origin, attribute)
-        if origin in NAMED and classes is not None:
+        factory = _named(origin, attribute) if origin in HUBS else _imported(architecture, origin, attribute)
+        if origin in HUBS and classes is not None:
             options = {"num_classes": classes} | options
         try:
             network = factory(*arguments, **options)
@@ -55,7 +55,7 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
     return network.eval()
 
 
-NAMED = ("", "torchvision", "timm")
+HUBS = ("", "torchvision", "timm")
 """The texts before the colon that stand for no module of the user's."""
 Factory = Callable[..., Any]
 

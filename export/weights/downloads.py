@@ -153,9 +153,9 @@ def _gdrive(identity: str, partial: Path) -> None:
 
     with _bar(partial.name) as bar:
 
-        def show(done: int, total: int | None) -> None:
+        def show(position: int, total: int | None) -> None:
             bar.total = total
-            bar.update(done - bar.n)
+            bar.update(position - bar.n)
 
         try:
             # Without cookies Drive answers the same on every machine, and none of the user's are touched.

@@ -70,7 +70,7 @@ class Subset:
         return sorted(rows[: self.limit])
 
 
-WHOLE = Subset()
+ALL_ROWS = Subset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ..images.labels import check_clustering
 from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
-from .check import WHOLE, Faults, Subset, faults, merged, refuse
+from .check import ALL_ROWS, Faults, Subset, faults, merged, refuse
 from .layouts import IN_PATHS, LAYOUTS, Labels, Layout, classes_of, file_number, listed, read_real, texture_of
 
 
@@ -120,7 +120,7 @@ def pack_benchmark(
     name: str | None = None,
     crop: Crop = PUBLISHED_CROP,
     labels: Labels = IN_PATHS,
-    subset: Subset = WHOLE,
+    subset: Subset = ALL_ROWS,
     how: How = USUAL,
 ) -> list[ImageSet]:
     """Check that `source` holds the benchmark, or the subset of it that is meant, and pack it: see `app.api`.

@@ -58,12 +58,12 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         if not sha256s:
             raise ImageSetError(f"{source}: all of the {len(rows)} new images are broken; repair them")
         places = sorted(sha256s)
-        added = [rows[place - old_count] for place in places]
-        paths = [*index.paths, *(photographs.paths[row] for row in added)]
+        new_rows = [rows[place - old_count] for place in places]
+        paths = [*index.paths, *(photographs.paths[row] for row in new_rows)]
         new_sides = np.array([sides[place] for place in places], np.int32)
         larger = set_files.Index(
             paths,
-            None if index.labels is None or classes is None else np.concatenate([index.labels, classes[added]]),
+            None if index.labels is None or classes is None else np.concatenate([index.labels, classes[new_rows]]),
             clusters_of(clustering, paths),
             [*index.sha256s, *(sha256s[place] for place in places)],
             sides=None if index.sides is None else np.concatenate([index.sides, new_sides]),
@@ -81,10 +81,10 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
     """
     with set_files.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, removed = set_files.read_index(path, images.info.count), set(names)
-        if unknown := removed.difference(index.paths):
+        index, paths = set_files.read_index(path, images.info.count), set(names)
+        if unknown := paths.difference(index.paths):
             raise UnknownName("image", min(unknown), index.paths, f"{path / set_files.INDEX} has the paths")
-        rows = [row for row, name in enumerate(index.paths) if name not in removed]
+        rows = [row for row, name in enumerate(index.paths) if name not in paths]
         if not rows:
             raise UsageError(f"{path} would have no image left; delete the folder instead")
         _copy_pixels(images, folder)

@@ -262,7 +262,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
         return []
     info = images.info
     pictures = _pictures(read_index(images.folder, info.count), images.labels)
-    earlier = []
+    sets = []
     for name in names:
         index = read_index(images.folder, None, name)
         if images.numbers is not None:
@@ -274,10 +274,10 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
             if place is None:
                 break
             places.append(place)
-        earlier.append(
+        sets.append(
             Earlier(digest(index, info.size, info.preprocessing, info.decision_space), np.array(places, np.int64))
         )
-    return earlier
+    return sets
 
 
 def _pictures(index: Index, labels: NDArray[np.int32] | None) -> list[tuple[str, int | None]]:

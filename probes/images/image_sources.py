@@ -147,8 +147,8 @@ def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
 
 def _is_image(path: str) -> bool:
     # Hidden files named like images are other programs' notes on them, and hidden folders hold their copies.
-    hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(path).parts)
-    return path.lower().endswith(SUFFIXES) and not hidden
+    is_hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(path).parts)
+    return path.lower().endswith(SUFFIXES) and not is_hidden
 
 
 def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int, list[str]]:

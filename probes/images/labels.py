@@ -165,22 +165,22 @@ def labels_of_csv(
         if path not in labels_of_path:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
         if (labels_of_path[path] and not multilabel) or label in labels_of_path[path]:
-            more = (
+            advice = (
                 "" if multilabel else f", or pack with --decision-space {MULTILABEL} if images may have several labels"
             )
-            raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows{more}")
+            raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows{advice}")
         if not label and not multilabel:
             raise ImageSetError(f"{where}: the class is missing; write its name, or a number from 0")
         labels_of_path[path].append(label)
         rows[path, label] = row
-    has_names, largest = (
+    has_names, last_class = (
         not all(_is_number(label) for _, label in rows if label),
         MOST_LABELS - 1 if multilabel else LARGEST_CLASS,
     )
     for (_, label), row in rows.items():
-        if label and not has_names and not (label.isdigit() and len(label) <= 9 and int(label) <= largest):
+        if label and not has_names and not (label.isdigit() and len(label) <= 9 and int(label) <= last_class):
             raise ImageSetError(
-                f"{file}, row {row}: class '{label}' must be an integer from 0 to {largest}, or all must be names"
+                f"{file}, row {row}: class '{label}' must be an integer from 0 to {last_class}, or all must be names"
             )
     missing = [path for path, labels in labels_of_path.items() if not labels]
     if missing:
@@ -189,9 +189,9 @@ def labels_of_csv(
         )
     label_sets = [list(filter(None, labels)) for labels in labels_of_path.values()]
     if not has_names:
-        numbers = [{int(label) for label in labels} for labels in label_sets]  # 1 and 01 are one label
+        sets = [{int(label) for label in labels} for labels in label_sets]  # 1 and 01 are one label
         return np.array(
-            [sum(1 << number for number in each) if multilabel else min(each) for each in numbers], np.int32
+            [sum(1 << number for number in numbers) if multilabel else min(numbers) for numbers in sets], np.int32
         ), None
     classes = [label_set_in_words(labels) if multilabel else labels[0] for labels in label_sets]
     names = sorted(set(classes))

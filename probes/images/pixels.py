@@ -53,8 +53,8 @@ def write_row(file: FileIO, row: int, pixels: NDArray[np.uint8]) -> None:
     offset, unwritten = start + row * length, pixels.data.cast("B")
     with writing(str(file.name)):
         while unwritten:
-            written = os.pwrite(file.fileno(), unwritten, offset)
-            unwritten, offset = unwritten[written:], offset + written
+            count = os.pwrite(file.fileno(), unwritten, offset)
+            unwritten, offset = unwritten[count:], offset + count
     if row % SYNCED_ROWS == SYNCED_ROWS - 1 and hasattr(os, "posix_fadvise"):
         # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
         os.posix_fadvise(file.fileno(), offset - SYNCED_ROWS * length, SYNCED_ROWS * length, os.POSIX_FADV_DONTNEED)

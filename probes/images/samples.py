@@ -126,8 +126,8 @@ def scale(samples: NDArray[Any], levels: Range | None) -> NDArray[np.uint8]:
     refuse_channels(1 if samples.ndim == 2 else samples.shape[2])
     if not np.isfinite(samples).all():
         raise BrokenImageError("some of its samples are no numbers", "replace them")
-    least, largest = samples.min(), samples.max()
-    contents = f"it holds {samples.dtype.name} from {least:g} to {largest:g}"
+    minimum, maximum = samples.min(), samples.max()
+    contents = f"it holds {samples.dtype.name} from {minimum:g} to {maximum:g}"
     if samples.dtype == np.uint8:
         raise BrokenImageError(contents, "pack such files in a set without --range")
     if levels is None:

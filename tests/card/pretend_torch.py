@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from bandlens.engine.backends.base import ALL
+from bandlens.engine.backends.base import ALL_ROWS
 from bandlens.engine.backends.torch import CardSession
 from bandlens.engine.device.streams import network_stream
 
@@ -96,7 +96,7 @@ def place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def infer(session: CardSession, images: Any, rows: slice = ALL) -> Any:
+def infer(session: CardSession, images: Any, rows: slice = ALL_ROWS) -> Any:
     """This stands in place of a session's `infer`. Torch hands its weights' memory on without waiting for the work."""
     logits, owner = infer_as_it_is(session, images, rows), ref(session)
 

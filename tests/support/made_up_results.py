@@ -27,7 +27,7 @@ from bandlens.core.records import (
     digest_of,
 )
 from bandlens.probes.family import Family, Parameter, show_images
-from bandlens.probes.grid import KNOWN
+from bandlens.probes.grid import PROBES
 
 SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 
@@ -83,7 +83,7 @@ def model(name: str = "net", *, content: str | None = None, classes: int = 10, c
 def condition(probe: str = "clean", **parameters: float | str) -> Condition:
     """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
     user_family = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), show_images)
-    family = KNOWN.get(probe, user_family)
+    family = PROBES.get(probe, user_family)
     facts = family.facts(parameters, family.axes_of([parameters]))
     return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
 

@@ -15,7 +15,7 @@ from bandlens.analysis.measures.registry import MEASURES
 from bandlens.core.protocol import ACCURACIES, GROUPS
 from bandlens.engine.device import requirements
 from bandlens.probes.family import CLEAN
-from bandlens.probes.grid import KNOWN
+from bandlens.probes.grid import PROBES
 
 Modules = Mapping[str, Sequence[ast.AST]]
 WORDS = {name for name in MEASURES if "_" not in name} | {f"top1_{name}" for name in ACCURACIES} | {*GROUPS}
@@ -89,7 +89,7 @@ def test_no_two_classes_share_a_name(modules: Modules) -> None:
 
 def test_the_application_names_no_probe(modules: Modules) -> None:
     """A probe's family has all that is to be known of it; `clean` is what all others are compared with."""
-    probes = set(KNOWN) - {"clean"}
+    probes = set(PROBES) - {"clean"}
     families = {file.stem for file in (PACKAGE / "probes").glob("*.py") if "Family(" in file.read_text("utf-8")} - {
         *("clean", "family", "user"),
     }
@@ -133,4 +133,4 @@ def test_no_other_module_names_a_measure(modules: Modules) -> None:
 
 def test_the_schema_names_no_probe_but_the_one_that_changes_nothing() -> None:
     text = (PACKAGE / "analysis/database/schema.sql").read_text(encoding="utf-8")
-    assert [name for name in KNOWN if f"'{name}'" in text] == [CLEAN.name]
+    assert [name for name in PROBES if f"'{name}'" in text] == [CLEAN.name]

@@ -21,7 +21,7 @@ from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.core.errors import EngineError
 from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Model, Variant
-from bandlens.engine.backends.base import ALL, Session, arrays_of, open_session, variant_of
+from bandlens.engine.backends.base import ALL_ROWS, Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import make_resources, run
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -236,7 +236,7 @@ class Fails:
         self.variant, self.info = session.variant, session.info
         self.rows: list[slice] = []
 
-    def infer(self, images: Any, rows: slice = ALL) -> Any:
+    def infer(self, images: Any, rows: slice = ALL_ROWS) -> Any:
         self.calls += 1
         self.rows.append(rows)
         if self.calls == 2:

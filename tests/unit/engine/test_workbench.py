@@ -197,7 +197,7 @@ def test_a_gpu_that_is_lost_while_a_network_opens_is_no_refusal(bench: Bench, mo
     with workbench(bench.images, make_grid(PROBES, Path())) as place:
         with pytest.raises(DeviceError, match="the GPU is lost"):
             place.open([variant_of(bench.models[0], "onnxruntime", "fp32")])
-        assert not place.refused
+        assert not place.errors
 
 
 def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Bench) -> None:

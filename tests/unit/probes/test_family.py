@@ -17,7 +17,7 @@ from stimuli import SAMPLES, Images, perturb, photographs
 from bandlens.core.errors import ProbeError
 from bandlens.probes import noise
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import FAMILIES, KNOWN, make_grid
+from bandlens.probes.grid import FAMILIES, PROBES, make_grid
 
 CONDITIONS = {name: FAMILIES[name].conditions(SAMPLES[name]) for name in FAMILIES if name in SAMPLES}
 RANDOM = [name for name, family in FAMILIES.items() if family.random]
@@ -101,7 +101,7 @@ def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str
 def test_sizes_that_a_condition_does_not_take_are_refused(
     name: str, table: Mapping[str, Any], size: int, message: str, valid_size: int
 ) -> None:
-    family = KNOWN[name]
+    family = PROBES[name]
     condition = family.conditions(table)[-1]
     with pytest.raises(ProbeError, match=message):
         family.check_size(condition, size)

@@ -18,7 +18,7 @@ from bandlens.analysis.measures.outcomes import read_decisions
 from bandlens.core.errors import BandlensError, UsageError
 from bandlens.core.records import UNKNOWN_RANK, Facts, Failed
 from bandlens.probes.attacks import ATTACKS
-from bandlens.probes.grid import KNOWN, make_grid
+from bandlens.probes.grid import PROBES, make_grid
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
         "bandpass": {"edges": [3, 9]},
         "bandstop": {"edges": [3, 9]},
     }
-    grid = make_grid({name: parameters.get(name, {}) for name in KNOWN}, Path())
+    grid = make_grid({name: parameters.get(name, {}) for name in PROBES}, Path())
     conditions = [*grid.conditions, *grid.attacks]
     store.begin_study("s", "", [cell(images, setting) for setting in conditions], [images])
     names = [field.name for field in fields(Facts)]
