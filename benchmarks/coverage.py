@@ -33,7 +33,7 @@ from bandlens.analysis.measures.psychometric import (
     paired_band_intervals,
 )
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
-from bandlens.analysis.statistics import Floats, Whole
+from bandlens.analysis.statistics import Floats, Ints
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
@@ -47,7 +47,7 @@ ICC = (0.0, 0.1, 0.3, 0.5, 1.0)
 SEED = 0
 
 
-def cluster_sizes(clusters: int) -> dict[str, Whole]:
+def cluster_sizes(clusters: int) -> dict[str, Ints]:
     """Name -> images of each cluster, (clusters,)."""
     place = np.arange(clusters)
     return {
@@ -59,7 +59,7 @@ def cluster_sizes(clusters: int) -> dict[str, Whole]:
     }
 
 
-def answers(rng: np.random.Generator, p: float, icc: float, draws: int, sizes: Whole) -> Floats:
+def answers(rng: np.random.Generator, p: float, icc: float, draws: int, sizes: Ints) -> Floats:
     """Right answers of clusters (draws, clusters) of `sizes` (clusters,)."""
     shape = (draws, len(sizes))
     if icc == 0:
@@ -117,7 +117,7 @@ def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
     return count["high_frequency_bias"] / draws, count["spectral_bias"] / draws
 
 
-def differences(draws: int, sizes: Whole, p: float, changed_share: float, alike: float) -> tuple[float, float]:
+def differences(draws: int, sizes: Ints, p: float, changed_share: float, alike: float) -> tuple[float, float]:
     """Coverage for cells, as in `compare`, and for means of accuracies.
 
     A share `alike` of a cluster's images has one fate.

@@ -14,7 +14,7 @@ from .grammar import (
     FAINT,
     IMAGES,
     INK,
-    PICKED,
+    PICK,
     Domain,
     faded,
     layered,
@@ -55,8 +55,8 @@ def curves(
         across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     place = (x, x_title.split(" (")[0], "~g") if numeric else x
     full = 1 if field == "model" else 0.4
-    is_picked = f"datum.model == {PICKED}"
-    visible = f"{PICKED} == '' || {is_picked} || datum.category == {PICKED}" if field == "model" else is_picked
+    is_picked = f"datum.model == {PICK}"
+    visible = f"{PICK} == '' || {is_picked} || datum.category == {PICK}" if field == "model" else is_picked
     base = plot(rows).encode(x=across, color=color, detail=alt.Detail("model:N"))
     y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
     silent = base.encode(tooltip=alt.TooltipValue(None))
@@ -134,9 +134,9 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: Domain = (0, 1)) -> dic
     """
     rows = rows.sort("checkpoint", "place")
     if rows["y"].is_not_null().any():
-        lowest, highest = rows.select(lowest=pl.col("top1").min(), highest=pl.col("top1").max()).row(0)
+        minimum, maximum = rows.select(minimum=pl.col("top1").min(), maximum=pl.col("top1").max()).row(0)
         # A map has the colours of its own values: errors under waves may all be small.
-        domain = domain if lowest is None or lowest == highest else (lowest, highest)
+        domain = domain if minimum is None or minimum == maximum else (minimum, maximum)
         maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:COLORED_MODELS]
         titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
         return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}

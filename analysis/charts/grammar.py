@@ -18,7 +18,7 @@ from ...core.errors import UsageError
 from ...core.protocol import CATEGORIES
 
 INK, FAINT = "#1a1a1a", "#8c8c8c"
-PICKED = "picked"
+PICK = "picked"
 """Name of the parameter that holds the model or category picked, or nothing."""
 TEXT = {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"}
 CONFIG: dict[str, Any] = {
@@ -163,7 +163,7 @@ def where(test: str, value: float | str) -> dict[str, Any]:
 
 def picked() -> alt.Parameter:
     """A chart with this parameter fades what `faded` is told to; the report sets it from buttons and lists."""
-    return alt.param(name=PICKED, value="")
+    return alt.param(name=PICK, value="")
 
 
 def faded(full: float = 1) -> Any:
@@ -171,8 +171,8 @@ def faded(full: float = 1) -> Any:
 
     Rows have `model` and `category`.
     """
-    nothing, matches = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
-    return alt.OpacityValue(0.08, condition=[where(nothing, full), where(matches, 1)])
+    no_pick, matches = f"{PICK} == ''", f"datum.model == {PICK} || datum.category == {PICK}"
+    return alt.OpacityValue(0.08, condition=[where(no_pick, full), where(matches, 1)])
 
 
 # Tiles and axes

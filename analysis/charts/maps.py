@@ -147,7 +147,7 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
     tiles = rows.drop_nulls("kappa")
     if len(order) <= SLANTED_COLUMNS:
         tiles = tiles.with_columns(text=pl.Series(map(signed, tiles["kappa"]), dtype=pl.String))
-    most = ("most", "the most that they allow", ".3f")
+    ceiling = ("most", "the most that they allow", ".3f")
     return tile_map(
         tiles,
         title,
@@ -157,7 +157,7 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
             alt.Y("second:N", sort=order, title=None),
         ),
         dark_to_light("kappa", [0, 1], 0.55, legend=BELOW, clamp=True),
-        tips("first", "second", ("kappa", "kappa", ".3f"), "low", "high", most, IMAGES),
+        tips("first", "second", ("kappa", "kappa", ".3f"), "low", "high", ceiling, IMAGES),
     )
 
 

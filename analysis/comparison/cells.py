@@ -20,7 +20,7 @@ from ..database.open import relative_path
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..measures.outcomes import read_decisions
-from ..statistics import ALPHA, Mask, Whole
+from ..statistics import ALPHA, Ints, Mask
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired
@@ -72,7 +72,7 @@ class Run:
     """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
     """The value of that column; or the precision of the version, where two precisions are compared."""
-    called: str | None = None
+    alias: str | None = None
     """The name that the comparison gives it."""
 
     @property
@@ -93,7 +93,7 @@ class Run:
 
     def is_same_as(self, run: Run) -> bool:
         """Whether both are the same part of the same version in one database."""
-        keys = [(each.store.path.resolve(), each.label, each.column, each.value) for each in (self, run)]
+        keys = [(side.store.path.resolve(), side.label, side.column, side.value) for side in (self, run)]
         return keys[0] == keys[1]
 
     def select(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -103,7 +103,7 @@ class Run:
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Select the rows that are compared, and give them the comparison's names."""
         selection = self.select(rows)
-        return selection if self.column is None else selection.with_columns(pl.lit(self.called).alias(self.column))
+        return selection if self.column is None else selection.with_columns(pl.lit(self.alias).alias(self.column))
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
@@ -113,7 +113,7 @@ def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, R
         detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
         if name not in (names := detail[column].unique().sort()):
             raise UnknownName(f"{column.replace('_', ' ')} of {run.label}", name, names.to_list())
-        runs.append(replace(run, column=column, value=name, called=f"{first}, {second}"))
+        runs.append(replace(run, column=column, value=name, alias=f"{first}, {second}"))
     return runs[0], runs[1]
 
 
@@ -139,9 +139,9 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     if a.is_same_as(b):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = read_cells(a), read_cells(b)
-    matched = match_cells(a, b, cells_a, cells_b)
+    pairs = match_cells(a, b, cells_a, cells_b)
     rows = [pl.DataFrame(schema=CELLS)]
-    for _, group in matched.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
+    for _, group in pairs.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
         words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
         rows.append(pl.concat([words, pair_cells(a.store, b.store, group).rows], how="horizontal"))
         advance(len(group))
@@ -155,7 +155,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     ).with_columns(pl.when(pl.col("detectable") <= 1).then("detectable"))
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
-        int(matched["same"].sum()),
+        int(pairs["same"].sum()),
         cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
     )
@@ -166,10 +166,10 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
 
     These have the same key and the same predictions: they are a row of one database, or stand in both.
     """
-    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
+    pairs = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     if a.store.path.resolve() == b.store.path.resolve():
-        return matched.with_columns(same=pl.col("cell") == pl.col("cell_b"))
-    equal, equality = matched.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
+        return pairs.with_columns(same=pl.col("cell") == pl.col("cell_b"))
+    equal, equality = pairs.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
     # Without labels, what is right depends on the clean predictions, too.
     for column in ("cell", "clean_cell"):
         prints_a, prints_b = (
@@ -179,7 +179,7 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
         print_a = pl.col(column).replace_strict(prints_a, default=None, return_dtype=pl.String)
         print_b = pl.col(f"{column}_b").replace_strict(prints_b, default=None, return_dtype=pl.String)
         equality &= print_a.eq_missing(print_b)
-    return matched.with_columns(same=equality)
+    return pairs.with_columns(same=equality)
 
 
 def read_cells(run: Run) -> pl.DataFrame:
@@ -200,8 +200,8 @@ def read_cells(run: Run) -> pl.DataFrame:
     cells = run.renamed(cells)
     duplicates = cells.filter(cells.select(MATCH).is_duplicated())
     if len(duplicates):
-        which = ", ".join(duplicates.select(MATCH).row(0))
-        raise UsageError(f"{run.store.path}, {run.label}: {which} is there twice; give each image set its own name")
+        words = ", ".join(duplicates.select(MATCH).row(0))
+        raise UsageError(f"{run.store.path}, {run.label}: {words} is there twice; give each image set its own name")
     return cells
 
 
@@ -216,7 +216,7 @@ class PairedCells:
     """The numbers of `pair_cells`, one row a pair."""
     changed: Mask
     """(pairs, n): images with another predicted class."""
-    clusters: Whole
+    clusters: Ints
     """(n,): images with the same number are not independent."""
 
 
@@ -240,17 +240,17 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
         return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters)
     predicted_a, right_a = _outcomes(a, pairs, "", images_a)
     predicted_b, right_b = _outcomes(b, pairs, "_b", images_b)
-    compared, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
+    compared, changes = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(compared, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
     agreement = 1 - (compared.lost + compared.gained) / len(clusters)
     numbers["kappa"] = kappa_of(agreement, numbers["top1_a"], numbers["top1_b"])
     when_comparable = pl.when(pl.col("note").is_null())
     rows = rows.with_columns(
-        changed=pl.Series(changed.sum(axis=1), dtype=pl.Int64),
+        changed=pl.Series(changes.sum(axis=1), dtype=pl.Int64),
         **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
-    return PairedCells(rows, changed, clusters)
+    return PairedCells(rows, changes, clusters)
 
 
 def _why_not(n: int) -> pl.Expr:
@@ -267,7 +267,7 @@ def _why_not(n: int) -> pl.Expr:
     )
 
 
-def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
+def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
     """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
 
     UsageError where two sets give one of them different labels: being right would mean two things.
@@ -297,7 +297,7 @@ def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole
     return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
 
 
-def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Whole) -> tuple[NDArray[np.uint16], Mask]:
+def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Ints) -> tuple[NDArray[np.uint16], Mask]:
     """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
     perturbed_cells, clean_cells = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
     ids = pl.concat([perturbed_cells, clean_cells]).drop_nulls().unique().sort()

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 VERDICTS = ("pass", "fail", "undecided")
-SAME = "one and the same"
+NOTE_OF_SAME = "one and the same"
 """The note of a cell that both have, with the same predictions: it passes without a test."""
 COLUMNS = (
     *("checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure"),
@@ -85,7 +85,7 @@ class Gated:
     @property
     def same(self) -> int:
         """Cells that are one and the same in both."""
-        return len(self.rows.filter(note=SAME))
+        return len(self.rows.filter(note=NOTE_OF_SAME))
 
     @property
     def differs_in(self) -> str:
@@ -102,11 +102,11 @@ def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:
 def count_verdicts(rows: pl.DataFrame, size: str = "flips") -> pl.DataFrame:
     """Verdicts in rows of a gate, counted by checkpoint, image set and pair, and where the column `size` is largest."""
     keys = [name for name in ("against", "checkpoint", "image_set", "reference", "candidate") if name in rows.columns]
-    worst = pl.col(size).arg_max()
+    place = pl.col(size).arg_max()
     return rows.group_by(keys, maintain_order=True).agg(
         *((pl.col("verdict") == name).sum().alias(name) for name in VERDICTS),
         pl.col(size).max().alias(f"worst_{size}"),
-        probe=pl.col("probe").get(worst),
-        parameters=pl.col("parameters").get(worst),
-        cycles=pl.col("cycles").get(worst),
+        probe=pl.col("probe").get(place),
+        parameters=pl.col("parameters").get(place),
+        cycles=pl.col("cycles").get(place),
     )

@@ -99,12 +99,12 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     )
 
 
-def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
+def _paired(a: Run, b: Run, changes: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
-    if moved.is_empty():
+    if changes.is_empty():
         return
     side_a, side_b = sides = read_sides(a, b)
-    for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
+    for (checkpoint, image_set), rows in changes.group_by(SUBJECT, maintain_order=True):
         names = set(rows.filter(pl.col("probe").is_null())["metric"])
         if image_set is None:
             benchmarks_a, benchmarks_b = (side.benchmarks(str(checkpoint)) for side in sides)
@@ -204,7 +204,7 @@ def _subjects(run: Run) -> dict[tuple[str, str], Subject]:
     """The subjects of a run by the names that the comparison has for them."""
     run_subjects = subjects(run.store, run.label)
     if run.column is not None:
-        names: dict[str, Any] = {run.column: run.called}
+        names: dict[str, Any] = {run.column: run.alias}
         run_subjects = [
             replace(subject, **names) for subject in run_subjects if getattr(subject, run.column) == run.value
         ]

@@ -22,17 +22,17 @@ import polars as pl
 from ...core.records import Cell
 from ..database.store import Store
 from ..database.study_versions import ORDER
-from ..statistics import Floats, Mask, Whole, Z
+from ..statistics import Floats, Ints, Mask, Z
 from ..statistics.paired import sums_by_cluster
 from ..statistics.wilson import counted_share, independent_freedom, student, wilson
 from .cells import pair_cells
-from .gates import ROWS, SAME, Gated, Limits, in_words
+from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words
 
 TRUSTED = "fp32"
 """The precision that needs no gate, and against which the others pass theirs."""
 
 
-def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
+def flip_interval(flipped: Mask, clusters: Ints) -> tuple[Floats, Floats, Floats]:
     """95 % interval (low, high) of the share of images that are flipped, (cells, n), and what n counts as.
 
     Dependent images count as fewer, as in the view `cell_accuracy`: see `statistics.wilson`.
@@ -41,7 +41,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
     return *wilson(share, effective, student(freedom)), effective
 
 
-def flip_share(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
+def flip_share(flipped: Mask, clusters: Ints) -> tuple[Floats, Floats, Floats]:
     """(share, effective, degrees of freedom) of the flipped images, which the interval is made of, (cells,) each."""
     share, n = flipped.mean(axis=1), flipped.shape[1]
     sums, sizes, _ = sums_by_cluster(flipped.astype(np.int64), clusters)
@@ -169,7 +169,7 @@ def gate_precision(
         loss_low=0 - pl.col("high"),
         loss_high=0 - pl.col("low"),
         margin="max_difference",
-        note=pl.when(is_same).then(pl.lit(SAME)),
+        note=pl.when(is_same).then(pl.lit(NOTE_OF_SAME)),
         cell="candidate_cell",
     )
     absent = {name: pl.lit(None, kind) for name, kind in ROWS.items() if name not in verdicts.columns}

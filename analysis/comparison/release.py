@@ -39,12 +39,12 @@ from ...core.errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
 from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
-from ..statistics import ALPHA, Floats, Mask, Whole
+from ..statistics import ALPHA, Floats, Ints, Mask
 from ..statistics.coefficients import holm
 from ..statistics.paired import paired_difference, sums_by_cluster
 from ..statistics.wilson import p_above, student, wilson
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
-from .gates import ROWS, SAME, Gated, Limits, in_words, name_limit
+from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
 from .measures import Side, by_condition, read_sides
 from .precision import flip_share, images_for_difference, images_for_share, two_digits
 
@@ -56,13 +56,13 @@ BLOCK_NUMBERS = 4_000_000
 """Numbers in the largest array of draws."""
 FLIPS = "negative flips"
 """The name that their rows have in the column of measures."""
-JUDGED: Mapping[str, Measure[CellOutcomes]] = {
+MEASURES: Mapping[str, Measure[CellOutcomes]] = {
     measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
 }
 """Name -> measure that a release can be judged by."""
 
 
-Slice = tuple[str, Whole]
+Slice = tuple[str, Ints]
 """The name of a slice, and its images; that of all images is empty."""
 
 
@@ -85,7 +85,7 @@ SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes
 
 SCHEMA = ROWS | dict.fromkeys(["variance", "effect", "centre", "error", "freedom"], pl.Float64)
 """Columns of the rows, and of what their verdicts are made of."""
-Contributions = tuple[Whole, Floats]
+Contributions = tuple[Ints, Floats]
 """Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
 
 
@@ -99,7 +99,7 @@ class ReleasePair:
     """(conditions, n): what is right before and now."""
     values: Mapping[str, tuple[Floats, Floats]]
     """Measure -> (conditions, n) before and now; NaN for images that do not count."""
-    clusters: Whole
+    clusters: Ints
     """(n,): images with the same number are not independent."""
 
     def judge(self, slices: Iterable[Slice], limits: Limits) -> tuple[pl.DataFrame, list[Contributions]]:
@@ -111,23 +111,23 @@ class ReleasePair:
             relative = relative_flips(flips, 1 - share_a, 1 - share_b)
             slice_columns = {"slice": name, "flips": flips, "relative_flips": relative}
             for measure, values in self.values.items():
-                counted = images[~np.isnan(values[0][:, images] + values[1][:, images]).any(axis=0)]
-                if not len(counted):
+                places = images[~np.isnan(values[0][:, images] + values[1][:, images]).any(axis=0)]
+                if not len(places):
                     continue
-                values_a, values_b = (numbers[:, counted] for numbers in values)
-                d = JUDGED[measure].display.sense * (values_a - values_b)
-                loss, (sums, sizes, clusters) = d.mean(axis=1), sums_by_cluster(d, self.clusters[counted])
+                values_a, values_b = (numbers[:, places] for numbers in values)
+                d = MEASURES[measure].display.sense * (values_a - values_b)
+                loss, (sums, sizes, clusters) = d.mean(axis=1), sums_by_cluster(d, self.clusters[places])
                 compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
                 low, high = compared.ends()
-                block = {"measure": measure, "n": len(counted), "margin": float(limits.margin)}
+                block = {"measure": measure, "n": len(places), "margin": float(limits.margin)}
                 block |= {"before": values_a.mean(axis=1), "now": values_b.mean(axis=1), "loss": loss}
                 block |= {"loss_low": low, "loss_high": high, "variance": d.var(axis=1)}
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
                 block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
                 rows.append(self._block(slice_columns | block))
-                added = (sums - sizes * loss[:, None]) / d.shape[1] / compared.error[:, None]
+                influences = (sums - sizes * loss[:, None]) / d.shape[1] / compared.error[:, None]
                 order = np.argsort(clusters)
-                contributions.append((clusters[order], np.nan_to_num(added.T[order].astype(np.float32))))
+                contributions.append((clusters[order], np.nan_to_num(influences.T[order].astype(np.float32))))
             if limit is not None:
                 share, effective, freedom = flip_share(flip_mask[:, images], self.clusters[images])
                 low, high = wilson(share, effective, student(freedom))
@@ -146,7 +146,7 @@ class ReleasePair:
         )
 
 
-def draw_largest(contributions: Sequence[Contributions], clusters: Whole, seed: int) -> Floats:
+def draw_largest(contributions: Sequence[Contributions], clusters: Ints, seed: int) -> Floats:
     """(DRAWS,): the largest |T| of all rows in each draw; a cluster of (n,) images has one weight in all of them."""
     ids, maxima = np.unique(clusters), np.zeros(DRAWS)
     random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
@@ -154,8 +154,8 @@ def draw_largest(contributions: Sequence[Contributions], clusters: Whole, seed: 
         block = maxima[first : first + size]
         weights = random.standard_normal((len(block), len(ids)), np.float32)
         for some_ids, per_cluster in contributions:
-            whole = len(some_ids) == len(ids)
-            statistics = (weights if whole else weights[:, np.searchsorted(ids, some_ids)]) @ per_cluster
+            has_all = len(some_ids) == len(ids)
+            statistics = (weights if has_all else weights[:, np.searchsorted(ids, some_ids)]) @ per_cluster
             np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
     return maxima
 
@@ -212,13 +212,13 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
             "precision: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
         )
     cells_a, cells_b = (_select_cells(run, limits) for run in (a, b))
-    matched = match_cells(a, b, cells_a, cells_b)
+    pairs = match_cells(a, b, cells_a, cells_b)
     sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
     lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
-    if matched.is_empty():
+    if pairs.is_empty():
         raise UsageError(f"{label}: no cell in common: {lacking or 'neither has any'}; run both on the same sets")
     side_a, side_b = read_sides(a, b)
-    differing_cells = matched.filter(~pl.col("same"))
+    differing_cells = pairs.filter(~pl.col("same"))
     frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
     for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
@@ -240,13 +240,13 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         )
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
     rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
-    table = pl.concat([rows.select(*ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal_relaxed")
+    table = pl.concat([rows.select(*ROWS), _same_rows(pairs.filter("same"), limits)], how="diagonal_relaxed")
     return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking=lacking)
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of cells that are one and the same, which pass: they lose nothing, whatever a measure makes of them."""
-    words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": SAME}
+    words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": NOTE_OF_SAME}
     constants = (
         dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), 0.0) | {"margin": float(limits.margin)} | words
     )
@@ -257,7 +257,7 @@ def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 def check_names(limits: Limits) -> None:
     """UnknownName for a measure or kind of slices that no release can be judged by."""
-    _check_known("measures", limits.measures, JUDGED)
+    _check_known("measures", limits.measures, MEASURES)
     _check_known("slices", limits.slices, SLICES)
 
 
@@ -310,7 +310,7 @@ def _read_pair(
     )
     if any(cell.hits is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
-    names = limits.measures or [name for name, measure in JUDGED.items() if measure.display.primary]
+    names = limits.measures or [name for name, measure in MEASURES.items() if measure.display.primary]
 
     def stack(numbers: Callable[[CellOutcomes], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(cells, images) before and now: numbers of each image that both have."""
@@ -323,9 +323,9 @@ def _read_pair(
         cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
         stack(lambda cell: np.asarray(cell.hits)),
         {
-            name: stack(partial(_values, JUDGED[name]))
+            name: stack(partial(_values, MEASURES[name]))
             for name in names
-            if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available)
+            if MEASURES[name].applies(outcomes_a.available) and MEASURES[name].applies(outcomes_b.available)
         },
         clusters,
     )
@@ -338,7 +338,7 @@ def _read_pair(
     return pair, slices
 
 
-def _common_slices(kind: str, outcomes: Outcomes, common: Whole) -> list[Slice]:
+def _common_slices(kind: str, outcomes: Outcomes, common: Ints) -> list[Slice]:
     """The slices of a kind, with their places among the common images."""
     places = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
     return [(name, images) for name, images in places if len(images)]
@@ -349,5 +349,5 @@ def _values(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Floats:
     numbers = measure.values(cell) if measure.values else None
     if numbers is None:
         return np.full(len(cell.images), np.nan)
-    counted = np.ones(len(numbers.values), bool) if numbers.counted is None else numbers.counted
-    return np.asarray(np.where(counted, numbers.values, np.nan))
+    mask = np.ones(len(numbers.values), bool) if numbers.mask is None else numbers.mask
+    return np.asarray(np.where(mask, numbers.values, np.nan))

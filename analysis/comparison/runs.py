@@ -11,7 +11,7 @@ from .cells import DIFFERS, Compared, Run, compare_cells
 from .measures import compare_measures
 from .verdict import Verdict, compare_verdict, no_metrics
 
-SAME = 1e-12
+ROUNDING = 1e-12
 """Differences up to which numbers are the same but for rounding."""
 ONE_SIDED = pl.col("value_a").is_null() != pl.col("value_b").is_null()
 """True where one run alone has the number."""
@@ -39,7 +39,7 @@ class Comparison(Compared):
         and there is no interval to judge that by.
         """
         low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
-        beyond = (low > 0) | (high < 0) | (low.is_null() & (difference.abs() > SAME))
+        beyond = (low > 0) | (high < 0) | (low.is_null() & (difference.abs() > ROUNDING))
         numbers = beyond | pl.col("state_a").ne_missing(pl.col("state_b")) | ONE_SIDED
         return replace(
             self,

@@ -174,7 +174,7 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     ):
         words = MEASURES[str(metric)].display.words
         remedy = {**REMEDIES, **words.remedies}.get(State(state))
-        if state == State.CENSORED_BELOW and words.lowest is not None and (estimates["value"] <= words.lowest).all():
+        if state == State.CENSORED_BELOW and words.floor is not None and (estimates["value"] <= words.floor).all():
             remedy = "nothing lower can be tested"
         if remedy:
             models = tuple(estimates["checkpoint"].unique(maintain_order=True))
@@ -218,17 +218,17 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
     changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), names_image_set))]
     if changes:
         names = cases["checkpoint"].unique()
-        who = name_b
+        subject = name_b
         if len(names) == 1 and b.column != "checkpoint":
-            who = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
-        return f"Compared with {name_a}, {who} {'; it '.join(changes)}"
+            subject = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
+        return f"Compared with {name_a}, {subject} {'; it '.join(changes)}"
     if tested_cells.is_empty():
         return None
     if len(changed_cells):
-        most = difference_in_words(_first_by(changed_cells, pl.col("difference").abs()))
+        change = difference_in_words(_first_by(changed_cells, pl.col("difference").abs()))
         return (
             f"{name_b} differs from {name_a} in the accuracy of {len(changed_cells):,} of "
-            f"{plural(len(tested_cells), 'cell')}, at most by {most}"
+            f"{plural(len(tested_cells), 'cell')}, at most by {change}"
         )
     detectable = _detectable_in_words(tested_cells)
     by_cell = ", by cell," if " to " in detectable else ""
@@ -288,16 +288,16 @@ def _change_in_words(metric: str, cases: pl.DataFrame, names_image_set: bool) ->
 
     `names_image_set` says that a single case has to name its image set, since the runs have several.
     """
-    verb, what = CHANGES[metric]
+    verb, complement = CHANGES[metric]
     rows = cases.filter(pl.col("differs").fill_null(False))
     if len(cases) == 1 and len(rows):
         row = rows.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
         image_words = f" on {row['image_set']}" if names_image_set else ""
-        return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
+        return f"{verb} {word} {complement}{image_words}: {difference_in_words(row)}"
     sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
     return " and ".join(
-        f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "
+        f"{verb} {word} {complement} in {len(rows):,} of {len(cases):,} cases, at most by "
         f"{difference_in_words(_first_by(rows, pl.col('difference').abs()))}"
         for word, rows in sides.items()
         if len(rows)

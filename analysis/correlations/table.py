@@ -195,15 +195,15 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     if len(names) < 2 or weights.sum(axis=-1).min() < FEWEST_MODELS:
         return {}
     r = coefficients(method, models.x, models.y, weights)
-    lowest, highest = names[np.argmin(r, axis=0)], names[np.argmax(r, axis=0)]
+    low_names, high_names = names[np.argmin(r, axis=0)], names[np.argmax(r, axis=0)]
     undefined = np.isnan(r).any(axis=0)
-    lowest[undefined] = highest[undefined] = None
+    low_names[undefined] = high_names[undefined] = None
     # A minimum with NaN in it is NaN.
     return {
         "loco_low": r.min(axis=0),
         "loco_high": r.max(axis=0),
-        "loco_low_category": lowest,
-        "loco_high_category": highest,
+        "loco_low_category": low_names,
+        "loco_high_category": high_names,
     }
 
 
@@ -226,10 +226,10 @@ def _notes(models: Models, interval: Interval, with_images: Interval | None, res
     return notes
 
 
-def _ties(names: Sequence[str], different: Sequence[int], n: int) -> list[str | None]:
+def _ties(names: Sequence[str], counts: Sequence[int], n: int) -> list[str | None]:
     return [
         f"{name} does not vary" if k == 1 else f"{name} has {k} different values" if k < n else None
-        for name, k in zip(names, different, strict=True)
+        for name, k in zip(names, counts, strict=True)
     ]
 
 

@@ -98,5 +98,5 @@ def check_database(store: Store) -> list[Check]:
     labels = store.frame(LABELS).rows()
     misranked = [f"{name} has {count} ranks that do not fit prediction and label" for name, count in labels if count]
     images = store.frame(IMAGES).rows()
-    miscounted = [f"image set {name} has another number of images than it says" for name, same in images if not same]
+    miscounted = [f"image set {name} has another number of images than it says" for name, fits in images if not fits]
     return [*checks, Check("labels", len(labels), misranked), Check("images", len(images), miscounted)]

@@ -83,7 +83,7 @@ SELECT cell_id.*, coalesce(n, 0) AS n, h FROM cell_id LEFT JOIN (
     FROM all_part GROUP BY ALL) USING (origin, id)
 """
 """The images of each cell that each database has: the first n."""
-CHOSEN = "SELECT DISTINCT ON (new) new, origin, id, n FROM holding ORDER BY new, n DESC, h, origin"
+CHOICES = "SELECT DISTINCT ON (new) new, origin, id, n FROM holding ORDER BY new, n DESC, h, origin"
 SIDES = """
 WITH pair AS (
     SELECT row_number() OVER (ORDER BY new, holding.origin) AS pair, new, chosen.origin AS longest,
@@ -215,11 +215,11 @@ class _Merger:
             self._make(f"all_{table}", self._union(table))
             self._number(table)
         self._make("all_part", self._union("part"))
-        for table, query in {"holding": HOLDINGS, "chosen": CHOSEN, "side": SIDES}.items():
+        for table, query in {"holding": HOLDINGS, "chosen": CHOICES, "side": SIDES}.items():
             self._make(table, query)
         pairs = self._contradicted_pairs()
         contradictions = [self._describe(pair) for pair in pairs[:MOST_DESCRIBED]]
-        written = self._decide(pairs, preference)
+        is_written = self._decide(pairs, preference)
         studies = self._run("SELECT name || '@' || version FROM new_study ORDER BY new")
         ((cells, shared),) = self._run(
             "SELECT count(*), count(*) FILTER (n > 1) FROM (SELECT count(*) AS n FROM cell_id GROUP BY new)"
@@ -229,10 +229,10 @@ class _Merger:
             studies=[label for (label,) in studies],
             cells=cells,
             shared=shared,
-            predictions=self._copy(progress) if written else 0,
+            predictions=self._copy(progress) if is_written else 0,
             contradicted=len(pairs),
             contradictions=contradictions,
-            written=written,
+            written=is_written,
         )
 
     @property

@@ -25,7 +25,7 @@ from .store import Store
 
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
-CLOSED = {
+SAFE_SETTINGS = {
     # No query, and nothing in the file or in the log beside it, can read another file or the network.
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
@@ -109,7 +109,7 @@ def write_empty(draft: Path, path: Path) -> None:
 @contextmanager
 def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open `file` with errors that name `path`: a draft does not have its name yet."""
-    config: dict[str, Any] = CLOSED | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
+    config: dict[str, Any] = SAFE_SETTINGS | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
     if read_only:
         config |= {"temp_directory": _spill_folder().name, "max_temp_directory_size": "10GB"}
     with explained(path):
@@ -169,11 +169,11 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 
     def renew() -> bool:
         nonlocal due
-        started = time.monotonic()
-        if started < due:
+        start = time.monotonic()
+        if start < due:
             return False
         write_snapshot(store, path)
-        due = started + (time.monotonic() - started) / COPYING_SHARE
+        due = start + (time.monotonic() - start) / COPYING_SHARE
         return True
 
     return renew

@@ -106,8 +106,8 @@ class TimeLimit:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count the time of the block; StoreError where the limit interrupts its query."""
-        started, ended = time.monotonic(), threading.Event()
-        watcher = threading.Thread(target=self._watch, args=[ended], daemon=True)
+        start, end = time.monotonic(), threading.Event()
+        watcher = threading.Thread(target=self._watch, args=[end], daemon=True)
         if self._seconds:
             watcher.start()
         try:
@@ -115,21 +115,21 @@ class TimeLimit:
                 raise TimeoutError
             yield
         except Exception as error:
-            if time.monotonic() - started < self._left:
+            if time.monotonic() - start < self._left:
                 raise
             raise StoreError(
                 f"{self._path}: the query took more than {self._seconds:g} s; ask for less, or allow more with "
                 "--timeout SECONDS (timeout=SECONDS in Python)"
             ) from error
         finally:
-            ended.set()
+            end.set()
             if self._seconds:
                 watcher.join()
-            self._left -= time.monotonic() - started
+            self._left -= time.monotonic() - start
 
-    def _watch(self, ended: threading.Event) -> None:
-        ended.wait(max(0, self._left))
-        while not ended.wait(0.02):
+    def _watch(self, end: threading.Event) -> None:
+        end.wait(max(0, self._left))
+        while not end.wait(0.02):
             self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
 
     def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

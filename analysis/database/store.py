@@ -71,7 +71,7 @@ SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "mod
 """Columns that tell sessions apart."""
 VALUES = ("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note")
 """Columns of measure_value that are no keys."""
-MOVED = """
+DONATIONS = """
 FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
 JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
 """
@@ -443,14 +443,14 @@ class Store:
         """
         keys, donors, counts = zip(*pairs, strict=True)
         transfers = {"donor": donors, "key": keys, "taken": counts}
-        moved = {"old_index": places, "new_index": np.arange(len(places))}
-        with self.transaction(), self._loaded(moved, "moved"):
+        positions = {"old_index": places, "new_index": np.arange(len(places))}
+        with self.transaction(), self._loaded(positions, "moved"):
             columns = "cell.id, new_index, predicted, label_rank, confidence, best_rank"
-            self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", transfers)
+            self._load(f"INSERT INTO prediction SELECT {columns} {DONATIONS}", transfers)
             self._load(
                 "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
                 "SELECT cell.id, min(new_index), count(*), part.session, part.seconds * count(*) / part.count, "
-                f"sum((label_rank = 0)::INTEGER), right5_of(label_rank) {MOVED} "
+                f"sum((label_rank = 0)::INTEGER), right5_of(label_rank) {DONATIONS} "
                 "JOIN part ON part.cell = donor.id AND old_index >= part.first AND old_index < part.first + part.count "
                 "GROUP BY cell.id, part.first, part.count, part.session, part.seconds",
                 transfers,
@@ -490,8 +490,8 @@ class Store:
         The columns of the frame are those of the table measure_value, with `_id` after study, checkpoint, image_set and
         condition. Others are passed over.
         """
-        own = "(study, metric) IN (SELECT (study, name) FROM own_measure)"
-        self.replace("measure_value", _value_table(frame), f"list_contains(?, study) AND NOT {own}", [list(studies)])
+        is_own = "(study, metric) IN (SELECT (study, name) FROM own_measure)"
+        self.replace("measure_value", _value_table(frame), f"list_contains(?, study) AND NOT {is_own}", [list(studies)])
 
     def write_own_values(
         self, frame: pl.DataFrame, study: int, measures: pl.DataFrame, answers: Iterable[pl.DataFrame]

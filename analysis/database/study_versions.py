@@ -131,10 +131,10 @@ def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
 
     Where rows have `cycles`, the setting of filters and bands has their frequency in cycles per image.
     """
-    joined = rows.join(
+    rows_with_facts = rows.join(
         conditions.select("probe", "parameters", *FACTS), on=["probe", "parameters"], how="left", maintain_order="left"
     )
-    return joined.with_columns(setting=frequency_settings()) if "cycles" in rows.columns else joined
+    return rows_with_facts.with_columns(setting=frequency_settings()) if "cycles" in rows.columns else rows_with_facts
 
 
 def frequency_settings() -> pl.Expr:

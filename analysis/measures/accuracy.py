@@ -19,17 +19,17 @@ from dataclasses import replace
 import numpy as np
 
 from ...core.records import UNKNOWN_RANK
-from ..statistics import Mask, Whole
+from ..statistics import Ints, Mask
 from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, as_it_is, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
-def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Whole, Mask]:
+def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Ints, Mask]:
     """The (m,) images that ReaL lists, ascending, and whether an accepted class is predicted for each."""
-    listed = images.listed_by_real
-    answers = (listed << 16) + decisions.predicted[listed]
+    rows = images.listed_by_real
+    answers = (rows << 16) + decisions.predicted[rows]
     place = np.searchsorted(images.accepted, answers)  # there are too few of them to be worth the tables of np.isin
-    return listed, images.accepted.take(place, mode="clip") == answers
+    return rows, images.accepted.take(place, mode="clip") == answers
 
 
 def _right_values(cell: CellOutcomes) -> ImageValues | None:
@@ -46,10 +46,10 @@ def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
 def _real_values(cell: CellOutcomes) -> ImageValues | None:
     if not len(cell.images.accepted):
         return None
-    listed, hits = real_right(cell.images, cell.decisions)
-    values, counted = np.zeros((2, len(cell.images)), bool)
-    values[listed], counted[listed] = hits, True
-    return ImageValues(values, counted)
+    rows, hits = real_right(cell.images, cell.decisions)
+    values, mask = np.zeros((2, len(cell.images)), bool)
+    values[rows], mask[rows] = hits, True
+    return ImageValues(values, mask)
 
 
 def _rank_values(cell: CellOutcomes) -> ImageValues | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...core.protocol import CLASSES, CUES
 from ...core.records import Condition
-from ..statistics import Floats, Mask, Whole
+from ..statistics import Floats, Ints, Mask
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 
 
@@ -205,7 +205,7 @@ class ImageValues:
 
     values: Floats | Mask
     """(n,) in [-1, 1] with a mean in [0, 1]: by how much an image counts as right, say."""
-    counted: Mask | None = None
+    mask: Mask | None = None
     """(n,): the images that the mean is over; None for all."""
     uncounted: str = "no image counts"
     """Why there is no mean where no image counts."""
@@ -221,11 +221,11 @@ class ImageValues:
                 "[0, 1]; divide them by the largest that there can be, or give estimates with an interval instead"
             )
 
-    def share(self, clusters: Whole) -> Share | None:
+    def share(self, clusters: Ints) -> Share | None:
         """The mean with its error over (n,) clusters; None where no image counts."""
-        if self.counted is None:
+        if self.mask is None:
             return share_of(self.values, clusters)
-        return share_of(self.values[self.counted], clusters[self.counted]) if self.counted.any() else None
+        return share_of(self.values[self.mask], clusters[self.mask]) if self.mask.any() else None
 
 
 Read = TypeVar("Read")
@@ -264,7 +264,7 @@ class Words:
     """The measure that has to be alike in two models for a sentence to compare them by this one."""
     remedies: Mapping[State, str] = field(default_factory=dict)
     """State -> what to do, so that the number is determined, in addition to REMEDIES."""
-    lowest: float | None = None
+    floor: float | None = None
     """The lowest value that can be tested; a number that is censored below it stays so."""
 
 

@@ -113,12 +113,12 @@ def compute_own(
     ).item()
     digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
     previous = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
-    changed = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
-    if not changed:
+    todo = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
+    if not todo:
         return []
-    for measure in changed:
+    for measure in todo:
         measure.answers.clear()  # those of another study
-    grid, condition = [own.grid_measure for own in changed], [own.condition_measure for own in changed]
+    grid, condition = [measure.grid_measure for measure in todo], [measure.condition_measure for measure in todo]
     predictions, parts = PredictionReader(store), list[pl.DataFrame]()
     for subject in study_subjects:
         parts.append(subject_rows(predictions.outcomes(subject), grid, condition))
@@ -126,11 +126,11 @@ def compute_own(
         advance(1)
     described = [
         {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
-        for measure in changed
+        for measure in todo
     ]
     values = _without_condition_first(parts)
-    store.write_own_values(values, study_id, pl.DataFrame(described), map(answer_table, changed))
-    return [measure.name for measure in changed]
+    store.write_own_values(values, study_id, pl.DataFrame(described), map(answer_table, todo))
+    return [measure.name for measure in todo]
 
 
 def _without_condition_first(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:

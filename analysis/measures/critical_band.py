@@ -74,13 +74,13 @@ CHANNEL: Mapping[str, ChannelNumber] = {
 """Name in the fit -> the number."""
 NUMBERS = {number: f"critical_{number}" for number in CHANNEL}
 """Name in the fit -> the measure: the study's three numbers, which it takes from the normalized thresholds."""
-OF_PEOPLE = (0, 0, 0, 0, 2, 2, 0)
+HUMAN_THRESHOLDS = (0, 0, 0, 0, 2, 2, 0)
 """Thresholds of people, from the mean of the accuracies of 14 observers (Subramanian et al. 2023), not normalized."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
-LOWEST = FREQUENCIES[0] - 0.5
+LOWEST_OCTAVE = FREQUENCIES[0] - 0.5
 """Octave at which the lowest band of noise begins; each is one octave wide."""
-HIGHEST = FREQUENCIES[-1] + 0.5
+HIGHEST_OCTAVE = FREQUENCIES[-1] + 0.5
 """Octave at which the highest band of noise ends."""
 
 
@@ -127,8 +127,8 @@ def _lacking_conditions(available: Available) -> str | None:
     counts = Counter(settings_of(available))
     published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
     if missing := len(published - counts.keys()):
-        taken = f"the {len(published)} conditions that the published estimator takes"
-        return f"{PROBE} lacks {missing} of {taken}; leave out noise_sd and frequency"
+        design = f"the {len(published)} conditions that the published estimator takes"
+        return f"{PROBE} lacks {missing} of {design}; leave out noise_sd and frequency"
     doubled = sum(counts[setting] > 1 for setting in published)
     return f"{PROBE} has {doubled} of the {len(published)} published conditions more than once" if doubled else None
 
@@ -167,11 +167,11 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
         meaningless = "all thresholds are equal"
     elif fit is None:
         meaningless = "no Gaussian fits the thresholds"
-    elif not LOWEST <= mu <= HIGHEST:
+    elif not LOWEST_OCTAVE <= mu <= HIGHEST_OCTAVE:
         meaningless = "the centre lies outside the tested bands"
-    elif mu - bandwidth / 2 < LOWEST and mu + bandwidth / 2 > HIGHEST:
+    elif mu - bandwidth / 2 < LOWEST_OCTAVE and mu + bandwidth / 2 > HIGHEST_OCTAVE:
         meaningless = "the Gaussian is wider than the tested range"
-    elif bandwidth > HIGHEST - LOWEST:
+    elif bandwidth > HIGHEST_OCTAVE - LOWEST_OCTAVE:
         doubts.append("one of its flanks lies outside the tested bands")
     if amplitude > 4 - 1e-3:
         doubts.append("the peak is at its bound")
@@ -251,7 +251,7 @@ def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator
 
 def people_estimates() -> dict[str, Estimate]:
     """The channel of people by the published estimator, which took their accuracies as they are (NAME_raw)."""
-    return dict(_band_numbers(OF_PEOPLE, SIZE, "_raw"))
+    return dict(_band_numbers(HUMAN_THRESHOLDS, SIZE, "_raw"))
 
 
 def _measures(

@@ -113,7 +113,7 @@ def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
 
 
 def _share(part: Mask, base: Mask, ids: Index) -> Estimate:
-    part_sizes, base_sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
+    part_sizes, base_sizes = (np.bincount(ids, mask).astype(np.float64) for mask in (part, base))
     if not base_sizes.any():
         return nothing(State.UNDETERMINED, NEITHER)
     value = float(part_sizes.sum() / base_sizes.sum())

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, in_parallel, silent
 from ..database.store import Store
-from ..statistics import Floats, Mask, Whole
+from ..statistics import Floats, Ints, Mask
 from ..statistics.consistency import (
     Consistency,
     consistency_with_others,
@@ -112,12 +112,12 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
 
     A version that is not the newest has those that the newest still has.
     """
-    judged = store.frame(
+    names = store.frame(
         "SELECT DISTINCT images FROM judged_cell('*') "
         "SEMI JOIN (FROM study_detail_of(?) WHERE corruption IS NULL) AS mine USING (study, image_set_id) ORDER BY 1",
         [study],
     )
-    return judged["images"].to_list()
+    return names["images"].to_list()
 
 
 def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.DataFrame:
@@ -151,29 +151,29 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
 
 def _read_answers(store: Store, images: str) -> list[_Answers]:
     """The answers on some images under each condition. UnknownName where nobody judged them."""
-    judged = store.frame(
+    judgements = store.frame(
         "SELECT condition, image, cluster, subject, human, correct FROM judgement WHERE images = ? "
         "ORDER BY condition, NOT human, subject, image",
         [images],
     )
-    if judged.is_empty():
-        listed = store.frame(
+    if judgements.is_empty():
+        names = store.frame(
             "SELECT DISTINCT images FROM judgement UNION SELECT stimulus_set FROM human_trial ORDER BY 1"
         )
         hint = (
             f"{store.path} gets people by `bandlens published import humans`, and models by a run over labelled images "
             "without perturbation"
         )
-        raise UnknownName("image set", images, listed.to_series().to_list(), hint)
+        raise UnknownName("image set", images, names.to_series().to_list(), hint)
     # Models may have seen the images in several sets, whose clusters have other numbers: those of most images count.
-    models = judged.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
+    models = judgements.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
     places = {subject: place for place, subject in enumerate(models)}
     place = pl.col("subject").replace_strict(places, default=0, return_dtype=pl.Int64)
-    judged = judged.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
+    judgements = judgements.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
     cluster = pl.col("cluster").max().over("image")
     # An image that no model saw under any condition is in no cluster and stands for itself.
-    judged = judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
-    by_condition = judged.group_by("condition", maintain_order=True)
+    judgements = judgements.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
+    by_condition = judgements.group_by("condition", maintain_order=True)
     return [_arrange(str(condition), answers) for (condition,), answers in by_condition]
 
 
@@ -186,9 +186,9 @@ class _Answers:
     humans: Sequence[bool]
     outcomes: NDArray[np.int8]
     """(subjects, images): right 1, wrong 0, or UNSEEN."""
-    clusters: Whole | None
+    clusters: Ints | None
     """(images,); None where each image of the condition stands for itself."""
-    photographs: Whole
+    photographs: Ints
     """As `clusters`, by numbers that are the same under all conditions."""
 
     def judged_by_both(self, first: int) -> Mask:
@@ -197,13 +197,13 @@ class _Answers:
 
     def compare(self, first: int) -> tuple[list[int], dict[str, NDArray[Any]]]:
         """The m subjects after the first that judged an image with it, and the numbers of these pairs, (m,) each."""
-        judged = self.judged_by_both(first)
+        images_of_both = self.judged_by_both(first)
         # Seconds that judged the same images come together, since their numbers are computed as arrays.
-        keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(judged)]
+        keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(images_of_both)]
         rows, blocks = list[int](), list[dict[str, NDArray[Any]]]()
-        for _, places in groupby(range(first + 1, len(judged)), keys.__getitem__):
+        for _, places in groupby(range(first + 1, len(images_of_both)), keys.__getitem__):
             seconds = list(places)
-            if (images := judged[seconds[0]]).any():
+            if (images := images_of_both[seconds[0]]).any():
                 first_right, seconds_right = (self.outcomes[row][..., images] == 1 for row in (first, seconds))
                 clusters = None if self.clusters is None else self.clusters[images]
                 blocks.append(error_consistencies(first_right, seconds_right, clusters, RESAMPLES))
@@ -211,15 +211,15 @@ class _Answers:
         return rows, {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
 
 
-def _arrange(condition: str, judged: pl.DataFrame) -> _Answers:
+def _arrange(condition: str, judgements: pl.DataFrame) -> _Answers:
     """Arrange answers under one condition by subject and image."""
-    subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
+    subjects = judgements.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
-        judged.group_by("image", maintain_order=True)
+        judgements.group_by("image", maintain_order=True)
         .agg(pl.col("cluster").max(), pl.col("photograph").first())
         .with_row_index("column")
     )
-    positions = judged.join(subjects, on=["subject", "human"], maintain_order="left")
+    positions = judgements.join(subjects, on=["subject", "human"], maintain_order="left")
     positions = positions.join(images.select("image", "column"), on="image", maintain_order="left")
     outcomes = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     outcomes[positions["row"].to_numpy(), positions["column"].to_numpy()] = positions["correct"].to_numpy()
@@ -261,9 +261,9 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     humans = [(answers, first) for answers in conditions for first in range(sum(answers.humans))]
     with progress("comparing errors with humans", len(humans), "humans") as advance:
         for answers, first in humans:
-            judged = answers.judged_by_both(first)
-            for second in range(first + 1, len(judged)):
-                if not (images_of_both := judged[second]).any():
+            masks = answers.judged_by_both(first)
+            for second in range(first + 1, len(masks)):
+                if not (images_of_both := masks[second]).any():
                     continue
                 subject = "humans" if answers.humans[second] else answers.subjects[second]
                 pairs.setdefault(subject, set()).add((answers.subjects[first], answers.subjects[second]))
@@ -349,11 +349,11 @@ def consistency_under(store: Store, images: str, probe: str) -> dict[str, list[d
         defined = np.where(np.isnan(kappas[perturbed]), -np.inf, kappas[perturbed])
         if np.isfinite(defined[:, 0]).any():
             values = np.array([setting for setting in settings if setting is not None])
-            highest = values[defined[:, np.isfinite(defined).any(axis=0)].argmax(axis=0)]
+            best_settings = values[defined[:, np.isfinite(defined).any(axis=0)].argmax(axis=0)]
             # Settings are discrete, and an end between two of them would be none of those that were tested.
-            ends = np.quantile(highest[1:], [0.025, 0.975], method="closest_observation")
+            ends = np.quantile(best_settings[1:], [0.025, 0.975], method="closest_observation")
             kappa = defined[:, 0].max()
-            peak = {"setting": highest[0], "low": ends[0], "high": ends[1], "kappa": kappa}
+            peak = {"setting": best_settings[0], "low": ends[0], "high": ends[1], "kappa": kappa}
             peaks.append({"checkpoint": checkpoint} | peak)
     return {"conditions": conditions, "peaks": peaks}
 
@@ -372,8 +372,8 @@ def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame) -> tuple[list[floa
         answer_mask[rows["row"].to_numpy()] = True
         person = judgements["correct"].to_numpy() & answer_mask
         rows_of_person = np.concatenate([answer_mask[None], person[None], hits & answer_mask, hits & person])
-        counted, _ = count_right(rows_of_person, photographs, RESAMPLES, 0)
-        n, q, (p, agreed) = counted[0], counted[1], np.split(counted[2:], 2)
+        counts, _ = count_right(rows_of_person, photographs, RESAMPLES, 0)
+        n, q, (p, agreed) = counts[0], counts[1], np.split(counts[2:], 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             kappa = kappa_of((n - p - q + 2 * agreed) / n, p / n, q / n)
         total += np.nan_to_num(kappa)

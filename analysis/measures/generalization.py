@@ -47,7 +47,7 @@ BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
 ID_ACCURACY = "top1_imagenet"
 """The accuracy on the images that the models were trained for."""
-NAMED = 3
+MOST_SETS = 3
 """A note names so many of the sets that are missing."""
 Row = Mapping[str, Any]
 Place = tuple[str | None, int | None]
@@ -196,7 +196,7 @@ def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
     if missing:
         if not places:
             return "is missing"
-        return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], NAMED)}"
+        return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], MOST_SETS)}"
     if accuracy.last and cells[0]["count"] != VALIDATION:
         return f"needs all {VALIDATION:,} images to know the last {accuracy.last} of them"
     return None
@@ -289,11 +289,11 @@ def _measure_benchmark(predictions: PredictionReader, cells: Sequence[Row], accu
 def _doubts(cells: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -> Iterator[str]:
     """Give the notes on the chosen cells; the `doubled` of them stand for several sets each."""
     benchmark = BENCHMARKS[accuracy.benchmark]
-    smallest, spaces = min(cell["count"] for cell in cells), {cell["decision_space"] for cell in cells}
+    smallest_count, spaces = min(cell["count"] for cell in cells), {cell["decision_space"] for cell in cells}
     if accuracy.last:
         yield f"its last {accuracy.last} images alone, as published"
-    if smallest != benchmark.count:
-        yield f"{smallest:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
+    if smallest_count != benchmark.count:
+        yield f"{smallest_count:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
     for space in sorted(spaces - {benchmark.decision_space}):
         yield f"decided among {space} classes instead of {benchmark.decision_space}"
     if doubled:
@@ -307,8 +307,8 @@ def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy) -> Shar
         index, hits = real_right(images, decisions)
     if accuracy.last:
         last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
-        counted = np.isin(index, last)
-        index, hits = index[counted], hits[counted]
+        mask = np.isin(index, last)
+        index, hits = index[mask], hits[mask]
     return share_of(hits, images.photographs[index])
 
 

@@ -133,7 +133,7 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
         State.CENSORED_BELOW: f"add a {probe} that cuts lower",
         State.CENSORED_ABOVE: f"add a {probe} that cuts higher",
     }
-    words = Words(verdict, change, remedies=remedies, lowest=1)
+    words = Words(verdict, change, remedies=remedies, floor=1)
     return Measure(
         name,
         Scope.GRID,

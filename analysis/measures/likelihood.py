@@ -46,17 +46,17 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
     active, damping = np.arange(start.shape[1]), np.full(start.shape[1], 1e-2)
     state, going_data = [start, *likelihood(start, *data)], list(data)
     for _ in range(MOST_STEPS):
-        now, value, gradient, information = state
-        trial = np.clip(now + _step(now, gradient, information, damping, low, high), low[:, None], high[:, None])
+        point, value, gradient, information = state
+        trial = np.clip(point + _step(point, gradient, information, damping, low, high), low[:, None], high[:, None])
         attempt = [trial, *likelihood(trial, *going_data)]
         worse = ~(attempt[1] >= value)
-        moved = np.abs(trial - now).max(axis=0)
+        step_size = np.abs(trial - point).max(axis=0)
         # Most steps are better, so that it takes less to undo the others than to choose between two arrays.
         for new, old in zip(attempt, state, strict=True):
             np.copyto(new, old, where=worse)
         state = attempt
         damping = np.where(worse, damping * 10, damping / 10)
-        going = (moved > 1e-7) & (damping < 1e12)
+        going = (step_size > 1e-7) & (damping < 1e12)
         if not going.all():
             theta[:, active] = state[0]
             active, damping, *state = (array.compress(going, axis=-1) for array in (active, damping, *state))
@@ -111,9 +111,9 @@ def noise_of(settings: Sequence[Setting]) -> Noise:
     """The noise of conditions whose outcomes are rows, the first one without noise and the others in any order."""
     levels = levels_of(settings)
     frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
-    most = max((len(levels[f]) for f in frequencies), default=0)
-    rows = np.array([levels[f] + levels[f][:1] * (most - len(levels[f])) for f in frequencies], np.intp).T
-    present = np.array([np.arange(most) < len(levels[f]) for f in frequencies], bool).T
+    length = max((len(levels[f]) for f in frequencies), default=0)
+    rows = np.array([levels[f] + levels[f][:1] * (length - len(levels[f])) for f in frequencies], np.intp).T
+    present = np.array([np.arange(length) < len(levels[f]) for f in frequencies], bool).T
     sds = np.array([sd or np.nan for sd, _ in settings])
     return Noise(frequencies, rows, np.log2(sds[rows] / NOISE_SDS[-1]), present)
 

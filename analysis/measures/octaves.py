@@ -27,7 +27,7 @@ from math import factorial
 import numpy as np
 
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
-from ..statistics import Floats, Mask, Whole
+from ..statistics import Floats, Ints, Mask
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing, under
 from .outcomes import Outcomes, read_hits
@@ -42,7 +42,7 @@ MOST_LABELS = 20
 
 
 @cache
-def _weights(members: int) -> Whole:
+def _weights(members: int) -> Ints:
     """(sets of so many members, 128): weights of v in their interactions, of which one octave alone has its share.
 
     They are whole numbers, to be divided by (8 - members)!, so that what cancels is exactly 0.

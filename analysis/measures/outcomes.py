@@ -24,7 +24,7 @@ from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.study_versions import ORDER
-from ..statistics import Floats, Index, Mask, Whole
+from ..statistics import Floats, Index, Ints, Mask
 from ..statistics.consistency import Consistency, error_consistencies
 from ..statistics.resampling import RESAMPLES
 from ..statistics.shares import Share, share_of, within_chance
@@ -85,7 +85,7 @@ def subjects(store: Store, study: str) -> list[Subject]:
     return [Subject(**row) for row in rows.with_columns(classes=classes).to_dicts()]
 
 
-Slices = Mapping[tuple[str, str], Whole]
+Slices = Mapping[tuple[str, str], Ints]
 """Name and value of an attribute -> the images that have it, (k,) ascending; ordered by both."""
 MOST_VALUES = 100
 """Values of an attribute above which its values are no slices: names of patients, say."""
@@ -96,21 +96,21 @@ class ImageTruth:
     """The classes that count as right for the n images of a set."""
 
     digest: str
-    clusters: Whole
+    clusters: Ints
     """(n,): images of one cluster are not independent."""
-    photographs: Whole
+    photographs: Ints
     """(n,): clusters by numbers that are the same in any set that shows the same photograph.
 
     Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
     image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database."""
     labelled: bool
-    label: Whole
+    label: Ints
     """(n,): class that predictions are ranked by; -1 without labels."""
-    accepted: Whole
+    accepted: Ints
     """Images and the classes that ReaL accepts for them, as image * 65536 + class, ascending."""
-    first_cue: Whole
+    first_cue: Ints
     """(n,): class of the first cue, such as shape; -1 for none."""
-    second_cue: Whole
+    second_cue: Ints
     schemes: frozenset[str]
     """Label schemes beside the label."""
     slices: Slices = field(default_factory=dict)
@@ -129,7 +129,7 @@ class ImageTruth:
         return int(self.cluster_ids.max(initial=-1)) + 1
 
     @cached_property
-    def listed_by_real(self) -> Whole:
+    def listed_by_real(self) -> Ints:
         """(m,): the images that ReaL lists, ascending."""
         return np.unique(self.accepted >> 16)
 
@@ -191,11 +191,11 @@ class CleanPairs:
     @cached_property
     def _consistencies(self) -> dict[str, NDArray[Any]]:
         """All at once: each pair has the same draws of images, and to read these takes longer than to count."""
-        judged = self.images.judged
+        mask = self.images.judged
         clean_right, *condition_rights = (
-            decisions.rank[judged] == 0 for decisions in (self.clean, *self.conditions) if decisions.rank is not None
+            decisions.rank[mask] == 0 for decisions in (self.clean, *self.conditions) if decisions.rank is not None
         )
-        clusters = self.images.clusters[judged] if self.images.independent < len(self.images) else None
+        clusters = self.images.clusters[mask] if self.images.independent < len(self.images) else None
         return error_consistencies(clean_right, np.stack(condition_rights), clusters, RESAMPLES)
 
 
@@ -383,7 +383,7 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
     schemes = frozenset(labels["scheme"].unique().to_list())
     cues = next((cues for cues in CUES if cues.second in schemes), SHAPE_CUES)
 
-    def classes(scheme: str) -> Whole:
+    def classes(scheme: str) -> Ints:
         column = np.full(len(clusters), -1, np.int64)
         index, image_classes = labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy().T
         column[index] = image_classes

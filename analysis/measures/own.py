@@ -22,7 +22,7 @@ from ...core.records import digest_of
 from ...core.user_code import TABLE_KEYS
 from ...core.user_functions import UserFunction, settings_of, show_stack, user_function
 from ..database.store import Store
-from ..statistics import Floats, Whole
+from ..statistics import Floats, Ints
 from ..statistics.resampling import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, too_few_images
@@ -41,7 +41,7 @@ RESERVED: Mapping[str, str] = {
 """The arguments that a function may take beside the measure's parameters."""
 COLUMNS, INTERVAL_ENDS = ("category", "checkpoint"), ("_low", "_high")
 """Columns of tables of models beside their numbers, and the endings of those that hold intervals."""
-OF_LABELS = ("label", "label_rank")
+LABEL_ARGUMENTS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
 RESAMPLES = 200
 """Resamples of clusters for the interval of a number: each calls the function again."""
@@ -75,12 +75,12 @@ def read_measures(tables: Mapping[str, Any], folder: Path) -> list[OwnMeasure]:
 def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
     if not isinstance(table, Mapping) or not ("file" in table or callable(table.get("function"))):
         raise UsageError(f'measure {name} must be a table with a file, such as {name} = {{ file = "{name}.py" }}')
-    for why, refused in (
+    for why, fault in (
         ("a built-in measure has that name", name in MEASURES),
         ("a name has letters, digits and _ alone", not name.isidentifier()),
         ("tables of models have a column of that name", name in COLUMNS or name.endswith(INTERVAL_ENDS)),
     ):
-        if refused:
+        if fault:
             raise UsageError(f"measure {name}: {why}, so give yours another")
     function = user_function(f"measure {name}", name, table, folder, "predicted", StoreError)
     defaults = settings_of(function.parameters, RESERVED, table, function)
@@ -131,7 +131,7 @@ class OwnMeasure:
 
     def needs(self, available: Available) -> str | None:
         """The labels or names that an image set lacks and the function takes, in words."""
-        lacking = [name for name in self.arguments if name in OF_LABELS and not available.labelled]
+        lacking = [name for name in self.arguments if name in LABEL_ARGUMENTS and not available.labelled]
         return f"it takes {' and '.join(lacking)}, and the images have no labels" if lacking else None
 
     def clean_estimates(self, outcomes: Outcomes) -> dict[str, Estimate]:
@@ -172,20 +172,20 @@ class OwnMeasure:
 
         Raises StoreError where the result is neither a finite number nor one of every image.
         """
-        what, count = self.function.heading, len(images)
+        heading, count = self.function.heading, len(images)
         result = self.function(**_rows_of(arrays, np.arange(count)), **self.settings)
         try:
             numbers = np.asarray(result)
         except Exception as error:
-            raise StoreError(f"{what} returned {type(result).__name__}; expected a number, or {count}") from error
+            raise StoreError(f"{heading} returned {type(result).__name__}; expected a number, or {count}") from error
         if numbers.dtype.kind not in "fiub":
-            raise StoreError(f"{what} returned {numbers.dtype} values; expected numbers")
+            raise StoreError(f"{heading} returned {numbers.dtype} values; expected numbers")
         if numbers.shape not in ((), (count,)):
             raise StoreError(
-                f"{what} returned an array of shape {numbers.shape}; expected a number, or shape ({count},)"
+                f"{heading} returned an array of shape {numbers.shape}; expected a number, or shape ({count},)"
             )
         if not np.isfinite(numbers).all():
-            raise StoreError(f"{what} returned {numbers if numbers.ndim == 0 else 'NaN or an infinite number'}")
+            raise StoreError(f"{heading} returned {numbers if numbers.ndim == 0 else 'NaN or an infinite number'}")
         if numbers.ndim:
             values = numbers.astype(np.float64)
             return Answer(float(values.mean()), True, values)
@@ -252,7 +252,7 @@ def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[s
     }
 
 
-def paired_interval(a: Answer, b: Answer, clusters: Whole) -> Ends | None:
+def paired_interval(a: Answer, b: Answer, clusters: Ints) -> Ends | None:
     """95 % interval of b less a, paired over the same images, whose clusters are (n,); None where there is none.
 
     Means have that of `statistics.shares`; numbers have percentiles of the differences in the same resamples.
@@ -260,8 +260,8 @@ def paired_interval(a: Answer, b: Answer, clusters: Whole) -> Ends | None:
     if a.per_image != b.per_image or len(a.numbers) != len(b.numbers):
         return None
     if a.per_image:
-        lowest, span = _range_of(a.numbers, b.numbers)
-        ends = difference_interval(*(share_of((part.numbers - lowest) / span, clusters) for part in (a, b)))
+        minimum, span = _range_of(a.numbers, b.numbers)
+        ends = difference_interval(*(share_of((part.numbers - minimum) / span, clusters) for part in (a, b)))
         return None if ends is None else (span * ends[0], span * ends[1])
     # Both drew the same clusters, since resamples depend on clusters alone.
     low, high = _percentiles(b.numbers - a.numbers)
@@ -288,16 +288,16 @@ def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
     return Estimate(answer.value, low, high, n=count)
 
 
-def _mean_estimate(values: Floats, clusters: Whole) -> Estimate:
-    lowest, span = _range_of(values)
-    mean = estimate_of(share_of((values - lowest) / span, clusters)).times(span)
-    return replace(mean, value=mean.value + lowest, low=mean.low + lowest, high=mean.high + lowest)
+def _mean_estimate(values: Floats, clusters: Ints) -> Estimate:
+    minimum, span = _range_of(values)
+    mean = estimate_of(share_of((values - minimum) / span, clusters)).times(span)
+    return replace(mean, value=mean.value + minimum, low=mean.low + minimum, high=mean.high + minimum)
 
 
 def _range_of(*values: Floats) -> tuple[float, float]:
     """Lower end and width of a range that holds 0, 1 and all numbers: intervals are those of numbers in [0, 1]."""
-    lowest = min(0.0, *(float(numbers.min()) for numbers in values))
-    return lowest, max(1.0, *(float(numbers.max()) for numbers in values)) - lowest
+    minimum = min(0.0, *(float(numbers.min()) for numbers in values))
+    return minimum, max(1.0, *(float(numbers.max()) for numbers in values)) - minimum
 
 
 def _percentiles(numbers: Floats) -> Ends:

@@ -42,7 +42,7 @@ from .base import (
 )
 from .outcomes import CellOutcomes
 
-ACCURACY, WORST, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
+ACCURACY, WORST_SLICE, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
 LABELS = "label_accuracy"
 FEWEST_CLUSTERS = 10
 """Clusters below which a slice is not chosen as the worst: it would be so by chance."""
@@ -65,7 +65,7 @@ def slice_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     names = {name for name, _ in shares}
     for part in ("", *(f"_{name}" for name in sorted(names) if len(names) > 1)):
         part_shares = {key: share for key, share in large_shares.items() if part in ("", f"_{key[0]}")}
-        estimates[WORST + part] = _least(part_shares)
+        estimates[WORST_SLICE + part] = _least(part_shares)
         if clean:
             estimates[LOSS + part] = _largest_loss(part_shares, clean)
     return estimates
@@ -83,9 +83,9 @@ def _level(slices: Collection[object]) -> float:
 def _least(shares: Shares) -> Estimate:
     if not shares:
         return nothing(State.UNDETERMINED, f"no slice has {FEWEST_CLUSTERS} independent images")
-    worst = min(shares, key=lambda key: shares[key].value)
+    part = min(shares, key=lambda key: shares[key].value)
     lows, highs = zip(*(share_interval(share, _level(shares)) for share in shares.values()), strict=True)
-    return Estimate(shares[worst].value, min(lows), min(highs), note=_words(worst), n=shares[worst].images)
+    return Estimate(shares[part].value, min(lows), min(highs), note=_words(part), n=shares[part].images)
 
 
 def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
@@ -93,9 +93,9 @@ def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
     losses = {key: clean[key].value - shares[key].value for key, interval in ends.items() if interval}
     if not losses:
         return nothing(State.UNDETERMINED, f"no slice has {FEWEST_CLUSTERS} independent images")
-    worst = max(losses, key=losses.__getitem__)
+    part = max(losses, key=losses.__getitem__)
     lows, highs = zip(*(interval for interval in ends.values() if interval), strict=True)
-    return Estimate(losses[worst], max(lows), max(highs), note=_words(worst), n=shares[worst].images)
+    return Estimate(losses[part], max(lows), max(highs), note=_words(part), n=shares[part].images)
 
 
 def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
@@ -149,7 +149,7 @@ MEASURES = (
         )
         for name, title in (
             (ACCURACY, "accuracy on a slice"),
-            (WORST, "accuracy on the worst slice"),
+            (WORST_SLICE, "accuracy on the worst slice"),
             (LOSS, "largest loss of a slice"),
         )
     ),

@@ -52,8 +52,8 @@ MODEL_MEASURES = error_consistency.MODEL_MEASURES
 """Numbers of every condition of each model beside the others."""
 BENCHMARK_MEASURES = generalization.MEASURES
 """Numbers of many image sets of one model."""
-_ALL: Sequence[Measure[Any]] = (*MODEL_MEASURES, *CONDITION_MEASURES, *BENCHMARK_MEASURES, *GRID_MEASURES)
-MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _ALL}
+_REGISTRY: Sequence[Measure[Any]] = (*MODEL_MEASURES, *CONDITION_MEASURES, *BENCHMARK_MEASURES, *GRID_MEASURES)
+MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _REGISTRY}
 """Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
 
 

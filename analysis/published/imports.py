@@ -84,8 +84,8 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """
     answers_judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
-    for who in (subject, pl.lit("humans")):
-        groups = answers_judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+    for group in (subject, pl.lit("humans")):
+        groups = answers_judged.sort(pl.all()).group_by("stimulus_set", "condition", model=group, maintain_order=True)
         for (benchmark, condition, model), answers in groups:
             keys = {"model": model, "benchmark": benchmark, "condition": condition}
             share = _share(answers["right"], answers["image"])
@@ -97,8 +97,8 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for (model,), answers in conflicts.sort(pl.all()).group_by(model=subject, maintain_order=True):
         by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
         keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
-        nothing = {"value": None, "low": None, "high": None, "n": 0}
-        yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
+        empty = {"value": None, "low": None, "high": None, "n": 0}
+        yield keys | (empty if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
 
 
 def _share(hits: pl.Series, images: pl.Series) -> dict[str, Any]:

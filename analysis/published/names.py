@@ -50,10 +50,10 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
     """A row for each name of a source: source, name, model, same, and the way of training by training.csv."""
     names = values.select("source", name="model").unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
-    alone = (
+    fallback = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
-    names = names.with_columns(pl.col("model").fill_null(alone), pl.col("same").fill_null("checkpoint"))
+    names = names.with_columns(pl.col("model").fill_null(fallback), pl.col("same").fill_null("checkpoint"))
     trained = {model: training_of(model) for model in names["model"].unique()}
     training = pl.col("model").replace_strict(trained, return_dtype=pl.String)
     return names.with_columns(training=training).sort("source", "name")
@@ -61,8 +61,8 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
     """VALUES with the source's own name as `name`, and the other columns of `models`."""
-    named = values.rename({"model": "name"})
-    return named.join(models(values), on=["source", "name"], how="left", maintain_order="left")
+    rows = values.rename({"model": "name"})
+    return rows.join(models(values), on=["source", "name"], how="left", maintain_order="left")
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:

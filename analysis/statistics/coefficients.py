@@ -86,9 +86,9 @@ def _deviations(x: Floats, weights: Floats) -> Floats:
     """Values (…, a, n) less their mean; from an observation that is there, so that a constant is exactly 0."""
     observed = np.argmax(weights > 0, axis=-1)[..., None, None]
     x, observed = np.broadcast_arrays(x, observed)
-    moved = x - np.take_along_axis(x, observed[..., :1], axis=-1)
-    mean = (moved * weights[..., None, :]).sum(axis=-1) / weights.sum(axis=-1)[..., None]
-    return np.asarray(moved - mean[..., None])
+    offsets = x - np.take_along_axis(x, observed[..., :1], axis=-1)
+    mean = (offsets * weights[..., None, :]).sum(axis=-1) / weights.sum(axis=-1)[..., None]
+    return np.asarray(offsets - mean[..., None])
 
 
 def _cosine(s: Floats, t: Floats, weights: Floats) -> Floats:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Floats, Mask, Whole
+from . import Floats, Ints, Mask
 from .power import detected_widths
 from .resampling import count_right, draws_are_kept, intervals
 
@@ -82,7 +82,7 @@ def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) ->
 
 
 def error_consistencies(
-    first: Mask, seconds: Mask, clusters: Whole | None = None, resamples: int = 2000, seed: int = 0
+    first: Mask, seconds: Mask, clusters: Ints | None = None, resamples: int = 2000, seed: int = 0
 ) -> dict[str, NDArray[Any]]:
     """Field of `Consistency` -> its values (m,), of one observer (n,) with each of m others (m, n).
 
@@ -101,9 +101,9 @@ def error_consistencies(
     kappa = kappa_of(observed, p, q)
     low, high = kappa_intervals(kappa)
     p, q, observed, kappa = np.broadcast_to(p, q.shape)[:, 0], q[:, 0], observed[:, 0], kappa[:, 0]
-    least, most = kappa_range(p, q)
+    minimum, maximum = kappa_range(p, q)
     with np.errstate(divide="ignore"):
-        needed = np.ceil(n * (detected_widths() * (high - low) / kappa) ** 2)
+        sample_sizes = np.ceil(n * (detected_widths() * (high - low) / kappa) ** 2)
     return {
         "n": np.full(len(seconds), n),
         "first_accuracy": p,
@@ -112,10 +112,10 @@ def error_consistencies(
         "kappa": kappa,
         "low": low,
         "high": high,
-        "least": least,
-        "most": most,
+        "least": minimum,
+        "most": maximum,
         "p_copy": copied_share(kappa, p, q),
-        "needed": np.where(np.isfinite(needed), needed, np.nan),
+        "needed": np.where(np.isfinite(sample_sizes), sample_sizes, np.nan),
     }
 
 

@@ -29,10 +29,10 @@ from typing import TypeVar
 import numpy as np
 import scipy
 
-from . import Floats, Mask, Whole
+from . import Floats, Ints, Mask
 from .wilson import NO_SPREAD, UNSEEN, student, widening
 
-Numbers = TypeVar("Numbers", Floats, Whole)
+Numbers = TypeVar("Numbers", Floats, Ints)
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
 
@@ -41,9 +41,9 @@ EXACT_BELOW = 25
 class Paired:
     """One number a cell, (cells,)."""
 
-    lost: Whole
+    lost: Ints
     """Images that are right in A and wrong in B."""
-    gained: Whole
+    gained: Ints
     """Images that are wrong in A and right in B."""
     difference: Floats
     """Accuracy in B less that in A, as a fraction."""
@@ -54,14 +54,14 @@ class Paired:
     """Two-sided, of no difference."""
 
 
-def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
+def paired(a: Mask, b: Mask, clusters: Ints) -> Paired:
     """Compare the outcomes of cells on the same n images: a and b (cells, n), whether right; clusters (n,)."""
     d = b.astype(np.int64) - a
-    lost, gained = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
+    losses, gains = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
     sums, sizes, _ = sums_by_cluster(d, clusters)
-    low, high = paired_difference(gained - lost, gained + lost, sums, sizes).ends()
+    low, high = paired_difference(gains - losses, gains + losses, sums, sizes).ends()
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
-    return Paired(lost, gained, (gained - lost) / a.shape[1], low, high, p)
+    return Paired(losses, gains, (gains - losses) / a.shape[1], low, high, p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class PairedDifference:
 
 
 def paired_difference(
-    total: Floats | Whole, squares: Floats | Whole, sums: Floats | Whole, sizes: Whole
+    total: Floats | Ints, squares: Floats | Ints, sums: Floats | Ints, sizes: Ints
 ) -> PairedDifference:
     """The mean of d_i, each in [-1, 1], by the formula above: gained is (sum d^2 + sum d) / 2, lost what remains.
 
@@ -103,8 +103,8 @@ def paired_difference(
     """
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
-        nothing = np.full(len(sums), np.nan)
-        return PairedDifference(nothing, nothing, nothing, nothing)
+        nans = np.full(len(sums), np.nan)
+        return PairedDifference(nans, nans, nans, nans)
     mean = (total / n)[:, None]
     deviations = (sums - sizes * mean) ** 2
     variance = squares / n - mean[:, 0] ** 2
@@ -122,7 +122,7 @@ def paired_difference(
     return PairedDifference(centre, error, np.maximum(1, freedom), effect)
 
 
-def mcnemar_p(sums: Whole) -> float:
+def mcnemar_p(sums: Ints) -> float:
     """McNemar's two-sided p, by the formula above, of D (clusters,) having no preferred sign."""
     steps = np.abs(sums[sums != 0])
     reach = abs(int(sums.sum()))
@@ -136,7 +136,7 @@ def mcnemar_p(sums: Whole) -> float:
     return min(1.0, float(chance[np.abs(np.arange(-total, total + 1)) >= reach].sum()))
 
 
-def sums_by_cluster(d: Numbers, clusters: Whole) -> tuple[Numbers, Whole, Whole]:
+def sums_by_cluster(d: Numbers, clusters: Ints) -> tuple[Numbers, Ints, Ints]:
     """Sums of d (cells, n) by cluster, (cells, clusters), the sizes of the clusters, and which clusters these are."""
     order = np.argsort(clusters, kind="stable")
     distinct, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)

@@ -33,7 +33,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from . import LEVEL, Floats, Index, Mask, Whole, Z
+from . import LEVEL, Floats, Index, Ints, Mask, Z
 from .coefficients import Method, centred_ranks, coefficients
 from .shares import Share
 
@@ -109,7 +109,7 @@ class Interval:
 
     low: Floats
     high: Floats
-    undefined: Whole
+    undefined: Ints
     """Resamples in which a variable does not vary."""
 
 
@@ -165,7 +165,7 @@ def crossed_bootstrap(
     of the same images; the errors of a value with no factors are independent of all others.
     """
     weights = resample_weights(x.shape[-1], resamples, seed)
-    random, together = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
+    random, factor_random = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
     resampled = []
     # Accuracies alone have factors: the products of the biases, which are most variables, would be zeros.
     has_factors = np.zeros((len(x) + len(y), 1), bool) if shared is None else (shared != 0).any(axis=-1)
@@ -173,9 +173,9 @@ def crossed_bootstrap(
     for block in _blocks(resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
         if shared is not None:
-            factors = together.standard_normal((len(normal), shared.shape[-1]))
-            moved = np.einsum("rk,vnk->rvn", factors, shared[driven], optimize=True)
-            normal[:, driven] = np.where(has_factors[driven], moved, normal[:, driven])
+            factors = factor_random.standard_normal((len(normal), shared.shape[-1]))
+            common_errors = np.einsum("rk,vnk->rvn", factors, shared[driven], optimize=True)
+            normal[:, driven] = np.where(has_factors[driven], common_errors, normal[:, driven])
         moved_x, moved_y = x_spread.move(x, normal[:, : len(x)]), y_spread.move(y, normal[:, len(x) :])
         resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(resampled)
@@ -237,7 +237,7 @@ def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed:
     return p_of_orders(method, x, y, order)
 
 
-def p_of_orders(method: Method, x: Floats, y: Floats, order: Whole) -> Floats:
+def p_of_orders(method: Method, x: Floats, y: Floats, order: Ints) -> Floats:
     """`permutation_p` with given permutations (permutations, n)."""
     once = np.ones(x.shape[-1])
     if method == "spearman":  # ranks move with their models, so they are taken once

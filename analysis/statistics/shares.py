@@ -37,7 +37,7 @@ from math import inf, sqrt
 import numpy as np
 import scipy
 
-from . import ALPHA, Floats, Index, Mask, Whole
+from . import ALPHA, Floats, Index, Ints, Mask
 from .wilson import UNSEEN, contributing, effective_images, student, widening, wilson
 
 
@@ -48,7 +48,7 @@ class Share:
     value: float
     images: int
     """n: how often an image was judged."""
-    clusters: Whole
+    clusters: Ints
     """(C,), ascending."""
     deviations: Floats
     """(C,): d_u."""
@@ -60,7 +60,7 @@ class Share:
     """(C,): images of each cluster, in the set that has most of them."""
 
 
-def share_of(scores: Mask | Floats, clusters: Whole) -> Share:
+def share_of(scores: Mask | Floats, clusters: Ints) -> Share:
     """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
     value, n = float(scores.mean()), len(scores)
     away = scores - value
@@ -137,7 +137,7 @@ def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[fl
 def paired_interval(
     difference: float,
     deviations: Floats,
-    most: float,
+    weight: float,
     sizes: Floats | None = None,
     alpha: float = ALPHA,
     *,
@@ -145,7 +145,7 @@ def paired_interval(
 ) -> tuple[float, float]:
     """Ends of the interval of a difference, from d_u, what each of C > 1 clusters adds to its error, (C,).
 
-    The interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
+    The interval misses `alpha` of true differences. `weight` is w above for clusters of one size; its two halves count
     among the clusters that make up the variance.
     `sizes` (C,) are the images of each cluster; left out, clusters have one size. No true difference lies outside of
     [-reach, reach], nor do the ends.
@@ -153,11 +153,11 @@ def paired_interval(
     count, second = len(deviations), np.square(deviations).sum()
     if sizes is not None and not (sizes == 1).all():
         average = np.square(sizes).sum() / sizes.sum()
-        most *= sqrt(average * count / sizes.sum())
+        weight *= sqrt(average * count / sizes.sum())
         second = np.maximum(second, (deviations**2 / sizes).sum() * average)
-    unseen = most * sqrt(UNSEEN)
-    apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / most)
-    half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + most**2) * count / (count - 1))
+    unseen = weight * sqrt(UNSEEN)
+    apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / weight)
+    half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + weight**2) * count / (count - 1))
     return float(np.maximum(-reach, difference - half)), float(np.minimum(reach, difference + half))
 
 
@@ -187,16 +187,16 @@ def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float
     (low_a, high_a), (low_b, high_b) = (
         (low - chance, high - chance) for low, high in (_exact(share_a), _exact(share_b))
     )
-    least = 0.0 if not chance else -inf
+    bottom = 0.0 if not chance else -inf
     below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
     product = (a * b) ** 2
     if above <= 0:
-        return least, inf
+        return bottom, inf
     high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
     if below <= 0:
-        return least, high
+        return bottom, high
     low = (a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below
-    return max(least, low), high
+    return max(bottom, low), high
 
 
 Z_99 = 2.5758293035489004

@@ -39,7 +39,7 @@ from math import sqrt
 
 import numpy as np
 
-from . import Floats, Mask, Whole
+from . import Floats, Ints, Mask
 from .wilson import contributing, student
 
 PERMUTATIONS = 199
@@ -57,7 +57,7 @@ class MeanPower:
     """(C, bands): what each cluster adds to their error."""
 
 
-def mean_power(powers: Floats, clusters: Whole) -> MeanPower:
+def mean_power(powers: Floats, clusters: Ints) -> MeanPower:
     """The mean over n images of powers above 0, (n, bands); clusters (n,), of which there are two or more."""
     means = powers.mean(axis=0)
     return MeanPower(np.log(means), _cluster_sums(powers / means - 1, clusters))
@@ -76,14 +76,14 @@ def exponent_weights(cycles: Floats) -> Floats:
     return np.asarray(-counts * away / (counts * away**2).sum())
 
 
-def mean_interval(values: Floats, clusters: Whole) -> tuple[Floats, Floats, Floats]:
+def mean_interval(values: Floats, clusters: Ints) -> tuple[Floats, Floats, Floats]:
     """Means over images of (n, k), and the ends of their 95 % intervals, (k,) each."""
     means = values.mean(axis=0)
     half = np.array([_half_width(column) for column in _cluster_sums(values - means, clusters).T])
     return means, means - half, means + half
 
 
-def _cluster_sums(values: Floats, clusters: Whole) -> Floats:
+def _cluster_sums(values: Floats, clusters: Ints) -> Floats:
     """(C, k): sums by cluster of (n, k) over n."""
     _, place = np.unique(clusters, return_inverse=True)
     sums = np.zeros((place.max() + 1, values.shape[1]))
@@ -93,10 +93,10 @@ def _cluster_sums(values: Floats, clusters: Whole) -> Floats:
 
 def _half_width(deviations: Floats) -> float:
     """The half width of an interval from d_u, (C,)."""
-    count, largest = len(deviations), float(abs(deviations).max())
-    if largest == 0:
+    count, maximum = len(deviations), float(abs(deviations).max())
+    if maximum == 0:
         return 0.0
-    freedom = min(count - 1, 2 * contributing(deviations / largest))
+    freedom = min(count - 1, 2 * contributing(deviations / maximum))
     return float(student(np.array(freedom))) * sqrt(np.square(deviations).sum() * count / (count - 1))
 
 
@@ -112,7 +112,7 @@ class Readouts:
     """(r,), corrected for all of them."""
 
 
-def read_labels(products: Floats, labels: Whole, clusters: Whole, folds: Whole, seed: int = 0) -> Readouts:
+def read_labels(products: Floats, labels: Ints, clusters: Ints, folds: Ints, seed: int = 0) -> Readouts:
     """Read labels out of r kinds of features.
 
     Args:
@@ -139,7 +139,7 @@ def standardized_products(features: Floats) -> Floats:
     return np.asarray(z @ z.T)
 
 
-def _permute(labels: Whole, clusters: Whole, folds: Whole, rng: np.random.Generator) -> Whole:
+def _permute(labels: Ints, clusters: Ints, folds: Ints, rng: np.random.Generator) -> Ints:
     """Labels of whole clusters in another order within their fold, where each has one; else of images within clusters.
 
     Folds that were drawn by the labels have as many of each after it, and fit them no better than before.
@@ -150,14 +150,14 @@ def _permute(labels: Whole, clusters: Whole, folds: Whole, rng: np.random.Genera
     return _shuffle(labels, place, rng)
 
 
-def _shuffle(labels: Whole, groups: Whole, rng: np.random.Generator) -> Whole:
+def _shuffle(labels: Ints, groups: Ints, rng: np.random.Generator) -> Ints:
     """Labels in another order within each group."""
     permuted = np.empty_like(labels)
     permuted[np.argsort(groups, kind="stable")] = labels[np.lexsort((rng.random(len(labels)), groups))]
     return permuted
 
 
-def _hits(kernel: Floats, permuted: Whole, folds: Whole) -> Mask:
+def _hits(kernel: Floats, permuted: Ints, folds: Ints) -> Mask:
     """(permutations, n): whether each image that is held out gets its label, for labels (permutations, n)."""
     from scipy.linalg import solve
     from scipy.sparse import csr_array

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import scipy
 
-from . import ALPHA, Floats, Whole, Z
+from . import ALPHA, Floats, Ints, Z
 
 NORMAL_IMAGES = 30
 """Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""
@@ -59,7 +59,7 @@ def contributing(deviations: Floats) -> float:
     return float(np.float_power(squares.sum(), 2) / (fourth if fourth > 0 else 1))
 
 
-def widening(deviations: Floats, sizes: Floats | Whole, independent: Floats) -> Floats:
+def widening(deviations: Floats, sizes: Floats | Ints, independent: Floats) -> Floats:
     """How many times sum d_u^2 the variance of shares (…) is at least, by the sizes of clusters: max(1, M / sum d_u^2).
 
     Args:
@@ -101,7 +101,7 @@ def share_of_sums(
 
 
 def counted_share(
-    hits: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
+    hits: Floats | Ints, sizes: Floats | Ints, widest: Floats | float | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """(share, effective, degrees of freedom) of sum hits / sum sizes: what the interval of a share is made of.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from bandlens.analysis.statistics import Mask, Whole
+from bandlens.analysis.statistics import Ints, Mask
 from bandlens.analysis.statistics.consistency import Consistency, error_consistencies
 
 
 def error_consistency(
-    first: Mask, second: Mask, clusters: Whole | None = None, resamples: int = 2000, seed: int = 0
+    first: Mask, second: Mask, clusters: Ints | None = None, resamples: int = 2000, seed: int = 0
 ) -> Consistency:
     """The numbers of two observers of the same images, from whether each is right, (n,) each."""
     columns = error_consistencies(first, second[None], clusters, resamples, seed)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gates import SAME, Limits
+from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits
 from bandlens.analysis.comparison.precision import (
     flip_interval,
     gate_precision,
@@ -237,7 +237,7 @@ def test_a_cell_that_is_its_own_reference_passes_on_few_images(store: Store) -> 
     gated = gate_precision(store, "int8 against fp32", [pair, (finished, finished)], LIMITS)
     assert gated.rows.select("probe", "verdict", "note").rows() == [
         ("clean", "undecided", None),
-        ("lowpass", "pass", SAME),
+        ("lowpass", "pass", NOTE_OF_SAME),
     ]
     assert (gated.same, gated.counts) == (1, {"pass": 1, "fail": 0, "undecided": 1})
 

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.cells import Run, two_of
-from bandlens.analysis.comparison.gates import SAME, Limits
+from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits
 from bandlens.analysis.comparison.release import (
     FLIPS,
     ReleasePair,
@@ -246,7 +246,7 @@ def test_cells_that_are_one_and_the_same_pass_in_one_database_and_across_two(sto
             table = gate_release(Run(store, "v1@1"), run, Limits())
             assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b", "a"])
             row = table.rows.row(1, named=True)
-            assert (row["verdict"], row["note"], row["loss"], row["n"]) == ("pass", SAME, 0, 100)
+            assert (row["verdict"], row["note"], row["loss"], row["n"]) == ("pass", NOTE_OF_SAME, 0, 100)
             assert row["p_pass"] is None
             assert table.rows["note"][0] is None
 

@@ -9,7 +9,7 @@ import pytest
 from pairs_of_observers import error_consistency, kappa
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from bandlens.analysis.statistics import Whole
+from bandlens.analysis.statistics import Ints
 from bandlens.analysis.statistics.consistency import (
     Consistency,
     consistency_with_others,
@@ -102,7 +102,7 @@ def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
 
 
 @pytest.mark.parametrize("clusters", [np.repeat(np.arange(10), 4), None], ids=["clusters", "images"])
-def test_an_interval_is_that_of_kappas_of_resampled_tables(clusters: Whole | None) -> None:
+def test_an_interval_is_that_of_kappas_of_resampled_tables(clusters: Ints | None) -> None:
     first, second = observers(40)
     count = 40 if clusters is None else 10
     kappas = []

@@ -12,11 +12,11 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.statistics import Floats, Whole, Z
+from bandlens.analysis.statistics import Floats, Ints, Z
 from bandlens.analysis.statistics.wilson import counted_share, independent_freedom, student, wilson
 
 
-def interval(right: Whole, sizes: Whole) -> tuple[Floats, Floats, Floats]:
+def interval(right: Ints, sizes: Ints) -> tuple[Floats, Floats, Floats]:
     """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
     share, effective, freedom = counted_share(right, sizes)
     return *wilson(share, effective, student(freedom)), effective
