@@ -109,19 +109,19 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
             bar.update(amount if total is None else min(amount, total - bar.n))
 
         # A thread names the step that takes long, since nothing advances meanwhile.
-        ended = threading.Event()
-        watch = threading.Thread(target=_name_slow_steps, args=[bar, title, ended], name="slow steps", daemon=True)
+        end = threading.Event()
+        watch = threading.Thread(target=_name_slow_steps, args=[bar, title, end], name="slow steps", daemon=True)
         watch.start()
         try:
             yield advance
         finally:
-            ended.set()
+            end.set()
             watch.join()
 
 
-def _name_slow_steps(bar: Any, title: str, ended: threading.Event) -> None:
+def _name_slow_steps(bar: Any, title: str, end: threading.Event) -> None:
     slow = ""
-    while not ended.wait(bar.maxinterval):
+    while not end.wait(bar.maxinterval):
         last_step, slow = slow, slow_step()
         if slow or last_step:
             bar.set_description_str(f"{title} ({slow})" if slow else title)

@@ -100,8 +100,8 @@ def crops() -> Iterator[tuple[str, NDArray[np.uint8]]]:
     from ..export.photographs import photograph_folder
 
     for file in PICTURES:
-        with Image.open(photograph_folder() / file) as opened:
-            picture = np.asarray(opened.convert("RGB"))
+        with Image.open(photograph_folder() / file) as photograph:
+            picture = np.asarray(photograph.convert("RGB"))
         for number, (share, x, y) in enumerate(CROPS):
             side = int(min(picture.shape[:2]) * share)
             y0, x0 = (int(place * (length - side)) for place, length in zip((y, x), picture.shape[:2], strict=True))

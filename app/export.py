@@ -153,14 +153,14 @@ class Lowering:
         self.tuned.add(precision)
         log = logging.getLogger("bandlens")
         try:
-            best = tune(model, precision, processors()).best
+            rate = tune(model, precision, processors()).best
         except EngineError as error:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}"
-            f"{' and ' + best.settings if best.settings else ''}, "
-            f"{best.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
+            f"bandlens: {precision} runs fastest with engine {rate.engine} and batch {rate.batch}"
+            f"{' and ' + rate.settings if rate.settings else ''}, "
+            f"{rate.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 
 

@@ -151,10 +151,10 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
     labels, counts = np.unique(pairs[0], return_counts=True)
     rows = rows[np.isin(images.labels[rows], labels[counts > 1])]
     if (counts > 1).sum() < 2:
-        most = min(READOUT_IMAGES, images.info.count)
+        count = min(READOUT_IMAGES, images.info.count)
         return (
             f"{images.info.name}: labels are read out of images that were held out, which takes two labels of two "
-            f"clusters each among {most:,} images; there is no label information to tell"
+            f"clusters each among {count:,} images; there is no label information to tell"
         )
     _, classes = np.unique(images.labels[rows], return_inverse=True)
     clusters = images.clusters[rows].astype(np.int64)

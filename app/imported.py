@@ -129,20 +129,20 @@ def import_predictions(
     return imported
 
 
-def _study_with(store: Store, added: Cell) -> list[Cell]:
+def _study_with(store: Store, new_cell: Cell) -> list[Cell]:
     """The cells of a checkpoint's study with one more, which takes the place of the one on the same image set.
 
     Raises UsageError where a study of that name ran here, or the cells' checkpoints or image sets cannot be told apart.
     """
-    rows = store.frame(IMPORTED_CELLS, [added.model.name]).rows(named=True)
+    rows = store.frame(IMPORTED_CELLS, [new_cell.model.name]).rows(named=True)
     if any(row["engine"] != ENGINE for row in rows):
         raise UsageError(
-            f"{store.path}: the study {added.model.name} is not of imported predictions; "
+            f"{store.path}: the study {new_cell.model.name} is not of imported predictions; "
             "give it another name with `bandlens studies rename`"
         )
-    cells = [_read_cell(row, added) for row in rows if row["digest"] != added.image_set.digest]
-    check_names([*cells, added])
-    return [*cells, added]
+    cells = [_read_cell(row, new_cell) for row in rows if row["digest"] != new_cell.image_set.digest]
+    check_names([*cells, new_cell])
+    return [*cells, new_cell]
 
 
 def _read_cell(row: Mapping[str, Any], like: Cell) -> Cell:
@@ -177,14 +177,14 @@ def find_images(path: Path, attributes: Path | None = None) -> Images:
     return LabelledFiles(info, names, classes, clusters, {}, attributes=slices)
 
 
-def _read(file: Path, needed: tuple[str, ...]) -> SourceTable:
+def _read(file: Path, columns: tuple[str, ...]) -> SourceTable:
     if not file.is_file():
-        raise UsageError(f"no file {file}; give a Parquet or CSV file of {', '.join(needed)}")
+        raise UsageError(f"no file {file}; give a Parquet or CSV file of {', '.join(columns)}")
     if file.suffix not in SUFFIXES:
-        raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(needed)}")
+        raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(columns)}")
     rows = read_csv(file, "export the predictions again") if file.suffix == ".csv" else read_parquet(file)
     table = SourceTable(file, rows)
-    table.check_columns(needed, advice=f"it has {', '.join(rows.columns)}")
+    table.check_columns(columns, advice=f"it has {', '.join(rows.columns)}")
     if rows.is_empty():
         raise StoreError(f"{file} has no rows; export the predictions again")
     return replace(table, rows=rows.cast({"file_name": pl.String}))

@@ -116,16 +116,16 @@ def join_intervals(table: Table) -> Table:
         estimate = prefix.removesuffix("_") if prefix else names[place - 1]
         if low.endswith("low") and high in table and estimate in (table if prefix else ESTIMATES):
             ends[estimate] = (low, high)
-    joined = dict[str, Sequence[str]]()
+    columns = dict[str, Sequence[str]]()
     for name in names:
         if name in ends:
             cells = zip(table[name], *(table[end] for end in ends[name]), strict=True)
-            joined[f"{name} [low, high]"] = [
+            columns[f"{name} [low, high]"] = [
                 value if low == high == "-" else f"{value} [{low}, {high}]" for value, low, high in cells
             ]
         elif not any(name in pair for pair in ends.values()):
-            joined[name] = table[name]
-    return joined
+            columns[name] = table[name]
+    return columns
 
 
 def _is_text(name: str, cells: Sequence[str]) -> bool:
@@ -141,7 +141,7 @@ def _widths(table: Table) -> dict[str, tuple[int, int]]:
 
 def _width(widths: Iterable[tuple[int, int]], text_width: int) -> int:
     """The width of a block of columns with the space around them, where text stands in `text_width`."""
-    return 1 + sum(3 + min(widest, max(text_width, least)) for least, widest in widths)
+    return 1 + sum(3 + min(max_width, max(text_width, min_width)) for min_width, max_width in widths)
 
 
 def _split(table: Table, names: Sequence[str]) -> Iterator[tuple[str, Table]]:
@@ -164,8 +164,8 @@ def _blocks(table: Table, width: int) -> Iterator[Table]:
         enough += 1
     for count, text_width in product(range(enough, 0, -1), range(TEXT_WIDTH, NAME_WIDTH - 1, -1)):
         keys = texts[:count]
-        others = [_width([widths[name]], text_width) - 1 for name in table if name not in keys]
-        if _width((widths[name] for name in keys), text_width) + max(others, default=0) <= width:
+        column_widths = [_width([widths[name]], text_width) - 1 for name in table if name not in keys]
+        if _width((widths[name] for name in keys), text_width) + max(column_widths, default=0) <= width:
             break
     blocks = [[*keys]]
     for name in table:
@@ -176,8 +176,8 @@ def _blocks(table: Table, width: int) -> Iterator[Table]:
             blocks[-1].append(name)
     for names in blocks:
         sizes = range(width, text_width, -1)
-        longest = next((size for size in sizes if _width((widths[name] for name in names), size) <= width), text_width)
-        limits = {name: max(longest, widths[name][0]) for name in names}
+        limit = next((size for size in sizes if _width((widths[name] for name in names), size) <= width), text_width)
+        limits = {name: max(limit, widths[name][0]) for name in names}
         yield {
             name: [fill(cell, limits[name]) for cell in table[name]] if limits[name] < widths[name][1] else table[name]
             for name in names

@@ -138,8 +138,8 @@ def _print_layout(rows: Rows, title: str | None, titles: Sequence[str]) -> None:
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print each row as lines of field and value, with a blank line between two rows."""
-    longest = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
-    blocks = ["\n".join(f"{printable(name):<{longest}}  {cell_text(row[name])}" for name in row) for row in rows]
+    width = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
+    blocks = ["\n".join(f"{printable(name):<{width}}  {cell_text(row[name])}" for name in row) for row in rows]
     print("\n\n".join(blocks) or "(nothing)")
 
 

@@ -265,12 +265,12 @@ def _condition_and_seed(
 
 
 def _caption(row: Mapping[str, Any], path: str, condition: Condition | None, size: int) -> Sequence[str]:
-    lines, hidden = [path], {*SHOWN_BY_THE_PICTURE}
+    lines, omissions = [path], {*SHOWN_BY_THE_PICTURE}
     if condition is not None:
         lines.append(condition.at(size))
-        hidden |= {name for name, _ in condition.parameters}
+        omissions |= {name for name, _ in condition.parameters}
     for name, value in row.items():
-        if name not in hidden and value is not None:
+        if name not in omissions and value is not None:
             lines.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
     texts = [printable(line) for line in lines]
     return [text if len(text) <= LINE_LETTERS else f"{text[: LINE_LETTERS - 1]}…" for text in texts]

@@ -20,7 +20,7 @@ TELL = bytes([255])
 
 _received: list[int] = []
 _read_end, _write_end = os.pipe()
-_printed = threading.Event()
+_message_event = threading.Event()
 
 
 def obey() -> None:
@@ -47,7 +47,7 @@ def tell() -> int:
     """Say that the process was interrupted, once, and give its exit status: 128 and the number of the signal."""
     sys.stderr.flush()
     os.write(_write_end, TELL)
-    while not _printed.is_set():  # its wait() holds a lock, in which a second signal would find this thread
+    while not _message_event.is_set():  # its wait() holds a lock, in which a second signal would find this thread
         time.sleep(0.001)
     return 128 + _received[0]
 
@@ -77,14 +77,14 @@ def _initializes_native(frame: FrameType | None) -> bool:
 
 def _print_message() -> None:
     """Print the message, once. Only the watching thread does: no signal comes between print and note."""
-    if not _printed.is_set():
+    if not _message_event.is_set():
         with suppress(OSError):  # nobody reads it
             # An import here might wait for ever for one that the main thread is in the middle of.
             jobs = sys.modules.get("bandlens.core.jobs")
             slow = jobs.slow_step() if jobs else ""
             line = MESSAGE.replace("interrupted", f"interrupted while {slow}", 1) if slow else MESSAGE
             os.write(2, f"{line}\n".encode())  # the main thread may be in the middle of a print
-        _printed.set()
+        _message_event.set()
 
 
 def _watch() -> None:

@@ -54,8 +54,8 @@ def print_answer(store: Store, query: str, seconds: float, line: bool = False) -
         print_lines(rows)
     else:
         print_rows(rows)
-    more = len(frame) > MOST_ROWS
-    print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else plural(len(frame), "row"))
+    is_cut = len(frame) > MOST_ROWS
+    print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if is_cut else plural(len(frame), "row"))
 
 
 # Writing an answer, batch by batch as it comes
@@ -78,7 +78,7 @@ BINARY = ("parquet", "arrow")
 """Formats whose files hold one answer, with types of their own."""
 
 
-def write_answers(store: Store, query: str, seconds: float, chosen: str, out: Path | None) -> None:
+def write_answers(store: Store, query: str, seconds: float, answer_format: str, out: Path | None) -> None:
     """Write the answer of each statement to a file, or to standard output, with an empty line between two.
 
     `seconds` is how long each may take; 0 is no limit.
@@ -86,18 +86,18 @@ def write_answers(store: Store, query: str, seconds: float, chosen: str, out: Pa
     UsageError where the file cannot be written, or the format holds one answer and there are several.
     """
     statements = store.statements(query)
-    if len(statements) > 1 and chosen in BINARY:
+    if len(statements) > 1 and answer_format in BINARY:
         raise UsageError(
-            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
+            f"{answer_format.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
         )
 
     def write_all(sink: AnswerFile) -> None:
         for place, statement in enumerate(statements):
             if place:
                 sink.write(b"\n")
-            types = NATIVE if chosen in BINARY else PLAIN
+            types = NATIVE if answer_format in BINARY else PLAIN
             with store.reader(statement, types=types, seconds=seconds) as reader:
-                write_answer(reader, chosen, sink)
+                write_answer(reader, answer_format, sink)
 
     try:
         if out is None:

@@ -29,7 +29,7 @@ from .api.parameters import File
 
 ARGUMENT_HELP = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
 """A parameter in `Args:`, whose text may go on in lines that are further in."""
-HIDDEN = ("Args:", "Returns ", "Raises ")
+PYTHON_PARAGRAPHS = ("Args:", "Returns ", "Raises ")
 """The beginnings of paragraphs that are for Python alone."""
 
 
@@ -69,7 +69,7 @@ def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     paragraphs = (getdoc(function) or "").split("\n\n")
     arguments = "".join(text for text in paragraphs if text.startswith("Args:"))
     helps = {name: " ".join(text.split()) for name, text in ARGUMENT_HELP.findall(arguments)}
-    return "\n\n".join(text for text in paragraphs if not text.startswith(HIDDEN)), helps
+    return "\n\n".join(text for text in paragraphs if not text.startswith(PYTHON_PARAGRAPHS)), helps
 
 
 def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int = 0) -> Iterator[Parameter]:

@@ -13,7 +13,7 @@ from ..probes.arrays import Array
 from ..probes.images.decision_spaces import NAMES, decision_space
 from ..probes.kernels import launch
 
-ALL = NAMES[0]
+ALL_SPACE = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""
 
 

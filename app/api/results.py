@@ -285,8 +285,8 @@ def _effective_table(
     lines = baseline_lines(values, baseline)
     frame = with_accuracies(store, label, table.frame) if store else study_models(values)
     frame, targets = with_effective(frame, lines)
-    used = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
-    return StudyTable(frame, table.biases, targets, ID_BENCHMARK), used
+    target_lines = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
+    return StudyTable(frame, table.biases, targets, ID_BENCHMARK), target_lines
 
 
 def consistency(

@@ -139,7 +139,7 @@ def power(
     """
     from ...analysis.statistics import power as formulas
 
-    for name, values, least, most in (
+    for name, values, minimum, maximum in (
         ("images", images, 1, inf),
         ("models", models, 4, inf),
         ("tests", [tests], 1, inf),
@@ -148,8 +148,8 @@ def power(
         ("correlation", [abs(correlation)] if correlation is not None else [], 0.0001, 0.9999),
     ):
         for value in values:
-            if not least <= value <= most:
-                reach = f"of {least:g} or more" if most == inf else f"from {least:g} to {most:g}"
+            if not minimum <= value <= maximum:
+                reach = f"of {minimum:g} or more" if maximum == inf else f"from {minimum:g} to {maximum:g}"
                 raise UsageError(f"{name} {value:g}: give a number {reach}")
     if difference is not None and difference > discordance:
         raise UsageError(

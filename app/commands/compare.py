@@ -44,19 +44,19 @@ CELL_COLUMNS = (
 
 def print_comparison(
     comparison: Comparison,
-    everything: Annotated[bool, typer.Option("--all")] = False,
+    all_rows: Annotated[bool, typer.Option("--all")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Examples: bandlens compare study@1 study@2 --db results.duckdb, bandlens compare study --checkpoints
     resnet50.a1_in1k,resnet50.a2_in1k
 
     Args:
-        everything: list what shows no difference, too, as json does.
+        all_rows: list what shows no difference, too, as json does.
     """
     if table_format.is_for_programs:
         print_document(_document(comparison), table_format)
     else:
-        _print(comparison, comparison if everything else comparison.beyond_chance(), table_format)
+        _print(comparison, comparison if all_rows else comparison.beyond_chance(), table_format)
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
@@ -72,21 +72,21 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> None:
+def _print(comparison: Comparison, excerpt: Comparison, table_format: Format) -> None:
     note, in_words = partial(print_note, table_format=table_format), table_format == Format.table
     note("\n".join(comparison.verdict.sentences))
     note(f"A: {comparison.a}\nB: {comparison.b}")
     _print_counts(comparison, note)
     tables = {
         f"Cells: {checkpoint} on {image_set}": _cell_rows(cells, in_words)
-        for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True)
+        for (checkpoint, image_set), cells in excerpt.cells.group_by("checkpoint", "image_set", maintain_order=True)
     }
-    frames = {name: getattr(shown, name) for name in TABLES if name != "cells"}
+    frames = {name: getattr(excerpt, name) for name in TABLES if name != "cells"}
     tables |= {TABLES[name][1].capitalize(): _rows_in_words(frame) for name, frame in frames.items() if len(frame)}
     if in_words and tables:
         print()
     print_tables(tables, table_format, titles=TITLES)
-    hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(shown, name)) for name in TABLES}
+    hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(excerpt, name)) for name in TABLES}
     if any(hidden_counts.values()):
         counts = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in hidden_counts.items() if count)
         note(f"\nno difference found: {counts}; --all says what could have been (detectable)")

@@ -301,8 +301,8 @@ def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = 
     bandlens export mine.onnx --normalization none, bandlens export timm:vit_small_patch14_dinov2 --head train.set
     """
     rows, failed = exported
-    hidden = () if table_format.is_for_programs else ("weights", "weights_left")
-    print_rows([{key: value for key, value in row.items() if key not in hidden} for row in rows], table_format)
+    omissions = () if table_format.is_for_programs else ("weights", "weights_left")
+    print_rows([{key: value for key, value in row.items() if key not in omissions} for row in rows], table_format)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 

@@ -96,8 +96,8 @@ def _images_in_words(rows: Rows) -> str:
     times = [row["needed"] / row["n"] for row in undecided if row["needed"]]
     unknown, words = len(undecided) - len(times), []
     if times:
-        which = f"{len(times):,} of them" if unknown else "all"
-        words.append(f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide {which}")
+        quantity = f"{len(times):,} of them" if unknown else "all"
+        words.append(f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide {quantity}")
     if unknown:
         reason = "they are at the limit, or have one image or cluster"
         words.append(f"{unknown:,} cannot say how many images would decide, since {reason}")
@@ -133,9 +133,9 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
     open_rows = sorted((row for row in rows if row["verdict"] in order), key=lambda row: order[row["verdict"]])
     tables = {headline: _summaries(gated)}
     if gated.worst:
-        worst = {"condition": condition_in_words(gated.worst), **gated.worst}
+        loss_row = {"condition": condition_in_words(gated.worst), **gated.worst}
         columns = ("checkpoint", "image_set", "condition", "slice", "measure", "loss", "loss_low", "loss_high")
-        tables["Worst loss, with an interval that allows for the choice"] = [{name: worst[name] for name in columns}]
+        tables["Worst loss, with an interval that allows for the choice"] = [{name: loss_row[name] for name in columns}]
     if open_rows:
         open_columns = [name for name in OPEN_ROW_COLUMNS if any(row[name] not in (None, "") for row in open_rows)]
         tables["Rows that do not pass"] = [{name: row[name] for name in open_columns} for row in open_rows[:MOST_ROWS]]

@@ -189,8 +189,8 @@ def _row(packed: ImageSet) -> dict[str, Any]:
 def print_wall(counts: tuple[int, int], out: Path) -> None:
     """Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png"""
     tiles, rows = counts
-    more = f", the first of {rows:,} rows" if tiles < rows else ""
-    print(f"{out}: {plural(tiles, 'image')}{more}")
+    rest = f", the first of {rows:,} rows" if tiles < rows else ""
+    print(f"{out}: {plural(tiles, 'image')}{rest}")
 
 
 def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:

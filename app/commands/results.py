@@ -39,8 +39,8 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
         table_rows = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
         print_rows(table_rows, table_format, titles=(*TITLES, "metric"))
     else:
-        hidden = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
-        print_rows(metrics.drop(*hidden, strict=False).to_dicts(), table_format, titles=TITLES)
+        omissions = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
+        print_rows(metrics.drop(*omissions, strict=False).to_dicts(), table_format, titles=TITLES)
 
 
 def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
@@ -51,12 +51,12 @@ def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Fo
         print_tables(tables, table_format, titles=("checkpoint",))
 
 
-def print_written(written: Written, folder: File) -> None:
+def print_written(report: Written, folder: File) -> None:
     """Example: bandlens report --db results.duckdb --out report.html"""
-    sections, charts = plural(written.sections, "section"), plural(written.charts, "chart")
-    print(f"{written.out}: {sections}, {charts}, {amount(written.bytes)}")
-    if written.figures:
-        print(f"{folder}: {plural(len(written.figures), 'file')}")
+    sections, charts = plural(report.sections, "section"), plural(report.charts, "chart")
+    print(f"{report.out}: {sections}, {charts}, {amount(report.bytes)}")
+    if report.figures:
+        print(f"{folder}: {plural(len(report.figures), 'file')}")
 
 
 def print_address(address: str, sets: int) -> None:

@@ -38,7 +38,7 @@ def print_study(draft: tuple[Study, str], file: Path) -> None:
 
 
 def print_plan(
-    planned: Plan,
+    plan: Plan,
     summary: Annotated[bool, typer.Option("--summary")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
@@ -48,72 +48,72 @@ def print_plan(
         summary: print the last lines alone: what is to run, its time and its room.
     """
     if table_format.is_for_programs:
-        print_document(_document(planned), table_format)
+        print_document(_document(plan), table_format)
         return
     note = partial(print_note, table_format=table_format)
     if not summary:
-        _print_details(planned, table_format)
-    if not planned.missing:
+        _print_details(plan, table_format)
+    if not plan.missing:
         note("nothing to run: every cell is done")
         return
-    failed = f" ({len(planned.failed):,} of them failed when last tried)" if planned.failed else ""
+    failed = f" ({len(plan.failed):,} of them failed when last tried)" if plan.failed else ""
     note(
-        f"to run: {plural(len(planned.missing), 'cell')}{failed}, {plural(planned.predictions, 'prediction')}, "
-        f"about {duration(planned.seconds)} here ({planned.estimate})"
+        f"to run: {plural(len(plan.missing), 'cell')}{failed}, {plural(plan.predictions, 'prediction')}, "
+        f"about {duration(plan.seconds)} here ({plan.estimate})"
     )
-    note(f"images: {amount(planned.image_bytes)}; database: {amount(planned.database_bytes)} more")
+    note(f"images: {amount(plan.image_bytes)}; database: {amount(plan.database_bytes)} more")
 
 
-def _print_details(planned: Plan, table_format: Format) -> None:
+def _print_details(plan: Plan, table_format: Format) -> None:
     from ..study.record import failures_in_words
 
-    print_rows(planned.rows, table_format, titles=("checkpoint", "image_set"))
+    print_rows(plan.rows, table_format, titles=("checkpoint", "image_set"))
     note = partial(print_note, table_format=table_format)
-    if stale := sum(row["stale"] for row in planned.rows):
+    if stale := sum(row["stale"] for row in plan.rows):
         note(
             f"stale: {plural(stale, 'cell')} of the study's last version that this one lacks; they stay in the "
             "database, and views show them until this version has run"
         )
-    for probe in planned.own_probes:
+    for probe in plan.own_probes:
         file_names = one_line(some_of(probe.files or ["its source"], MOST_FILES))
         note(f"{probe.name} depends on {file_names}; what it reads elsewhere is not seen")
     metrics: dict[str, list[str]] = {}
-    for determined in planned.metrics:
+    for determined in plan.metrics:
         if not determined.why:
             metrics.setdefault(determined.image_set or "benchmarks", []).append(determined.name)
-    for words, lists in (("metrics of", metrics), ("under each condition of", planned.condition_metrics)):
+    for words, lists in (("metrics of", metrics), ("under each condition of", plan.condition_metrics)):
         sets_by_metrics: dict[str, list[str]] = {}
         for image_set, names in lists.items():
             sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
         for metric_names, image_sets in sets_by_metrics.items():
             note(f"{words} {some_of(image_sets)}: {metric_names}")
-    for determined in planned.metrics:
+    for determined in plan.metrics:
         if determined.why:
             note(f"no {determined}: {determined.why}")
     sets_by_difference: dict[str, list[str]] = {}
-    for image_set, difference in planned.detectable.items():
+    for image_set, difference in plan.detectable.items():
         sets_by_difference.setdefault("none" if difference > 1 else f"{difference:.2g}", []).append(image_set)
     for difference_words, image_sets in sets_by_difference.items():
         note(
             f"smallest difference of two accuracies that 80 % of such studies find after Holm, on "
             f"{some_of(image_sets)}: {difference_words}"
         )
-    for doubt in planned.doubts:
+    for doubt in plan.doubts:
         note(f"warning: {one_line(doubt)}")
-    for line in failures_in_words(planned.failed):
+    for line in failures_in_words(plan.failed):
         note(f"when last tried, {line}")
 
 
-def _document(planned: Plan) -> dict[str, Any]:
+def _document(plan: Plan) -> dict[str, Any]:
     return {
-        "rows": planned.rows,
+        "rows": plan.rows,
         "to_run": {
-            "cells": len(planned.missing),
-            "predictions": planned.predictions,
-            "seconds": round(planned.seconds, 1),
-            "database_bytes": round(planned.database_bytes),
-            "image_bytes": planned.image_bytes,
-            "estimate": planned.estimate,
+            "cells": len(plan.missing),
+            "predictions": plan.predictions,
+            "seconds": round(plan.seconds, 1),
+            "database_bytes": round(plan.database_bytes),
+            "image_bytes": plan.image_bytes,
+            "estimate": plan.estimate,
         },
         "missing": [
             {
@@ -121,7 +121,7 @@ def _document(planned: Plan) -> dict[str, Any]:
                 "image_set": cell.image_set.name,
                 "condition": cell.condition.at(cell.image_set.size),
             }
-            for cell in planned.missing
+            for cell in plan.missing
         ],
         "metrics": [
             {
@@ -130,18 +130,17 @@ def _document(planned: Plan) -> dict[str, Any]:
                 "determined": not determined.why,
                 "why": determined.why,
             }
-            for determined in planned.metrics
+            for determined in plan.metrics
         ],
-        "condition_metrics": planned.condition_metrics,
+        "condition_metrics": plan.condition_metrics,
         "detectable": [
-            {"image_set": image_set, "difference": difference} for image_set, difference in planned.detectable.items()
+            {"image_set": image_set, "difference": difference} for image_set, difference in plan.detectable.items()
         ],
         "own_probes": [
-            {"probe": probe.name, "files": list(probe.files or ()), "random": probe.random}
-            for probe in planned.own_probes
+            {"probe": probe.name, "files": list(probe.files or ()), "random": probe.random} for probe in plan.own_probes
         ],
-        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
-        "doubts": planned.doubts,
+        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in plan.failed],
+        "doubts": plan.doubts,
     }
 
 
@@ -188,8 +187,8 @@ def print_progress(states: Sequence[RunProgress], db: Path, table_format: TableF
                 "which goes on with what was committed"
             )
         if table_format == Format.table:
-            left = state.seconds_left
-            rest = "time left not known yet" if left is None else f"about {duration(left)} left"
+            seconds_left = state.seconds_left
+            rest = "time left not known yet" if seconds_left is None else f"about {duration(seconds_left)} left"
             age = duration(max(0.0, time.time() - state.written))
             print(f"{db}: {state.activity}, {counts}, as of {age} ago; {rest}")
 
@@ -220,7 +219,7 @@ def demo(out: Path = Path("demo")) -> None:
     from ...analysis.measures.base import State
     from .. import demo as steps
 
-    started = time.monotonic()
+    start = time.monotonic()
     database = out / "results.duckdb"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -233,15 +232,15 @@ def demo(out: Path = Path("demo")) -> None:
     summary = studies.run(steps.write_study(out), database, raise_failures=False, progress=progress)
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}\n")
     metrics = results.analyze(database, "demo")
-    with results.open(database) as opened:
-        print(opened.verdict("demo")[0])  # lines below count numbers that are not determined
+    with results.open(database) as reader:
+        print(reader.verdict("demo")[0])  # lines below count numbers that are not determined
     sound = metrics.filter(pl.col("low").is_not_null(), state=State.OK.value)
     print_rows(sound.select("metric", "value", "low", "high", "state").to_dicts())
     print(f"{len(metrics) - len(sound)} numbers more have no interval, or are not beyond doubt; with their notes:")
     print(f"  bandlens analyze --db {quoted(database)}")
-    written = results.report(database, out / "report.html", "demo")
-    print(f"{written.out}: {written.charts} charts in one file, {amount(written.bytes)}; open it in a browser")
-    print(f"Done in {duration(time.monotonic() - started)}. Change {out / 'study.toml'} and run")
+    report = results.report(database, out / "report.html", "demo")
+    print(f"{report.out}: {report.charts} charts in one file, {amount(report.bytes)}; open it in a browser")
+    print(f"Done in {duration(time.monotonic() - start)}. Change {out / 'study.toml'} and run")
     print(f"  bandlens run {quoted(out / 'study.toml')} --db {quoted(database)}")
 
 

@@ -54,8 +54,8 @@ def write_report(
         raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
         if results is None:
-            none = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
-            verdict, head = None, [Section("overview", "Overview", [f"{none} What follows is published."])]
+            lack = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
+            verdict, head = None, [Section("overview", "Overview", [f"{lack} What follows is published."])]
         elif against is None:
             verdict, head = results.verdict, [verdict_section(results, results.verdict)]
         else:

@@ -48,7 +48,7 @@ STUDY_FRAMES = {
 """Frame -> its rows, by study.id."""
 VERSION_FRAMES = {
     "metrics": "FROM metric_of(?)",
-    "judged": "WITH judged AS (FROM condition_accuracy_of(?)) "
+    "judgements": "WITH judged AS (FROM condition_accuracy_of(?)) "
     "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
 }
 """Frame -> its rows, by the label of a version."""
@@ -86,7 +86,7 @@ class ReportData:
     consistency: pl.DataFrame
     """Rows of the table error_consistency on the study's images, of every subject of the database; it has the newest
     versions alone."""
-    judged: pl.DataFrame
+    judgements: pl.DataFrame
     """Rows of the view condition_accuracy on the study's images: its models, and people."""
     doubts: list[str]
     """Lines on image sets that models are right on less often than by chance, or whose images were enlarged."""

@@ -18,7 +18,7 @@ from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
 from .page import Figure, heading, slug, spec_of
 
-ALL = "all"
+ALL_FIGURES = "all"
 """The word for every figure."""
 DOTS_PER_INCH = 300
 """Resolution of a PNG for a paper."""
@@ -63,10 +63,10 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
             files[name] = FigureFile(name, title, figure, panel)
     groups = dict.fromkeys(slug(file.figure.title) for file in files.values())
     for name in names:
-        if name != ALL and name not in files and name not in groups:
-            choices = dict.fromkeys((ALL, *groups, *files))
-            raise UnknownName("figure", name, choices, f"`--figures {ALL}` writes each, and {INDEX} lists them")
-    return [file for file in files.values() if {*names} & {ALL, file.name, slug(file.figure.title)}]
+        if name != ALL_FIGURES and name not in files and name not in groups:
+            choices = dict.fromkeys((ALL_FIGURES, *groups, *files))
+            raise UnknownName("figure", name, choices, f"`--figures {ALL_FIGURES}` writes each, and {INDEX} lists them")
+    return [file for file in files.values() if {*names} & {ALL_FIGURES, file.name, slug(file.figure.title)}]
 
 
 def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None]) -> list[Path]:
@@ -99,8 +99,8 @@ def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
     spec = spec_of(panel)
     width = inches * 72 / POINTS
     title, below = heading(spec.get("title", ""))
-    longest = max(map(len, figure.legend), default=MOST_LETTERS)
-    legend = {"orient": "bottom", "columns": max(1, int(width / (30 + LETTER * longest)))}
+    letters = max(map(len, figure.legend), default=MOST_LETTERS)
+    legend = {"orient": "bottom", "columns": max(1, int(width / (30 + LETTER * letters)))}
     lines = {"text": textwrap.wrap(title, int(width / BOLD_LETTER))}
     if below:
         lines["subtitle"] = [part for line in below for part in textwrap.wrap(line, int(width / LETTER))]

@@ -268,10 +268,10 @@ def _measures(results: ReportData) -> Section:
     parts, tables = numbers.filter(is_part), []
     if len(parts):
         value = pl.when(pl.col("metric").str.starts_with(LOSS)).then(-pl.col("value")).otherwise("value")
-        worst = parts.sort(value, "place").unique(("image_set", "checkpoint", "metric"), keep="first")
-        worst = worst.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *MEASURE_COLUMNS)
+        extremes = parts.sort(value, "place").unique(("image_set", "checkpoint", "metric"), keep="first")
+        extremes = extremes.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *MEASURE_COLUMNS)
         title = "Accuracy by attribute or label of the images, under the worst condition of each"
-        tables.append(Table(title, worst, folded=True))
+        tables.append(Table(title, extremes, folded=True))
     return results.section("measures", "Every measure under every condition", figures, tables=tables)
 
 
@@ -282,8 +282,8 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     # Shares are drawn from 0 to 1, and other numbers as far as they reach.
     if measure is None or measure.display.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
-        lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
-        domain = min(0.0, lowest), highest
+        minimum, maximum = rows.select(below.alias("minimum"), above.alias("maximum")).row(0)
+        domain = min(0.0, minimum), maximum
     choice = results.select_choice(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
@@ -335,16 +335,16 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
 
     Conditions are in the order of the first number in their names.
     """
-    judged, top1 = results.judged.filter(pl.col("condition").n_unique().over("images") > 1), pl.col("top1")
-    if judged.is_empty():
+    judgements, top1 = results.judgements.filter(pl.col("condition").n_unique().over("images") > 1), pl.col("top1")
+    if judgements.is_empty():
         return
     people = (
-        judged.filter("human")
+        judgements.filter("human")
         .group_by("images", "condition", maintain_order=True)
         .agg(pl.lit(PEOPLE).alias("subject"), top1.mean(), low=top1.min(), high=top1.max(), n=pl.col("n").sum())
     )
     number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
-    table = pl.concat([people, judged.filter(~pl.col("human")).select(people.columns)])
+    table = pl.concat([people, judgements.filter(~pl.col("human")).select(people.columns)])
     table = table.sort("images", "subject", number, "condition", nulls_last=True)
     category = pl.when(pl.col("subject") == PEOPLE).then(pl.lit(PEOPLE)).otherwise(pl.lit("models"))
     lines = results.select_choice(table, "subject").select(

@@ -106,11 +106,11 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
     title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if is_database else "")
     rows = changes(comparison, results)
-    different = len(rows.filter("differs"))
+    count = len(rows.filter("differs"))
     text = (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
         f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
-        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
+        f"{count:,} differ{'s' if count == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
     )
     columns, figures = 2 if len(results.choice) <= HALF_PAGE_MODELS else 1, []
     for number, name in enumerate(rows["image_set"].unique().sort(), 1):

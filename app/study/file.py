@@ -188,10 +188,10 @@ def check_limit(where: str, value: Any, key: str) -> None:
         if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f"{where} must be a list of names, not {value!r}")
         return
-    least = "of 0 or more" if key == "margin" else "above 0"
+    limit_words = "of 0 or more" if key == "margin" else "above 0"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < 1 or (value == 0 and key != "margin"):
-        raise UsageError(f"{where} must be a share {least} and below 1, not {value!r}")
+        raise UsageError(f"{where} must be a share {limit_words} and below 1, not {value!r}")
 
 
 def stored_limits(label: str, toml: str) -> Limits:

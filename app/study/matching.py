@@ -18,7 +18,7 @@ from ...probes.images.decision_spaces import decision_space, imagenet_classes, n
 from ...probes.images.image_set import ImageSet, Scheme, open_image_set
 from ..console import log
 
-ALL = decision_space("all")
+ALL_SPACE = decision_space("all")
 
 
 def takes_images(model: Model, images: ImageSetInfo) -> bool:
@@ -144,7 +144,7 @@ def _numbers(image_set: str, set_names: Sequence[str], model: Model) -> tuple[in
     names = class_names_of(model)
     if names is None and model.classes != CLASSES:
         return None
-    number_of = names_of(ALL) | imagenet_classes() if names is None else {name: k for k, name in enumerate(names)}
+    number_of = names_of(ALL_SPACE) | imagenet_classes() if names is None else {name: k for k, name in enumerate(names)}
     unknown = [name for name in set_names if name not in number_of]
     if not unknown:
         return tuple(number_of[name] for name in set_names)
@@ -172,11 +172,11 @@ def without_training_images(images: ImageSet, models: Sequence[Model], overlap: 
     training_masks = {
         model: np.isin(images.keys, np.array(training_keys_of(model), np.uint64)) for model in models if model.head
     }
-    model, worst = max(training_masks.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
-    if model is None or model.head is None or not worst.any():
+    model, mask = max(training_masks.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
+    if model is None or model.head is None or not mask.any():
         return images
     name, count = images.info.name, images.info.count
-    trained_on = f"the head of {model.name} was trained on {worst.sum()} of the {count} images of {name}"
+    trained_on = f"the head of {model.name} was trained on {mask.sum()} of the {count} images of {name}"
     if overlap != "leave out":
         raise UsageError(
             f"{trained_on}, and accuracy on these says nothing of new ones; pack others, or put "

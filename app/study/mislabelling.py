@@ -13,7 +13,7 @@ import numpy as np
 from ...analysis.database.store import Store
 from ...core.errors import some_of
 from ...core.protocol import CLASSES
-from ...engine.decision import ALL
+from ...engine.decision import ALL_SPACE
 from ...probes.family import CLEAN
 from .matching import takes_images
 from .resolve import Work
@@ -37,7 +37,7 @@ def doubt_numbers(work: Work) -> list[str]:
     """
     lines = []
     for images in work.image_sets:
-        if images.labels is None or images.info.decision_space != ALL:
+        if images.labels is None or images.info.decision_space != ALL_SPACE:
             continue
         count = len(images.class_names or ()) or len(np.unique(images.labels))
         differing = [

@@ -94,7 +94,7 @@ class RunRecord:
     failed: list[Failed] = field(default_factory=list)
     throttled: dict[str, None] = field(default_factory=dict)
     """Lines on cards that ran more slowly than they could."""
-    started: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.todo = missing_cells(self.cells, self.image_counts)
@@ -138,7 +138,7 @@ class RunRecord:
 
     def summarize(self) -> Summary:
         """The summary of the run."""
-        seconds = time.monotonic() - self.started
+        seconds = time.monotonic() - self.start
         completed_keys = {cell.key for cell in self.todo} - {failure.cell.key for failure in self.failed}
         return Summary(str(self.label), len(self.cells), len(completed_keys), self.predictions, seconds, self.failed)
 
@@ -175,19 +175,19 @@ def _find_reusable(
     """
     empty_cells = {cell.key: cell for cell in work.cells if not image_counts.get(cell.key)}
     for images in work.image_sets:
-        for earlier in reversed(earlier_sets(images)):
-            moved = not np.array_equal(earlier.places, np.arange(len(earlier.places)))
+        for old_set in reversed(earlier_sets(images)):
+            has_moved = not np.array_equal(old_set.places, np.arange(len(old_set.places)))
             donors = {
-                replace(cell, image_set=replace(cell.image_set, digest=earlier.digest)): cell
+                replace(cell, image_set=replace(cell.image_set, digest=old_set.digest)): cell
                 for cell in empty_cells.values()
                 if cell.image_set.digest == images.info.digest
-                and not (moved and work.grid.family(cell.condition).files is not None)
+                and not (has_moved and work.grid.family(cell.condition).files is not None)
             }
             donor_counts = store.progress(list(donors))
-            counts = {donor: np.searchsorted(earlier.places, donor_counts.get(donor.key, 0)) for donor in donors}
+            counts = {donor: np.searchsorted(old_set.places, donor_counts.get(donor.key, 0)) for donor in donors}
             pairs = [(cell.key, donor.key, int(counts[donor])) for donor, cell in donors.items() if counts[donor]]
             if pairs:
-                yield earlier.places, pairs
+                yield old_set.places, pairs
                 for key, _, _ in pairs:
                     del empty_cells[key]
 

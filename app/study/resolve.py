@@ -68,19 +68,19 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
     tuning = read_tuning(folder, study.precision) if usual or not study.batch else None
     choices = [f"engine: {usual.engine} ({usual.why})"] if usual else []
     engine = usual.engine if usual else study.engine
-    best = tuning.best if tuning else None
-    if usual and tuning and best and best.engine != usual.engine:
-        change = tuning.change(best.engine, study.thread_count)
-        preferred = usual.engine if change else best.engine
+    best_rate = tuning.best if tuning else None
+    if usual and tuning and best_rate and best_rate.engine != usual.engine:
+        change = tuning.change(best_rate.engine, study.thread_count)
+        preferred = usual.engine if change else best_rate.engine
         engines = _stored_engines(study, database) if database is not None and database.exists() else set()
-        candidates = [name for name in (usual.engine, best.engine) if name in engines and readiness(name).ready]
+        candidates = [name for name in (usual.engine, best_rate.engine) if name in engines and readiness(name).ready]
         engine = next(iter(candidates), preferred)
         if engine != preferred:
             why = f"{database} has its predictions; `--engine {preferred}` runs all anew"
         elif change:
-            why = f"{usual.why}; {tuning} prefers {best.engine} and is not taken: {change}"
+            why = f"{usual.why}; {tuning} prefers {best_rate.engine} and is not taken: {change}"
         else:
-            why = f"by {tuning}: {best.images_per_second:.4g} images/s of {tuning.model}"
+            why = f"by {tuning}: {best_rate.images_per_second:.4g} images/s of {tuning.model}"
         choices = [f"engine: {engine} ({why})"]
     study = replace(study, engine=engine)
     if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:

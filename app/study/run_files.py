@@ -71,7 +71,7 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
 
     @contextmanager
     def keep(activity: str, total: float | None, unit: str) -> Iterator[Advance]:
-        position, due, started = 0.0, 0.0, time.time()
+        position, due, start = 0.0, 0.0, time.time()
 
         def advance(amount: float = 1, /) -> None:
             nonlocal position, due
@@ -79,7 +79,7 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
             position += amount
             if total and time.monotonic() >= due:
                 state = RunProgress(
-                    activity, position, float(total), unit, os.getpid(), socket.gethostname(), started, time.time()
+                    activity, position, float(total), unit, os.getpid(), socket.gethostname(), start, time.time()
                 )
                 due = time.monotonic() + WRITE_SECONDS
                 with suppress(OSError):

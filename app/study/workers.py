@@ -142,8 +142,8 @@ def run_on_workers(
     total = images_left(record.todo, record.image_counts)
     with record, progress("running", total, "predictions") as advance:
         if record.todo:
-            with _open_workers(work, record.todo, workers, range_seconds) as (started, look):
-                Schedule(started, whole_tasks(record.todo, work.grid), RunLedger(record, advance), look).run()
+            with _open_workers(work, record.todo, workers, range_seconds) as (pool, look):
+                Schedule(pool, whole_tasks(record.todo, work.grid), RunLedger(record, advance), look).run()
         record.begin()
     return record.summarize()
 

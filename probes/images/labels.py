@@ -22,7 +22,7 @@ from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALL = decision_space("all")
+ALL_SPACE = decision_space("all")
 MOST_BYTES = 1 << 27
 """The most bytes that a CSV file may have: those of a few million images."""
 LABELS_ADVICE = "give --labels a CSV file, or `folders` for the names of the images' folders"
@@ -30,7 +30,7 @@ LARGEST_CLASS = 65535
 """The largest class that labels may name: predictions are kept as uint16, so no larger one could be predicted."""
 
 
-def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL) -> NDArray[np.int32] | None:
+def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL_SPACE) -> NDArray[np.int32] | None:
     """Classes of images whose parent folders are named by them, or None where no parent folder is.
 
     The names are WordNet ids, and of the entry-level classes their own. `paths` are relative to the folder or archive

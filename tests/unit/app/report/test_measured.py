@@ -227,7 +227,7 @@ def test_models_and_people(judged: Path) -> None:
     assert list(dict.fromkeys(row["condition"] for row in lines)) == ["c05", "c30", "c100"]
     rows = conditions.table
     assert set(rows["subject"]) == {"humans", "one", "two"}
-    people = results.judged.filter(human=True, condition="c05")["top1"]
+    people = results.judgements.filter(human=True, condition="c05")["top1"]
     mean = rows.filter(subject="humans", condition="c05").row(0, named=True)
     assert (mean["top1"], mean["low"], mean["high"]) == (people.mean(), people.min(), people.max())
 
@@ -238,9 +238,9 @@ def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(jud
         store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
         write_consistencies(store, ["contrast"])
     earlier, newest = (report_data_of(judged_copy, label) for label in ("s@1", "s"))
-    assert set(earlier.judged.filter(human=False)["subject"]) == {"one", "two"}
+    assert set(earlier.judgements.filter(human=False)["subject"]) == {"one", "two"}
     assert earlier.consistency.is_empty()
-    assert set(newest.judged.filter(human=False)["subject"]) == {"three"}
+    assert set(newest.judgements.filter(human=False)["subject"]) == {"three"}
     assert "three" in set(newest.consistency["second_subject"])
 
 
