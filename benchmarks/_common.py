@@ -94,26 +94,26 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
     """A variant whose seconds are those of all of the work, by a clock."""
 
     def variant() -> float:
-        started = clock()
+        start = clock()
         work()
-        return clock() - started
+        return clock() - start
 
     return variant
 
 
 def processor_seconds() -> float:
     """Processor time of this process and of those that it waited for: other work on the machine disturbs it less."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    usages = [resource.getrusage(process) for process in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def with_processor(variant: Variant, processor: list[float]) -> Variant:
     """The variant; the processor time that it takes, in seconds, is appended to a list."""
 
     def measured() -> float:
-        started = processor_seconds()
+        start = processor_seconds()
         seconds = variant()
-        processor.append(processor_seconds() - started)
+        processor.append(processor_seconds() - start)
         return seconds
 
     return measured
@@ -164,19 +164,19 @@ def run_program(
     of Popen. SystemExit where it fails.
     """
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | options.pop("env", {})
-    words, started = list(map(str, command)), time.perf_counter()
+    words, start = list(map(str, command)), time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(words, env=environment, **pipes, **options) as child:
         watcher = threading.Thread(target=watch, args=(child.pid,))
         watcher.start()
-        printed = child.stdout.read()
+        output = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         watcher.join()
-    if child.returncode or says not in printed:
-        raise SystemExit(f"{' '.join(words)} ended with {child.returncode} and said: {printed}")
-    return printed, Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+    if child.returncode or says not in output:
+        raise SystemExit(f"{' '.join(words)} ended with {child.returncode} and said: {output}")
+    return output, Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
 
 
 def process(*command: object, says: str = "") -> Variant:
@@ -195,9 +195,9 @@ def spread(values: Sequence[float], form: str = ".3g") -> str:
     return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def ratio(what: str, values: Sequence[float], goal: str) -> None:
+def ratio(title: str, values: Sequence[float], goal: str) -> None:
     """Print the line that a program is about."""
-    print(f"ratio: {what}: {spread(values)} of {len(values)} repetitions; goal {goal}")
+    print(f"ratio: {title}: {spread(values)} of {len(values)} repetitions; goal {goal}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -241,9 +241,9 @@ def print_rates(
     head: Sequence[str], seconds: Mapping[str, list[float]], counts: Mapping[str, int], base: str
 ) -> dict[str, list[float]]:
     """Print milliseconds of each of `counts`, and how many times those of `base` they are; gives these ratios."""
-    each = {name: [s * 1e3 / counts[name] for s in values] for name, values in seconds.items()}
-    times = {name: ratios(values, each[base]) for name, values in each.items()}
-    table(head, [[name, each[name], times[name]] for name in each])
+    times_ms = {name: [s * 1e3 / counts[name] for s in values] for name, values in seconds.items()}
+    times = {name: ratios(values, times_ms[base]) for name, values in times_ms.items()}
+    table(head, [[name, times_ms[name], times[name]] for name in times_ms])
     return times
 
 
@@ -271,9 +271,9 @@ def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
 
     random = np.random.default_rng(0)
-    opened = [np.asarray(Image.open(photograph_folder() / name).convert("RGB")) for name in PHOTOGRAPHS]
+    pictures = [np.asarray(Image.open(photograph_folder() / name).convert("RGB")) for name in PHOTOGRAPHS]
     for number in range(count):
-        photograph = opened[number % len(opened)]
+        photograph = pictures[number % len(pictures)]
         side = int(min(photograph.shape[:2]) * random.uniform(0.5, 1))
         row, column = (int(random.integers(0, length - side + 1)) for length in photograph.shape[:2])
         yield f"{number}.png", photograph[row : row + side, column : column + side]
@@ -330,12 +330,12 @@ def resnet50_with_biases(models: Path, count: int) -> list[Model]:
     graph = onnx.load(first.path)
     bias = next(tensor for tensor in graph.graph.initializer if list(tensor.dims) == [first.classes])
     values = numpy_helper.to_array(bias)
-    made = []
+    copies = []
     for k in range(count):
         bias.CopyFrom(numpy_helper.from_array(values + np.float32(k) / 1000, bias.name))
         content = graph.SerializeToString(deterministic=True)
         name, sha256 = f"{MODEL}-{k}", hashlib.sha256(content).hexdigest()
         model = replace(first, name=name, path=models / f"{name}.onnx", sha256=sha256, weights_sha256=sha256)
         save_model(model, content, {})
-        made.append(model)
-    return made
+        copies.append(model)
+    return copies

@@ -54,8 +54,8 @@ def native(device: str) -> Normalized:
     from bandlens.export.onnx.from_torch import Normalized
 
     network = torchvision.models.resnet50(weights=None)
-    made = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
-    return made.to(device, memory_format=torch.channels_last)
+    model = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def main() -> None:
@@ -74,9 +74,9 @@ def main() -> None:
 
     batch, steps = (2, 2) if options.quick else (options.batch, options.steps)
     with ExitStack() as stack:
-        kept = stack.enter_context(folder(options.keep))
-        resnet50(kept / "models")
-        variant = variant_of(load_model(kept / "models", MODEL), ENGINES[options.device], "fp32")
+        place = stack.enter_context(folder(options.keep))
+        resnet50(place / "models")
+        variant = variant_of(load_model(place / "models", MODEL), ENGINES[options.device], "fp32")
         session = stack.enter_context(open_session(variant, batch, options.threads))
         machine("torch", "torchvision")
         module = native(options.device)
@@ -94,7 +94,7 @@ def main() -> None:
             },
             options.repeats,
         )
-        answers = [session.attacked(each, pixels, labels, start).argmax(1) for each in (condition, coarse)]
+        answers = [session.attacked(setting, pixels, labels, start).argmax(1) for setting in (condition, coarse)]
     rates = {name: [batch * steps / s for s in values] for name, values in seconds.items()}
     table(
         [f"{steps} steps, batch {batch}", "steps of an image a second", "of the bare loop"],

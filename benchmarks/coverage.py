@@ -84,8 +84,8 @@ def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]
         for name, sizes, icc in designs:
             coverages, normal = [], []
             for p in SHARES:
-                right = answers(np.random.default_rng([SEED, clusters, len(name)]), p, icc, draws, sizes)
-                share, effective, freedom = counted_share(right, sizes)
+                hits = answers(np.random.default_rng([SEED, clusters, len(name)]), p, icc, draws, sizes)
+                share, effective, freedom = counted_share(hits, sizes)
                 coverages.append(held(*wilson(share, effective, student(freedom)), p))
                 normal.append(held(*wilson(share, effective), p))
             yield [clusters, name, icc], coverages, normal
@@ -96,8 +96,8 @@ def means(draws: int, clusters: int, p: float) -> float:
     rng, holds = np.random.default_rng([SEED, 1, clusters]), []
     for _ in range(draws):
         easy = rng.random(clusters) < p
-        both = [share_of(right, np.arange(clusters)) for right in (easy, easy & (rng.random(clusters) < 0.5))]
-        low, high = share_interval(mean_of(both))
+        set_shares = [share_of(hits, np.arange(clusters)) for hits in (easy, easy & (rng.random(clusters) < 0.5))]
+        low, high = share_interval(mean_of(set_shares))
         holds.append(low <= 0.75 * p <= high)
     return float(np.mean(holds))
 
@@ -181,23 +181,23 @@ def metrics(draws: int, images: int, change: float) -> tuple[float, float, float
     """
     rng = np.random.default_rng([SEED, 5, images])
     ids, count, narrower = np.arange(images), [0, 0], []
-    before, after = 0.3, 0.3 * (1 - change) + 0.5 * change
+    rate_a, rate_b = 0.3, 0.3 * (1 - change) + 0.5 * change
     for _ in range(draws):
         clean = rng.random(images) < 0.8
-        a = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [before] * 5)])
+        a = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [rate_a] * 5)])
         b = np.where(rng.random(a.shape) < change, clean & (rng.random(a.shape) < 0.5), a)
         b[:6] = a[:6]
         low, high = paired_spectral_intervals(a, b, ids, resamples=300).get("high_frequency_bias", (-1, 1))
-        count[0] += low <= after - before <= high
+        count[0] += low <= rate_b - rate_a <= high
         share_a, share_b = share_of(a[6], ids), share_of(b[6], ids)
         (low_a, high_a), (low_b, high_b) = share_interval(share_a), share_interval(share_b)
-        moved = share_b.value - share_a.value
+        estimate = share_b.value - share_a.value
         down, up = (
             np.hypot(share_b.value - low_b, high_a - share_a.value),
             np.hypot(high_b - share_b.value, share_a.value - low_a),
         )
-        low, high = difference_interval(share_a, share_b) or (moved - down, moved + up)
-        count[1] += low <= 0.8 * (after - before) <= high
+        low, high = difference_interval(share_a, share_b) or (estimate - down, estimate + up)
+        count[1] += low <= 0.8 * (rate_b - rate_a) <= high
         narrower.append((high - low) / (down + up))
     return count[0] / draws, count[1] / draws, float(np.mean(narrower))
 
@@ -213,15 +213,15 @@ def correlations(draws: int, images: int, rho: float) -> tuple[float, float, flo
         skill = rng.standard_normal((2, models))
         skill[1] = rho * skill[0] + np.sqrt(1 - rho**2) * skill[1]
         hard, luck = 1.5 * rng.standard_normal(images), rng.standard_normal((models, images))
-        right = 0.4 * skill[1][:, None] + luck > hard
-        shares = [share_of(row, np.arange(images)) for row in right]
+        hits = 0.4 * skill[1][:, None] + luck > hard
+        shares = [share_of(row, np.arange(images)) for row in hits]
         x, y = skill[:1], np.array([[share.value for share in shares]])
         low, high = np.array([share_interval(share) for share in shares]).T[:, None]
-        spread, none = Spread(y - low, high - y), Spread(np.zeros_like(x), np.zeros_like(x))
+        spread, zero_spread = Spread(y - low, high - y), Spread(np.zeros_like(x), np.zeros_like(x))
         shared = shared_factors([*[None] * models, *shares]).reshape(2, models, -1)
         resampled = [bootstrap("spearman", x, y, 500, run)]
         resampled += [
-            crossed_bootstrap("spearman", x, y, none, spread, 500, run, factors) for factors in (None, shared)
+            crossed_bootstrap("spearman", x, y, zero_spread, spread, 500, run, factors) for factors in (None, shared)
         ]
         for k, resamples in enumerate(resampled):
             [interval] = bca_intervals("spearman", x, y, resamples)
@@ -242,12 +242,12 @@ def main() -> None:
         return 2 if options.quick else max(20, draws // divisor)
 
     print(f"seed {SEED}, {draws} draws\n")
-    rows, worst, worst_normal = [], 1.0, 1.0
+    rows, minimum, minimum_normal = [], 1.0, 1.0
     for names, coverages, normal in shares(draws):
         rows.append([*map(str, names), *numbers(coverages), f"{min(normal):.3f}"])
-        worst, worst_normal = min(worst, *coverages), min(worst_normal, *normal)
+        minimum, minimum_normal = min(minimum, *coverages), min(minimum_normal, *normal)
     table(["clusters", "images each", "ICC", *(f"p = {p}" for p in SHARES), "worst, normal"], rows)
-    print(f"share: worst {worst:.3f}; with the normal quantile {worst_normal:.3f}\n")
+    print(f"share: worst {minimum:.3f}; with the normal quantile {minimum_normal:.3f}\n")
     sizes = (30, 100, 1000)
     table(
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
@@ -262,7 +262,7 @@ def main() -> None:
             ["spectral_bias", *numbers([spectral for _, spectral in coverages])],
         ],
     )
-    rows, lowest = [], np.ones(2)
+    rows, minima = [], np.ones(2)
     pairs = ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8))
     equal = [(f"{n} clusters of {size}", np.full(n, size), 0.5) for n, size in pairs]
     unequal = [
@@ -273,15 +273,15 @@ def main() -> None:
     ]
     for name, sizes, alike in equal + unequal:
         for changed_share in (0.0, 0.03):
-            both = np.array([differences(share_of_draws(2), sizes, p, changed_share, alike) for p in SHARES]).T
-            named = [name, "half" if not changed_share else "3 % anew"]
+            held_shares = np.array([differences(share_of_draws(2), sizes, p, changed_share, alike) for p in SHARES]).T
+            labels = [name, "half" if not changed_share else "3 % anew"]
             rows += [
-                [*named, quantity, *numbers(shares_held)]
-                for quantity, shares_held in zip(("cell", "mean"), both, strict=True)
+                [*labels, quantity, *numbers(shares_held)]
+                for quantity, shares_held in zip(("cell", "mean"), held_shares, strict=True)
             ]
-            lowest = np.minimum(lowest, both.min(axis=1))
+            minima = np.minimum(minima, held_shares.min(axis=1))
     table(["difference of two accuracies", "A", "of a", *(f"p = {p}" for p in SHARES)], rows)
-    print(f"difference: worst {lowest[0]:.3f} of a cell, {lowest[1]:.3f} of a mean\n")
+    print(f"difference: worst {minima[0]:.3f} of a cell, {minima[1]:.3f} of a mean\n")
     names = ("bandwidth", "centre", "height")
     differing = ["answers drawn anew", *names, *(f"{name}, difference" for name in names)]
     paired = ["answers drawn anew", "high_frequency_bias", "accuracy", "width / unpaired"]

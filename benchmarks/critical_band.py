@@ -34,10 +34,10 @@ def grey(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return (image - image.mean()) * CONTRAST + MEAN
 
 
-def published(images: list[NDArray[np.float64]], chosen: list[Condition]) -> None:
+def published(images: list[NDArray[np.float64]], conditions: list[Condition]) -> None:
     random = np.random.RandomState(0)
     for image in images:
-        for condition in chosen:
+        for condition in conditions:
             one_published(image.copy(), float(condition["noise_sd"]), int(condition["frequency"]), random)
 
 

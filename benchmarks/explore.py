@@ -57,10 +57,10 @@ def main() -> None:
         count, checkpoints = (2_000, 4) if options.quick else (50_000, options.checkpoints)
         try:
             predictions = fill(path, "synthetic", count, range(checkpoints), min(12_500, count))
-            printed, _ = run_program(sys.executable, "-P", "-c", QUESTIONS, path, options.repeats)
+            output, _ = run_program(sys.executable, "-P", "-c", QUESTIONS, path, options.repeats)
         finally:
             path.unlink(missing_ok=True)
-    seconds = json.loads(printed)
+    seconds = json.loads(output)
     memory = seconds.pop("memory")[0]
     print(f"{predictions / 1e6:.1f} M predictions")
     rows = [[name, values, "< 1 s" if name != "study, first" else "-"] for name, values in seconds.items()]

@@ -73,7 +73,7 @@ def main() -> None:
     perturbations = Perturbations()
     pixels = perturbations.pixels
     images = (pixels / np.float32(255)).astype(np.float32)
-    few = pixels[:2] if options.quick else pixels[:8]
+    sample = pixels[:2] if options.quick else pixels[:8]
     wave = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
     sign = np.array([1, -1, 1], np.float32)[:, None, None]
     wave_loops = {
@@ -81,8 +81,8 @@ def main() -> None:
         "one wave an image": (BATCH, lambda _: with_waves(images, wave * len(WAVES), sign)),
     }
     gaussian_loops = {
-        "scipy": (len(few), lambda conditions: with_scipy(few, conditions)),
-        "scipy, float32": (len(few), lambda conditions: with_scipy_in_float32(few, conditions)),
+        "scipy": (len(sample), lambda conditions: with_scipy(sample, conditions)),
+        "scipy, float32": (len(sample), lambda conditions: with_scipy_in_float32(sample, conditions)),
     }
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch", "rai-toolbox")

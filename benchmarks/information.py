@@ -44,8 +44,8 @@ def significant_octaves(folder: Path, images: int, draw: int) -> tuple[int, set[
     edges = octave_edges(SIZE)
     filled = [octave for octave in range(len(OCTAVES)) if edges[octave] < edges[octave + 1]]
     octave, labels = filled[draw % len(filled)], np.arange(images) % 2
-    named = ((f"{number}.png", picture) for number, picture in enumerate(planted(rng, labels, octave)))
-    packed = pack_arrays(named, folder / f"{draw}.set", crop=Crop(SIZE, SIZE), labels=labels.tolist())
+    files = ((f"{number}.png", picture) for number, picture in enumerate(planted(rng, labels, octave)))
+    packed = pack_arrays(files, folder / f"{draw}.set", crop=Crop(SIZE, SIZE), labels=labels.tolist())
     sets = packed, replace(packed, labels=rng.permutation(labels).astype(np.int32))
     octaves, by_chance = (
         {row["octave"] for row in measure_spectra([images]).tables["information"] if row["p"] <= ALPHA}

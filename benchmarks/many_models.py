@@ -79,12 +79,12 @@ def draw_answers(work: Work) -> Iterator[list[Finished]]:
     for places in by_model.values():
         cells = [work.cells[k] for k in places]
         skill = random.normal(1.5, 0.7) - draw_costs(random, [cell.condition for cell in cells])
-        drawn = random.logistic(size=(len(cells), len(labels))) / 2
-        right = skill[:, None] > hardness + drawn
+        noise = random.logistic(size=(len(cells), len(labels))) / 2
+        hits = skill[:, None] > hardness + noise
         # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
-        ranks = np.where(right, 0, np.exp(random.random(right.shape) * np.log(CLASSES))).astype(np.uint16)
-        predicted = np.where(right, labels, (labels + ranks) % CLASSES).astype(np.uint16)
-        confidence = (random.random(right.shape) ** np.where(right, 0.3, 1)).astype(np.float32)
+        ranks = np.where(hits, 0, np.exp(random.random(hits.shape) * np.log(CLASSES))).astype(np.uint16)
+        predicted = np.where(hits, labels, (labels + ranks) % CLASSES).astype(np.uint16)
+        confidence = (random.random(hits.shape) ** np.where(hits, 0.3, 1)).astype(np.float32)
         yield [
             Finished(cell, 0, Predictions(*columns), 1.0)
             for cell, *columns in zip(cells, predicted, ranks, confidence, strict=True)
@@ -153,8 +153,8 @@ def main() -> None:
         ],
     )
     table(["query", "s"], timings.items())
-    few, whole = (timings[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
-    ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(few, whole), "< 1")
+    part_times, total_times = (timings[f"label_accuracy of {name}"] for name in ("a checkpoint and probe", "all cells"))
+    ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(part_times, total_times), "< 1")
     seconds_of = {name: [run.seconds for run in runs] for name, runs in usages.items()}
     ratio("analyze over its goal of 180 s, time", [seconds / 180 for seconds in seconds_of["analyze"]], "<= 1")
 

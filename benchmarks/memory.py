@@ -90,8 +90,8 @@ def main() -> None:
         threads=(2, "threads of the session"),
         full=(False, "all 52 conditions instead of three"),
     )
-    few, many = (BATCH, 3 * BATCH) if options.quick else (200, 2000)
-    peaks: dict[int, list[Peak]] = {few: [], many: []}
+    images_a, images_b = (BATCH, 3 * BATCH) if options.quick else (200, 2000)
+    peaks: dict[int, list[Peak]] = {images_a: [], images_b: []}
     common.machine("onnxruntime", "duckdb")
     with common.folder(options.keep) as prepared:
         common.resnet50(prepared / "models")
@@ -117,9 +117,9 @@ def main() -> None:
         ],
     )
     for name in ("anonymous", "resident"):
-        grown = common.ratios([getattr(p, name) for p in peaks[many]], [getattr(p, name) for p in peaks[few]])
-        common.ratio(f"{name} memory, {many:,} over {few:,} images", grown, "<= 1.05")
-    print(f"largest resident set: {max(p.resident for p in peaks[many]) / MB:.0f} MB; goal < 1500 MB")
+        growth = common.ratios([getattr(p, name) for p in peaks[images_b]], [getattr(p, name) for p in peaks[images_a]])
+        common.ratio(f"{name} memory, {images_b:,} over {images_a:,} images", growth, "<= 1.05")
+    print(f"largest resident set: {max(p.resident for p in peaks[images_b]) / MB:.0f} MB; goal < 1500 MB")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ def main() -> None:
             fill(paths[0], "a", count, range(half), 2_500)
             fill(paths[1], "b", count, range(half - shared, checkpoints), 2_500)
             sizes = [path.stat().st_size for path in paths]
-            printed, usage = run_program(sys.executable, "-P", "-c", MERGE, out, *paths)
-            predictions, both = map(int, printed.split())
-            if (predictions, both) != (checkpoints * CONDITIONS * count, shared * CONDITIONS):
-                raise SystemExit(f"the merged database has {predictions:,} predictions, {both} cells of both")
+            output, usage = run_program(sys.executable, "-P", "-c", MERGE, out, *paths)
+            predictions, shared_cells = map(int, output.split())
+            if (predictions, shared_cells) != (checkpoints * CONDITIONS * count, shared * CONDITIONS):
+                raise SystemExit(f"the merged database has {predictions:,} predictions, {shared_cells} cells of both")
             sizes.append(out.stat().st_size)
         finally:
             for path in (*paths, out):
@@ -47,7 +47,7 @@ def main() -> None:
         ["what", "figure", "goal"],
         [
             ["predictions, millions", f"{predictions / 1e6:.1f}", "-"],
-            ["cells in both", f"{both:,}", "-"],
+            ["cells in both", f"{shared_cells:,}", "-"],
             ["seconds", f"{usage.seconds:.1f}", "-"],
             ["largest resident set, GB", f"{usage.resident / 1e3:.2f}", "<= 4"],
             ["files merged, GB", " and ".join(f"{size / 1e9:.3f}" for size in sizes[:2]), "-"],

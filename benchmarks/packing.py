@@ -36,9 +36,9 @@ def write_photographs(out: Path, count: int) -> Path:
     if out.exists():
         return out
     random = np.random.default_rng(0)
-    opened = [Image.open(photograph_folder() / name).convert("RGB") for name in PHOTOGRAPHS]
+    pictures = [Image.open(photograph_folder() / name).convert("RGB") for name in PHOTOGRAPHS]
     for number in range(count):
-        photograph = opened[number % len(opened)]
+        photograph = pictures[number % len(pictures)]
         wide, high = (375, 500) if number % 4 == 0 else (500, 375)
         scale = min(photograph.width / wide, photograph.height / high) * random.uniform(0.7, 1)
         x = random.uniform(0, photograph.width - scale * wide)
@@ -76,8 +76,8 @@ def with_bandlens(photographs: Path, out: Path, workers: int) -> None:
 
 
 def difference(name: str, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
-    wrong = np.abs(pixels.astype(np.int16) - expected)
-    print(f"{name}: {np.mean(wrong > 0):.3%} of the values are not torchvision's, by at most {wrong.max()}")
+    deviation = np.abs(pixels.astype(np.int16) - expected)
+    print(f"{name}: {np.mean(deviation > 0):.3%} of the values are not torchvision's, by at most {deviation.max()}")
 
 
 def main() -> None:

@@ -43,12 +43,12 @@ Ends = Callable[[np.random.Generator, float], tuple[float, float]]
 def accuracies(draws: int, images: int, discordance: float, cluster: int) -> Iterator[Row]:
     """A study's images are lost, gained or neither, those of a cluster alike."""
     rng, ids = np.random.default_rng([SEED, images, cluster]), np.repeat(np.arange(images // cluster), cluster)
-    for name, smallest in (("interval", smallest_difference), ("test", smallest_tested_difference)):
-        difference, detections = smallest(images, discordance, effect=cluster), 0
+    for name, find_difference in (("interval", smallest_difference), ("test", smallest_tested_difference)):
+        difference, detections = find_difference(images, discordance, effect=cluster), 0
         for _ in range(draws):
             fate = np.repeat(rng.random(images // cluster), cluster)
-            gained, lost = fate < (discordance + difference) / 2, fate > 1 - (discordance - difference) / 2
-            compared = paired((lost | (fate > 0.5) & ~gained)[None], (gained | (fate > 0.5) & ~lost)[None], ids)
+            gains, losses = fate < (discordance + difference) / 2, fate > 1 - (discordance - difference) / 2
+            compared = paired((losses | (fate > 0.5) & ~gains)[None], (gains | (fate > 0.5) & ~losses)[None], ids)
             detections += bool(
                 compared.low[0] > 0 if name == "interval" else compared.p[0] < ALPHA and compared.difference[0] > 0
             )
@@ -88,7 +88,7 @@ def ratio(images: int) -> Ends:
             clean & np.where(alike, answers[2] < 0.5, own_answers < 0.5 + side * difference)
             for own_answers, side in zip(answers, (-1, 1), strict=False)
         ]
-        a, b = (np.concatenate([clean[None], right]) for right in filtered)
+        a, b = (np.concatenate([clean[None], hits]) for hits in filtered)
         return paired_spectral_intervals(a, b, np.arange(images), 400, means=(BIAS,))[BIAS]
 
     return ends

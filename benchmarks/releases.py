@@ -41,29 +41,29 @@ def outcomes(
         # Half of a condition's images depend on their ease alone.
         return np.where(noise < 0.5, ease, 2 * noise - 1) < points
 
-    before = answers(level)
+    hits_a = answers(level)
     lower = level.copy()
     lower[-1] -= loss / ANEW
-    now = np.where(random.random((conditions, count), np.float32) < ANEW, answers(lower), before)
-    return before, now
+    hits_b = np.where(random.random((conditions, count), np.float32) < ANEW, answers(lower), hits_a)
+    return hits_a, hits_b
 
 
-def judge(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> pl.Series:
+def judge(hits_a: NDArray[np.bool_], hits_b: NDArray[np.bool_]) -> pl.Series:
     """The verdict of each condition."""
-    conditions = pl.DataFrame({"probe": [str(k) for k in range(len(before))]})
-    values = {"accuracy": (before.astype(np.float64), now.astype(np.float64))}
-    pair = ReleasePair(conditions, (before, now), values, np.arange(before.shape[1]))
-    return decide(pair.judge([("", np.arange(before.shape[1]))], Limits())[0])["verdict"]
+    conditions = pl.DataFrame({"probe": [str(k) for k in range(len(hits_a))]})
+    values = {"accuracy": (hits_a.astype(np.float64), hits_b.astype(np.float64))}
+    pair = ReleasePair(conditions, (hits_a, hits_b), values, np.arange(hits_a.shape[1]))
+    return decide(pair.judge([("", np.arange(hits_a.shape[1]))], Limits())[0])["verdict"]
 
 
 def store_releases(db: Path, count: int) -> None:
     """Store two releases, as studies v1 and v2, under the published grid."""
     random, image_set = np.random.default_rng(1), images(count)
-    rights = outcomes(random, CONDITIONS, count, LOSS)
+    outcome_pairs = outcomes(random, CONDITIONS, count, LOSS)
     with open_store(db) as store:
-        for name, cells, right in zip(("v1", "v2"), all_cells(image_set.info, 2), rights, strict=True):
-            rank = np.where(right, 0, 7).astype(np.uint16)
-            predicted = np.where(right, image_set.labels, (image_set.labels + 1) % 1000).astype(np.uint16)
+        for name, cells, hits in zip(("v1", "v2"), all_cells(image_set.info, 2), outcome_pairs, strict=True):
+            rank = np.where(hits, 0, 7).astype(np.uint16)
+            predicted = np.where(hits, image_set.labels, (image_set.labels + 1) % 1000).astype(np.uint16)
             confidence = np.full(count, 0.5, np.float32)
             store.begin_study(name, "", cells, [image_set])
             parts = [
@@ -76,14 +76,14 @@ def main() -> None:
     options = arguments(__doc__, repeats=5, quick=1, releases=(1000, "simulated releases of each kind"))
     releases, count = (20, 500) if options.quick else (options.releases, 5000)
     machine("numpy", "polars", "duckdb")
-    random, alarms, caught, started = np.random.default_rng(0), 0, 0, time.perf_counter()
+    random, alarms, detections, start = np.random.default_rng(0), 0, 0, time.perf_counter()
     for _ in range(releases):
         alarms += "fail" in judge(*outcomes(random, CONDITIONS, count, 0))
-        caught += judge(*outcomes(random, CONDITIONS, count, LOSS))[-1] == "fail"
-    seconds = time.perf_counter() - started
+        detections += judge(*outcomes(random, CONDITIONS, count, LOSS))[-1] == "fail"
+    seconds = time.perf_counter() - start
     print(f"{2 * releases:,} releases of {CONDITIONS} conditions x {count:,} images in {seconds:.0f} s")
     print(f"tables without a loss in which a row fails: {alarms / releases:.1%}; goal at most 5 %")
-    print(f"losses of {LOSS:.0%} in one condition that fail: {caught / releases:.1%}; goal at least 90 %")
+    print(f"losses of {LOSS:.0%} in one condition that fail: {detections / releases:.1%}; goal at least 90 %")
     with folder(options.keep) as place:
         db = place / "releases.duckdb"
         if not db.exists():
@@ -92,9 +92,9 @@ def main() -> None:
             "seconds for a table": {},
             "seconds for a table with 1,000 classes": {"slices": ["class"]},
         }
-        for what, thresholds in variants.items():
+        for title, thresholds in variants.items():
             gate = timed(lambda thresholds=thresholds: bandlens.gate("v2", "v1", db, **thresholds))
-            ratio(what, [gate() for _ in range(options.repeats)], "5 s" if not thresholds else "none")
+            ratio(title, [gate() for _ in range(options.repeats)], "5 s" if not thresholds else "none")
 
 
 if __name__ == "__main__":

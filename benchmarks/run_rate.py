@@ -58,12 +58,12 @@ class Job:
         turn = Turn(self.session, self.ready)
         with tempfile.TemporaryDirectory() as scratch, open_store(Path(scratch) / "results.duckdb") as store:
             store.begin_study("benchmark", "", self.cells, [self.images])
-            started, storing = time.perf_counter(), 0.0
+            start, storing = time.perf_counter(), 0.0
             cells = [(cell, 0) for cell in self.cells]
             place = make_resources(np, self.images, sessions)
             for outcomes in run(cells, self.grid, place, progress=turn.after_a_batch):
                 storing += common.timed(lambda outcomes=outcomes: store.commit(outcomes, infos))()
-            total = time.perf_counter() - started - turn.seconds
+            total = time.perf_counter() - start - turn.seconds
         turn.take()
         return {BARE: turn.seconds, RUN: total - storing, STORE: total}
 
@@ -83,10 +83,10 @@ class Turn:
             self.take()
 
     def take(self) -> None:
-        started = time.perf_counter()
+        start = time.perf_counter()
         for k in range(self.waiting):
             self.session.infer(self.ready[k])
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - start
         self.waiting = 0
 
 

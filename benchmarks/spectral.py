@@ -62,11 +62,11 @@ def with_scipy_one_forward(images: Images, masks: Sequence[Images]) -> None:
 
 def largest_difference(batch: Batch, images: Images) -> float:
     """The largest difference of bandlens from torch's FFT in double precision, over all images and conditions."""
-    worst = 0.0
+    maximum = 0.0
     for condition, out in perturb(np, batch, CONDITIONS, lambda: np.empty_like(images)):
         expected = one_with_torch(torch.from_numpy(images).double(), torch.from_numpy(mask(condition)).double())
-        worst = max(worst, float(np.abs(out - expected.numpy()).max()))
-    return worst
+        maximum = max(maximum, float(np.abs(out - expected.numpy()).max()))
+    return maximum
 
 
 def main() -> None:
@@ -88,11 +88,11 @@ def main() -> None:
             "scipy, one forward": timed(lambda: with_scipy_one_forward(fewer, unshifted)),
         }
         seconds = in_turn(variants, options.repeats)
-        few = Batch(pixels[: len(fewer)], batch.keys[: len(fewer)], batch.positions[: len(fewer)], 0)
-        worst = largest_difference(few, fewer)
+        sample = Batch(pixels[: len(fewer)], batch.keys[: len(fewer)], batch.positions[: len(fewer)], 0)
+        maximum = largest_difference(sample, fewer)
     counts = {name: BATCH if name == "bandlens" else len(fewer) for name in variants}
     times = print_rates(["22 conditions", "ms an image", "times bandlens"], seconds, counts, "bandlens")
-    print(f"largest difference from torch in double precision: {worst:.1e}")
+    print(f"largest difference from torch in double precision: {maximum:.1e}")
     ratio("one FFT per condition (torch) over bandlens", times["torch"], ">= 3.5")
 
 

@@ -64,11 +64,11 @@ def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predi
     n, accuracy = len(labels), random.uniform(0.01, 0.8)
     correct = random.random(n, np.float32) < accuracy
     # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
-    wrong = np.exp(random.random(n, np.float32) * np.float32(np.log(CLASSES))).astype(np.uint16)
+    ranks = np.exp(random.random(n, np.float32) * np.float32(np.log(CLASSES))).astype(np.uint16)
     guesses = random.integers(0, CLASSES, n, np.uint16)
     return Predictions(
         predicted=np.where(correct, labels.astype(np.uint16), guesses),
-        label_rank=np.where(correct, np.uint16(0), np.clip(wrong, 1, CLASSES - 1)).astype(np.uint16),
+        label_rank=np.where(correct, np.uint16(0), np.clip(ranks, 1, CLASSES - 1)).astype(np.uint16),
         confidence=np.sqrt(random.random(n, np.float32)),
     )
 
@@ -107,8 +107,8 @@ def arrow(parts: list[Finished]) -> pa.Table:
     return pa.table({"cell": cell, "image_index": index, **columns})
 
 
-def insert(connection: duckdb.DuckDBPyConnection, loaded: pa.Table) -> None:
-    connection.register("loaded", loaded)
+def insert(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    connection.register("loaded", rows)
     connection.execute("INSERT INTO prediction FROM loaded")
     connection.unregister("loaded")
 
@@ -130,19 +130,19 @@ def append(path: Path, image_set: LabelledFiles, checkpoints: int, size: int) ->
     beside = path.with_suffix(".bare")
     bare = duckdb.connect(str(beside))
     bare.execute(f"CREATE TABLE prediction ({COLUMNS})")
-    opened = open_store(path)
-    store = opened.__enter__()
+    database = open_store(path)
+    store = database.__enter__()
     store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
     for number, parts in enumerate(ranges(cells, image_set.labels, size)):
         sessions = {parts[0].cell.variant: SESSION}
         counts.append(sum(len(part.predictions.predicted) for part in parts))
         commits.append(timed(lambda parts=parts, sessions=sessions: store.commit(parts, sessions))())
         if number < COMPARED:
-            loaded = arrow(parts)
-            inserts.append(timed(lambda loaded=loaded: insert(bare, loaded))())
+            rows = arrow(parts)
+            inserts.append(timed(lambda rows=rows: insert(bare, rows))())
     bare.close()
     beside.unlink()
-    return Appended(counts, commits, inserts, timed(lambda: opened.__exit__(None, None, None))())
+    return Appended(counts, commits, inserts, timed(lambda: database.__exit__(None, None, None))())
 
 
 def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], list[float]]:
@@ -175,15 +175,15 @@ def main() -> None:
         try:
             appended = append(path, image_set, checkpoints, min(options.range, len(image_set.labels)))
             size = path.stat().st_size
-            opened = in_turn({"": timed(lambda: opening(path))}, options.repeats)[""]
+            open_seconds = in_turn({"": timed(lambda: opening(path))}, options.repeats)[""]
             first, view, plain = query(path, checkpoints * CONDITIONS, options.repeats)
         finally:
             path.unlink(missing_ok=True)
-    report(appended, size, opened, first, view, plain)
+    report(appended, size, open_seconds, first, view, plain)
 
 
 def report(
-    appended: Appended, size: int, opened: list[float], first: float, view: list[float], plain: list[float]
+    appended: Appended, size: int, open_seconds: list[float], first: float, view: list[float], plain: list[float]
 ) -> None:
     predictions = sum(appended.counts)
     rates = [n / s / 1e6 for n, s in zip(appended.counts, appended.commits, strict=True)]
@@ -197,7 +197,7 @@ def report(
             ["append, M predictions/s, by transaction", rates, ">= 2"],
             ["file, GB", f"{size / 1e9:.3f}", f"<= {1.2 * scale:.2f}"],
             ["file, bytes a prediction", f"{size / predictions:.2f}", "-"],
-            ["opening, s", opened, "-"],
+            ["opening, s", open_seconds, "-"],
             ["accuracy of all cells, just opened, s", f"{first:.3f}", f"<= {1.5 * scale:.2f}"],
             ["accuracy of all cells, s", view, f"<= {1.5 * scale:.2f}"],
             ["plain GROUP BY, s", plain, "-"],

@@ -198,9 +198,9 @@ def report(predictions: int, seconds: Times, cpu: Times) -> None:
     common.table(head, rows)
     for count, name in seconds:
         if name != PUBLISHED_PROCEDURE:
-            for what, times in (("clock", seconds), ("processors", cpu)):
+            for clock, times in (("clock", seconds), ("processors", cpu)):
                 values = ratios(times[count, PUBLISHED_PROCEDURE], times[count, name])
-                ratio(f"published over {name}, checkpoints: {count}, {what}", values, GOALS.get(name, "none"))
+                ratio(f"published over {name}, checkpoints: {count}, {clock}", values, GOALS.get(name, "none"))
 
 
 if __name__ == "__main__":

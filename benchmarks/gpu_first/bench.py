@@ -91,12 +91,12 @@ class Bench:
         keys, rows = self.images.keys[:count], np.arange(count)
         return Batch(xp.asarray(self.images.take(rows)), xp.asarray(keys), rows, 0)
 
-    def late(self, needed: float) -> bool:
+    def late(self, seconds: float) -> bool:
         """Whether so many seconds are no longer left; a line says so."""
         remaining = self.deadline - time.monotonic()
-        if remaining < needed:
-            print(f"  left out: it would take about {needed:.0f} s, and {max(remaining, 0):.0f} s are left")
-        return remaining < needed
+        if remaining < seconds:
+            print(f"  left out: it would take about {seconds:.0f} s, and {max(remaining, 0):.0f} s are left")
+        return remaining < seconds
 
     def require(self, engine: str) -> None:
         """LeftOut where the engine cannot be used here."""

@@ -66,12 +66,12 @@ GROUPS = {"clean": "clean", "lowpass": "spectral", "critical_band": "band"}
 
 def largest_deviation(xp: ModuleType, perturb: Any, conditions: Sequence[Condition], host: Batch, card: Batch) -> float:
     """How far any condition's images on the device lie from NumPy's."""
-    shape, worst = host.pixels.shape, 0.0
+    shape, maximum = host.pixels.shape, 0.0
     expected = dict(perturb(np, host, conditions, lambda: np.empty(shape, np.float32)))
     for condition, images in perturb(xp, card, conditions, lambda: xp.empty(shape, dtype=xp.float32)):
-        worst = max(worst, deviation(expected.pop(condition), images))
+        maximum = max(maximum, deviation(expected.pop(condition), images))
     assert not expected, f"{expected.keys()} were not made"
-    return worst
+    return maximum
 
 
 def deviation(a: Any, b: Any) -> float:
@@ -119,7 +119,7 @@ def fill_card(bench: Bench) -> Figures:
         make_resources(bench.xp, bench.images, {variant_named(bench, "network", bench.sizes.precisions[0]): session})
     except DeviceError as error:
         print(f"  {error}")
-        named = re.fullmatch(r"out of memory on the GPU .*batch = [1-9]\d* would fit", str(error))
-        yield "line", int(named is not None)
+        line = re.fullmatch(r"out of memory on the GPU .*batch = [1-9]\d* would fit", str(error))
+        yield "line", int(line is not None)
     else:
         raise RuntimeError(f"a batch of {batch} found memory that the card has not")

@@ -46,15 +46,15 @@ def build_plans(bench: Bench) -> Figures:
     variant = variant_of(exported_model(bench), "tensorrt", sizes.precisions[0])
     shutil.rmtree(bench.folder / "models/plans", ignore_errors=True)
     for name in ("first", "again"):
-        started = time.perf_counter()
+        start = time.perf_counter()
         plan = make_plan(variant, sizes.batch, "")
-        yield name, time.perf_counter() - started
+        yield name, time.perf_counter() - start
         if name == "first":  # the plan's description goes, and the timings stay
             plan.with_suffix(".json").unlink()
     with ExitStack() as stack:
-        started = time.perf_counter()
+        start = time.perf_counter()
         open_files(bench, stack)
-        yield "open", time.perf_counter() - started
+        yield "open", time.perf_counter() - start
 
 
 def measure_rates(bench: Bench) -> Figures:
@@ -62,7 +62,7 @@ def measure_rates(bench: Bench) -> Figures:
     bench.require("tensorrt")
     from bandlens.engine.backends.tensorrt import make_plan
 
-    sizes, model, best = bench.sizes, exported_model(bench), dict[str, float]()
+    sizes, model, rates = bench.sizes, exported_model(bench), dict[str, float]()
     for batch in sizes.batches:
         for precision in sizes.precisions:
             if bench.late(120):
@@ -70,10 +70,10 @@ def measure_rates(bench: Bench) -> Figures:
             variant = variant_of(model, "tensorrt", precision)
             rate = measure_rate(variant, batch, 0, MEASUREMENT_SECONDS, REPEATS)
             yield f"{precision}.{batch}", rate
-            best[precision] = max(rate, best.get(precision, 0))
+            rates[precision] = max(rate, rates.get(precision, 0))
             if (fastest := trtexec_rate(make_plan(variant, batch, ""), batch)) is not None:
                 yield f"{precision}.{batch}.trtexec", rate / fastest
-    for precision, rate in best.items():
+    for precision, rate in rates.items():
         yield f"{precision}.grid", GRID / rate / 60
 
 
@@ -96,9 +96,9 @@ def try_settings(bench: Bench) -> Figures:
 
     variant = variant_of(exported_model(bench), "tensorrt", bench.sizes.precisions[0])
     for settings in reversed(setting_choices()):
-        name, started = settings.replace(" ", "_") or "plain", time.perf_counter()
+        name, start = settings.replace(" ", "_") or "plain", time.perf_counter()
         with open_session(variant, bench.sizes.batch, 0, settings=settings):
-            yield f"{name}.seconds", time.perf_counter() - started
+            yield f"{name}.seconds", time.perf_counter() - start
         yield name, measure_rate(variant, bench.sizes.batch, 0, MEASUREMENT_SECONDS, REPEATS, settings=settings)
 
 
@@ -125,12 +125,12 @@ def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[An
         for session in sessions:
             session.infer(batch)
     finish(xp)
-    started = time.perf_counter()
+    start = time.perf_counter()
     for _, batch in zip(range(rounds), cycle(ready), strict=False):
         for session in sessions:
             session.infer(batch)
     finish(xp)
-    return (time.perf_counter() - started) / (rounds * len(sessions))
+    return (time.perf_counter() - start) / (rounds * len(sessions))
 
 
 def perturbed_batches(xp: ModuleType, batch: Batch, grid: Grid, arrays: Sequence[Any]) -> None:
@@ -152,23 +152,23 @@ def run_over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Figures:
     for label, count, last in (("1", 1, sizes.images), ("48", len(sessions), sizes.shared_images)):
         if bench.late(4 * sizes.seconds):
             continue
-        chosen = dict(list(sessions.items())[:count])
-        place = make_resources(xp, bench.images, chosen)
+        subset = dict(list(sessions.items())[:count])
+        place = make_resources(xp, bench.images, subset)
         perturbed_batches(xp, bench.batch(xp, sizes.batch), bench.grid, place.arrays)
-        bare = bare_seconds(list(chosen.values()), xp, place.arrays, max(sizes.rounds // count, 1))
+        bare = bare_seconds(list(subset.values()), xp, place.arrays, max(sizes.rounds // count, 1))
         yield f"{label}.bare", sizes.batch / bare
         stride = bare * count * len(bench.grid.conditions) * last / sizes.batch / sizes.seconds
         conditions = bench.grid.conditions[:: math.ceil(stride)]
-        first = cells_of(bench, dict(list(chosen.items())[:1]), conditions)
+        first = cells_of(bench, dict(list(subset.items())[:1]), conditions)
         list(run(first, bench.grid, place, last=sizes.batch))  # kernels are compiled
-        cells = cells_of(bench, chosen, conditions)
+        cells = cells_of(bench, subset, conditions)
         with perturbing_stream(xp):
             takes = {"resident": resident(xp, bench.images), "streamed": streamed(xp, bench.images, sizes.batch)}
         for where, take in takes.items():
-            started, inferring = time.perf_counter(), 0.0
+            start, inferring = time.perf_counter(), 0.0
             for outcomes in run(cells, bench.grid, replace(place, take=take), last=last):
                 inferring += sum(outcome.seconds for outcome in outcomes if isinstance(outcome, Finished))
-            duration = time.perf_counter() - started
+            duration = time.perf_counter() - start
             yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / duration
             yield f"{label}.{where}.busy", inferring / duration
 
@@ -208,8 +208,8 @@ def possible(
     """Whether logits that differ from these by TIE of the largest can give each row's class and rank."""
     near, rows = TIE * np.abs(logits).max(), np.arange(len(logits))
     scores = logits[rows, labels][:, None]
-    fewest, most = (logits > scores + near).sum(1), (logits >= scores - near).sum(1) - 1
-    return (logits[rows, predicted] >= logits.max(1) - near) & (fewest <= ranks) & (ranks <= most)
+    low_ranks, high_ranks = (logits > scores + near).sum(1), (logits >= scores - near).sum(1) - 1
+    return (logits[rows, predicted] >= logits.max(1) - near) & (low_ranks <= ranks) & (ranks <= high_ranks)
 
 
 def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
@@ -225,6 +225,6 @@ def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
                 work.pending += sizes.batch
             works.append(work)
         finish(xp)
-        started = time.perf_counter()
+        start = time.perf_counter()
         flush(xp, works)
-        return time.perf_counter() - started
+        return time.perf_counter() - start

@@ -115,7 +115,7 @@ def export_model(bench: Bench) -> Iterator[tuple[str, float]]:
     from bandlens.export.onnx.precisions import Calibration, make_onnx_file
     from bandlens.export.pipeline import export_network
 
-    started, sizes = time.perf_counter(), bench.sizes
+    start, sizes = time.perf_counter(), bench.sizes
     pixels = bench.images.take(np.arange(min(100, sizes.images)))
     folder = bench.folder / "models"
     folder.mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def export_model(bench: Bench) -> Iterator[tuple[str, float]]:
     for precision in {*sizes.precisions} - {"fp32"}:
         images = pixels.astype(np.float32) / np.float32(255)
         make_onnx_file(model, precision, Calibration("photographs", "", images) if precision == "int8" else None)
-    yield "seconds", time.perf_counter() - started
+    yield "seconds", time.perf_counter() - start
 
 
 def exported_model(bench: Bench) -> Model:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 class Figure(NamedTuple):
     """A figure that a card is asked for."""
 
-    what: str
+    title: str
     unit: str
     predicted: str = ""
 
@@ -81,7 +81,7 @@ def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def describe(key: str, value: float) -> str:
     """A figure in a line."""
     figure = FIGURES.get(key, Figure(key, ""))
-    return f"{figure.what}: {value:.4g} {figure.unit}".rstrip()
+    return f"{figure.title}: {value:.4g} {figure.unit}".rstrip()
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -50,7 +50,7 @@ STAGES: Mapping[str, Stage] = {
 }
 """The stages in the order in which a lent card answers them; one without a limit runs where it is named alone."""
 
-BEGUN = "begun"
+UNDER_WAY = "begun"
 """The state of a stage while its process is at work, and after one that was killed."""
 
 
@@ -71,7 +71,7 @@ def command_of(bench: Bench, stage: str) -> list[str]:
 
 def run_process(bench: Bench, name: str, limit: float) -> None:
     """Run a stage in a process, whose output is printed and kept; where it ends unheard of, the stage has failed."""
-    log, command, started = bench.folder / f"{name}.log", command_of(bench, name), time.monotonic()
+    log, command, start = bench.folder / f"{name}.log", command_of(bench, name), time.monotonic()
     with (
         log.open("w", encoding="utf-8") as file,
         subprocess.Popen(
@@ -96,9 +96,9 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
         finally:
             process.wait()
             timer.cancel()
-    seconds, results = time.monotonic() - started, read_results(bench)
-    record = results["stages"].get(name, {"state": BEGUN, "figures": {}, "cards": {}})
-    if record["state"] == BEGUN:
+    seconds, results = time.monotonic() - start, read_results(bench)
+    record = results["stages"].get(name, {"state": UNDER_WAY, "figures": {}, "cards": {}})
+    if record["state"] == UNDER_WAY:
         late = seconds >= limit
         line = f"it had not ended after {limit:.0f} s" if late else f"it ended with code {process.returncode}"
         results["stages"][name] = record | {
@@ -115,12 +115,12 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
 def run_stage(bench: Bench, name: str) -> bool:
     """Run a stage in this process, and write its figures as they come; says whether it has not failed."""
     results = read_results(bench)
-    record: dict[str, Any] = {"state": BEGUN, "figures": {}, "cards": {}, "seconds": 0.0}
+    record: dict[str, Any] = {"state": UNDER_WAY, "figures": {}, "cards": {}, "seconds": 0.0}
     record["command"] = shlex.join(command_of(bench, name))
     results["stages"][name] = record
     write_results(bench.folder, results)
     print(f"\n{name}")
-    started = time.perf_counter()
+    start = time.perf_counter()
     try:
         for figure, value in STAGES[name].measure(bench):
             record["figures"][figure] = value
@@ -134,7 +134,7 @@ def run_stage(bench: Bench, name: str) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it is, it belongs on the page
         traceback.print_exc()
         record |= {"state": "failed", "line": first_line(error), "place": place_of(error)}
-    record["seconds"] = time.perf_counter() - started
+    record["seconds"] = time.perf_counter() - start
     write_results(bench.folder, results)
     print(f"  {record['state']}{': ' + record['line'] if 'line' in record else ''} ({record['seconds']:.1f} s)")
     return bool(record["state"] != "failed")
