@@ -44,7 +44,7 @@ EVERY_PRECISION = pytest.mark.parametrize("precision", ["fp32", pytest.param("bf
 BATCH = 20
 
 
-def calibrated(model: Model, images: Images) -> Model:
+def calibrate(model: Model, images: Images) -> Model:
     """The model, with an int8 graph beside it."""
     save_onnx_file(model, "int8", to_int8(model.path.read_bytes(), [images]), {})
     return model
@@ -61,7 +61,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Image
 def network(lite0: Path, photographs: Images, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """EfficientNet-Lite0, calibrated on every other photograph."""
     folder = copytree(lite0, tmp_path_factory.mktemp("calibrated") / "models")
-    return calibrated(load_model(folder, MODEL), photographs[::2])
+    return calibrate(load_model(folder, MODEL), photographs[::2])
 
 
 def logits(session: Session, images: Images) -> Images:
@@ -103,7 +103,7 @@ def test_a_lower_precision_changes_few_predictions(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    return calibrated(make_model(tmp_path / "models"), images(16, 7))
+    return calibrate(make_model(tmp_path / "models"), images(16, 7))
 
 
 def images(count: int, seed: int = 5) -> Images:

@@ -31,7 +31,7 @@ def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, 
     return {(row["probe"], row["cutoff"]): row for row in metric_rows}
 
 
-def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
+def lowpass(pixels: np.ndarray, cutoff: float) -> np.ndarray:
     """(n, 3, s, s) in [0, 255], of frequencies from -r to below r cycles per image on either axis, r = cutoff s / 2."""
     size = pixels.shape[-1]
     frequency, r = fft.fftfreq(size, 1 / size), int(cutoff * (size // 2))
@@ -64,7 +64,7 @@ def test_decisions_and_shape_bias_against_cutoff_are_those_of_another_filter_and
     pixels = np.array(images.pixels, np.float64)
     expected, decisions = {}, {}
     for cutoff in (None, *cutoffs):
-        inputs = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
+        inputs = torch.from_numpy(pixels if cutoff is None else lowpass(pixels, cutoff)).float()
         with torch.inference_mode():
             chances = torch.cat([network((batch - 127) / 128) for batch in inputs.split(16)]).softmax(dim=1)
         means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)

@@ -140,7 +140,7 @@ def written(folder: Path, content: bytes) -> Model:
     return model
 
 
-def of_one_node(folder: Path, operator: str) -> Model:
+def one_node_model(folder: Path, operator: str) -> Model:
     """A model whose one operator is of a domain that nobody knows."""
     text = f"""<ir_version: 8, opset_import: ["": 17, "mine": 1]>
     case (float[batch, 3, 128, 128] images) => (float[batch, 3, 128, 128] logits) {{
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_model_is_refused_and_nothing_printed(
 
 def test_an_operator_that_there_is_not_is_named(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EngineError, match=r"(cannot open it|its ONNX file uses).*Unheard") as error:
-        open_session(variant_of(of_one_node(tmp_path, "Unheard"), engine, "fp32"), 4, 1)
+        open_session(variant_of(one_node_model(tmp_path, "Unheard"), engine, "fp32"), 4, 1)
     one_line(error.value)
     assert capfd.readouterr() == ("", "")
 

@@ -26,7 +26,7 @@ from bandlens.export.weights.study_checkpoints import KeyRule, checkpoints, key_
 State = dict[str, Tensor]
 
 
-def prefixed(prefix: str, state: State) -> State:
+def add_prefix(prefix: str, state: State) -> State:
     return {prefix + key: value for key, value in state.items()}
 
 
@@ -83,16 +83,16 @@ def layouts(state: State) -> dict[str, list[tuple[str, Any]]]:
         "plain without counters": [
             ("plain", {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")})
         ],
-        "state_dict": [("module", {"state_dict": prefixed("module.", state), "epoch": 90, "arch": "resnet50"})],
-        "model_state_dict": [("module", {"model_state_dict": prefixed("module.", state)})],
+        "state_dict": [("module", {"state_dict": add_prefix("module.", state), "epoch": 90, "arch": "resnet50"})],
+        "model_state_dict": [("module", {"model_state_dict": add_prefix("module.", state)})],
         "online_backbone": [("module", {"online_backbone": state, "target": {}})],
-        "module at top": [("module", prefixed("module.", state))],
-        "model": [("module_model", {"model": prefixed("module.", state), "ema": {}})],
+        "module at top": [("module", add_prefix("module.", state))],
+        "model": [("module_model", {"model": add_prefix("module.", state), "ema": {}})],
         "aux_bn": [
             (
                 "aux_bn",
                 {
-                    "state_dict": prefixed("module.", state)
+                    "state_dict": add_prefix("module.", state)
                     | {f"module.layer1.0.bn1.aux_bn.{key}": torch.zeros(64) for key in ("weight", "running_mean")}
                 },
             )
@@ -101,7 +101,7 @@ def layouts(state: State) -> dict[str, list[tuple[str, Any]]]:
         "swav": [
             (
                 "swav",
-                prefixed("module.", without_head(state))
+                add_prefix("module.", without_head(state))
                 | {"module.projection_head.0.weight": torch.zeros(2, 2), "module.prototypes.weight": torch.zeros(3, 2)},
             ),
             ("linear_head", {"state_dict": head(state)}),
@@ -167,7 +167,7 @@ def test_robust_containers(legacy: bool, network: nn.Module, tmp_path: Path, mon
         "module.attacker.normalize.new_std": torch.ones(3, 1, 1),
     }
     content = {
-        "model": prefixed("module.model.", state) | prefixed("module.attacker.model.", state) | around
+        "model": add_prefix("module.model.", state) | add_prefix("module.attacker.model.", state) | around
     } | training_leftovers(monkeypatch)
     torch.save(content, file, _use_new_zipfile_serialization=not legacy, pickle_protocol=2 if legacy else 4)
     monkeypatch.undo()
@@ -192,7 +192,7 @@ def small_network() -> nn.Module:
     )
 
 
-def scaled(state: State, factor: float) -> State:
+def scale(state: State, factor: float) -> State:
     return {key: value * factor if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -201,48 +201,48 @@ def open_weights(content: object, network: nn.Module, file: Path, choice: str | 
     return read_weights([(file, "own")], choice=choice, expected=network.state_dict().keys())
 
 
-def wrapped(state: State) -> dict[str, object]:
+def wrap(state: State) -> dict[str, object]:
     """Layout -> the file that training scripts make of a network's state, all of it the network's own weights."""
     average = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(1, 1))).state_dict()
     return {
-        "lightning model.": {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},
-        "lightning compiled": {"state_dict": prefixed("model._orig_mod.", state)},
-        "backbone.": prefixed("backbone.", state),
-        "compiled, then parallel": {"model": prefixed("module._orig_mod.", state)},
-        "parallel, then compiled": {"model": prefixed("_orig_mod.module.", state)},
+        "lightning model.": {"state_dict": add_prefix("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},
+        "lightning compiled": {"state_dict": add_prefix("model._orig_mod.", state)},
+        "backbone.": add_prefix("backbone.", state),
+        "compiled, then parallel": {"model": add_prefix("module._orig_mod.", state)},
+        "parallel, then compiled": {"model": add_prefix("_orig_mod.module.", state)},
         "state_dict_ema": {"state_dict_ema": state, "epoch": 3},
-        "model_ema": {"model_ema": prefixed("module.", state), "epoch": 3},
-        "net": {"net": prefixed("module.", state), "acc": 93.1},
+        "model_ema": {"model_ema": add_prefix("module.", state), "epoch": 3},
+        "net": {"net": add_prefix("module.", state), "acc": 93.1},
         "weights": {"weights": state},
-        "nested": {"model": {"state_dict": prefixed("module.", state), "config": {"width": 1}}},
-        "average": prefixed("module.", state) | {"n_averaged": average["n_averaged"]},
+        "nested": {"model": {"state_dict": add_prefix("module.", state), "config": {"width": 1}}},
+        "average": add_prefix("module.", state) | {"n_averaged": average["n_averaged"]},
         "average in a container": {
             "swa": {"epoch": 1},
-            "state_dict": prefixed("model.module.", state) | {"model.n_averaged": average["n_averaged"]},
+            "state_dict": add_prefix("model.module.", state) | {"model.n_averaged": average["n_averaged"]},
         },
     }
 
 
-@pytest.mark.parametrize("layout", wrapped({}))
+@pytest.mark.parametrize("layout", wrap({}))
 def test_the_usual_layouts_open_by_themselves(layout: str, small_network: nn.Module, weights_file: Path) -> None:
     state = small_network.state_dict()
-    weights = open_weights(wrapped(state)[layout], small_network, weights_file)
+    weights = open_weights(wrap(state)[layout], small_network, weights_file)
     assert weights.tensors.keys() == state.keys()
     assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
     assert weights.alternatives == []
     assert weights.averaged == (layout in ("state_dict_ema", "model_ema"))
 
 
-def beside(layout: str, state: State) -> tuple[object, str, str]:
+def with_average(layout: str, state: State) -> tuple[object, str, str]:
     """A file with the weights and their average, which is the double, and the names of the two."""
-    double = scaled(state, 2.0)
+    double = scale(state, 2.0)
     return {
         "timm": ({"state_dict": state, "state_dict_ema": double, "arch": "resnet18"}, "state_dict", "state_dict_ema"),
-        "torchvision": ({"model": state, "model_ema": prefixed("module.", double)}, "model", "model_ema"),
+        "torchvision": ({"model": state, "model_ema": add_prefix("module.", double)}, "model", "model_ema"),
         "nested": ({"model": state, "ema": {"module": double, "decay": 0.99}}, "model", "ema.module"),
         "plain": ({**state, "ema": double}, "top level", "ema"),
         "keys": (
-            {"state_dict": prefixed("model.", state) | prefixed("ema_model.module.", double)},
+            {"state_dict": add_prefix("model.", state) | add_prefix("ema_model.module.", double)},
             "state_dict",
             "state_dict.ema_model",
         ),
@@ -254,7 +254,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
     layout: str, small_network: nn.Module, weights_file: Path
 ) -> None:
     state = small_network.state_dict()
-    content, raw, ema = beside(layout, state)
+    content, raw, ema = with_average(layout, state)
     for choice, container, rest in ((None, ema, raw), ("raw", raw, ema), (ema, ema, raw)):
         weights = open_weights(content, small_network, weights_file, choice)
         assert (weights.container, weights.alternatives, weights.averaged) == (container, [rest], container == ema)
@@ -272,7 +272,7 @@ def test_the_weights_are_those_that_timm_takes(
     two = layout in ("timm", "torchvision")
     if not (two or use_ema) and layout.endswith("ema"):
         pytest.skip("timm then takes the file's top level, which holds no tensors")
-    content = beside(layout, state)[0] if two else wrapped(state)[layout]
+    content = with_average(layout, state)[0] if two else wrap(state)[layout]
     choice = "raw" if two and not use_ema else None
     weights = open_weights(content, small_network, weights_file, choice)
     expected = models.load_state_dict(str(weights_file), use_ema=use_ema)
@@ -282,7 +282,7 @@ def test_the_weights_are_those_that_timm_takes(
 
 def test_a_key_names_weights_that_no_rule_knows(small_network: nn.Module, weights_file: Path) -> None:
     state = small_network.state_dict()
-    content: dict[str, object] = {"teacher": scaled(state, 2.0), "student": state, "epoch": 3}
+    content: dict[str, object] = {"teacher": scale(state, 2.0), "student": state, "epoch": 3}
     with pytest.raises(
         CheckpointError, match=r"only the keys teacher, student, epoch; name with --weights KEY .*: teacher, student"
     ):
@@ -293,7 +293,7 @@ def test_a_key_names_weights_that_no_rule_knows(small_network: nn.Module, weight
         open_weights(content, small_network, weights_file, "ema")
     with pytest.raises(CheckpointError, match=r"holds no weights 'pupil', only the keys teacher"):
         open_weights(content, small_network, weights_file, "pupil")
-    flat = {"state_dict": prefixed("model.", state) | prefixed("backbone.", scaled(state, 2.0))}
+    flat = {"state_dict": add_prefix("model.", state) | add_prefix("backbone.", scale(state, 2.0))}
     with pytest.raises(CheckpointError, match=r"two keys become 'conv1.weight'.*model.conv1.weight.*--weights"):
         open_weights(flat, small_network, weights_file)
     weights = open_weights(flat, small_network, weights_file, "backbone")
@@ -309,12 +309,12 @@ def test_the_counters_of_an_average_are_no_weights(small_network: nn.Module, wei
 def test_names_that_begin_like_a_wrapper_stay(tmp_path: Path) -> None:
     network = nn.ModuleDict({"model": nn.ModuleDict({"backbone": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)})
     for wrapper in ("", "model.", "net._orig_mod."):
-        weights = open_weights(prefixed(wrapper, network.state_dict()), network, tmp_path / "odd.pth")
+        weights = open_weights(add_prefix(wrapper, network.state_dict()), network, tmp_path / "odd.pth")
         assert weights.tensors.keys() == network.state_dict().keys()
 
 
 def test_of_the_48_no_average_is_taken(small_network: nn.Module) -> None:
-    content, _, _ = beside("torchvision", small_network.state_dict())
+    content, _, _ = with_average("torchvision", small_network.state_dict())
     weights = apply_rule(key_rule("module_model"), content, "x.pth", "raw")
     assert (weights.container, weights.alternatives, weights.averaged) == ("model", ["model_ema"], False)
 
