@@ -65,7 +65,7 @@ def count_rows(database: Path) -> int:
     return int(ask(database, "SELECT count(*) FROM prediction")[0][0]) if database.exists() else 0
 
 
-def finished(study: Path, database: Path) -> pl.DataFrame:
+def finish(study: Path, database: Path) -> pl.DataFrame:
     run_study(resolve(Study.read(study)), database)
     return rows_of(database)
 
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
     assert 0 < row_count < 12 * COUNT
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     assert count_rows(database) == row_count
-    assert_frame_equal(finished(many_commits, database), uninterrupted)
+    assert_frame_equal(finish(many_commits, database), uninterrupted)
 
 
 @pytest.fixture

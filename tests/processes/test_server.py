@@ -101,7 +101,7 @@ def driver(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield browser
 
 
-def settled(driver: Any) -> None:
+def await_charts(driver: Any) -> None:
     result = "return document.documentElement.dataset.drawn === 'all'"
     await_page(driver, lambda: driver.execute_script(result), "the page is not drawn")
 
@@ -110,7 +110,7 @@ def settled(driver: Any) -> None:
 def page(driver: Any, served: Served) -> Any:
     resize(driver, DESKTOP)
     driver.get(f"http://127.0.0.1:{served.port}/")
-    settled(driver)
+    await_charts(driver)
     driver.get_log("browser")
     return driver
 
@@ -126,7 +126,7 @@ def choose(page: Any, name: str, value: str) -> None:
         name,
         value,
     )
-    settled(page)
+    await_charts(page)
 
 
 def query(page: Any) -> dict[str, str]:
@@ -136,7 +136,7 @@ def query(page: Any) -> dict[str, str]:
 def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any) -> None:
     driver.get_log("browser")
     driver.get(f"http://127.0.0.1:{served.port}/")
-    settled(driver)
+    await_charts(driver)
     assert [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     assert js(driver, "document.querySelectorAll('.chart svg').length") == 2
     assert js(driver, "document.getElementById('trouble').hidden")
@@ -146,7 +146,7 @@ def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any
 def test_nothing_is_fetched_from_elsewhere(served: Served, driver: Any) -> None:
     driver.get_log("performance")
     driver.get(f"http://127.0.0.1:{served.port}/")
-    settled(driver)
+    await_charts(driver)
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     addresses = {
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
@@ -162,7 +162,7 @@ def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
     lines = "document.querySelectorAll('#curves .mark-line path').length"
     assert js(page, lines) == 6
     page.find_element("css selector", "#models input[value=net_5]").click()
-    settled(page)
+    await_charts(page)
     assert js(page, lines) == 5
     assert js(page, "document.getElementById('coefficient').textContent").startswith("Spearman over 5 models: ")
     assert "net_5" not in query(page)["models"]
@@ -191,7 +191,7 @@ def test_brushing_models_chooses_them(page: Any) -> None:
     pointer.pointer_up()
     actions.perform()
     await_page(page, lambda: "models" in query(page))
-    settled(page)
+    await_charts(page)
     assert len(query(page)["models"].split(",")) == len(inside)
     assert js(page, "document.getElementById('count').textContent") == f"{len(inside)} of 6"
     coefficient = js(page, "document.getElementById('coefficient').textContent")
@@ -206,7 +206,7 @@ def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     ActionChains(page).move_to_element(first).click().perform()
-    settled(page)
+    await_charts(page)
     assert js(page, "document.getElementById('condition').value") != condition
     assert "condition" in query(page)
 
@@ -219,7 +219,7 @@ def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(
         store.execute("UPDATE image_set SET own_cycles = 30")
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
-        settled(driver)
+        await_charts(driver)
         choose(driver, "probe", "lowpass")
         assert js(driver, "document.querySelectorAll('#curves .mark-rect.role-mark path').length") == 1
         choose(driver, "probe", "critical_band")
@@ -265,12 +265,12 @@ def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Serve
     assert js(page, indices) != tiles
     page.execute_script("delete document.documentElement.dataset.drawn")
     page.back()
-    settled(page)
+    await_charts(page)
     assert js(page, indices) == tiles
     assert js(page, "document.getElementById('selection').value") == "errors"
     page.get("about:blank")
     page.get(address)
-    settled(page)
+    await_charts(page)
     assert js(page, indices) == tiles
     assert js(page, "['probe', 'b'].map((name) => document.getElementById(name).value)") == ["highpass", "net_3"]
 
@@ -281,7 +281,7 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         store_study(store, "one", images, [part(cell(images), [3]), part(cell(images, blurred), [4])])
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
-        settled(driver)
+        await_charts(driver)
         titles = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
         assert "agreement" in titles
         assert "accuracy" not in titles
@@ -315,21 +315,21 @@ def test_images_are_filtered_by_both_cues(driver: Any, explored: Path, tmp_path:
     indices = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
-        settled(driver)
+        await_charts(driver)
         choose(driver, "selection", "all")
         assert js(driver, indices) == [0, 1, 2]
         choose(driver, "label", "texture:1")
         assert js(driver, indices) == [0, 1]
         assert {"label": "texture:1"}.items() <= query(driver).items()
         driver.refresh()
-        settled(driver)
+        await_charts(driver)
         assert js(driver, indices) == [0, 1]
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
     resize(page, (390, PHONE[1]))
     page.refresh()
-    settled(page)
+    await_charts(page)
     assert js(page, "document.documentElement.scrollWidth") <= 390
 
 

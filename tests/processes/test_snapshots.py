@@ -106,12 +106,12 @@ def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
     try:
         counts = [0]
 
-        def seen() -> int:
+        def count_rows() -> int:
             if copy.exists():
                 counts.append(ask(copy, "SELECT count(*) FROM prediction")[0][0])
             return counts[-1]
 
-        wait_until(seen, running)
+        wait_until(count_rows, running)
         assert counts[-1] < 2 * 20, "the run has stored all of its predictions"
     finally:
         (workplace / "go").touch()
