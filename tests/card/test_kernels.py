@@ -280,7 +280,7 @@ random_words((1, 1), (256,), (words, keys, np.uint64(0), np.uint32(0), np.uint32
 """A launch for nine blocks of four words, of which there is room for eight."""
 
 
-def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
+def run_sanitizer(*words: str) -> subprocess.CompletedProcess[str]:
     """Python with kernels that stop the process where they leave an array or do what C++ does not define."""
     compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
     # The sanitizer has to be there before memory is handed out, and the library that it watches before that.
@@ -300,11 +300,11 @@ def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
 def test_kernels_stay_within_their_arrays_and_what_is_defined() -> None:
     """The tests above that start kernels, again; families, which start the same ones for longer, are left out."""
     names = "(equal or extreme) and not family"
-    result = sanitized("-m", "pytest", "-q", "--numprocesses", "0", "-p", "no:cacheprovider", __file__, "-k", names)
+    result = run_sanitizer("-m", "pytest", "-q", "--numprocesses", "0", "-p", "no:cacheprovider", __file__, "-k", names)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_kernel_that_leaves_its_array_is_stopped(tmp_path: Path) -> None:
-    result = sanitized("-c", BEYOND, str(tmp_path))
+    result = run_sanitizer("-c", BEYOND, str(tmp_path))
     assert result.returncode != 0
     assert "heap-buffer-overflow" in result.stderr

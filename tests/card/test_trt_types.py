@@ -65,11 +65,11 @@ def type_stubs(module: str, folder: Path, **environment: str) -> Path:
     subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
     (folder / module).rename(folder / "tensorrt")
     for path in (folder / "tensorrt").glob("*.pyi"):
-        path.write_text(mended(path.read_text().replace(module, "tensorrt")))
+        path.write_text(mend(path.read_text().replace(module, "tensorrt")))
     return folder
 
 
-def mended(stubs: str) -> str:
+def mend(stubs: str) -> str:
     """The stubs as Python: the generator copies what pybind11 wrote into docstrings."""
     for pattern, replacement in (
         (r"\bin: ", "in_: "),  # a parameter
