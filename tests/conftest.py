@@ -90,8 +90,7 @@ def stored_octaves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from made_once import make_once
     from made_up_octaves import make_octaves
 
-    folder = make_once(tmp_path_factory, "octaves", lambda folder: make_octaves(folder / "octaves.duckdb"))
-    return folder / "octaves.duckdb"
+    return make_once(tmp_path_factory, "octaves", make_octaves) / "results.duckdb"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from deferred_card import STREAMS, DeferredStream, Graph
 from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
-from small import make_batches, make_images, make_model, make_pictures, reference_logits
+from small import make_batches, make_images, make_model, make_pictures
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Model, Variant
@@ -23,6 +23,7 @@ from bandlens.engine.backends.base import open_session, plan_file_of, profile_la
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.run import make_resources
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
@@ -36,7 +37,7 @@ def variant(model: Model) -> Variant:
 
 
 def check_logits(logits: Any, model: Model, content: NDArray[np.float32]) -> None:
-    np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(logits), onnx_logits(model.path.read_bytes(), content), rtol=1e-5, atol=1e-5)
 
 
 def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_bf16_is_the_fp32_file_with_a_plan_of_its_own(card: PretendCupy, tmp_pat
     for candidate in (variant(model), coarse):
         with open_session(candidate, BATCH, 1) as session:
             logits = to_numpy(session.infer(card.asarray(content)))
-    apart = np.abs(logits - reference_logits(model, content)).max() / np.abs(logits).max()
+    apart = np.abs(logits - onnx_logits(model.path.read_bytes(), content)).max() / np.abs(logits).max()
     assert 2**-14 < apart < 8 * 2**-8
     assert [path.name[:11] for path in sorted((tmp_path / "plans").glob("*.plan"))] == ["one.bf16.b8", "one.fp32.b8"]
     assert plans.trt_plan_batches(plan_file_of(coarse)) == {BATCH}

@@ -78,7 +78,7 @@ def test_a_hub_that_redirects_to_plain_http_is_left(server: Any, published: Any,
     ran = fetched(server.address, tmp_path, "tv_resnet50")
     assert ran.returncode == 1
     assert "http://192.0.2.1/a.safetensors is plain http" in ran.stderr
-    assert ("GET", TIMM, None) not in server.asked
+    assert ("GET", TIMM, None) not in server.requests
 
 
 def test_a_hub_of_plain_http_is_not_asked(tmp_path: Path) -> None:

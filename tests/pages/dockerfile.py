@@ -35,16 +35,16 @@ def context(root: Path) -> Iterator[Path]:
     def sent(path: Path) -> bool:
         """The last rule that matches the path or a folder above it decides."""
         names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
-        verdicts = [kept for kept, pattern in rules if any(_expression(pattern).fullmatch(name) for name in names)]
+        verdicts = [sends for sends, pattern in rules if any(_expression(pattern).fullmatch(name) for name in names)]
         return verdicts[-1] if verdicts else True
 
     def entered(path: Path) -> bool:
-        return sent(path) or any(kept and pattern.startswith(f"{path.as_posix()}/") for kept, pattern in rules)
+        return sent(path) or any(sends and pattern.startswith(f"{path.as_posix()}/") for sends, pattern in rules)
 
     for folder, folders, files in os.walk(root):
-        here = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if entered(here / name)]
-        yield from (here / name for name in files if sent(here / name))
+        place = Path(folder).relative_to(root)
+        folders[:] = [name for name in folders if entered(place / name)]
+        yield from (place / name for name in files if sent(place / name))
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -48,11 +48,11 @@ def chromium(profile: Path) -> Iterator[Any]:
     for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={DESKTOP[0]},{DESKTOP[1]}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser_driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
-        yield opened
+        yield browser_driver
     finally:
-        opened.quit()
+        browser_driver.quit()
 
 
 def await_page(driver: Any, event: Callable[[], object], message: str = "") -> Any:
@@ -72,5 +72,5 @@ def open_drawn(driver: Any, file: Path, size: tuple[int, int] = DESKTOP) -> None
     """Open a report, and wait until all of its charts are drawn but those that wait to be asked for."""
     resize(driver, size)
     driver.get(file.as_uri())
-    drawn = "return document.documentElement.dataset.drawn === 'all'"
-    await_page(driver, lambda: driver.execute_script(drawn))
+    question = "return document.documentElement.dataset.drawn === 'all'"
+    await_page(driver, lambda: driver.execute_script(question))

@@ -23,9 +23,9 @@ def run_campaign(
     numbers = vars(parser.parse_args())
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, commands that are sent one would ignore it
     print(f"seeds: from {numbers['seed']} on", flush=True)
-    started = time.monotonic()
+    start = time.monotonic()
     counts = campaign(**numbers)
     for name, count in sorted(counts.items()):
         print(f"{count:6}  {name}")
-    print(f"{counts.total():6}  in {time.monotonic() - started:.0f} s")
+    print(f"{counts.total():6}  in {time.monotonic() - start:.0f} s")
     return counts

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
@@ -44,27 +45,10 @@ class Miniature:
         words += [] if self.benchmark.fixed else ["--resize", str(self.size)]
         return words + (["--real", str(self.files.real)] if self.files.real else [])
 
-    def pack(
-        self,
-        out: Path,
-        subset: Subset = PARTIAL,
-        *,
-        name: str | None = None,
-        crop: Crop | None = None,
-        labels: Labels | None = None,
-        how: How = USUAL,
-    ) -> list[ImageSet]:
-        """Pack it in this process, at its own size unless a crop is given."""
-        return pack_benchmark(
-            self.benchmark,
-            self.source,
-            out,
-            name=name,
-            crop=crop or Crop(self.size, self.size),
-            labels=labels or self.files,
-            subset=subset,
-            how=how,
-        )
+    def pack(self, out: Path, subset: Subset = PARTIAL, how: How = USUAL) -> list[ImageSet]:
+        """Pack it in this process at its own size."""
+        crop = Crop(self.size, self.size)
+        return pack_benchmark(self.benchmark, self.source, out, crop=crop, labels=self.files, subset=subset, how=how)
 
 
 def make_benchmark(
@@ -137,50 +121,26 @@ def _real(at: int, label: int) -> list[int]:
 
 def _paths(benchmark: Benchmark, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:
     """Each image's path, and its class."""
-    write = WRITERS.get(benchmark.name, _by_wnid)
-    for at, label in enumerate(ids):
-        for k in range(per_class):
-            yield write(label, at * per_class + k, k), label
+    pattern = PATTERNS.get(benchmark.name, "{wnid}/ILSVRC2012_val_{id:08d}.JPEG")
+    categories = decision_space("sixteen").names
+    for number, (label, k) in enumerate(product(ids, range(per_class))):
+        words = {"label": label, "wnid": WNIDS[label], "number": number, "k": k + 1, "half": k % 2}
+        # Numbers of validation images do not go with classes, as in the data set.
+        words |= {"shape": categories[label % 16], "texture": categories[(label + k) % 16]}
+        yield pattern.format(**words, id=1 + number * 7919 % VALIDATION), label
 
 
-def _by_wnid(label: int, number: int, _k: int) -> str:
-    # Numbers that do not go with classes, as in the data set.
-    return f"{WNIDS[label]}/ILSVRC2012_val_{1 + number * 7919 % VALIDATION:08d}.JPEG"
-
-
-def _by_number(label: int, number: int, _k: int) -> str:
-    return f"{label}/{number:040x}.jpeg"
-
-
-def _any_name(label: int, number: int, _k: int) -> str:
-    return f"{WNIDS[label]}/{number:06d}_picture.jpg"
-
-
-def _cue_conflict(label: int, _number: int, k: int) -> str:
-    names = decision_space("sixteen").names
-    return f"{names[label]}/{names[label]}{k + 1}-{names[(label + k) % 16]}{k + 1}.png"
-
-
-def _outline(label: int, _number: int, k: int) -> str:
-    name = decision_space("sixteen").names[label]
-    return f"{name}/{name}{k + 1}.png"
-
-
-def _trial(label: int, number: int, k: int) -> str:
-    """A stimulus has its name of experiments: number, set, observer, condition, class, images of each, photograph."""
-    name = decision_space("sixteen").names[label]
-    return f"dnn/session-1/{number:04d}_set_dnn_{k % 2}_{name}_10_{WNIDS[label]}_{number}.png"
-
-
-WRITERS: dict[str, Callable[[int, int, int], str]] = {
-    "imagenet-v2": _by_number,
-    "imagenet-a": _any_name,
-    "imagenet-r": _any_name,
-    "imagenet-sketch": _any_name,
-    **dict.fromkeys(STIMULI, _trial),
-    **dict.fromkeys(("edge", "silhouette"), _outline),
-    "cue-conflict": _cue_conflict,
+PATTERNS = {
+    "imagenet-v2": "{label}/{number:040x}.jpeg",
+    **dict.fromkeys(("imagenet-a", "imagenet-r", "imagenet-sketch"), "{wnid}/{number:06d}_picture.jpg"),
+    **dict.fromkeys(STIMULI, "dnn/session-1/{number:04d}_set_dnn_{half}_{shape}_10_{wnid}_{number}.png"),
+    **dict.fromkeys(("edge", "silhouette"), "{shape}/{shape}{k}.png"),
+    "cue-conflict": "{shape}/{shape}{k}-{texture}{k}.png",
 }
+"""Benchmark -> its file names, where they differ from those of the validation set.
+
+A stimulus has its name of experiments: number, set, observer, condition, class, images of each, photograph.
+"""
 
 
 def _picture(file: Path, side: int, seed: Sequence[int], label: int) -> None:

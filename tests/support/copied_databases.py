@@ -19,12 +19,12 @@ write_empty = opening.write_empty
 @pytest.fixture(scope="session", autouse=True)
 def copied_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """New databases of this process are copies of its first: running the schema takes half a second."""
-    whole = tmp_path_factory.mktemp("database") / "results.duckdb"
+    empty_database = tmp_path_factory.mktemp("database") / "results.duckdb"
 
     def copy(draft: Path, _: Path) -> None:
-        if not whole.exists():
-            write_empty(whole, whole)
-        shutil.copyfile(whole, draft)
+        if not empty_database.exists():
+            write_empty(empty_database, empty_database)
+        shutil.copyfile(empty_database, draft)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in MAKERS:

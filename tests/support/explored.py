@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from made_once import make_once
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
+from bandlens.export.onnx.parity import onnx_logits
 
 MODELS, IMAGES = 6, 40
 HOSTILE = '<img src=x onerror="document.title=1">'
@@ -33,10 +33,7 @@ def blur(images, width):
 def _labels(models: Path, pictures: NDArray[np.uint8]) -> list[int]:
     """The predictions of the models in turn, so that each is right on some images, and has something to lose."""
     images = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-    predictions = [
-        onnxruntime.InferenceSession(file).run(None, {"images": images})[0].argmax(axis=1)
-        for file in sorted(models.glob("*.onnx"))
-    ]
+    predictions = [onnx_logits(file.read_bytes(), images).argmax(axis=1) for file in sorted(models.glob("*.onnx"))]
     return [int(predictions[k % len(predictions)][k]) for k in range(len(pictures))]
 
 

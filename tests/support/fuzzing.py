@@ -46,9 +46,9 @@ def is_one_line(text: str) -> bool:
 
 
 @st.composite
-def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     """The content with bytes changed, cut off, taken out, put in or repeated, here and there."""
-    data = bytearray(whole)
+    data = bytearray(content)
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.sampled_from([1, 1, 2, 4, 8, 64, 512]))
@@ -117,10 +117,10 @@ def limited(code: str, *arguments: str | Path) -> dict[str, Attempt]:
     The test fails where the program does not end by itself in time.
     """
     command = [sys.executable, "-P", "-c", LIMITED + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return {name: {"end": end, "seconds": took, "megabytes": more} for name, end, took, more in rows}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, process.stderr[-2000:]
+    rows = [json.loads(line) for line in process.stdout.splitlines()]
+    return {name: {"end": end, "seconds": seconds, "megabytes": megabytes} for name, end, seconds, megabytes in rows}
 
 
 def assert_refused(attempt: Attempt, megabytes: int = 200) -> None:

@@ -14,10 +14,10 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     """A folder of this name that `make` fills once for all processes of a run: only to be read, or to be copied."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    whole = folder.with_name(f"{name}.whole")
+    mark = folder.with_name(f"{name}.whole")
     with FileLock(f"{folder}.lock"):
-        if not whole.exists():
+        if not mark.exists():
             folder.mkdir(exist_ok=True)
             make(folder)
-            whole.touch()
+            mark.touch()
     return folder

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part
 
-from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
 from bandlens.probes.octaves import OCTAVE_MASK
 
 WEIGHTS = {
@@ -20,8 +18,11 @@ WEIGHTS = {
 IMAGES = 60
 
 
-def make_octaves(path: Path) -> None:
-    """A study `octaves`: an image is right where the weights of the octaves kept exceed a threshold of its own."""
+def make_octaves(folder: Path) -> None:
+    """Fill the folder with results.duckdb, whose study is `octaves`.
+
+    An image is right where the weights of the octaves that a probe keeps exceed a threshold of its own.
+    """
     masks = OCTAVE_MASK.conditions({})
     thresholds = np.random.default_rng(0).uniform(-0.1, 0.9, IMAGES)
     labels = np.arange(IMAGES) % 3
@@ -29,10 +30,8 @@ def make_octaves(path: Path) -> None:
     parts = []
     for name, weights in WEIGHTS.items():
         for setting in [condition(), *masks]:
-            kept = "0123456" if setting.probe == "clean" else str(setting["keep"])
-            right = sum(weight for octave, weight in enumerate(weights) if str(octave) in kept) > thresholds
-            answers = np.where(right, labels, 9)
-            parts.append(part(cell(images, setting, by=model(name)), answers, np.where(right, 0, 3)))
-    with open_store(path) as store:
-        store_study(store, "octaves", images, parts)
-        compute_measures(store, "octaves")
+            octaves = "0123456" if setting.probe == "clean" else str(setting["keep"])
+            hits = sum(weight for octave, weight in enumerate(weights) if str(octave) in octaves) > thresholds
+            answers = np.where(hits, labels, 9)
+            parts.append(part(cell(images, setting, by=model(name)), answers, np.where(hits, 0, 3)))
+    database_of(folder, images, parts, "octaves", measured=True)

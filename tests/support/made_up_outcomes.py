@@ -27,8 +27,8 @@ def images_of(
     count: int, clusters: ArrayLike | None = None, cues: tuple[ArrayLike, ArrayLike] | None = None
 ) -> ImageTruth:
     """Labelled images whose label is 0 or the first of two cues."""
-    none = np.full(count, -1)
-    first, second = (none, none) if cues is None else (np.asarray(cue, np.int64) for cue in cues)
+    no_cue = np.full(count, -1)
+    first, second = (no_cue, no_cue) if cues is None else (np.asarray(cue, np.int64) for cue in cues)
     ids = np.arange(count) if clusters is None else np.asarray(clusters, np.int64)
     return ImageTruth(
         digest="made up",
@@ -64,11 +64,11 @@ def outcomes_of(
 
 
 def right_outcomes(
-    right: Mapping[Condition, NDArray[np.bool_]], clusters: ArrayLike | None = None, classes: int = 1000
+    hits: Mapping[Condition, NDArray[np.bool_]], clusters: ArrayLike | None = None, classes: int = 1000
 ) -> Outcomes:
     """Outcomes of images of class 0 that are right or wrong under each condition."""
-    images = images_of(len(next(iter(right.values()))), clusters)
-    return outcomes_of({setting: ~answer for setting, answer in right.items()}, images, classes=classes)
+    images = images_of(len(next(iter(hits.values()))), clusters)
+    return outcomes_of({setting: ~answer for setting, answer in hits.items()}, images, classes=classes)
 
 
 def _decisions(predicted: NDArray[np.integer], label: NDArray[np.int64]) -> Decisions:

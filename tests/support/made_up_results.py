@@ -88,24 +88,24 @@ def condition(probe: str = "clean", **parameters: float | str) -> Condition:
     return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
 
 
-def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
-    exported = of or model()
-    return Variant(exported, "onnxruntime", precision, exported.path, exported.sha256)
+def variant(checkpoint: Model | None = None, precision: str = "fp32") -> Variant:
+    checkpoint = checkpoint or model()
+    return Variant(checkpoint, "onnxruntime", precision, checkpoint.path, checkpoint.sha256)
 
 
-def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
-    return Cell(variant(by, precision), images.info, of or condition(), 0)
+def cell(images: Images, setting: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
+    return Cell(variant(by, precision), images.info, setting or condition(), 0)
 
 
 def part(
-    of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0, confidence: ArrayLike = 0.5
+    work: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0, confidence: ArrayLike = 0.5
 ) -> Finished:
     columns = Predictions(
         np.asarray(predicted, np.uint16),
         None if rank is None else np.asarray(rank, np.uint16),
         np.broadcast_to(np.asarray(confidence, np.float32), np.shape(predicted)),
     )
-    return Finished(of, first, columns, 0.25)
+    return Finished(work, first, columns, 0.25)
 
 
 def store_study(
@@ -115,8 +115,8 @@ def store_study(
     cells = [part.cell for part in parts]
     sets = [images] if isinstance(images, Images) else images
     label = store.begin_study(name, f'name = "{name}"', cells, sets, names)
-    known = store.progress(cells)
-    missing = [part for part in parts if not known[part.cell.key]]
+    progress = store.progress(cells)
+    missing = [part for part in parts if not progress[part.cell.key]]
     sessions = {c.variant: SESSION for c in cells}
     ranges = dict[ImageSetInfo, list[Finished]]()  # each range of a commit is of one image set
     for outcome in missing:
@@ -164,19 +164,19 @@ def store_values(store: Store, values: pl.DataFrame) -> None:
 
 
 def trials_of(
-    stimulus_set: str, shown: str | Sequence[str], subject: str, right: ArrayLike, first: int = 0
+    stimulus_set: str, conditions: str | Sequence[str], subject: str, hits: ArrayLike, first: int = 0
 ) -> pl.DataFrame:
     """Trials of a person who calls bears bears or cats, under one condition or one of each trial, from `first` on."""
-    count = np.size(right)
+    count = np.size(hits)
     columns = {
         "stimulus_set": stimulus_set,
-        "condition": shown,
+        "condition": conditions,
         "subject": subject,
         "session": 1,
         "trial": first + np.arange(count),
         "image": [f"n0_{k}.png" for k in range(count)],
         "category": "bear",
-        "response": np.where(right, "bear", "cat"),
+        "response": np.where(hits, "bear", "cat"),
     }
     return pl.DataFrame(columns, schema_overrides={"session": pl.Int32, "trial": pl.Int32})
 

@@ -185,7 +185,7 @@ class Published:
 class Server:
     address: str
     files: dict[str, Published] = field(default_factory=dict)
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """(method, path, Range) of each request."""
 
 
@@ -202,49 +202,34 @@ def server() -> Iterator[Server]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
         def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, body: bool) -> None:
             byte_range = self.headers.get("Range")
-            state.asked.append((self.command, self.path, byte_range))
-            published = state.files.get(self.path)
-            if published is None:
+            state.requests.append((self.command, self.path, byte_range))
+            file = state.files.get(self.path)
+            if file is None:
                 self.send_error(404)
                 return
-            if published.location:
-                self.send_response(302)
-                self.send_header("Location", published.location)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            first, total = 0, len(published.content)
-            same = self.headers.get("If-Range", published.version) == published.version
-            if byte_range and published.ranges and same:
-                first = int(byte_range.removeprefix("bytes=").partition("-")[0])
+            status, content = 200, file.content
+            headers = {"Content-Type": file.kind, "ETag": file.version, "X-Repo-Commit": "0" * 40}
+            if file.linked:
+                headers["X-Linked-Etag"] = f'"{file.linked}"'
+            if file.location:
+                status, content, headers = 302, b"", {"Location": file.location}
+            elif byte_range and file.ranges and self.headers.get("If-Range", file.version) == file.version:
+                first, total = int(byte_range.removeprefix("bytes=").partition("-")[0]), len(content)
                 if first >= total:
                     self.send_error(416)
                     return
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {first}-{total - 1}/{total}")
-            else:
-                self.send_response(200)
-            rest = published.content[first:]
-            for name, value in (
-                ("Content-Length", str(len(rest))),
-                ("Content-Type", published.kind),
-                ("ETag", published.version),
-                ("X-Repo-Commit", "0" * 40),
-            ):
+                status, content = 206, content[first:]
+                headers["Content-Range"] = f"bytes {first}-{total - 1}/{total}"
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
-            if published.linked:
-                self.send_header("X-Linked-Etag", f'"{published.linked}"')
             self.end_headers()
-            if body:
-                self.wfile.write(rest[: published.cut_after])
+            if self.command == "GET":
+                self.wfile.write(content[: file.cut_after])
+
+        do_HEAD = do_GET  # noqa: N815
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True)

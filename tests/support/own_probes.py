@@ -45,5 +45,5 @@ def run(
     perturb = grid.families["mirror"].perturb
     assert perturb is not None
     batch = Batch(pixels, np.array(keys, np.uint64), np.array(positions), seed)
-    made = perturb(np, batch, conditions, lambda: np.empty(pixels.shape, np.float32))
-    return {str(condition): images.copy() for condition, images in made}
+    outputs = perturb(np, batch, conditions, lambda: np.empty(pixels.shape, np.float32))
+    return {str(condition): images.copy() for condition, images in outputs}

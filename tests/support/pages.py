@@ -36,47 +36,47 @@ def lines_of(output: str) -> list[list[str]]:
     return [line.split() for line in plain.splitlines() if line.strip()]
 
 
-def same_word(shown: str, printed: str) -> bool:
+def same_word(page: str, output: str) -> bool:
     """Equal, or numbers that another processor's arithmetic may have moved: by one in the last digit, or by 2 %.
 
     A number as small as 1e-05 is itself what rounding left, and another one is as good up to a factor of three.
     """
-    if shown == printed:
+    if page == output:
         return True
     try:
-        a, b = (float(word.strip("(),%;").replace(",", "")) for word in (shown, printed))
+        a, b = (float(word.strip("(),%;").replace(",", "")) for word in (page, output))
     except ValueError:
         return False
-    if "e-" in shown:
+    if "e-" in page:
         return abs(a) / 3 < abs(b) < 3 * abs(a)
-    digits = shown.strip("(),%;").partition(".")[2]
-    return "." in shown and abs(a - b) <= max(1.01 * 10.0 ** -len(digits), 0.02 * abs(a))
+    digits = page.strip("(),%;").partition(".")[2]
+    return "." in page and abs(a - b) <= max(1.01 * 10.0 ** -len(digits), 0.02 * abs(a))
 
 
-def same_line(shown: Sequence[str], printed: Sequence[str]) -> bool:
-    """Whether a line is the one that is shown; one that ends in … goes on."""
-    if shown[-1].endswith("…"):
-        *words, last = shown
+def same_line(page: Sequence[str], output: Sequence[str]) -> bool:
+    """Whether a line is the one of the page; one that ends in … goes on."""
+    if page[-1].endswith("…"):
+        *words, last = page
         start = last.removesuffix("…")
         return (
-            len(printed) > len(words)
-            and all(map(same_word, words, printed))
-            and printed[len(words)].startswith(start or printed[len(words)])
+            len(output) > len(words)
+            and all(map(same_word, words, output))
+            and output[len(words)].startswith(start or output[len(words)])
         )
-    return len(shown) == len(printed) and all(map(same_word, shown, printed))
+    return len(page) == len(output) and all(map(same_word, page, output))
 
 
-def compare(shown: str, printed: str) -> None:
-    """AssertionError at the first line that is shown and was not printed."""
-    rest, skipping = iter(lines_of(printed)), False
-    for line in lines_of(shown):
+def compare(page: str, output: str) -> None:
+    """AssertionError at the first line that the page shows and the command did not print."""
+    rest, skipping = iter(lines_of(output)), False
+    for line in lines_of(page):
         if len(line) == 1 and line[0] in LEFT_OUT:
             skipping = True
             continue
         printed_line = next(rest, None)
         while skipping and printed_line is not None and not same_line(line, printed_line):
             printed_line = next(rest, None)
-        assert printed_line is not None, f"not printed: {' '.join(line)}\n{printed}"
+        assert printed_line is not None, f"not printed: {' '.join(line)}\n{output}"
         assert same_line(line, printed_line), f"shown:   {' '.join(line)}\nprinted: {' '.join(printed_line)}"
         skipping = False
     surplus = None if skipping else next(rest, None)

@@ -120,14 +120,14 @@ def draw_trials(folder: Path) -> None:
     """Write trials of people on two of the benchmarks."""
     random = np.random.default_rng(0)
     random.random(1152)  # recordings of earlier versions drew the figures of a study before
-    shown = [("colour", name, f"{number}.png") for number, (name, _) in enumerate(product(SIXTEEN, range(6)))]
+    stimuli = [("colour", name, f"{number}.png") for number, (name, _) in enumerate(product(SIXTEEN, range(6)))]
     for number, (shape, texture, _) in enumerate(product(SIXTEEN, SIXTEEN, range(3))):
-        shown.append(("cue-conflict", shape, f"{shape}{number}-{texture}{number}.png"))
+        stimuli.append(("cue-conflict", shape, f"{shape}{number}-{texture}{number}.png"))
     trials = [
         {"set": benchmark, "file": "drawn.csv", "subj": f"subject-0{subject}", "session": "1", "trial": str(trial)}
         | {"rt": "0.5", "object_response": [name, name, *SIXTEEN, "na"][random.integers(7)], "category": name}
         | {"condition": "0", "imagename": f"0001_set_s0{subject}_0_{name}_10_{image}"}
-        for subject, (trial, (benchmark, name, image)) in product((1, 2, 3), enumerate(shown))
+        for subject, (trial, (benchmark, name, image)) in product((1, 2, 3), enumerate(stimuli))
     ]
     (folder / "humans").mkdir()
     pl.DataFrame(trials).write_parquet(folder / "humans" / "trials.parquet")
@@ -157,14 +157,14 @@ class Recording:
     def ask(self, folder: str, line: str) -> None:
         """Run a command, and write what it printed, its notes and its exit status to a file named by it."""
         answer = self.run(line)
-        printed = answer.stdout
-        if "--format json" in line and printed:
-            value = json.loads(printed, object_hook=without_volatile)
-            printed = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        text = answer.stdout
+        if "--format json" in line and text:
+            value = json.loads(text, object_hook=without_volatile)
+            text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         place = f"{folder}/{re.sub(r'[^-@.,a-zA-Z0-9]+', '_', line)}"
         while (self.out / f"{place}.txt").exists():
             place += "_again"
-        self.write(f"{place}.txt", f"$ bandlens {line}\n{printed}{answer.stderr}exit status {answer.returncode}\n")
+        self.write(f"{place}.txt", f"$ bandlens {line}\n{text}{answer.stderr}exit status {answer.returncode}\n")
 
     def query(self, database: str, sql: str) -> list[dict[str, Any]]:
         answer = self.run(f"sql -f - --db {database} --format json --timeout 0", sql)
@@ -183,8 +183,8 @@ class Recording:
             lines[row["name"]].append(f"{row['row']}\n")
         for name, rows in lines.items():
             self.write(f"{folder}/rows/{name}.jsonl", "".join(sorted(rows)))
-        shown = ("{table_name}.{column_name} {data_type}\n".format_map(row) for row in fields if row["is_view"])
-        self.write(f"{folder}/columns_of_views.txt", "".join(shown))
+        view_columns = ("{table_name}.{column_name} {data_type}\n".format_map(row) for row in fields if row["is_view"])
+        self.write(f"{folder}/columns_of_views.txt", "".join(view_columns))
 
     def page(self, place: str, file: str) -> None:
         """Write a report's text, a line an element, and its charts as JSON; images and libraries are left out."""
@@ -224,8 +224,8 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
     draw_trials(scratch)
     sources = {name: name for name in (*DATA["folders"], "colour", "stylized", "cue-conflict")}
     for file in sorted(cue_conflict.glob("*/*1-*.png")) if cue_conflict else ():
-        with Image.open(file) as opened:
-            pixels = np.asarray(opened.convert("RGB").resize((SIZE, SIZE)))
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE)))
         write_image(scratch / "raw" / "photographed" / file.parent.name / file.name, pixels)
         sources["photographed"] = "cue-conflict"
     for source, benchmark in sources.items():
@@ -243,8 +243,8 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
         recording.ask("models", line)
         description, content = (scratch / f"exported/drawn{number}.{suffix}" for suffix in ("json", "onnx"))
         for folder, name in (("models", names[number]), ("models2", names[number - 1])):
-            named = {"name": name, "path": f"{name}.onnx", "category": DATA["checkpoints"][name]["category"]}
-            (scratch / folder / f"{name}.json").write_text(json.dumps(json.loads(description.read_text()) | named))
+            fields = {"name": name, "path": f"{name}.onnx", "category": DATA["checkpoints"][name]["category"]}
+            (scratch / folder / f"{name}.json").write_text(json.dumps(json.loads(description.read_text()) | fields))
             (scratch / folder / f"{name}.onnx").write_bytes(content.read_bytes())
     write_studies(recording)
 
@@ -264,8 +264,8 @@ def write_studies(recording: Recording) -> None:
     for name, text in texts.items():
         engine = "torch" if name in ("precise", "narrow") else "onnxruntime"
         header = f'models = "models{"2" * (name == "after")}"\nengine = "{engine}"\nbatch = 16\nthreads = 1\n'
-        chosen = DATA["chosen"].get(name, DATA["chosen"]["others"])
-        (recording.scratch / f"{name}.toml").write_text(header + text.replace('"*"', chosen))
+        checkpoints = DATA["chosen"].get(name, DATA["chosen"]["others"])
+        (recording.scratch / f"{name}.toml").write_text(header + text.replace('"*"', checkpoints))
 
 
 def record(recording: Recording, cue_conflict: Path | None) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part
 
-from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.measured import measured_sections
 from bandlens.app.report.page import Section
@@ -25,33 +23,32 @@ GRID = make_grid(PUBLISHED, Path()).conditions
 
 def models(count: int) -> list[Model]:
     """Models of several categories; the second is hostile."""
-    named = [model(f"net_{k}", classes=1000, category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
-    return [*named[:1], model(HOSTILE, classes=1000), *named[2:]][:count]
+    plain = [model(f"net_{k}", classes=1000, category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
+    return [*plain[:1], model(HOSTILE, classes=1000), *plain[2:]][:count]
 
 
-def make_database(path: Path, count: int, conditions: Sequence[Condition] = (*GRID, *OWN_PROBE)) -> None:
-    """A study `many` of so many models."""
+def make_database(
+    folder: Path, count: int, conditions: Sequence[Condition] = (*GRID, *OWN_PROBE), *, measured: bool = False
+) -> Path:
+    """A database with a study `many` of so many models."""
     random = np.random.default_rng(count)
     labels = random.integers(0, 10, IMAGES)
     photographs = image_set(IMAGES, name="photographs", labels=labels)
     parts = []
-    for which in models(count):
+    for checkpoint in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
         for setting in conditions:
-            matches = random.random(IMAGES) < skill * _share(setting, peak, center, gain)
-            rank = np.where(matches, 0, random.integers(1, 8, IMAGES))
-            parts.append(part(cell(photographs, setting, by=which), np.where(matches, labels, (labels + 1) % 10), rank))
-    with open_store(path) as store:
-        store_study(store, "many", photographs, parts)
+            hits = random.random(IMAGES) < skill * _share(setting, peak, center, gain)
+            rank = np.where(hits, 0, random.integers(1, 8, IMAGES))
+            parts.append(
+                part(cell(photographs, setting, by=checkpoint), np.where(hits, labels, (labels + 1) % 10), rank)
+            )
+    return database_of(folder, photographs, parts, "many", measured=measured)
 
 
 def make_stored_study(folder: Path, count: int = 5) -> None:
     """Fill the folder with results.duckdb: models under all of `GRID` and `OWN_PROBE`, with all their measures."""
-    path = folder / "results.duckdb"
-    make_database(path, count)
-    with open_store(path) as store:
-        compute_measures(store, "many")
-    path.chmod(0o444)
+    make_database(folder, count, measured=True).chmod(0o444)
 
 
 def _share(setting: Condition, peak: float, center: float, gain: float) -> float:

@@ -56,9 +56,9 @@ def _read_address(process: subprocess.Popen[str], has_images: bool) -> Served:
     count = "1 image set" if has_images else "0 image sets"
     end = "" if has_images else " beside the database; name their folder with --images"
     assert count_line == f"{count} found{end}; Ctrl-C ends it\n"
-    matched = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
-    assert matched, address
-    return Served(address, matched[1], int(matched[2]), matched[3])
+    match = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
+    assert match, address
+    return Served(address, match[1], int(match[2]), match[3])
 
 
 @dataclass(frozen=True)

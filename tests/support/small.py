@@ -16,7 +16,7 @@ import onnx
 import polars as pl
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 from PIL import Image
 from typer.testing import CliRunner
 from waiting import LIMIT_SECONDS
@@ -27,7 +27,6 @@ from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION
 from bandlens.export.model_files import save_model
-from bandlens.export.onnx.parity import onnx_logits
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
@@ -38,6 +37,23 @@ lowpass = {cutoff = [0.1, 0.3]}
 critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
 """
 """Probes of a study that `study_in` writes, unless a test names others: 1 + 2 + 4 conditions."""
+NETWORK = """
+<ir_version: 8, opset_import: ["": 17]>
+small (float[batch, 3, {size}, {size}] images) => (float[batch, {classes}] logits) {{
+  c = Conv <strides = [4, 4], pads = [2, 2, 2, 2]> (images, kernel, bias)
+  r = Relu (c)
+  p = AveragePool <kernel_shape = [{pool}, {pool}], strides = [{pool}, {pool}]> (r)
+  f = Flatten (p)
+  g = Gemm (f, matrix, offset)
+  colour = GlobalAveragePool (images)
+  flat = Flatten (colour)
+  mean = ReduceMean <axes = [1], keepdims = 1> (flat)
+  above = Sub (mean, darkest)
+  root = Sqrt (above)
+  nothing = Mul (root, zero)
+  logits = Add (g, nothing)
+}}"""
+"""The network of `make_model` without its weights, in the text form of ONNX."""
 
 
 @dataclass(frozen=True)
@@ -83,31 +99,10 @@ def make_model(
         "darkest": np.array([darkest]),
         "zero": np.zeros(1),
     }
-    pool = size // 4 // 4
-    nodes = [
-        helper.make_node("Conv", ["images", "kernel", "bias"], ["c"], strides=[4, 4], pads=[2, 2, 2, 2]),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("AveragePool", ["r"], ["p"], kernel_shape=[pool, pool], strides=[pool, pool]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "matrix", "offset"], ["g"]),
-        helper.make_node("GlobalAveragePool", ["images"], ["colour"]),
-        helper.make_node("Flatten", ["colour"], ["flat"]),
-        helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
-        helper.make_node("Sub", ["mean", "darkest"], ["above"]),
-        helper.make_node("Sqrt", ["above"], ["root"]),
-        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
-        helper.make_node("Add", ["g", "nothing"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, size, size])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
-        [numpy_helper.from_array(array.astype(np.float32), key) for key, array in weights.items()],
-    )
-    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = parser.parse_model(NETWORK.format(size=size, classes=classes, pool=size // 16))
+    arrays = [numpy_helper.from_array(array.astype(np.float32), key) for key, array in weights.items()]
+    network.graph.initializer.extend(arrays)
     onnx.checker.check_model(network)
-    content = network.SerializeToString()
     model = Model(
         name=name,
         category=category,
@@ -116,19 +111,18 @@ def make_model(
         source=f"random:{seed}",
         normalization="none",
         path=folder / f"{name}.onnx",
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256="",
         image_size=size,
         classes=classes,
     )
-    save_model(model, content, {})
-    return model
+    return replace_content(model, network.SerializeToString())
 
 
 def tune_by_hand(
     models: Path,
     rates: Mapping[tuple[str, int], float] | None = None,
     threads: int = 2,
-    **changed: Any,
+    **fields: Any,
 ) -> Path:
     """The tuning of this machine with images a second by engine and batch, written as `export --tune` does."""
     rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
@@ -140,7 +134,7 @@ def tune_by_hand(
     ]
     file = models / FILE
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"fp32": tuning | changed}))
+    file.write_text(json.dumps({"fp32": tuning | fields}))
     return file
 
 
@@ -160,11 +154,6 @@ def make_batches(count: int, batch: int) -> list[NDArray[np.float32]]:
     return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
 
 
-def reference_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits that ONNX Runtime computes of the model's own file."""
-    return onnx_logits(model.path.read_bytes(), images)
-
-
 def make_images(
     out: Path,
     pictures: NDArray[np.uint8],
@@ -175,19 +164,19 @@ def make_images(
 ) -> ImageSet:
     """Pack pictures as they are; with `folders`, each that many neighbours are one cluster."""
     size = pictures.shape[1]
-    named = ((f"{k // (folders or len(pictures))}/{k}.png", picture) for k, picture in enumerate(pictures))
+    files = ((f"{k // (folders or len(pictures))}/{k}.png", picture) for k, picture in enumerate(pictures))
     clusters = "folder" if folders else "none"
     return pack_arrays(
-        named, out, crop=Crop(size, size), labels=labels, contents=Contents(name=name, clusters=clusters)
+        files, out, crop=Crop(size, size), labels=labels, contents=Contents(name=name, clusters=clusters)
     )
 
 
-def pack_folders(folder: Path, names: Sequence[str], each: int = 4) -> ImageSet:
+def pack_folders(folder: Path, names: Sequence[str], per_class: int = 4) -> ImageSet:
     """Pack images.set of folders of pictures, one a class, as `images pack --labels folders` does."""
-    pictures = iter(make_pictures(each * len(names)))
+    pictures = iter(make_pictures(per_class * len(names)))
     for name in names:
         (folder / "photographs" / name).mkdir(parents=True)
-        for number in range(each):
+        for number in range(per_class):
             Image.fromarray(next(pictures)).save(folder / "photographs" / name / f"{number}.png")
     return pack(folder / "photographs", folder / "images.set", crop=Crop(128, 128), labels=Path("folders"))
 
@@ -245,10 +234,10 @@ def run_here(*words: str | Path) -> str:
 
 def refused_here(*words: str | Path) -> str:
     """The one line of the error that a command ends with, in this process."""
-    with pytest.raises(BandlensError) as caught:
+    with pytest.raises(BandlensError) as error:
         run_here(*words)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

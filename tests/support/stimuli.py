@@ -68,11 +68,11 @@ def perturb(
     assert len(families) == 1
     positions = np.arange(len(pixels))
     batch = Batch(xp.asarray(pixels), xp.asarray(positions if keys is None else keys, dtype=xp.uint64), positions, seed)
-    made = {}
+    images_by_condition = {}
     for condition, images in families.pop()(xp, batch, conditions, lambda: xp.full(pixels.shape, xp.nan, xp.float32)):
-        assert condition not in made
-        made[condition] = to_numpy(images).copy()
-    return made
+        assert condition not in images_by_condition
+        images_by_condition[condition] = to_numpy(images).copy()
+    return images_by_condition
 
 
 def family(condition: Condition) -> Family:

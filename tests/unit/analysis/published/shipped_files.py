@@ -145,8 +145,8 @@ def read_cue_answers(source: str, file: Path) -> pl.DataFrame:
     answers = pl.read_parquet(file)
     cues = answers["image"].str.extract_groups(CUE_IMAGE).struct.unnest()
     rows: list[dict[str, Any]] = []
-    judged = answers.with_columns(cues).filter(pl.col("shape") != pl.col("texture"))
-    counts = judged.group_by("log", maintain_order=True).agg(
+    conflicts_of_cues = answers.with_columns(cues).filter(pl.col("shape") != pl.col("texture"))
+    counts = conflicts_of_cues.group_by("log", maintain_order=True).agg(
         pl.len(), *((pl.col("pred_label") == pl.col(cue)).sum().alias(cue) for cue in cues.columns)
     )
     for log, conflicts, shape, texture in counts.rows():

@@ -156,8 +156,7 @@ def test_a_database_without_a_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("models", "reason"), [(1, "1 model, and a correlation needs 4"), (4, "no metrics; run")])
 def test_clean_images_alone_have_a_reason_in_place_of_charts(tmp_path: Path, models: int, reason: str) -> None:
-    make_database(tmp_path / "clean.duckdb", models, [condition()])
-    results = report_data_of(tmp_path / "clean.duckdb")
+    results = report_data_of(make_database(tmp_path, models, [condition()]))
     text = "".join(verdict_section(results, results.verdict).text)
     assert f"explain generalization, since {reason}" in text
     assert not any(measured_section(results, name).figures for name in ("curves", "critical-band", "numbers"))

@@ -88,7 +88,7 @@ def test_folders_of_some_of_imagenets_classes_have_their_numbers_among_the_1000(
 
 
 def test_folders_that_the_model_has_no_class_for_are_named(tmp_path: Path) -> None:
-    pack_folders(tmp_path, ["bee", "hornet", "wasp"], each=1)
+    pack_folders(tmp_path, ["bee", "hornet", "wasp"], per_class=1)
     model = make_model(tmp_path / "models", classes=len(NAMES))
     resolved(tmp_path)
     name_classes(model, NAMES)
@@ -103,7 +103,7 @@ def test_folders_that_the_model_has_no_class_for_are_named(tmp_path: Path) -> No
 
 
 def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> None:
-    pack_folders(tmp_path, ["ant", "bee"], each=1)
+    pack_folders(tmp_path, ["ant", "bee"], per_class=1)
     models = [make_model(tmp_path / "models", name, classes=7, seed=seed) for seed, name in enumerate(("one", "two"))]
     for model in models:
         name_classes(model, NAMES)

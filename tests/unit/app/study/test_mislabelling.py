@@ -29,7 +29,7 @@ CHANCE = "accuracy without perturbation lies below chance on image set images.se
 def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_have_names(
     tmp_path: Path, command: Command
 ) -> None:
-    pack_folders(tmp_path, ["ant", "bee", "crow"], each=12)
+    pack_folders(tmp_path, ["ant", "bee", "crow"], per_class=12)
     model = make_model(tmp_path / "models", classes=7, seed=1)
     study, database = make_study(tmp_path), tmp_path / "results.duckdb"
 

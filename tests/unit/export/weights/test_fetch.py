@@ -42,7 +42,7 @@ def url(server: Any, path: str) -> Origin:
 
 
 def ranges(server: Any) -> list[str | None]:
-    return [span for _, _, span in server.asked]
+    return [span for _, _, span in server.requests]
 
 
 def test_a_download_is_kept_recorded_and_not_repeated(server: Any, published: Any, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_download_is_kept_recorded_and_not_repeated(server: Any, published: An
     locked = json.loads((tmp_path / LOCK).read_text())
     assert locked == {"tried.pth": {"sha256": DIGEST, "bytes": len(CONTENT), "source": f"url:{server.address}/a.pth"}}
     assert fetch(entry, tmp_path) == [path]
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert list((tmp_path / "partial").iterdir()) == []
 
 
@@ -178,7 +178,7 @@ def test_a_redirect_to_plain_http_is_refused(server: Any, published: Any, tmp_pa
     server.files |= {"/a.pth": published(b"", location="/b.pth"), "/b.pth": published(b"", location=ELSEWHERE)}
     with pytest.raises(CheckpointError, match=r"http://192\.0\.2\.1/a\.pth is plain http"):
         fetch(published_at(url(server, "/a.pth")), tmp_path)
-    assert [path for _, path, _ in server.asked] == ["/a.pth", "/b.pth"]
+    assert [path for _, path, _ in server.requests] == ["/a.pth", "/b.pth"]
     assert not (tmp_path / "tried.pth").exists()
 
 
