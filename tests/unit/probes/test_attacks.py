@@ -10,10 +10,10 @@ from bandlens.probes.family import Family
 
 @pytest.mark.parametrize("family", [PGD_LINF, PGD_ANY], ids=lambda family: family.name)
 def test_a_band_that_lets_all_pass_is_the_condition_without_one(family: Family) -> None:
-    plain = family.conditions({})
-    assert family.conditions({"band": [0, 1]}) == family.conditions({"band": [[0.0, 1.0]]}) == plain
-    assert [name for name, _ in plain[0].parameters] == ["eps", "step", "steps"]
-    assert band_of(plain[0]) == (0, 1)
+    conditions = family.conditions({})
+    assert family.conditions({"band": [0, 1]}) == family.conditions({"band": [[0.0, 1.0]]}) == conditions
+    assert [name for name, _ in conditions[0].parameters] == ["eps", "step", "steps"]
+    assert band_of(conditions[0]) == (0, 1)
 
 
 def test_gradients_in_fp32_are_the_condition_without_any() -> None:

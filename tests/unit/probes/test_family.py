@@ -26,18 +26,18 @@ RANDOM = [name for name, family in FAMILIES.items() if family.random]
 @pytest.mark.parametrize("name", FAMILIES)
 def test_at_most_two_buffers_are_held(name: str) -> None:
     """This holds for any number of conditions: a run has four buffers that go round."""
-    pixels, held, most = photographs(1), 0, 0
+    pixels, buffer_count, peak = photographs(1), 0, 0
     batch = Batch(pixels, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
 
     def buffer() -> Images:
-        nonlocal held, most
-        held += 1
-        most = max(most, held)
+        nonlocal buffer_count, peak
+        buffer_count += 1
+        peak = max(peak, buffer_count)
         return np.empty(pixels.shape, np.float32)
 
     for _ in FAMILIES[name].perturb(np, batch, CONDITIONS[name], buffer):
-        held -= 1
-    assert most <= 2
+        buffer_count -= 1
+    assert peak <= 2
 
 
 def test_every_family_has_its_samples() -> None:
@@ -64,10 +64,10 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
 ) -> None:
     pixels = photographs(3)
     conditions = data.draw(st.lists(st.sampled_from(CONDITIONS[name]), min_size=1, max_size=2, unique=True))
-    together = perturb(np, conditions, pixels[order], keys=order)
+    images_by_condition = perturb(np, conditions, pixels[order], keys=order)
     for condition in conditions:
-        alone = [perturb(np, [condition], pixels[i : i + 1], keys=[i])[condition] for i in order]
-        np.testing.assert_array_equal(together[condition], np.concatenate(alone))
+        single_images = [perturb(np, [condition], pixels[i : i + 1], keys=[i])[condition] for i in order]
+        np.testing.assert_array_equal(images_by_condition[condition], np.concatenate(single_images))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -134,8 +134,8 @@ def test_what_is_added_has_its_rms_in_all_channels(xp: ModuleType) -> None:
     conditions = POWER_LAW_NOISE.conditions({"exponent": [0, 1], "noise_sd": [0, 0.02, 0.05]})
     images_by_condition = perturb(xp, conditions, grey)
     for condition, images in images_by_condition.items():
-        added = images.astype(np.float64) - 128 / 255
-        np.testing.assert_allclose(np.sqrt(np.mean(added**2, axis=(2, 3))), condition["noise_sd"], atol=1e-6)
-        np.testing.assert_array_equal(added[:, 1:], added[:, :2])
+        noise = images.astype(np.float64) - 128 / 255
+        np.testing.assert_allclose(np.sqrt(np.mean(noise**2, axis=(2, 3))), condition["noise_sd"], atol=1e-6)
+        np.testing.assert_array_equal(noise[:, 1:], noise[:, :2])
     weak, strong = (images_by_condition[condition] - 128 / 255 for condition in conditions[1:3])
     np.testing.assert_allclose(2.5 * weak, strong, atol=1e-6)

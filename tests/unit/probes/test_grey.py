@@ -31,9 +31,9 @@ def test_what_is_added_is_uniform_and_independent(xp: ModuleType) -> None:
     width = 0.35
     pixels = photographs(4)  # at contrast 0.3 their values lie in [0.35, 0.65], so that nothing is clipped
     images = perturb(xp, UNIFORM_NOISE.conditions({"width": width}), pixels).popitem()[1].astype(np.float64)
-    added = images - (0.35 + 0.3 * rgb2gray(pixels, channel_axis=1))[:, None]
-    np.testing.assert_allclose(added[:, 1:], added[:, :2], rtol=0, atol=1e-6)
-    noise = added[:, 0]
+    differences = images - (0.35 + 0.3 * rgb2gray(pixels, channel_axis=1))[:, None]
+    np.testing.assert_allclose(differences[:, 1:], differences[:, :2], rtol=0, atol=1e-6)
+    noise = differences[:, 0]
     assert stats.kstest(noise.ravel(), stats.uniform(-width, 2 * width).cdf).pvalue > 1e-3
     fields = [*noise.reshape(4, -1), np.roll(noise[0], 1, axis=0).ravel(), np.roll(noise[0], 1, axis=1).ravel()]
     assert np.abs(np.corrcoef(fields) - np.eye(6)).max() < 5 / 224
@@ -43,11 +43,11 @@ def test_one_draw_serves_all_widths_and_what_leaves_the_range_is_clipped(xp: Mod
     pixels = photographs(4)
     images_by_condition = perturb(xp, UNIFORM_NOISE.conditions({}), pixels)
     assert [c["width"] for c in images_by_condition] == [0, 0.03, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9]
-    still, least, *_, most = images_by_condition.values()
+    still, low_noise, *_, high_noise = images_by_condition.values()
     np.testing.assert_allclose(still[:, 0], 0.35 + 0.3 * rgb2gray(pixels, channel_axis=1), atol=3e-7)
-    expected = np.clip(still + 30 * (least.astype(np.float64) - still), 0, 1)
-    np.testing.assert_allclose(most, expected, atol=1e-5)
-    assert ((most == 0) | (most == 1)).mean() > 0.3
+    expected = np.clip(still + 30 * (low_noise.astype(np.float64) - still), 0, 1)
+    np.testing.assert_allclose(high_noise, expected, atol=1e-5)
+    assert ((high_noise == 0) | (high_noise == 1)).mean() > 0.3
 
 
 GRID = GAUSSIAN_LOWPASS.conditions({}) + GAUSSIAN_HIGHPASS.conditions({})

@@ -14,18 +14,18 @@ from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.records import Condition
 from bandlens.probes.grid import PUBLISHED, make_grid, setting_in_words
 
-HERE = Path()
+ROOT = Path()
 
 
 def test_the_published_grid_is_clean_22_spectral_and_29_critical_band() -> None:
-    grid = make_grid(PUBLISHED, HERE)
+    grid = make_grid(PUBLISHED, ROOT)
     counts = {name: sum(c.probe == name for c in grid.conditions) for name in PUBLISHED}
     assert counts == {"clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29}
     assert len({condition.digest for condition in grid.conditions}) == 52
 
 
 def test_clean_is_always_there_and_conditions_are_never_double() -> None:
-    grid = make_grid({"lowpass": {"cutoff": [0.5, 0.5, 0.5]}}, HERE)
+    grid = make_grid({"lowpass": {"cutoff": [0.5, 0.5, 0.5]}}, ROOT)
     assert [str(condition) for condition in grid.conditions] == ["clean", "lowpass cutoff=0.5"]
 
 
@@ -33,13 +33,13 @@ def test_clean_is_always_there_and_conditions_are_never_double() -> None:
     ("probe", "table"), [("lowpass", "cutoff = {0}"), ("pgd_linf", "eps = {0}"), ("pgd_linf", "band = [{0}, 0.5]")]
 )
 def test_zero_has_no_sign(probe: str, table: str) -> None:
-    negative, positive = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
+    negative, positive = (make_grid({probe: tomllib.loads(table.format(zero))}, ROOT) for zero in ("-0.0", "0"))
     assert [*negative.conditions, *negative.attacks][1:] == [*positive.conditions, *positive.attacks][1:] != []
 
 
 def test_without_noise_band_and_draw_make_no_difference() -> None:
     grid = make_grid(
-        {"critical_band": {"noise_sd": [0, 0.1], "frequency": [3, 4], "draw": ["shared", "independent"]}}, HERE
+        {"critical_band": {"noise_sd": [0, 0.1], "frequency": [3, 4], "draw": ["shared", "independent"]}}, ROOT
     )
     assert sum(c.number("noise_sd") == 0 for c in grid.conditions) == 1
     assert sum(c.probe == "critical_band" for c in grid.conditions) == 1 + 4
@@ -50,7 +50,7 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
 
     def conditions(**table: object) -> list[str]:
         return [
-            str(condition) for condition in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]
+            str(condition) for condition in make_grid({"critical_band": {"frequency": 3} | table}, ROOT).conditions[1:]
         ]
 
     noise = "critical_band noise_sd=0.1, frequency=3"
@@ -58,16 +58,16 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
     assert conditions(noise_sd=0.1, grey=False) == [noise]
     assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
-    explicit, added = (make_grid({"critical_band": {"noise_sd": sd}}, HERE).conditions for sd in ([0, 0.1], 0.1))
-    assert explicit == added
+    explicit, default = (make_grid({"critical_band": {"noise_sd": sd}}, ROOT).conditions for sd in ([0, 0.1], 0.1))
+    assert explicit == default
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
     probes = {"lowpass": {"cutoff": cutoffs}, "highpass": {"cutoff": cutoffs}}
-    conditions = make_grid(probes, HERE).conditions
+    conditions = make_grid(probes, ROOT).conditions
     assert len({c.digest for c in conditions}) == len(conditions) == 1 + 2 * len(set(cutoffs))
-    assert conditions == make_grid(probes, HERE).conditions
+    assert conditions == make_grid(probes, ROOT).conditions
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
     ],
 )
 def test_bad_probes_get_one_line_that_says_what_is_allowed(probes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        make_grid(probes, HERE)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, UnknownName) == ("unknown" in message)
+    with pytest.raises(UsageError, match=message) as error:
+        make_grid(probes, ROOT)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, UnknownName) == ("unknown" in message)
 
 
-OWN = "def blur(images, sigma, times=1, mode='reflect'):\n    return images\n"
+SOURCE = "def blur(images, sigma, times=1, mode='reflect'):\n    return images\n"
 
 
 def blurs(folder: Path, **table: Any) -> list[Condition]:
-    (folder / "blur.py").write_text(OWN, encoding="utf-8")
+    (folder / "blur.py").write_text(SOURCE, encoding="utf-8")
     return list(make_grid({"blur": {"file": "blur.py"} | table}, folder).conditions[1:])
 
 
@@ -117,8 +117,8 @@ def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path:
     assert [(condition.facts.x, condition.facts.x_title, condition.facts.series) for condition in over_sigma] == [
         (sigma, "sigma", f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
     ]
-    alone = blurs(tmp_path, sigma=[1, 2.5], times="once")
-    assert [(condition.facts.x, condition.facts.series) for condition in alone] == [
+    over_number = blurs(tmp_path, sigma=[1, 2.5], times="once")
+    assert [(condition.facts.x, condition.facts.series) for condition in over_number] == [
         (1, "times=once, mode=reflect"),
         (2.5, "times=once, mode=reflect"),
     ]
@@ -137,15 +137,15 @@ def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path:
     ],
 )
 def test_an_axis_that_is_none_is_one_line(tmp_path: Path, axis: object, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         blurs(tmp_path, sigma=1, axis=axis)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_words_leave_out_a_hidden_parameter_unless_it_differs() -> None:
     table = {"noise_sd": 0.1, "frequency": 3, "draw": ["shared", "independent"], "grey": False}
-    conditions = make_grid({"critical_band": table}, HERE).conditions[1:]
+    conditions = make_grid({"critical_band": table}, ROOT).conditions[1:]
     assert [condition.facts.setting for condition in conditions] == [
         "noise_sd=0.1, frequency=3",
         "noise_sd=0.1, frequency=3, draw=independent",

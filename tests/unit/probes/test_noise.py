@@ -21,7 +21,7 @@ from bandlens.probes.noise import (
 )
 
 # From Random123's file of known answers (kat_vectors, philox4x32 with 10 rounds): counter, key, output.
-KNOWN = [
+ANSWERS = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
     ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
@@ -32,7 +32,7 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-@pytest.mark.parametrize(("counter", "key", "output"), KNOWN)
+@pytest.mark.parametrize(("counter", "key", "output"), ANSWERS)
 def test_known_answers(xp: ModuleType, counter: str, key: str, output: str) -> None:
     low, high = words(key)
     c0, c1, c2, c3 = (xp.asarray([word], dtype=xp.uint32) for word in words(counter))
@@ -63,8 +63,8 @@ def test_pixels_images_draws_and_seeds_are_uncorrelated() -> None:
 def test_words_are_the_blocks_one_after_another(xp: ModuleType, count: int) -> None:
     keys, blocks = np.array([5, 2**64 - 1], np.uint64), -(-count // 4)
     all_words = to_numpy(random_words(xp, 9, xp.asarray(keys), 6, count, 2))
-    of_blocks = philox4x32(np, counter(np, np.arange(blocks, dtype=np.uint32)[None], keys[:, None], 6, 2), 9)
-    np.testing.assert_array_equal(all_words, np.concatenate(of_blocks, axis=1)[:, :count])
+    block_words = philox4x32(np, counter(np, np.arange(blocks, dtype=np.uint32)[None], keys[:, None], 6, 2), 9)
+    np.testing.assert_array_equal(all_words, np.concatenate(block_words, axis=1)[:, :count])
 
 
 def test_uniform_numbers_are_odd_multiples_of_2_to_the_minus_24() -> None:

@@ -66,23 +66,23 @@ def test_shifts_of_people_are_uniform_and_unrelated(xp: ModuleType) -> None:
 def all_shifts(xp: ModuleType, seed: int, key: int, size: int) -> NDArray[np.float64]:
     """(size, size) shifts u of phase_shift for the whole spectrum, laid out as `fft2` has it."""
     half = to_numpy(opposite_shifts(xp, seed, xp.asarray([key], dtype=xp.uint64), size))[0].astype(np.float64)
-    whole = np.zeros((size, size))
-    whole[:, : size // 2 + 1] = half
+    shifts = np.zeros((size, size))
+    shifts[:, : size // 2 + 1] = half
     for row in range(size):
         for column in range(size // 2 + 1, size):
-            whole[row, column] = -half[-row % size, size - column]
-    return whole
+            shifts[row, column] = -half[-row % size, size - column]
+    return shifts
 
 
 def test_opposite_shifts_are_odd_and_leave_the_mean_and_the_highest_frequencies_alone(xp: ModuleType) -> None:
     shifts = np.fft.fftshift(all_shifts(xp, 3, 2**60, 64))
-    moved = shifts[1:, 1:]
-    np.testing.assert_array_equal(moved, -moved[::-1, ::-1])
-    assert moved[31, 31] == 0
-    assert (moved == 0).sum() == 1
+    interior = shifts[1:, 1:]
+    np.testing.assert_array_equal(interior, -interior[::-1, ::-1])
+    assert interior[31, 31] == 0
+    assert (interior == 0).sum() == 1
     assert not shifts[0].any()
     assert not shifts[:, 0].any()
-    draws = moved.ravel()[: moved.size // 2]
+    draws = interior.ravel()[: interior.size // 2]
     assert stats.kstest(draws, stats.uniform(-1, 2).cdf).pvalue > 1e-3
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 5 / np.sqrt(draws.size)
 

@@ -69,8 +69,8 @@ def test_every_order_of_patches_is_as_likely_as_any_other() -> None:
 
 
 def test_grids_draw_independently_of_each_other() -> None:
-    small, large = (patch_orders(np, 1, np.arange(500, dtype=np.uint64), grid) for grid in (2, 4))
-    assert abs(np.corrcoef(small[:, 0], large[:, 0])[0, 1]) < 4 / np.sqrt(500)
+    small_orders, large_orders = (patch_orders(np, 1, np.arange(500, dtype=np.uint64), grid) for grid in (2, 4))
+    assert abs(np.corrcoef(small_orders[:, 0], large_orders[:, 0])[0, 1]) < 4 / np.sqrt(500)
 
 
 def test_blends_are_opencvs(xp: ModuleType) -> None:

@@ -73,7 +73,7 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
     latest = digests(tmp_path)
     write("unrelated = 2\n", "other.py")
     assert digests(tmp_path) == latest
-    for name, changed in {
+    for name, source in {
         "helper.py": "import deeper, pack.sub.leaf\nX = 2\n",
         "deeper.py": "Y = 2\n",
         "pack/__init__.py": "Q = 2\n",
@@ -81,9 +81,9 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
         "pack/sub/__init__.py": "R = 2\n",
         "pack/sub/twig.py": "W = 2\n",
     }.items():
-        write(changed, name)
-        earlier, latest = latest, digests(tmp_path)
-        assert latest != earlier, name
+        write(source, name)
+        predecessor, latest = latest, digests(tmp_path)
+        assert latest != predecessor, name
     write("import helper\nfrom pack import part\n" + FLIP + "\n# a remark\n")
     assert digests(tmp_path) != latest
 
@@ -116,9 +116,9 @@ def test_bad_files_and_parameters(
 ) -> None:
     if source is not None:
         write(source)
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UsageError, match=message) as error:
         make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 SALT_AND_PEPPER = """
@@ -133,20 +133,20 @@ def mirror(images, share, rng):
 def test_a_function_that_takes_rng_depends_on_seed_image_and_condition_alone(tmp_path: Path, write: Write) -> None:
     write(SALT_AND_PEPPER)
     table = {"share": [0.1, 0.3]}
-    together = run(tmp_path, table, PIXELS, seed=9)
+    images_by_name = run(tmp_path, table, PIXELS, seed=9)
     order = [2, 0]
-    moved = run(tmp_path, table, PIXELS[order], (2**64 - 1, 5), (40, 41), seed=9)
-    for name, images in together.items():
-        np.testing.assert_array_equal(moved[name], images[order])
-        alone = run(tmp_path, table, PIXELS[1:2], (6,), (7,), seed=9)[name]
-        np.testing.assert_array_equal(alone, images[1:2])
-    few, many = ((images != PIXELS / np.float32(255)).any(1) for images in together.values())
-    assert few.mean() == pytest.approx(0.1, abs=0.03)
-    assert many.mean() == pytest.approx(0.3, abs=0.05)
-    assert not (few <= many).all(), "each condition draws anew"
-    assert len({mask.tobytes() for mask in many}) == 3, "and each image"
+    permutation = run(tmp_path, table, PIXELS[order], (2**64 - 1, 5), (40, 41), seed=9)
+    for name, images in images_by_name.items():
+        np.testing.assert_array_equal(permutation[name], images[order])
+        single_image = run(tmp_path, table, PIXELS[1:2], (6,), (7,), seed=9)[name]
+        np.testing.assert_array_equal(single_image, images[1:2])
+    low_share, high_share = ((images != PIXELS / np.float32(255)).any(1) for images in images_by_name.values())
+    assert low_share.mean() == pytest.approx(0.1, abs=0.03)
+    assert high_share.mean() == pytest.approx(0.3, abs=0.05)
+    assert not (low_share <= high_share).all(), "each condition draws anew"
+    assert len({mask.tobytes() for mask in high_share}) == 3, "and each image"
     for name, images in run(tmp_path, table, PIXELS, seed=10).items():
-        assert not np.array_equal(images, together[name])
+        assert not np.array_equal(images, images_by_name[name])
 
 
 def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
@@ -229,12 +229,12 @@ class Watched:
 def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, count: int) -> None:
     watched = Watched(f"{name}, {count}", DEPENDENT[name])
     line = r"^probe odd gives image (\d+) of the set, counted from 0, other values (.+); treat each image by itself"
-    with pytest.raises(ProbeError, match=line) as caught:
+    with pytest.raises(ProbeError, match=line) as error:
         watched.run(count)
-    assert 0 <= int(re.findall(line, str(caught.value))[0][0]) < 40 * count
+    assert 0 <= int(re.findall(line, str(error.value))[0][0]) < 40 * count
     with pytest.raises(ProbeError, match=line) as again:  # a run goes on with its conditions one by one
         watched.run(count, 1)
-    assert str(again.value) == str(caught.value)
+    assert str(again.value) == str(error.value)
 
 
 def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
@@ -258,9 +258,9 @@ def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body:
     write(f"import numpy as np\n\ndef mirror(images):\n    {body}\n")
     pixels = PIXELS.copy()
     pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0, 255
-    with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
+    with pytest.raises(ProbeError, match=f"probe mirror {message}") as error:
         run(tmp_path, {}, pixels)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
@@ -287,13 +287,13 @@ BODIES = {
 def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: Write, body: str) -> None:
     parameters = "level=0.5, *, rng" if "rng." in body else "level=0.5"
     write(f"import numpy as np\ncalls = []\ndef mirror(images, {parameters}):\n    {body}\n")
-    with pytest.raises(ProbeError) as caught:
+    with pytest.raises(ProbeError) as error:
         run(tmp_path, {}, PIXELS[:2], range(2), range(2))
     line = (
         r"probe mirror gives image [01] of the set, counted from 0, other values [a-z ]+; treat each image by itself, "
         r"and draw random numbers from rng alone: def mirror\(images, level, rng\)"
     )
-    assert re.fullmatch(line, str(caught.value))
+    assert re.fullmatch(line, str(error.value))
 
 
 def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write) -> None:

@@ -28,7 +28,7 @@ from bandlens.probes.images.image_set import ImageSet, Scheme, check_image_set, 
 from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
 
-SMALL = 16
+SIDE = 16
 PARTIAL = Subset(partial=True)
 
 
@@ -50,8 +50,8 @@ def one_line(error: pytest.ExceptionInfo[BandlensError]) -> str:
 def test_the_table() -> None:
     assert (len(IMAGENET_C), len(set(IMAGENET_C)), len(IMAGENET_CBAR), len(set(IMAGENET_CBAR))) == (19, 19, 10, 10)
     classes = {name: len(classes_of(benchmark, LAYOUTS[name])) for name, benchmark in BENCHMARKS.items()}
-    few = {"imagenet-a": 200, "imagenet-r": 200} | dict.fromkeys(STIMULI, 16)
-    assert classes == dict.fromkeys(BENCHMARKS, 1000) | few
+    class_counts = {"imagenet-a": 200, "imagenet-r": 200} | dict.fromkeys(STIMULI, 16)
+    assert classes == dict.fromkeys(BENCHMARKS, 1000) | class_counts
     for name, benchmark in BENCHMARKS.items():
         assert benchmark.per_class is None or benchmark.per_class * classes[name] == benchmark.count
     assert len(STIMULI) == 17
@@ -66,17 +66,17 @@ def test_stimulus_sets_are_those_that_people_saw(shared: Path) -> None:
     assert {name: (count, per_class) for name, count, per_class in rows.rows()} == {
         name: (BENCHMARKS[name].count, [per_class]) for name, per_class in STIMULI.items()
     }
-    for name, of_set in trials.group_by("set"):
+    for name, set_trials in trials.group_by("set"):
         layout = LAYOUTS[str(name[0])]
         if layout is FIELD:
-            paths = [path.replace("_s01_", "_dnn_") for path in of_set["imagename"]]
-            assert [layout.class_of(f"dnn/session-1/{path}") for path in paths] == of_set["category"].to_list()
+            paths = [path.replace("_s01_", "_dnn_") for path in set_trials["imagename"]]
+            assert [layout.class_of(f"dnn/session-1/{path}") for path in paths] == set_trials["category"].to_list()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_packs_with_its_labels(name: str, tmp_path: Path) -> None:
     classes = [2, 10, 999] if name == "imagenet-v2" else None  # its folders are numbers
-    miniature = make_benchmark(name, tmp_path / "in", classes=classes, per_class=3, size=SMALL)
+    miniature = make_benchmark(name, tmp_path / "in", classes=classes, per_class=3, size=SIDE)
     benchmark = miniature.benchmark
     sets = miniature.pack(tmp_path / "out")
     assert len(sets) == (4 if benchmark.corruptions else 1)
@@ -166,7 +166,7 @@ def test_a_whole_benchmark_needs_no_option(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_names_are_named(name: str, path: str, message: str, tmp_path: Path) -> None:
-    miniature = make_benchmark(name, tmp_path / "in", per_class=1, size=SMALL)
+    miniature = make_benchmark(name, tmp_path / "in", per_class=1, size=SIDE)
     (miniature.source / path).parent.mkdir(parents=True, exist_ok=True)
     (miniature.source / path).write_bytes(b"")
     with pytest.raises(ImageSetError, match=message) as error:
@@ -198,7 +198,7 @@ FOUR = Subset(partial=True, corruptions=("fog", "snow"), severities=(2, 4))
 
 @pytest.fixture
 def corrupted(tmp_path: Path) -> Miniature:
-    return make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=SMALL, corruptions=FOUR)
+    return make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=SIDE, corruptions=FOUR)
 
 
 def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -> None:
@@ -250,9 +250,9 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
     out = tmp_path / "out"
     corrupted.pack(out)
     message = "snow/2: is another set, or was packed otherwise; remove it or choose another folder"
-    for few in (Subset(limit=2), Subset(per_class=1, partial=True)):
+    for subset in (Subset(limit=2), Subset(per_class=1, partial=True)):
         with pytest.raises(UsageError, match=message):
-            corrupted.pack(out, replace(few, corruptions=FOUR.corruptions, severities=FOUR.severities))
+            corrupted.pack(out, replace(subset, corruptions=FOUR.corruptions, severities=FOUR.severities))
     with pytest.raises(UsageError, match="snow/2: is another set, or was packed otherwise"):
         corrupted.pack(out, how=How(stream=True))
     (out / "snow" / "2").rename(tmp_path / "snow")
@@ -265,7 +265,7 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
 
 
 def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-r", tmp_path / "in", per_class=4, size=SMALL)
+    miniature = make_benchmark("imagenet-r", tmp_path / "in", per_class=4, size=SIDE)
     sampled, first, spread, limited = (
         miniature.pack(tmp_path / name, subset)[0]
         for name, subset in {
@@ -318,7 +318,7 @@ def whole_list(labels: dict[int, int], write: Callable[[int], object]) -> str:
 @pytest.fixture
 def flat(tmp_path: Path) -> tuple[Path, dict[int, int]]:
     """The validation images without folders, and their classes by file number."""
-    miniature = make_benchmark("imagenet", tmp_path / "in", classes=[7, 993, 2], size=SMALL)
+    miniature = make_benchmark("imagenet", tmp_path / "in", classes=[7, 993, 2], size=SIDE)
     (tmp_path / "flat").mkdir()
     for path in miniature.labels:
         os.link(miniature.source / path, tmp_path / "flat" / Path(path).name)
@@ -329,7 +329,7 @@ def pack_flat(source: Path, truth: str) -> ImageSet:
     """Pack the images without folders by a list of their classes, which is written beside them."""
     file, out = source.with_name("truth.txt"), source.with_name("out")
     file.write_text(truth)
-    labels, crop = Labels(ground_truth=file), Crop(SMALL, SMALL)
+    labels, crop = Labels(ground_truth=file), Crop(SIDE, SIDE)
     [images] = pack_benchmark(find_benchmark("imagenet"), source, out, crop=crop, labels=labels, subset=PARTIAL)
     return images
 
@@ -405,7 +405,7 @@ def test_flat_images_ask_for_their_labels(flat: tuple[Path, dict[int, int]], tmp
     ],
 )
 def test_wrong_real_labels(content: object, message: str, tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-real", tmp_path / "in", size=SMALL)
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", size=SIDE)
     assert miniature.files.real is not None
     miniature.files.real.write_text(json.dumps(content))
     with pytest.raises(ImageSetError, match=message) as error:
@@ -414,17 +414,17 @@ def test_wrong_real_labels(content: object, message: str, tmp_path: Path) -> Non
 
 
 def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=SMALL)
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=SIDE)
     [images] = miniature.pack(tmp_path / "out", Subset(limit=5, partial=True))
     assert lists(images.schemes["real"], 5) == [miniature.schemes["real"][path] for path in images.paths]
     sample = open_image_set(images.folder, Draw(3))
     assert lists(sample.schemes["real"], 3) == [miniature.schemes["real"][path] for path in sample.paths]
-    plain = replace(miniature, benchmark=find_benchmark("imagenet"), files=Labels()).pack(
+    imagenet_set = replace(miniature, benchmark=find_benchmark("imagenet"), files=Labels()).pack(
         tmp_path / "plain", Subset(limit=5, partial=True)
     )[0]
-    assert np.array_equal(plain.pixels, images.pixels)
-    assert plain.info.digest != images.info.digest
-    assert plain.schemes == {}
+    assert np.array_equal(imagenet_set.pixels, images.pixels)
+    assert imagenet_set.info.digest != images.info.digest
+    assert imagenet_set.schemes == {}
     write_real(miniature.files.real or Path(), {path: [3] for path in miniature.schemes["real"]})
     assert miniature.pack(tmp_path / "others", Subset(limit=5, partial=True))[0].info.digest != images.info.digest
     (miniature.source / WNIDS[0] / "other.JPEG").write_bytes((miniature.source / images.paths[0]).read_bytes())
@@ -469,14 +469,14 @@ def test_room_for_all_sets_is_asked_for_first(
 
 
 def test_labels_outside_the_space(tmp_path: Path) -> None:
-    miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
-    listed = tmp_path / "labels.csv"
-    listed.write_text("path,class\n" + "".join(f"{path},{14 + at}\n" for at, path in enumerate(miniature.labels)))
+    miniature = make_benchmark("stylized", tmp_path / "in", size=SIDE)
+    label_file = tmp_path / "labels.csv"
+    label_file.write_text("path,class\n" + "".join(f"{path},{14 + at}\n" for at, path in enumerate(miniature.labels)))
     with pytest.raises(ImageSetError, match=r"labels\.csv: '.*' is labelled 16, which is none of the 16 classes .*"):
-        pack(miniature.source, tmp_path / "out", labels=listed, contents=Contents(decision_space="sixteen"))
+        pack(miniature.source, tmp_path / "out", labels=label_file, contents=Contents(decision_space="sixteen"))
     with pytest.raises(UnknownName, match="decision space"):
         pack(miniature.source, tmp_path / "out", contents=Contents(decision_space="seventeen"))
-    wnids = make_benchmark("imagenet", tmp_path / "wnids", size=SMALL)
+    wnids = make_benchmark("imagenet", tmp_path / "wnids", size=SIDE)
     with pytest.raises(UnknownName, match=r"the folder of 'n01440764/.*' is none of the 200 of imagenet-a"):
         pack(wnids.source, tmp_path / "out", contents=Contents(decision_space="imagenet-a"))
 

@@ -30,9 +30,9 @@ def test_slices_of_some_images_are_those_of_packing_them_alone(
     values: dict[tuple[str, str], str], rows: list[int]
 ) -> None:
     selection = select_images(make_slices(values, PATHS), np.array(rows), len(PATHS))
-    alone = make_slices(values, [PATHS[row] for row in rows])
+    slices = make_slices(values, [PATHS[row] for row in rows])
     assert {key: images.tolist() for key, images in selection.items()} == {
-        key: images.tolist() for key, images in alone.items()
+        key: images.tolist() for key, images in slices.items()
     }
 
 

@@ -48,14 +48,14 @@ def test_a_grown_set_is_the_set_of_all_images(photos: Path, crop: Crop, stream: 
     folder, out = some(photos, *NAMES[:3]), photos.with_name("grown.set")
     original = pack(folder, out, crop=crop, how=How(stream=stream))
     shutil.copytree(photos, folder, dirs_exist_ok=True)
-    grown = add_images(out, folder)
-    whole = pack(photos, photos.with_name("whole.set"), crop=crop)
-    assert (grown.paths, grown.info.digest) == (whole.paths, whole.info.digest)
-    np.testing.assert_array_equal(grown.take(np.arange(5)), whole.take(np.arange(5)))
+    superset = add_images(out, folder)
+    full_set = pack(photos, photos.with_name("whole.set"), crop=crop)
+    assert (superset.paths, superset.info.digest) == (full_set.paths, full_set.info.digest)
+    np.testing.assert_array_equal(superset.take(np.arange(5)), full_set.take(np.arange(5)))
     assert check_image_set(out).info.name == "grown.set"
-    assert original.crop == grown.crop == crop
-    (earlier,) = earlier_sets(grown)
-    assert (earlier.digest, earlier.places.tolist()) == (original.info.digest, [0, 1, 2])
+    assert original.crop == superset.crop == crop
+    (ancestor,) = earlier_sets(superset)
+    assert (ancestor.digest, ancestor.places.tolist()) == (original.info.digest, [0, 1, 2])
     assert sorted(path.name for path in out.iterdir()) == [
         "index-1.parquet", "index.parquet", *([] if stream else ["pixels.npy"]), "set.json",
     ]  # fmt: skip
@@ -79,9 +79,9 @@ def test_what_was_there_is_not_decoded_again(photos: Path) -> None:
     out = photos.with_name("grown.set")
     first = pack(some(photos, *NAMES[2:]), out, crop=CROP)
     (photos / NAMES[2]).write_bytes(b"another file by now")
-    grown = add_images(out, photos)
-    assert grown.paths == [*NAMES[2:], *NAMES[:2]]
-    assert grown.keys[:3].tolist() == first.keys.tolist()
+    superset = add_images(out, photos)
+    assert superset.paths == [*NAMES[2:], *NAMES[:2]]
+    assert superset.keys[:3].tolist() == first.keys.tolist()
 
 
 def test_pictures_of_paths_that_a_set_has_are_counted(photos: Path) -> None:
@@ -97,41 +97,41 @@ def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> No
     labelled = {"labels": Path("folders"), "contents": Contents(clusters="folder"), "crop": CROP}
     original = pack(photos, out, **labelled)
     write_attributes(out, {("site", "here"): np.array([0, 1, 4]), ("site", "there"): np.array([2])})
-    shrunk = remove_images(out, [NAMES[1], NAMES[2]])
-    alone = pack_arrays(
+    subset = remove_images(out, [NAMES[1], NAMES[2]])
+    fresh_set = pack_arrays(
         ((name, np.array(Image.open(photos / name))) for name in (NAMES[0], *NAMES[3:])),
         photos.with_name("alone.set"), crop=CROP, labels=[0, 2, 2], contents=Contents(clusters="folder"),
     )  # fmt: skip
-    assert (shrunk.info.digest, shrunk.class_names) == (alone.info.digest, ["ant", "bee", "cat"])
-    np.testing.assert_array_equal(shrunk.take(np.arange(3)), alone.take(np.arange(3)))
-    (earlier,) = earlier_sets(shrunk)
-    assert (earlier.digest, earlier.places.tolist()) == (original.info.digest, [0, 3, 4])
-    grown = add_images(out, photos, Path("folders"))
-    for images in (shrunk, grown):
+    assert (subset.info.digest, subset.class_names) == (fresh_set.info.digest, ["ant", "bee", "cat"])
+    np.testing.assert_array_equal(subset.take(np.arange(3)), fresh_set.take(np.arange(3)))
+    (ancestor,) = earlier_sets(subset)
+    assert (ancestor.digest, ancestor.places.tolist()) == (original.info.digest, [0, 3, 4])
+    superset = add_images(out, photos, Path("folders"))
+    for images in (subset, superset):
         assert {name: rows.tolist() for name, rows in images.attributes.items()} == {("site", "here"): [0, 2]}
-    assert grown.paths == [NAMES[0], *NAMES[3:], NAMES[1], NAMES[2]]
-    assert grown.clusters.tolist() == [0, 1, 1, 0, 2]
-    assert [earlier.places.tolist() for earlier in earlier_sets(grown)] == [[0, 3, 4], [0, 1, 2]]
+    assert superset.paths == [NAMES[0], *NAMES[3:], NAMES[1], NAMES[2]]
+    assert superset.clusters.tolist() == [0, 1, 1, 0, 2]
+    assert [ancestor.places.tolist() for ancestor in earlier_sets(superset)] == [[0, 3, 4], [0, 1, 2]]
 
 
 def test_folders_stay_clusters_though_each_has_one_image_for_a_while(photos: Path) -> None:
     out = photos.with_name("changed.set")
     pack(photos, out, crop=CROP, contents=Contents(clusters="folder"))
-    alone = remove_images(out, ["ant/1.png", "cat/1.png"])
-    assert alone.clusters.tolist() == [0, 1, 2]
-    grown = add_images(out, photos)
-    assert grown.paths == ["ant/0.png", "bee/0.png", "cat/0.png", "ant/1.png", "cat/1.png"]
-    assert grown.clusters.tolist() == [0, 1, 2, 0, 2]
+    subset = remove_images(out, ["ant/1.png", "cat/1.png"])
+    assert subset.clusters.tolist() == [0, 1, 2]
+    superset = add_images(out, photos)
+    assert superset.paths == ["ant/0.png", "bee/0.png", "cat/0.png", "ant/1.png", "cat/1.png"]
+    assert superset.clusters.tolist() == [0, 1, 2, 0, 2]
 
 
 def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
     out = photos.with_name("grown.set")
     original = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
-    grown = add_images(out, photos, Path("folders"))
-    assert grown.class_names == ["bee", "cat", "ant"]
-    assert grown.labels is not None
-    assert grown.labels.tolist() == [0, 1, 1, 2, 2]
-    assert earlier_sets(grown)[0].digest == original.info.digest
+    superset = add_images(out, photos, Path("folders"))
+    assert superset.class_names == ["bee", "cat", "ant"]
+    assert superset.labels is not None
+    assert superset.labels.tolist() == [0, 1, 1, 2, 2]
+    assert earlier_sets(superset)[0].digest == original.info.digest
     numbers = (5, 4, 3)
     renumbered = earlier_sets(open_image_set(out, numbers=numbers))[0]
     assert renumbered.places.tolist() == [0, 1, 2]
@@ -141,10 +141,10 @@ def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
 def test_new_images_may_all_be_of_one_class_and_a_new_class_is_told(photos: Path) -> None:
     out, lines = photos.with_name("grown.set"), list[str]()
     pack(some(photos, *NAMES[:3]), out, crop=CROP, labels=Path("folders"))
-    grown = add_images(out, some(photos, "cat/1.png"), Path("folders"), How(say=lines.append))
-    assert grown.class_names == ["ant", "bee", "cat"]
-    assert grown.labels is not None
-    assert grown.labels.tolist() == [0, 0, 1, 2]
+    superset = add_images(out, some(photos, "cat/1.png"), Path("folders"), How(say=lines.append))
+    assert superset.class_names == ["ant", "bee", "cat"]
+    assert superset.labels is not None
+    assert superset.labels.tolist() == [0, 0, 1, 2]
     assert lines[0] == f"{out}: new classes: cat"
 
 
@@ -184,8 +184,8 @@ def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
         remove_images(plain, NAMES[:1])
     assert {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets} == contents
     assert not list(photos.parent.glob(".*"))
-    grown = add_images(plain, photos, how=How(skip_broken=True))
-    assert (len(grown.paths), list(grown.skipped)) == (5, ["dog/0.png"])
+    superset = add_images(plain, photos, how=How(skip_broken=True))
+    assert (len(superset.paths), list(superset.skipped)) == (5, ["dog/0.png"])
 
 
 def test_an_index_of_another_set_leads_to_no_set_that_was_run(photos: Path) -> None:
@@ -194,8 +194,8 @@ def test_an_index_of_another_set_leads_to_no_set_that_was_run(photos: Path) -> N
     pack(some(photos, *NAMES[1:]), strange, crop=CROP)
     add_images(out, photos)
     shutil.copyfile(strange / "index.parquet", out / "index-1.parquet")
-    (earlier,) = earlier_sets(open_image_set(out))
-    assert (earlier.digest == original.info.digest, earlier.places.tolist()) == (False, [])
+    (ancestor,) = earlier_sets(open_image_set(out))
+    assert (ancestor.digest == original.info.digest, ancestor.places.tolist()) == (False, [])
     (out / "index-1.parquet").write_bytes(b"damaged")
     with pytest.raises(ImageSetError, match=r"index-1\.parquet: damaged or missing"):
         earlier_sets(open_image_set(out))
@@ -207,6 +207,6 @@ def test_pictures_of_many_levels_keep_their_range(tmp_path: Path, crop: Crop) ->
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.fromarray(random.integers(0, 50_000, (64, 64), np.uint16)).save(folder / name)
-        grown = add_images(out, folder) if out.exists() else pack(folder, out, crop=crop)
-    assert grown.info.digest == pack(folder, tmp_path / "whole.set", crop=crop).info.digest
-    assert grown.crop == crop
+        superset = add_images(out, folder) if out.exists() else pack(folder, out, crop=crop)
+    assert superset.info.digest == pack(folder, tmp_path / "whole.set", crop=crop).info.digest
+    assert superset.crop == crop

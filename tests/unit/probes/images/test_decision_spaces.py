@@ -24,9 +24,9 @@ def test_the_thousand_classes_have_torchvisions_names() -> None:
 @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
 def test_two_hundred_classes_keep_their_indices(name: str, shared: Path) -> None:
     space = decision_space(name)
-    listed = (shared / "facts" / f"{name.replace('-', '_')}_wnids.txt").read_text().split()
-    assert list(wnids_of(space)) == sorted(listed)
-    assert space.ids == tuple(sorted(imagenet_classes()[wnid] for wnid in listed))
+    wnids = (shared / "facts" / f"{name.replace('-', '_')}_wnids.txt").read_text().split()
+    assert list(wnids_of(space)) == sorted(wnids)
+    assert space.ids == tuple(sorted(imagenet_classes()[wnid] for wnid in wnids))
     assert len(space.ids) == 200
     assert space.members == tuple((index,) for index in space.ids)
     assert space.names == tuple(_IMAGENET_CATEGORIES[index] for index in space.ids)
@@ -34,10 +34,10 @@ def test_two_hundred_classes_keep_their_indices(name: str, shared: Path) -> None
 
 def test_sixteen_classes_are_numbered_by_name(shared: Path) -> None:
     space = decision_space("sixteen")
-    listed = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
-    assert space.names == tuple(sorted(listed))
+    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
+    assert space.names == tuple(sorted(members))
     assert space.ids == tuple(range(16))
-    assert space.members == tuple(tuple(listed[name]) for name in space.names)
+    assert space.members == tuple(tuple(members[name]) for name in space.names)
     assert names_of(space)["truck"] == 15
     assert {_IMAGENET_CATEGORIES[index] for index in space.members[1]} == {
         "brown bear",

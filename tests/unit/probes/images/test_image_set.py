@@ -78,8 +78,8 @@ def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path:
         return pack(source, tmp_path / out, crop=crop, contents=contents, how=how).info.digest
 
     first = digest("first")
-    moved = shutil.copytree(photos, tmp_path / "moved" / "elsewhere")
-    assert digest("second", moved, contents=Contents("renamed", "imagenet"), how=How(workers=3)) == first
+    copy = shutil.copytree(photos, tmp_path / "moved" / "elsewhere")
+    assert digest("second", copy, contents=Contents("renamed", "imagenet"), how=How(workers=3)) == first
     unlabelled = photographs(tmp_path / "unlabelled", ["m" + path[1:] for path in PATHS])
     digests = [
         digest("clusters", contents=Contents(clusters="folder")),
@@ -107,9 +107,9 @@ def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: P
         assert key == int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
     keys = dict(zip(packed.paths, packed.keys.tolist(), strict=True))
     (photos / "n01440764").rename(photos / "n13133613")
-    moved = pack(photos, tmp_path / "moved", crop=CROP)
-    assert moved.paths != packed.paths
-    assert [keys[path.replace("n13133613", "n01440764")] for path in moved.paths] == moved.keys.tolist()
+    images = pack(photos, tmp_path / "moved", crop=CROP)
+    assert images.paths != packed.paths
+    assert [keys[path.replace("n13133613", "n01440764")] for path in images.paths] == images.keys.tolist()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -120,17 +120,17 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
     full_set = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
     for limit, seed in ((1, 0), (3, 1)):
         subset = replace(contents, draw=Draw(limit, seed))
-        few = pack(photos, tmp_path / f"{limit}", crop=CROP, contents=subset, how=how)
+        limit_set = pack(photos, tmp_path / f"{limit}", crop=CROP, contents=subset, how=how)
         sample = open_image_set(tmp_path / "whole", Draw(limit, seed))
-        assert sample.info == replace(few.info, name="whole", benchmark="whole")
-        assert (sample.paths, sample.packed) == (few.paths, full_set.info.digest)
-        assert np.array_equal(sample.keys, few.keys)
+        assert sample.info == replace(limit_set.info, name="whole", benchmark="whole")
+        assert (sample.paths, sample.packed) == (limit_set.paths, full_set.info.digest)
+        assert np.array_equal(sample.keys, limit_set.keys)
         every = np.arange(limit)
-        assert np.array_equal(sample.take(every), few.take(every))
-        assert np.array_equal(sample.take(every[::-1]), few.take(every[::-1]))
-        listed = open_image_set(tmp_path / "whole", few.paths)
-        assert listed.info == sample.info
-        assert np.array_equal(listed.take(every), few.take(every))
+        assert np.array_equal(sample.take(every), limit_set.take(every))
+        assert np.array_equal(sample.take(every[::-1]), limit_set.take(every[::-1]))
+        path_set = open_image_set(tmp_path / "whole", limit_set.paths)
+        assert path_set.info == sample.info
+        assert np.array_equal(path_set.take(every), limit_set.take(every))
     assert open_image_set(tmp_path / "whole", Draw(99)).info == full_set.info
     with pytest.raises(KeyError, match=r"no\.png"):
         open_image_set(tmp_path / "whole", ["no.png"])

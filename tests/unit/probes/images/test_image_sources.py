@@ -33,7 +33,7 @@ def jpeg(seed: int) -> bytes:
 
 FILES = {f"{folder}/{name}": jpeg(seed) for seed, (folder, name) in enumerate(zip("bbaac", "zyxwv", strict=True))}
 FILES = {f"{path}.jpg": data for path, data in FILES.items()} | {"top.PNG": jpeg(9), "deep/er/x.jpeg": jpeg(10)}
-OTHERS = {"readme.txt": b"-", "a/.hidden.jpg": b"-", "a/list.csv": b"-", "a/.ipynb_checkpoints/1.jpg": jpeg(11)}
+OTHER_FILES = {"readme.txt": b"-", "a/.hidden.jpg": b"-", "a/list.csv": b"-", "a/.ipynb_checkpoints/1.jpg": jpeg(11)}
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -57,11 +57,11 @@ def write_tar(file: Path, members: Mapping[str, bytes], mode: Mode = "w", **link
 
 
 def test_folder_and_archives_give_the_same_set(tmp_path: Path) -> None:
-    names = [*FILES, *OTHERS]
+    names = [*FILES, *OTHER_FILES]
     random.Random(1).shuffle(names)
-    members = {f"./{name}": (FILES | OTHERS)[name] for name in names}
+    members = {f"./{name}": (FILES | OTHER_FILES)[name] for name in names}
     sources = [
-        write_folder(tmp_path / "photos", FILES | OTHERS),
+        write_folder(tmp_path / "photos", FILES | OTHER_FILES),
         write_folder(tmp_path / "again", dict(reversed(FILES.items()))),
         write_tar(tmp_path / "photos.tar", members),
         write_tar(tmp_path / "photos.tar.xz", dict(sorted(members.items())), "w:xz"),
@@ -107,7 +107,7 @@ def test_nothing_to_pack(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder or tar"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(ImageSetError, match=r"no image among 4 files; images end in \.dcm, \.jpg"):
-        open_source(write_folder(tmp_path / "texts", OTHERS))
+        open_source(write_folder(tmp_path / "texts", OTHER_FILES))
 
 
 def test_undecodable_file_names_are_refused(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_linked_double_and_endless_members_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_truncated_archives_are_named(mode: Mode, tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "photos.tar", FILES, mode)
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[: len(whole) // 4 + 100])
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 4 + 100])
     with pytest.raises(ImageSetError, match=r"photos\.tar: not a whole tar archive"):
         pack_small(archive, tmp_path / "set")
     archive.write_bytes(b"no archive at all")

@@ -143,14 +143,14 @@ def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int,
     assert rows == sorted(set(rows))
     assert len(rows) == min(limit, len(paths))
     counts, totals = Counter(classes[row] for row in rows), Counter(classes)
-    most = max(counts.values())
-    assert all(counts[label] in (most, most - 1) or counts[label] == totals[label] for label in totals)
+    maximum = max(counts.values())
+    assert all(counts[label] in (maximum, maximum - 1) or counts[label] == totals[label] for label in totals)
     fewer = spread(np.array(classes, np.int32), paths, max(1, limit - 1), seed).tolist()
     assert set(fewer) <= set(rows)
-    moved = list(range(len(paths)))
-    order.shuffle(moved)
-    again = spread(np.array(classes, np.int32)[moved], [paths[at] for at in moved], limit, seed)
-    assert sorted(moved[row] for row in again) == rows
+    permutation = list(range(len(paths)))
+    order.shuffle(permutation)
+    again = spread(np.array(classes, np.int32)[permutation], [paths[at] for at in permutation], limit, seed)
+    assert sorted(permutation[row] for row in again) == rows
 
 
 def test_of_images_with_equal_places_those_of_the_least_digests_are_drawn() -> None:

@@ -24,13 +24,13 @@ from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.pixels import Stream
 
-SMALL = 32
+SIDE = 32
 STREAM = How(stream=True)
 
 
 @pytest.fixture
 def miniature(tmp_path: Path) -> Miniature:
-    return make_benchmark("imagenet", tmp_path / "in", per_class=4, size=SMALL)
+    return make_benchmark("imagenet", tmp_path / "in", per_class=4, size=SIDE)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageS
     for rows in (range(12), [5], [3, 1, 2], [0, 11, 11, 11, 0]):
         index = np.array(rows, np.int64)
         assert np.array_equal(images.take(index), packed.take(index))
-        out = np.zeros((len(index), 3, SMALL, SMALL), np.uint8)
+        out = np.zeros((len(index), 3, SIDE, SIDE), np.uint8)
         assert images.take(index, out) is out
         assert np.array_equal(out, packed.take(index))
     with pytest.raises(ImageSetError, match=r"streamed: streams its images and has no pixels\.npy; pack it without"):
@@ -64,7 +64,7 @@ def test_one_pass_reads_each_file_once_for_all_models(
     """The last of three batches is padded."""
     rows, read = list[int](), Stream.read
     monkeypatch.setattr(Stream, "read", lambda stream, row: (rows.append(row), read(stream, row))[1])
-    models = [make_model(tmp_path / "models", name, size=SMALL, seed=seed) for seed, name in enumerate("abc")]
+    models = [make_model(tmp_path / "models", name, size=SIDE, seed=seed) for seed, name in enumerate("abc")]
     grid = make_grid({}, tmp_path)
     cells = tuple(Cell(variant_of(model, "onnxruntime", "fp32"), streamed.info, grid.clean[0], 0) for model in models)
     with Workbench(grid, 5, 1, lambda _: streamed) as bench:

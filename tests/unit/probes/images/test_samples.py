@@ -44,8 +44,8 @@ def tiff(samples: NDArray[Any], **options: Any) -> bytes:
 
 def png(samples: NDArray[Any]) -> bytes:
     swapped = samples[..., ::-1] if samples.ndim == 3 else samples  # OpenCV's colours are BGR
-    written, content = cv2.imencode(".png", swapped)
-    assert written
+    success, content = cv2.imencode(".png", swapped)
+    assert success
     return content.tobytes()
 
 
@@ -168,7 +168,7 @@ def test_a_range_that_cannot_be_read_or_is_upside_down_is_refused() -> None:
             Crop(range=levels)
 
 
-def dicom(samples: NDArray[Any], **more: Any) -> bytes:
+def dicom(samples: NDArray[Any], **fields: Any) -> bytes:
     pydicom = pytest.importorskip("pydicom", reason="no pydicom: pip install 'bandlens[dicom]'")
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.CTImageStorage, "1.2.3"
@@ -178,7 +178,7 @@ def dicom(samples: NDArray[Any], **more: Any) -> bytes:
     about |= {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0, "PixelData": samples.tobytes()}
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
-    for name, value in ({"PhotometricInterpretation": "MONOCHROME2"} | about | more).items():
+    for name, value in ({"PhotometricInterpretation": "MONOCHROME2"} | about | fields).items():
         setattr(dataset, name, value)
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
@@ -199,11 +199,11 @@ def test_dicom_is_scaled_in_the_units_that_it_states(tmp_path: Path) -> None:
 
 
 def test_other_dicom_is_refused() -> None:
-    for more, reason in (
+    for fields, reason in (
         ({"NumberOfFrames": 2}, "it has 2 frames"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "it is MONOCHROME1"),
         ({"Rows": 1 << 15, "Columns": 1 << 15}, "32768 x 32768 pixels, more than"),
         ({"PixelData": b"1234"}, "."),
     ):
         with pytest.raises(BrokenImageError, match=reason):
-            cropped(dicom(GREY, **more), replace(CROP, range=(0.0, 1.0)))
+            cropped(dicom(GREY, **fields), replace(CROP, range=(0.0, 1.0)))
