@@ -34,20 +34,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return resolve(Study.read(study_in(tmp_path_factory.mktemp("run"), COUNT, PROBES)))
 
 
-@pytest.fixture(scope="module")
-def direct(work: Work) -> Path:
-    """The database of the study on ONNX Runtime."""
-    database = work.study.folder / "onnxruntime.duckdb"
-    assert run_study(work, database).failed == []
-    return database
-
-
-SAME = """SELECT checkpoint, probe, image_index, predicted, confidence FROM prediction
+ROWS = """SELECT checkpoint, probe, image_index, predicted, confidence FROM prediction
 JOIN cell ON cell.id = prediction.cell JOIN condition ON condition.id = cell.condition ORDER BY 1, 2, 3"""
 
 
 def test_a_study_on_torch_gives_what_onnxruntime_gives_and_its_attacks_are_no_part_of_its_rate(
-    work: Work, direct: Path, tmp_path: Path
+    work: Work, reference: Path, tmp_path: Path
 ) -> None:
     torch_work = resolve(replace(work.study, engine="torch"))
     assert {cell.variant.engine for cell in torch_work.cells} == {"torch"}
@@ -56,7 +48,7 @@ def test_a_study_on_torch_gives_what_onnxruntime_gives_and_its_attacks_are_no_pa
     database = tmp_path / "torch.duckdb"
     summary = run_study(torch_work, database)
     assert (summary.predictions, summary.failed) == (COUNT * len(torch_work.cells), [])
-    rows, expected = ask(database, SAME), ask(direct, SAME)
+    rows, expected = ask(database, ROWS), ask(reference, ROWS)
     assert [row[1:4] for row in rows] == [row[1:4] for row in expected]
     np.testing.assert_allclose([row[4] for row in rows], [row[4] for row in expected], rtol=1e-3)
     variant = torch_work.cells[0].variant
@@ -97,8 +89,8 @@ def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
     work_here(monkeypatch)
     work = refused_work
     database = tmp_path / "results.duckdb"
-    planned = plan_study(work, database)
-    assert "sound" in planned.estimate
+    plan = plan_study(work, database)
+    assert "sound" in plan.estimate
     for ran, workers in ((len(work.cells) // 2, None), (0, TWO)):
         summary = run_study(work, database, workers=workers)
         assert (summary.ran, len(summary.failed)) == (ran, len(work.cells) // 2)
@@ -108,9 +100,9 @@ def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
     assert ask(database, counts) == [("sound", COUNT * len(work.cells) // 2)]
     errors = {(failure.cell.key, failure.error) for failure in summary.failed}
     assert set(ask(database, "SELECT key, error FROM cell WHERE error IS NOT NULL")) == errors
-    refused = resolve(replace(work.study, checkpoints=["a_refused"]))
+    single_work = resolve(replace(work.study, checkpoints=["a_refused"]))
     with pytest.raises(EngineError, match="Unheard"):
-        run_study(refused, tmp_path / "none.duckdb")
+        run_study(single_work, tmp_path / "none.duckdb")
     assert ask(tmp_path / "none.duckdb", "SELECT count(*) FROM study") == [(0,)], "no model opens: nothing is begun"
 
 

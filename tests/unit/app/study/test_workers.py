@@ -35,23 +35,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return resolve(Study.read(study_in(tmp_path_factory.mktemp("workers"), COUNT, PROBES)))
 
 
-@pytest.fixture(scope="module")
-def direct(work: Work) -> Path:
-    database = work.study.folder / "direct.duckdb"
-    assert run_study(work, database).failed == []
-    return database
-
-
-def test_rows_are_those_of_one_process(work: Work, direct: Path, tmp_path: Path) -> None:
+def test_rows_are_those_of_one_process(work: Work, reference: Path, tmp_path: Path) -> None:
     database = tmp_path / "results.duckdb"
     summary = run_study(work, database, workers=TWO)
     assert (summary.ran, summary.predictions, summary.failed) == (len(work.cells), COUNT * len(work.cells), [])
-    assert_frame_equal(rows_of(database), rows_of(direct))
+    assert_frame_equal(rows_of(database), rows_of(reference))
     assert run_study(work, database, workers=TWO).ran == 0
 
 
 def test_a_run_goes_on_where_one_of_the_other_kind_was_interrupted(
-    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Work, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, commit, remaining = tmp_path / "results.duckdb", Store.commit, 5
 
@@ -73,7 +66,7 @@ def test_a_run_goes_on_where_one_of_the_other_kind_was_interrupted(
         stored = count
     monkeypatch.setattr(Store, "commit", commit)
     assert run_study(work, database, workers=TWO).predictions == COUNT * len(work.cells) - stored
-    assert_frame_equal(rows_of(database), rows_of(direct))
+    assert_frame_equal(rows_of(database), rows_of(reference))
 
 
 def test_cells_that_fail_are_those_of_one_process(tmp_path: Path) -> None:
@@ -130,6 +123,6 @@ def test_paths_do_not_depend_on_the_current_folder_nor_on_the_environment(
 def test_options_that_make_no_sense_are_one_line(
     work: Work, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         api.run(work, tmp_path / "results.duckdb", **options)
-    assert str(caught.value).startswith(words)
+    assert str(error.value).startswith(words)
