@@ -53,10 +53,10 @@ def study_of(folder: Path, **keys: Any) -> bandlens.Study:
 
 
 def refusal(act: Any, *words: Any, **keys: Any) -> str:
-    with pytest.raises(bandlens.UsageError) as caught:
+    with pytest.raises(bandlens.UsageError) as error:
         act(*words, **keys)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 # Export
@@ -142,22 +142,22 @@ def test_a_study_in_python_runs_the_cells_of_its_file(workplace: Path) -> None:
 
 
 def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
-    seen: dict[str, list[float]] = {}
+    counts: dict[str, list[float]] = {}
 
     @contextmanager
-    def count_progress(what: str, total: float | None, unit: str) -> Iterator[Any]:
-        seen[f"{what}, {unit}"] = [total or 0, 0]
+    def count_progress(activity: str, total: float | None, unit: str) -> Iterator[Any]:
+        counts[f"{activity}, {unit}"] = [total or 0, 0]
 
         def advance(amount: float = 1, /) -> None:
-            seen[f"{what}, {unit}"][1] += amount
+            counts[f"{activity}, {unit}"][1] += amount
 
         yield advance
 
     database = workplace / "results.duckdb"
     bandlens.run(study_of(workplace), database, progress=count_progress)
     bandlens.analyze(database, progress=count_progress)
-    assert seen["running, predictions"] == [220, 220]
-    assert seen["opening, models"] == seen["analyzing, checkpoints and image sets"] == [1, 1]
+    assert counts["running, predictions"] == [220, 220]
+    assert counts["opening, models"] == counts["analyzing, checkpoints and image sets"] == [1, 1]
 
 
 def test_cells_that_fail_are_an_error_after_the_others_are_stored(workplace: Path) -> None:
@@ -180,9 +180,9 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     assert len(comparison.cells) == 11
     answer = command("compare", "mine", "--checkpoints", "one,my net (v2)", "--db", database)
     assert answer.out.splitlines()[0] == comparison.verdict.sentences[0]
-    written = bandlens.report(database, str(workplace / "report.html"))
-    assert written.out.stat().st_size == written.bytes > 100_000
-    assert "my net (v2)" in written.out.read_text()
+    report = bandlens.report(database, str(workplace / "report.html"))
+    assert report.out.stat().st_size == report.bytes > 100_000
+    assert "my net (v2)" in report.out.read_text()
 
 
 def test_a_folder_without_image_sets_is_not_explored(stored_study: Path, tmp_path: Path) -> None:

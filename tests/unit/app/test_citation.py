@@ -16,7 +16,7 @@ from bandlens.core.protocol import BENCHMARKS
 from bandlens.export.weights.study_checkpoints import checkpoint
 
 ENTRY = re.compile(r"^@\w+\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
-KNOWN = "tv_resnet50"
+CHECKPOINT = "tv_resnet50"
 
 
 def entries(text: str) -> dict[str, dict[str, str]]:
@@ -45,7 +45,7 @@ def test_the_program_and_the_study_are_those_of_the_citation_file_and_the_readme
 def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command: Command, tmp_path: Path) -> None:
     odd = "a_b{50 %}"
     images = image_set(20, labels=[0] * 20, benchmark="imagenet-v2", name="v2.set")
-    models = [replace(model(KNOWN), source=checkpoint(KNOWN).source), model(odd)]
+    models = [replace(model(CHECKPOINT), source=checkpoint(CHECKPOINT).source), model(odd)]
     parts = [
         part(cell(images, setting, by=by), [0] * 20, [0] * 20)
         for by in models
@@ -57,7 +57,7 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
     cited = entries(answer.out)
     study, odd_model, published, cited_images = (key for key in cited if key not in ("bandlens", "gavrikov2024biases"))
     assert odd_model == f"model-a-b-50--{models[1].sha256[:8]}"
-    assert published == f"model-{KNOWN.replace('_', '-')}-{models[0].sha256[:8]}"
+    assert published == f"model-{CHECKPOINT.replace('_', '-')}-{models[0].sha256[:8]}"
     assert cited_images == f"images-v2.set-{images.info.digest[:8]}"
     assert study.startswith("study-mine-1-")
     assert cited[study]["title"] == "Study mine@1 (models: 2, image sets: 1, conditions: 2)"
@@ -65,8 +65,8 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
     assert cited[odd_model]["note"].endswith("licence: unstated")
     note = cited[published]["note"].replace("\\", "")
     assert note == (
-        f"Source {checkpoint(KNOWN).source}; SHA-256 of the weights: {models[0].weights_sha256}; "
-        f"licence: {checkpoint(KNOWN).licence}"
+        f"Source {checkpoint(CHECKPOINT).source}; SHA-256 of the weights: {models[0].weights_sha256}; "
+        f"licence: {checkpoint(CHECKPOINT).licence}"
     )
     assert "licence: from Flickr, each under terms of its own" in cited[cited_images]["note"]
     assert images.info.digest in cited[cited_images]["note"]

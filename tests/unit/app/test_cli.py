@@ -91,30 +91,30 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
 
 
 def test_probes_list_says_once_what_a_probe_does_and_which_are_not_listed(command: Command) -> None:
-    listed = command("probes", "list").out
-    assert listed.count("keeps frequencies up to") == 1
-    assert [listed.count(f"cutoff={cutoff} ") + listed.count(f"cutoff={cutoff}\n") for cutoff in (0.1, 0.9)] == [2, 2]
-    assert "\nmore probes for a study: fourier, " in listed
+    page = command("probes", "list").out
+    assert page.count("keeps frequencies up to") == 1
+    assert [page.count(f"cutoff={cutoff} ") + page.count(f"cutoff={cutoff}\n") for cutoff in (0.1, 0.9)] == [2, 2]
+    assert "\nmore probes for a study: fourier, " in page
     rows = json.loads(command("probes", "list", "--format", "json").out)
     assert (len(rows), rows[0]["probe"]) == (52, "clean")
 
 
 def test_commands_stand_under_what_one_does() -> None:
-    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
-    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    page = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    headings = re.findall(r"^(\w[\w ]*):$", page, re.MULTILINE)
     assert headings == ["Options", "Get ready", "Run", "Look", "Ask", "Maintain"]
-    listed = re.findall(r"^  ([a-z][a-z-]*)  ", shown, re.MULTILINE)
-    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
-    assert max(map(len, shown.splitlines())) <= 80
+    commands = re.findall(r"^  ([a-z][a-z-]*)  ", page, re.MULTILINE)
+    assert sorted(commands) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    assert max(map(len, page.splitlines())) <= 80
 
 
 def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, shown in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
+    for words, lines in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
         command(*words, "checkpoints", "show", "tv_resnet50")
         log.info("a note")
         log.warning("a warning")
         log.error("an error")
-        assert capsys.readouterr().err.splitlines() == shown
+        assert capsys.readouterr().err.splitlines() == lines
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -160,13 +160,13 @@ def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path
     assert "nothing to run" in command("run", study, *db).out
     assert command("analyze", *db).code == 0
     page = tmp_path / "report.html"
-    written = command("report", *db, "--out", page)
-    assert written.code == 0
-    assert re.search(r"report.html: \d+ sections, \d+ charts, \d(\.\d+)? MB", written.out)
+    report = command("report", *db, "--out", page)
+    assert report.code == 0
+    assert re.search(r"report.html: \d+ sections, \d+ charts, \d(\.\d+)? MB", report.out)
     assert 'id="filters-1"' in page.read_text(encoding="utf-8")
     labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
-    of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
+    clause = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
     matches = sum(
-        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {of_clean}"), strict=True)
+        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {clause}"), strict=True)
     )
     assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, matches / 12)]

@@ -61,7 +61,7 @@ COMMANDS = {
     "verify": "verify --db gated.duckdb",
 }
 """Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
-PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
+TABLE_PARTS = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
     "correlate": {"partial_p", "low_images", "high_images"},
@@ -144,12 +144,12 @@ def terminal(command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) -> None:
     words = COMMANDS[name].split()
     answer = terminal(*words)
-    printed = set(re.findall(r"[-+]?[\d.,]*\d(?:e[-+]\d+)?", answer.out))
-    printed |= {text.lstrip("+-") for text in printed}
+    numbers = set(re.findall(r"[-+]?[\d.,]*\d(?:e[-+]\d+)?", answer.out))
+    numbers |= {text.lstrip("+-") for text in numbers}
     rows = json.loads(terminal(*words, "--format", "json").out)
-    if words[0] in PRINTED:
-        rows = [rows[table] for table in PRINTED[words[0]]]
-    missing = {number for number in numbers_in(rows, FOR_JSON.get(words[0], set())) if not forms(number) & printed}
+    if words[0] in TABLE_PARTS:
+        rows = [rows[table] for table in TABLE_PARTS[words[0]]]
+    missing = {number for number in numbers_in(rows, FOR_JSON.get(words[0], set())) if not forms(number) & numbers}
     assert missing == set()
     lines = lines_of_tables(answer.out)
     assert [line for line in lines if len(line) > WIDTH] == []
@@ -168,12 +168,12 @@ def lines_of_tables(out: str) -> list[str]:
 def test_progress_in_a_log_is_a_line_a_minute(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    seconds = 0.0
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds)
     listen()
     with progress("running", 10_000, "predictions") as advance:
         for _ in range(600):
-            now += 1
+            seconds += 1
             advance()
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert 8 <= len(lines) <= 11

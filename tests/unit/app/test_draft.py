@@ -28,8 +28,8 @@ def plan(command: Command, file: str = "study.toml") -> Answer:
 def study_of(command: Command) -> Study:
     """The study that `init` writes and that is planned without a change."""
     assert command("init").code == 0
-    planned = plan(command)
-    assert (planned.code, planned.err) == (0, "")
+    plan_answer = plan(command)
+    assert (plan_answer.code, plan_answer.err) == (0, "")
     return Study.read("study.toml")
 
 
@@ -39,9 +39,9 @@ def test_models_and_images_beside_the_file_are_planned_as_they_are(folder: Path,
     answer = command("init")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == "study.toml: one on images.set; next: bandlens plan study.toml\n"
-    planned = plan(command).out
-    assert "to run: 11 cells, 220 predictions" in planned
-    assert "lowpass_half_cut" in planned
+    page = plan(command).out
+    assert "to run: 11 cells, 220 predictions" in page
+    assert "lowpass_half_cut" in page
     study = Study.read("study.toml")
     assert (study.name, study.checkpoints, study.images, study.models) == ("study", ["one"], ["images.set"], "models")
 
@@ -75,8 +75,8 @@ def test_a_plan_says_what_is_missing(folder: Path, command: Command, models: boo
     missing = missing.replace("into models", f"into {(folder / 'models').absolute()}")
     answer = command("init")
     assert (answer.code, answer.err) == (0, f"{missing}\n")
-    planned = plan(command)
-    assert (planned.code, planned.err) == (2, f"{PREFIX}{missing}\n")
+    plan_answer = plan(command)
+    assert (plan_answer.code, plan_answer.err) == (2, f"{PREFIX}{missing}\n")
     study = Study.read("study.toml")
     assert (study.checkpoints, study.images) == (
         ["one"] if models else ["mine"],
@@ -101,8 +101,8 @@ def test_models_of_the_default_folder_are_taken_where_none_are_beside_it(folder:
 def left_out(command: Command) -> str:
     """The line of `init` on the rest of the folder, beside a study that is planned without a change."""
     answer = command("init")
-    planned = plan(command)
-    assert (answer.code, planned.code, planned.err) == (0, 0, "")
+    plan_answer = plan(command)
+    assert (answer.code, plan_answer.code, plan_answer.err) == (0, 0, "")
     assert len(answer.err.splitlines()) == 1
     return answer.err
 

@@ -18,7 +18,7 @@ from bandlens.app.recorded_images import Conditions
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def place(tmp_path: Path) -> Path:
     """A folder with labels of four files, and predictions of them in another order."""
     pl.DataFrame({"file_name": list("abcd"), "label": [1, 2, 3, 4]}).write_csv(tmp_path / "labels.csv")
     pl.DataFrame(
@@ -35,72 +35,72 @@ def run(command: Command, folder: Path, images: Path | None = None) -> tuple[int
     return result.code, result.out, result.err
 
 
-def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small: Path) -> None:
-    code, out, err = run(command, small)
+def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, place: Path) -> None:
+    code, out, err = run(command, place)
     assert (code, "net@1, 4 predictions imported, top-1 75.000 %" in out) == (0, True), err
     query = "SELECT path, predicted, label_rank FROM prediction JOIN image USING (image_index) ORDER BY path"
-    rows = json.loads(command("sql", query, "--db", small / "results.duckdb", "--format", "json").out)
+    rows = json.loads(command("sql", query, "--db", place / "results.duckdb", "--format", "json").out)
     assert [(row["path"], row["predicted"], row["label_rank"]) for row in rows] == [
         ("a", 1, 0),
         ("b", 9, 65_535),
         ("c", 3, 0),
         ("d", 4, 0),
     ]
-    source = ask(small / "results.duckdb", "SELECT versions->>'predictions', versions->>'sha256' FROM session")
-    assert source == [("predictions.csv", hashlib.sha256((small / "predictions.csv").read_bytes()).hexdigest())]
-    assert run(command, small)[0] == 0  # the second import adds nothing
-    count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
+    source = ask(place / "results.duckdb", "SELECT versions->>'predictions', versions->>'sha256' FROM session")
+    assert source == [("predictions.csv", hashlib.sha256((place / "predictions.csv").read_bytes()).hexdigest())]
+    assert run(command, place)[0] == 0  # the second import adds nothing
+    count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", place / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
 
 
-def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Path) -> None:
+def test_what_has_no_probabilities_has_no_confidence(command: Command, place: Path) -> None:
     """It is missing from the database, from what is computed of it, and from what a page is told."""
-    pl.read_csv(small / "predictions.csv").drop("predicted_probability").write_csv(small / "predictions.csv")
-    assert run(command, small)[0] == 0
-    db = small / "results.duckdb"
+    pl.read_csv(place / "predictions.csv").drop("predicted_probability").write_csv(place / "predictions.csv")
+    assert run(command, place)[0] == 0
+    db = place / "results.duckdb"
     assert ask(db, "SELECT DISTINCT confidence FROM prediction") == [(None,)]
     assert command("analyze", "--db", db).code == 0
     assert ask(db, "SELECT metric FROM condition_metric WHERE image_set = 'labels'") == [("accuracy",)]
     assert command("verify", "--db", db).code == 0
     answers = Answers(db, {}, Conditions())
     (clean,) = answers.study("net")["conditions"]
-    shown = answers.images(ImageQuery("net", "labels", clean["id"], "net", None, "errors", None, ["net"]))
+    page = answers.images(ImageQuery("net", "labels", clean["id"], "net", None, "errors", None, ["net"]))
     answers.close()
-    (tile,) = json.loads(json.dumps(shown, allow_nan=False))["tiles"]
+    (tile,) = json.loads(json.dumps(page, allow_nan=False))["tiles"]
     assert [(answer["clean_confidence"], answer["confidence"], answer["right"]) for answer in tile["answers"]] == [
         (None, None, False)
     ]
 
 
-def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, small: Path) -> None:
+def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, place: Path) -> None:
     """Another set makes another version; other predictions take the place of those on the same set."""
-    db, seen = small / "results.duckdb", "SELECT image_set, top1 FROM accuracy_of('net') ORDER BY ALL"
-    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,3\n")
-    assert "net@1, 4 predictions imported, top-1 75.000 %" in run(command, small)[1]
-    assert "net@2, 4 predictions imported, top-1 75.000 %" in run(command, small, small / "more.csv")[1]
-    assert ask(db, seen) == [("labels", 0.75), ("more", 0.75)]
-    assert "net@2, 4 predictions imported" in run(command, small)[1]  # this import adds nothing
-    pl.read_csv(small / "predictions.csv").with_columns(predicted_class=9).write_csv(small / "predictions.csv")
-    assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, small)[1]
-    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+    db, query = place / "results.duckdb", "SELECT image_set, top1 FROM accuracy_of('net') ORDER BY ALL"
+    (place / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,3\n")
+    assert "net@1, 4 predictions imported, top-1 75.000 %" in run(command, place)[1]
+    assert "net@2, 4 predictions imported, top-1 75.000 %" in run(command, place, place / "more.csv")[1]
+    assert ask(db, query) == [("labels", 0.75), ("more", 0.75)]
+    assert "net@2, 4 predictions imported" in run(command, place)[1]  # this import adds nothing
+    pl.read_csv(place / "predictions.csv").with_columns(predicted_class=9).write_csv(place / "predictions.csv")
+    assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, place)[1]
+    assert ask(db, query) == [("labels", 0), ("more", 0.75)]
     assert json.loads(command("verify", "--db", db, "--format", "json").out)["problems"] == []
-    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
-    code, out, err = run(command, small, small / "more.csv")
+    (place / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
+    code, out, err = run(command, place, place / "more.csv")
     assert (code, out, "two image sets are named more" in err) == (2, "", True)
-    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
+    words = ("import", "predictions", place / "predictions.csv", "--images", place / "labels.csv", "--db", db)
     weights = command(*words, "--checkpoint", "net", "--weights-sha256", "0" * 64)
     assert (weights.code, "two models are named net" in weights.err) == (2, True)
-    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+    assert ask(db, query) == [("labels", 0), ("more", 0.75)]
 
 
-def test_the_study_of_a_checkpoint_is_one_of_imported_predictions(command: Command, small: Path) -> None:
-    db, images = small / "results.duckdb", image_set(2, labels=[1, 2])
+def test_the_study_of_a_checkpoint_is_one_of_imported_predictions(command: Command, place: Path) -> None:
+    db, images = place / "results.duckdb", image_set(2, labels=[1, 2])
     with open_store(db) as store:
         store_study(store, "net", images, [part(cell(images), [1, 2], [0, 0])])
-    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
-    refused = command(*words, "--checkpoint", "another", "--checkpoint", "net")
-    assert (refused.code, refused.out) == (2, "")
-    assert "the study net is not of imported predictions" in refused.err
+    words = ("import", "predictions", place / "predictions.csv", "--images", place / "labels.csv", "--db", db)
+    refusal = command(*words, "--checkpoint", "another", "--checkpoint", "net")
+    assert (refusal.code, refusal.out) == (2, "")
+    assert "the study net is not of imported predictions" in refusal.err
     assert ask(db, "SELECT label FROM study_version") == [("net@1",)]
     odd = command(*words, "--checkpoint", "net@1")
     assert (odd.code, "must be a line of text without @" in odd.err) == (2, True)
@@ -120,19 +120,19 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     assert not (tmp_path / "results.duckdb").exists()
 
 
-@pytest.mark.parametrize(("folders", "wrong"), [(None, 1), (2, 0)])
+@pytest.mark.parametrize(("folders", "guess"), [(None, 1), (2, 0)])
 def test_top5_of_a_packed_set_is_known_where_all_is_right(
-    command: Command, tmp_path: Path, folders: int | None, wrong: int
+    command: Command, tmp_path: Path, folders: int | None, guess: int
 ) -> None:
     """The database agrees with itself, whether images are independent or each two neighbours are a cluster."""
     images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5], folders=folders)
     names = [path.rsplit("/", 1)[-1] for path in images.paths]
-    frame = pl.DataFrame({"file_name": names, "predicted_class": [wrong, 1, 2, 3, 4, 5], "predicted_probability": 0})
+    frame = pl.DataFrame({"file_name": names, "predicted_class": [guess, 1, 2, 3, 4, 5], "predicted_probability": 0})
     frame.write_csv(tmp_path / "predictions.csv")
     code, _, err = run(command, tmp_path, tmp_path / "images.set")
     assert code == 0, err
     db = tmp_path / "results.duckdb"
-    assert ask(db, "SELECT top1, top5 FROM accuracy") == [(5 / 6, None) if wrong else (1, 1)]
+    assert ask(db, "SELECT top1, top5 FROM accuracy") == [(5 / 6, None) if guess else (1, 1)]
     assert json.loads(command("verify", "--db", db, "--format", "json").out)["problems"] == []
 
 
@@ -152,11 +152,11 @@ def test_top5_of_a_packed_set_is_known_where_all_is_right(
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
-    command: Command, small: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
+    command: Command, place: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
 ) -> None:
-    change(pl.read_csv(small / "predictions.csv")).write_csv(small / "predictions.csv")
-    code, out, err = run(command, small)
+    change(pl.read_csv(place / "predictions.csv")).write_csv(place / "predictions.csv")
+    code, out, err = run(command, place)
     assert code in (1, 2)
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
-    assert not (small / "results.duckdb").exists()
+    assert not (place / "results.duckdb").exists()

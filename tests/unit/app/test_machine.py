@@ -22,7 +22,7 @@ def test_a_missing_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for cached in (devices.gpus, devices.readiness):
         cached.cache_clear()
     rows = dict(inspect_machine())
-    assert [what for what, finding in rows.items() if finding == "no NVIDIA GPU here"] == ["GPU"]
+    assert [name for name, finding in rows.items() if finding == "no NVIDIA GPU here"] == ["GPU"]
     assert rows["engine tensorrt"] == rows["array module cupy"] == "not ready: it needs an NVIDIA GPU"
     for cached in (devices.gpus, devices.readiness):
         cached.cache_clear()

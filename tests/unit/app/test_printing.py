@@ -83,9 +83,9 @@ def test_markdown_shows_names_as_they_are_and_four_digits() -> None:
     head, *cells = cells_of_markdown(paper_text(columns_of(ROWS), "markdown"))
     assert head == ["model", "value [low, high]", "n", "note"]
     assert cells[0] == ["a|b", "0.1235 [0.1, 1.235]", "12345", "-"]
-    shown = {"two\nlines": "two lines", "\u202egnp.exe": "\\u202egnp.exe", "\x1b[31m": "\\x1b[31m"}
-    shown |= {"carriage\rreturn": "carriage\\rreturn"}
-    assert [row[0] for row in cells] == [shown.get(name, name) for name in HOSTILE]
+    texts = {"two\nlines": "two lines", "\u202egnp.exe": "\\u202egnp.exe", "\x1b[31m": "\\x1b[31m"}
+    texts |= {"carriage\rreturn": "carriage\\rreturn"}
+    assert [row[0] for row in cells] == [texts.get(name, name) for name in HOSTILE]
 
 
 @given(st.lists(st.text("ab|\\`*<>_[]()!&; \n\u202e", max_size=8), min_size=1, max_size=4))
@@ -131,14 +131,14 @@ def test_a_table_without_rows_has_its_columns() -> None:
 def test_several_tables_are_headings_captions_an_object_or_one_csv(capsys: pytest.CaptureFixture[str]) -> None:
     tables = {"Cells: a|b": [{"model": "x", "n": 1}], "Curves": [{"model": "y", "area": 0.5}]}
 
-    def printed(table_format: Format) -> str:
+    def read_output(table_format: Format) -> str:
         print_tables(tables, table_format)
         return capsys.readouterr().out
 
-    assert re.findall("^## (.*)", printed(Format.markdown), re.MULTILINE) == ["Cells: a\\|b", "Curves"]
-    assert re.findall(r"caption\{(.*)\}", printed(Format.latex)) == ["Cells: a|b", "Curves"]
-    assert json.loads(printed(Format.json)) == tables
-    assert pl.read_csv(io.StringIO(printed(Format.csv))).rows() == [
+    assert re.findall("^## (.*)", read_output(Format.markdown), re.MULTILINE) == ["Cells: a\\|b", "Curves"]
+    assert re.findall(r"caption\{(.*)\}", read_output(Format.latex)) == ["Cells: a|b", "Curves"]
+    assert json.loads(read_output(Format.json)) == tables
+    assert pl.read_csv(io.StringIO(read_output(Format.csv))).rows() == [
         ("Cells: a|b", "x", 1, None), ("Curves", "y", None, 0.5)
     ]  # fmt: skip
 

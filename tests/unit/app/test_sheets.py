@@ -49,19 +49,19 @@ def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> No
         (photos / name).symlink_to(photograph_folder() / name)
     images = pack(photos, tmp_path / "images.set")
     row, seed = images.paths.index("chelsea.png"), 4
-    shown, grid = perturbed(read_photograph(CAT), grid_of(None), seed), grid_of(None)
+    pictures, grid = perturbed(read_photograph(CAT), grid_of(None), seed), grid_of(None)
     condition = next(candidate for candidate in grid.conditions if candidate.number("noise_sd") == 0.16)
     batch = Batch(images.pixels, images.keys, np.arange(3), seed)
     perturb = grid.family(condition).perturb
     assert perturb is not None
     [(_, noisy)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
-    np.testing.assert_array_equal(np.round(noisy[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
+    np.testing.assert_array_equal(np.round(noisy[row].transpose(1, 2, 0) * 255).astype(np.uint8), pictures[condition])
 
 
-def wall(command: Command, explored: Path, query: str, *more: str) -> tuple[str, Path]:
+def wall(command: Command, explored: Path, query: str, *options: str) -> tuple[str, Path]:
     out = explored / "wall.png"
     out.unlink(missing_ok=True)
-    place = (explored / "images.set", "--query", query, "--out", out, "--db", explored / "results.duckdb", *more)
+    place = (explored / "images.set", "--query", query, "--out", out, "--db", explored / "results.duckdb", *options)
     answer = command("images", "show", *place)
     return (answer.out if answer.code == 0 else answer.err), out
 
@@ -75,11 +75,11 @@ def tile_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path) -> None:
-    which = "WHERE probe = 'critical_band' AND checkpoint = 'net_0' ORDER BY ALL LIMIT 2"
-    text, out = wall(command, explored, f"SELECT image_index, probe, parameters, confidence FROM flip {which}")
+    clause = "WHERE probe = 'critical_band' AND checkpoint = 'net_0' ORDER BY ALL LIMIT 2"
+    text, out = wall(command, explored, f"SELECT image_index, probe, parameters, confidence FROM flip {clause}")
     assert text == f"{out}: 2 images\n"
     images = open_image_set(explored / "images.set")
-    rows = ask(explored / "results.duckdb", f"SELECT image_index, probe, parameters::VARCHAR FROM flip {which}")
+    rows = ask(explored / "results.duckdb", f"SELECT image_index, probe, parameters::VARCHAR FROM flip {clause}")
     digests = dict(ask(explored / "results.duckdb", "SELECT parameters::VARCHAR, digest FROM condition"))
     conditions = Conditions()
     for number, (index, probe, parameters) in enumerate(rows):

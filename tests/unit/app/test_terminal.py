@@ -60,21 +60,20 @@ def app() -> typer.Typer:
 
 
 def test_help_is_what_the_docstrings_say(app: typer.Typer) -> None:
-    printed = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
+    page = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
     for text in ("Do the work.", "It takes a while.", "Example: work a.toml", "The study, whose text goes on."):
-        assert text in printed
+        assert text in page
     for text in ("How large.", "Say it loudly.", "STUDY <path>", "--names <list[str]>", "x>=1"):
-        assert text in printed
-    assert not [text for text in ("Returns", "Raises", "Args:", "hidden", "progress") if text in printed]
+        assert text in page
+    assert not [text for text in ("Returns", "Raises", "Args:", "hidden", "progress") if text in page]
 
 
 def test_the_function_and_the_printer_get_their_arguments(app: typer.Typer) -> None:
-    printed = CliRunner().invoke(app, ["a.toml"]).output
+    page = CliRunner().invoke(app, ["a.toml"]).output
     usual = "[('deep', False), ('hidden', 8), ('names', ()), ('pair', None), ('size', 3), ('study', "
-    assert printed == f"a.toml False {usual}{Path('a.toml')!r})]\n"
+    assert page == f"a.toml False {usual}{Path('a.toml')!r})]\n"
     words = ["a.toml", "--names", "x", "--names", "y", "--pair", "1,2", "--deep", "--loud", "--size", "5"]
-    printed = CliRunner().invoke(app, words).output
+    page = CliRunner().invoke(app, words).output
     assert (
-        "a.toml True [('deep', True), ('hidden', 8), ('names', ['x', 'y']), ('pair', ('1', '2')), ('size', 5)"
-        in printed
+        "a.toml True [('deep', True), ('hidden', 8), ('names', ['x', 'y']), ('pair', ('1', '2')), ('size', 5)" in page
     )

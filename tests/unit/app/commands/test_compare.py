@@ -10,8 +10,8 @@ from small import refused_here, run_here
 LOW = [condition("lowpass", cutoff=round(0.05 * k, 2)) for k in range(1, 16)]
 
 
-def ranks(images: Images, wrong: int) -> np.ndarray:
-    return (np.arange(images.info.count) < wrong).astype(int)
+def ranks(images: Images, errors: int) -> np.ndarray:
+    return (np.arange(images.info.count) < errors).astype(int)
 
 
 @pytest.fixture
@@ -27,22 +27,22 @@ def db(tmp_path: Path) -> Path:
 
 
 def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
-    printed = run_here("compare", "s@1", "s@2", "--db", db)
-    assert "Both have 3 cells: 1 is one and the same, 1 differs in accuracy" in printed
-    assert "13 cells are in A only: net set lowpass below 16 cycles/image; " in printed
-    assert "and 3 more" in printed
-    assert "in B only" not in printed
+    page = run_here("compare", "s@1", "s@2", "--db", db)
+    assert "Both have 3 cells: 1 is one and the same, 1 differs in accuracy" in page
+    assert "13 cells are in A only: net set lowpass below 16 cycles/image; " in page
+    assert "and 3 more" in page
+    assert "in B only" not in page
     assert "13 cells are in B only: net set lowpass below " in run_here("compare", "s@2", "s@1", "--db", db)
-    assert "lowpass below 5 cycles/image" in printed
-    assert "cutoff=" not in printed
-    assert "precision" in printed
+    assert "lowpass below 5 cycles/image" in page
+    assert "cutoff=" not in page
+    assert "precision" in page
     line = f"none of s@1; run `bandlens analyze --db {db} --study s@1` first"
-    assert f"Not determined: differences in metrics, since there are {line}.\n" in printed
-    assert "below 11 cycles/image " not in printed
-    assert printed.endswith("no difference found: 1 cell; --all says what could have been (detectable)\n")
-    everything = run_here("compare", "s@1", "s@2", "--db", db, "--all")
-    assert "below 11 cycles/image " in everything
-    assert "no difference found:" not in everything
+    assert f"Not determined: differences in metrics, since there are {line}.\n" in page
+    assert "below 11 cycles/image " not in page
+    assert page.endswith("no difference found: 1 cell; --all says what could have been (detectable)\n")
+    full_page = run_here("compare", "s@1", "s@2", "--db", db, "--all")
+    assert "below 11 cycles/image " in full_page
+    assert "no difference found:" not in full_page
 
 
 def test_json_holds_every_table(db: Path) -> None:
@@ -62,10 +62,10 @@ def test_json_holds_every_table(db: Path) -> None:
 
 def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Path) -> None:
     path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
-    wrong = {"x": (10, 30), "y": (25, 30), "z": (0, 0)}
+    error_counts = {"x": (10, 30), "y": (25, 30), "z": (0, 0)}
     parts = [
         part(cell(images, setting, by=model(name)), ranks(images, number), ranks(images, number))
-        for name, numbers in wrong.items()
+        for name, numbers in error_counts.items()
         for setting, number in zip((condition(), LOW[0]), numbers, strict=True)
     ]
     database_of(tmp_path, images, parts)
@@ -92,8 +92,8 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     ]
     nets = [model("x"), model("y")]
     parts = [
-        part(cell(images, by=by), ranks(images, wrong), ranks(images, wrong))
-        for images, wrong in zip(sets, (30, 30), strict=True)
+        part(cell(images, by=by), ranks(images, errors), ranks(images, errors))
+        for images, errors in zip(sets, (30, 30), strict=True)
         for by in nets
     ]
     database_of(tmp_path, sets, parts)
@@ -109,8 +109,8 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
 def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Path) -> None:
     images, path = image_set(100, labels=[0] * 100), tmp_path / "results.duckdb"
     attack = part(cell(images, condition("pgd_linf", eps=0.1)), ranks(images, 90), ranks(images, 90))
-    for conditions, wrong in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
-        for precision, count in wrong.items():
+    for conditions, error_counts in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
+        for precision, count in error_counts.items():
             cells = [cell(images, setting, precision=precision) for setting in (condition(), *conditions)]
             parts = [part(cell, ranks(images, count), ranks(images, count)) for cell in cells]
             database_of(tmp_path, images, [*parts, attack])  # an attack is in fp32 whatever the study is in
@@ -126,5 +126,5 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
         f"{path}, s@3, int8",
         f"{path}, s@1, fp32",
     ]
-    refused = refused_here("compare", "s", "--precisions", "fp32,bf16", "--db", path)
-    assert refused == f"{path}: s was run in fp32, int8, and not in bf16; set that precision in its file and run it"
+    refusal = refused_here("compare", "s", "--precisions", "fp32,bf16", "--db", path)
+    assert refusal == f"{path}: s was run in fp32, int8, and not in bf16; set that precision in its file and run it"

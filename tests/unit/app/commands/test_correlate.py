@@ -52,14 +52,14 @@ def study(db: Path, models: int, category: str = "own", metrics: bool = True, co
 
 
 def test_the_published_figures_are_the_default() -> None:
-    printed = run_here("correlate")
+    page = run_here("correlate")
     for words in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "given ID"):
-        assert words in printed
-    assert "critical_bandwidth has 20 different values" in printed
-    assert "72 of 72 correlations tested; below 0.05: p 40, " in printed
-    assert "after Holm 22, after Benjamini-Hochberg 36" in printed
-    smallest = "one smaller than 0.56 to 0.84, by the number of models, could not have been found"
-    assert f"no correlation was found in 50 after Holm; {smallest}" in printed
+        assert words in page
+    assert "critical_bandwidth has 20 different values" in page
+    assert "72 of 72 correlations tested; below 0.05: p 40, " in page
+    assert "after Holm 22, after Benjamini-Hochberg 36" in page
+    sentence = "one smaller than 0.56 to 0.84, by the number of models, could not have been found"
+    assert f"no correlation was found in 50 after Holm; {sentence}" in page
 
 
 def test_what_can_be_chosen_is_what_there_is() -> None:
@@ -77,8 +77,8 @@ def test_json_has_every_column_of_every_row() -> None:
 
 
 def test_the_published_table_is_that_of_the_shipped_figures() -> None:
-    printed = CliRunner().invoke(app, ["published", "table", "--format", "json"]).output
-    assert json.loads(printed) == correlation_table(shipped_figures())
+    output = CliRunner().invoke(app, ["published", "table", "--format", "json"]).output
+    assert json.loads(output) == correlation_table(shipped_figures())
 
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:

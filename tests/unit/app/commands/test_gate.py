@@ -28,10 +28,10 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The study of `worse` asks for no more than 30 points and a condition.
     """
     images, path = image_set(N, labels=np.zeros(N, int)), tmp_path_factory.mktemp("releases") / "results.duckdb"
-    first, more, later = range(600), range(700), range(30, 638)
-    wrong = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, more], "near": [later] * 3}
+    first, excess, later = range(600), range(700), range(30, 638)
+    errors = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, excess], "near": [later] * 3}
     with open_store(path) as store:
-        for name, ranges in wrong.items():
+        for name, ranges in errors.items():
             parts = []
             for setting, places in zip(SETTINGS, ranges, strict=True):
                 rank = np.isin(np.arange(N), places).astype(int)
@@ -56,10 +56,10 @@ def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_wo
     assert answer.code == 3
     (line,) = answer.err.splitlines()
     document = json.loads(command("gate", "near", *options, "--format", "json").out)
-    needed = max(row["needed"] for row in document["rows"])
-    assert needed > N
+    count = max(row["needed"] for row in document["rows"])
+    assert count > N
     assert line == (
-        f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {np.ceil(10 * needed / N) / 10:.1f} times as "
+        f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {np.ceil(10 * count / N) / 10:.1f} times as "
         "many images would decide all: take more images, or widen the limits"
     )
     assert (document["compared"], document["rows"][0]["margin"]) == ("near against old", 0.005)
@@ -75,8 +75,8 @@ def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_wo
 def test_a_slice_asks_for_a_multiple_of_its_own_images(command: Command, tmp_path: Path) -> None:
     """The rarest of two classes decides how much larger the set has to be: its own images alone would be too few."""
     images = image_set(N, labels=(np.arange(N) % 20 == 0).astype(int))
-    for name, wrong in (("old", np.arange(N) < 40), ("new", np.arange(N) >= N - 40)):
-        rank = wrong.astype(int)
+    for name, errors in (("old", np.arange(N) < 40), ("new", np.arange(N) >= N - 40)):
+        rank = errors.astype(int)
         db = database_of(tmp_path, images, [part(cell(images, by=model(name)), rank, rank)], name)
     options = ("--against", "old", "--margin", 0.01, "--slices", "class", "--db", db)
     rows = json.loads(command("gate", "new", *options, "--format", "json").out)["rows"]
@@ -157,7 +157,7 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
         images, namesakes = image_set(N, labels=rank, benchmark=side), image_set(N, name="other", labels=rank)
         cells = [cell(images, condition("lowpass", cutoff=cutoff)) for cutoff in cutoffs[side]]
         cells += [cell(namesakes, condition("highpass", cutoff=0.3))] if side == "new" else []
-        parts = [part(of, rank, rank) for of in cells]
+        parts = [part(cell, rank, rank) for cell in cells]
         database_of(tmp_path, [images, namesakes], parts, "mine", file=f"{side}.duckdb")
     answer = command(
         "gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "markdown"

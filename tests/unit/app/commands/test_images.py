@@ -93,9 +93,9 @@ def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> Non
 
 
 def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path, tmp_path: Path) -> None:
-    sites, more = tmp_path / "sites.csv", tmp_path / "more.csv"
+    sites, scanners = tmp_path / "sites.csv", tmp_path / "more.csv"
     sites.write_text("path,name,value\nn01440764/a.jpg,site,A\nn01440764/c.jpg,site,B\nn01443537/b.png,site,B\n")
-    more.write_text("name,value,path\nscanner,old,n01443537/b.png\n")
+    scanners.write_text("name,value,path\nscanner,old,n01443537/b.png\n")
     common = ("--skip-broken", "--size", 32, "--resize", 32)
     assert run("pack", photos, "--out", tmp_path / "set", "--attributes", sites, *common).exit_code == 0
     assert run("pack", photos, "--out", tmp_path / "plain", *common).exit_code == 0
@@ -103,11 +103,11 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
     assert packed.info.digest == plain.info.digest
     assert {key: rows.tolist() for key, rows in packed.attributes.items()} == {("site", "A"): [0], ("site", "B"): [1]}
     sites.write_text("path,name,value\na.jpg,site,A\n")
-    refused = run("pack", photos, "--out", tmp_path / "none", "--attributes", sites, *common).exception
-    assert isinstance(refused, ImageSetError)
-    assert "row 2: no image 'a.jpg'; paths are relative to the packed folder" in str(refused)
+    error = run("pack", photos, "--out", tmp_path / "none", "--attributes", sites, *common).exception
+    assert isinstance(error, ImageSetError)
+    assert "row 2: no image 'a.jpg'; paths are relative to the packed folder" in str(error)
     assert not (tmp_path / "none").exists()
-    result = run("attributes", tmp_path / "set", more, "--format", "json")
+    result = run("attributes", tmp_path / "set", scanners, "--format", "json")
     assert json.loads(result.stdout) == [
         {"name": "scanner", "value": "old", "images": 1},
         {"name": "site", "value": "A", "images": 1},
@@ -116,13 +116,13 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
     assert run("check", tmp_path / "set").exit_code == 0
 
 
-@pytest.mark.parametrize(("small", "own_cycles"), [(3, 40 / 2 * 64 / 80), (2, None)])
+@pytest.mark.parametrize(("small_count", "own_cycles"), [(3, 40 / 2 * 64 / 80), (2, None)])
 def test_a_check_says_where_more_than_a_tenth_were_enlarged(
-    tmp_path: Path, small: int, own_cycles: float | None
+    tmp_path: Path, small_count: int, own_cycles: float | None
 ) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(20):
-        sides = (40, 90) if number < small else (100, 90)
+        sides = (40, 90) if number < small_count else (100, 90)
         Image.fromarray(np.full((*sides, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
     common = ("--size", 64, "--resize", 80, "--format", "json")
     for name, stream in (("set", ()), ("stream", ("--stream",))):
@@ -135,7 +135,7 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
     assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
     Image.fromarray(np.full((100, 90, 3), 20, np.uint8)).save(tmp_path / "photos" / "20.png")
-    added = run("add", tmp_path / "set", tmp_path / "photos", "--format", "json")
-    assert [row["images"] for row in json.loads(added.stdout)] == [21]
-    removed = run("remove", tmp_path / "set", "20.png", "--format", "json")
-    assert [row["images"] for row in json.loads(removed.stdout)] == [20]
+    addition = run("add", tmp_path / "set", tmp_path / "photos", "--format", "json")
+    assert [row["images"] for row in json.loads(addition.stdout)] == [21]
+    removal = run("remove", tmp_path / "set", "20.png", "--format", "json")
+    assert [row["images"] for row in json.loads(removal.stdout)] == [20]

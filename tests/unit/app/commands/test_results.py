@@ -40,23 +40,23 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, database: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "a", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
-    printed = json.loads(answer.out)
+    table = json.loads(answer.out)
     for checkpoint in ("one", "two"):
-        assert {row["metric"] for row in printed if row["checkpoint"] == checkpoint} == METRICS
-    assert {row["study"] for row in printed} == {"a@1"}
+        assert {row["metric"] for row in table if row["checkpoint"] == checkpoint} == METRICS
+    assert {row["study"] for row in table} == {"a@1"}
     stored = ask(
         database, "SELECT checkpoint, metric, value, low, high, state, note FROM metric WHERE study = 'a' ORDER BY ALL"
     )
     columns = ("checkpoint", "metric", "value", "low", "high", "state", "note")
-    assert sorted(map(str, stored)) == sorted(str(tuple(row[name] for name in columns)) for row in printed)
+    assert sorted(map(str, stored)) == sorted(str(tuple(row[name] for name in columns)) for row in table)
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
-    printed = json.loads(command("analyze", "--db", database, "--format", "json").out)
-    assert {row["study"] for row in printed} == {"a@1", "b@1"}
+    table = json.loads(command("analyze", "--db", database, "--format", "json").out)
+    assert {row["study"] for row in table} == {"a@1", "b@1"}
     [row] = {
         (row["state"], row["note"][:30])
-        for row in printed
+        for row in table
         if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"
     }
     assert row == ("missing", "highpass lacks the cutoffs 0.1")
@@ -65,12 +65,12 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
 def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "a", "--conditions", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
-    printed = json.loads(answer.out)
-    assert {row["metric"] for row in printed} == {"agreement", "confidence"}, "the images have no labels"
-    assert len(printed) == 2 * 2 * 52, "metrics, checkpoints, conditions"
+    table = json.loads(answer.out)
+    assert {row["metric"] for row in table} == {"agreement", "confidence"}, "the images have no labels"
+    assert len(table) == 2 * 2 * 52, "metrics, checkpoints, conditions"
     columns = ("checkpoint", "probe", "metric", "n", "value", "low", "high", "difference", "state")
     stored = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
-    assert sorted(map(str, stored)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
+    assert sorted(map(str, stored)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in table)
     answer = command("analyze", "--db", database, "--study", "a", "--conditions")
     assert "lowpass below 11 cycles/image" in answer.out
     assert "cutoff=" not in answer.out

@@ -32,8 +32,8 @@ def test_json_is_a_list_of_objects_with_numbers_as_numbers(command: Command, dat
 
 
 def test_of_several_statements_none_answers_where_one_is_wrong(command: Command, database: Path) -> None:
-    for wrong, message in (("SELEC 2", "syntax error"), ("DROP TABLE cell", "open for reading alone")):
-        assert message in refusal(command("sql", f"SELECT 1; {wrong}", "--db", database))
+    for statement, message in (("SELEC 2", "syntax error"), ("DROP TABLE cell", "open for reading alone")):
+        assert message in refusal(command("sql", f"SELECT 1; {statement}", "--db", database))
 
 
 def test_an_empty_query_is_wrong_use(command: Command, database: Path) -> None:

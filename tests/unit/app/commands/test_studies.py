@@ -31,15 +31,15 @@ def test_it_answers_for_the_numbers_that_are_asked_for_and_else_for_usual_ones()
     answer = ask("--images", 1000, "--images", 5000)
     assert [round(100 * row["by_interval"], 2) for row in answer["images"]] == [2.80, 1.25]
     assert "models" not in answer
-    [few, correlated] = ask("--models", 48, "--correlation", -0.2)["models"]
-    assert round(few["correlation"], 2) == 0.39
-    assert correlated["correlation"] <= 0.2
+    [by_count, by_correlation] = ask("--models", 48, "--correlation", -0.2)["models"]
+    assert round(by_count["correlation"], 2) == 0.39
+    assert by_correlation["correlation"] <= 0.2
     assert {*ask()} == {"images", "models"}
 
 
 def test_more_tests_need_larger_differences() -> None:
-    [[alone], [among]] = (ask("--images", 1000, "--tests", tests)["images"] for tests in (1, 24))
-    assert all(among[name] > alone[name] for name in ("by_interval", "by_test", "kappa"))
+    [[single_test], [many_tests]] = (ask("--images", 1000, "--tests", tests)["images"] for tests in (1, 24))
+    assert all(many_tests[name] > single_test[name] for name in ("by_interval", "by_test", "kappa"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_more_tests_need_larger_differences() -> None:
     ],
 )
 def test_numbers_out_of_range_are_refused_in_one_line(keys: dict[str, float], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         bandlens.power(**keys)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)

@@ -55,8 +55,8 @@ def condition(study: dict[str, Any], words: str) -> dict[str, Any]:
     return dict(entry)
 
 
-def ask_images(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
-    asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | more
+def ask_images(answers: Answers, study: dict[str, Any], words: str, **options: Any) -> dict[str, Any]:
+    asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | options
     return answers.images(ImageQuery("small", "images", condition(study, words)["id"], **asks))
 
 
@@ -120,11 +120,11 @@ def test_selections(explored: Path, answers: Answers, study: dict[str, Any], lab
     assert expected.keys() == set(SELECTIONS)
     for selection, indices in expected.items():
         reply = ask_images(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
-        chosen = {k for k in indices if label in (None, labels[k])}
-        assert chosen
-        assert reply["total"] == len(chosen)
-        assert {tile["index"] for tile in reply["tiles"]} <= chosen
-        assert len(reply["tiles"]) == min(24, len(chosen))
+        members = {k for k in indices if label in (None, labels[k])}
+        assert members
+        assert reply["total"] == len(members)
+        assert {tile["index"] for tile in reply["tiles"]} <= members
+        assert len(reply["tiles"]) == min(24, len(members))
 
 
 def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> None:
@@ -146,18 +146,18 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
     for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
         database = database_of(tmp_path, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])], name)
     with answering(database) as answers:
-        newest, chosen = answers.study(None), answers.study("two")
+        newest, second = answers.study(None), answers.study("two")
     assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
-    assert [[model["name"] for model in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
+    assert [[model["name"] for model in study["models"]] for study in (newest, second)] == [["one"], ["two"]]
 
 
 def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
     """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
-    large, small = model("large", classes=1000), model("small", classes=37)
+    large_model, small_model = model("large", classes=1000), model("small", classes=37)
     plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
     pets = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
-    parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
-    parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, pets)]
+    parts = [part(cell(plain, by=by), [0, 1]) for by in (large_model, small_model)]
+    parts += [part(cell(images, by=small_model), [0, 1], [0, 0]) for images in (labelled, pets)]
     names = {"all": {0: "tench", 1: "goldfish"}}
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", [plain, labelled, pets], parts, names)
@@ -169,7 +169,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
             return [[tile["label"], *(answer["answer"] for answer in tile["answers"])] for tile in tiles]
 
         texts = [tile_texts("plain", "large"), tile_texts("labelled", "small"), tile_texts("own", "small")]
-        listed = [
+        class_names = [
             [entry["name"] for entry in answers.filters("s", images)["classes"]] for images in ("labelled", "own")
         ]
     assert texts == [
@@ -177,7 +177,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
         [["class 0", "class 0"], ["class 1", "class 1"]],
         [["Bengal", "Abyssinian"], ["Abyssinian", "Bengal"]],
     ]
-    assert listed == [["0", "1"], ["Abyssinian", "Bengal"]]
+    assert class_names == [["0", "1"], ["Abyssinian", "Bengal"]]
 
 
 def pixels(content: bytes) -> NDArray[np.uint8]:
@@ -274,10 +274,10 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
     assert titles[bias] == "spectral bias above chance"
     assert "spectral_bias" not in titles, "of few classes, the one above chance takes its place"
     for models in (NAMES, NAMES[:4]):
-        chosen = [row for row in rows if row["checkpoint"] in models]
+        selection = [row for row in rows if row["checkpoint"] in models]
         correlation = answers.correlation("small", bias, group, models)
         assert correlation["n"] == len(models)
-        expected = spearmanr([row[bias] for row in chosen], [row[group] for row in chosen]).statistic
+        expected = spearmanr([row[bias] for row in selection], [row[group] for row in selection]).statistic
         assert correlation["coefficient"] == pytest.approx(expected)
 
 
@@ -302,11 +302,11 @@ def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> Non
             query = ImageQuery("s", "set", clean, "net", None, "all", label, ["net"], scheme=scheme)
             return [tile["index"] for tile in answers.images(query)["tiles"]]
 
-        listed = [(row["scheme"], row["class"]) for row in answers.filters("s", "set")["classes"]]
-        chosen = [indices(scheme, label) for scheme, label in listed]
+        classes = [(row["scheme"], row["class"]) for row in answers.filters("s", "set")["classes"]]
+        images_by_class = [indices(scheme, label) for scheme, label in classes]
         assert indices(None, cats) == [0, 1]
-    assert listed == [("shape", cats), ("shape", elephants), ("texture", cats), ("texture", elephants)]
-    assert chosen == [[0, 1], [2], [1, 2], [0]]
+    assert classes == [("shape", cats), ("shape", elephants), ("texture", cats), ("texture", elephants)]
+    assert images_by_class == [[0, 1], [2], [1, 2], [0]]
 
 
 def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:

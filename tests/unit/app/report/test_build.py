@@ -41,8 +41,8 @@ def results(stored_study: Path) -> ReportData:
 
 def test_it_is_one_small_file_that_loads_nothing(page: ReportPage) -> None:
     assert len(page.html.encode()) < 3e6
-    loaded = [a.get("src") or a.get("href") for tag in ("img", "script", "link", "iframe") for a in page.named(tag)]
-    assert all(address is None or address.startswith("data:image/jpeg;base64,") for address in loaded)
+    addresses = [a.get("src") or a.get("href") for tag in ("img", "script", "link", "iframe") for a in page.named(tag)]
+    assert all(address is None or address.startswith("data:image/jpeg;base64,") for address in addresses)
     assert all(str(a["href"]).startswith("#") for a in page.named("a"))
     (policy,) = [a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert str(policy).startswith("default-src 'none';")

@@ -34,21 +34,21 @@ def test_few_are_all_drawn() -> None:
 
 def test_of_many_each_category_has_its_share_from_its_least_accurate_on() -> None:
     every = models(600, 300, 99, 1)
-    chosen = every.filter(pl.col("checkpoint").is_in(choose(every)))
-    assert len(chosen) == DRAWN_MODELS
-    assert chosen.group_by("category").len().sort("category")["len"].to_list() == [29, 14, 4, 1]
+    selection = every.filter(pl.col("checkpoint").is_in(choose(every)))
+    assert len(selection) == DRAWN_MODELS
+    assert selection.group_by("category").len().sort("category")["len"].to_list() == [29, 14, 4, 1]
     for name in ("category 0", "category 1"):
-        of_all, of_choice = (rows.filter(category=name)["accuracy"] for rows in (every, chosen))
-        assert of_choice.min() < of_all.quantile(0.06)
-        assert of_choice.max() > of_all.quantile(0.94)
+        population, sample = (rows.filter(category=name)["accuracy"] for rows in (every, selection))
+        assert sample.min() < population.quantile(0.06)
+        assert sample.max() > population.quantile(0.94)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """Models under two probes, one of them on images of its own; people saw the others, and one of the probes."""
     path, random, n = tmp_path_factory.mktemp("many") / "results.duckdb", np.random.default_rng(0), 45
-    shown = [("c05", "c30")[k % 2] for k in range(n)]
-    paths = [f"dnn/session-1/{k:04d}_cop_dnn_{contrast}_bear_10_n0_{k}.png" for k, contrast in enumerate(shown)]
+    contrasts = [("c05", "c30")[k % 2] for k in range(n)]
+    paths = [f"dnn/session-1/{k:04d}_cop_dnn_{contrast}_bear_10_n0_{k}.png" for k, contrast in enumerate(contrasts)]
     about = {"labels": [1] * n, "decision_space": "sixteen"}
     common, separate = (
         image_set(n, name="common", paths=paths, benchmark="contrast", **about),
@@ -61,7 +61,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
             parts.append(part(cell(separate if k == UNSEEN else common, setting, by=model(f"net{k}")), 1 + rank, rank))
     with open_store(path) as store:
         store_study(store, "s", [common, separate], parts)
-        store_trials(store, trials_of("contrast", shown, "subject-01", np.ones(n, bool)))
+        store_trials(store, trials_of("contrast", contrasts, "subject-01", np.ones(n, bool)))
         compute_measures(store, "s")
         bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"

@@ -35,13 +35,13 @@ CHOICE = (
 
 
 @pytest.fixture(scope="module")
-def written(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+def report(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("report")
     return write_report(stored_study, folder / "report.html", figures=CHOICE, folder=folder / "figures")
 
 
-def pictures(written: Written) -> dict[str, ET.Element]:
-    return {file.stem: ET.parse(file).getroot() for file in written.figures if file.suffix == ".svg"}
+def pictures(report: Written) -> dict[str, ET.Element]:
+    return {file.stem: ET.parse(file).getroot() for file in report.figures if file.suffix == ".svg"}
 
 
 def texts(picture: ET.Element) -> list[ET.Element]:
@@ -56,13 +56,13 @@ def is_cut(svg: str) -> bool:
     return bool((pixels[~inner] < 255).any())
 
 
-def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> None:
+def test_every_panel_has_its_files_and_a_row_of_the_index(report: Written) -> None:
     endings = (".svg", ".pdf", ".png")
-    stems = {ending: [file.stem for file in written.figures if file.suffix == ending] for ending in endings}
-    index = pl.read_csv(written.figures[-1])
+    stems = {ending: [file.stem for file in report.figures if file.suffix == ending] for ending in endings}
+    index = pl.read_csv(report.figures[-1])
     assert stems[".svg"] == stems[".pdf"] == stems[".png"] == index["file"].to_list()
     assert {*index["file"]} == {*CHOICE[1:], *(f"{CHOICE[0]}-{probe}" for probe in ("lowpass", "highpass"))}
-    assert len(list(written.figures[-1].parent.iterdir())) == len(written.figures)
+    assert len(list(report.figures[-1].parent.iterdir())) == len(report.figures)
     titles = dict(index.select("file", "title").rows())
     assert titles["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
     assert titles["blur-on-photographs"] == "blur on photographs"
@@ -71,9 +71,9 @@ def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> N
     assert index.filter(pl.col("file").str.starts_with("band-noise"))["width_in"].unique().to_list() == [3.5]
 
 
-def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(written: Written) -> None:
-    width = dict(pl.read_csv(written.figures[-1]).select("file", 72 * pl.col("width_in")).rows())
-    for name, picture in pictures(written).items():
+def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(report: Written) -> None:
+    width = dict(pl.read_csv(report.figures[-1]).select("file", 72 * pl.col("width_in")).rows())
+    for name, picture in pictures(report).items():
         assert picture.get("width") == f"{width[name]:g}pt"
         across, down = map(float, str(picture.get("viewBox")).split()[2:])
         point = width[name] / across
@@ -81,7 +81,7 @@ def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(written: Wri
         sizes = {float(str(text.get("font-size")).removesuffix("px")) * point for text in texts(picture)}
         assert min(sizes) >= 7 - 1e-9, name
         assert max(sizes) <= 9, name
-    for file in written.figures:
+    for file in report.figures:
         if file.suffix == ".pdf":
             [box] = re.findall(rb"/MediaBox *\[([^]]*)\]", file.read_bytes())
             assert float(box.split()[2]) == pytest.approx(width[file.stem])
@@ -91,24 +91,24 @@ def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(written: Wri
                 assert png.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
-def test_nothing_is_cut(written: Written) -> None:
-    svgs = pictures(written)
+def test_nothing_is_cut(report: Written) -> None:
+    svgs = pictures(report)
     assert [name for name, picture in svgs.items() if any("…" in str(text.text) for text in texts(picture))] == []
     assert [name for name, picture in svgs.items() if is_cut(ET.tostring(picture, encoding="unicode"))] == []
-    shown = [text.text for text in texts(svgs["filters-on-photographs-lowpass"])]
-    assert HOSTILE in shown
+    labels = [text.text for text in texts(svgs["filters-on-photographs-lowpass"])]
+    assert HOSTILE in labels
 
 
 def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_path: Path) -> None:
     images = image_set(20, labels=[0] * 20)
     probes = ["../../etc/pass wd", "etc pass_wd"]
-    named = [condition(), *(condition(probe, strength=strength) for probe in probes for strength in (1.0, 2.0))]
+    grid = [condition(), *(condition(probe, strength=strength) for probe in probes for strength in (1.0, 2.0))]
     database_of(
-        tmp_path, images, [part(cell(images, setting), [0] * 20, [0] * 20) for setting in named], "a", file="a.duckdb"
+        tmp_path, images, [part(cell(images, setting), [0] * 20, [0] * 20) for setting in grid], "a", file="a.duckdb"
     )
-    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "figures")
-    assert {file.parent for file in written.figures} == {tmp_path / "figures"}
-    names = {file.name for file in written.figures}
+    report = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "figures")
+    assert {file.parent for file in report.figures} == {tmp_path / "figures"}
+    names = {file.name for file in report.figures}
     assert {"etc-pass-wd-on-set.svg", "etc-pass-wd-on-set-2.svg"} <= names
 
 
@@ -117,17 +117,17 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
     filters = Figure("curves-1", "Filters on a|b", "", {"lowpass": panel, "highpass": panel}, 2, pl.DataFrame())
     hostile = Figure("blur-1", "blur on \u202egnp.exe", "", {"blur": panel}, 2, pl.DataFrame())
 
-    def chosen(*names: str) -> list[str]:
+    def choose(*names: str) -> list[str]:
         return [file.name for file in choose_figures([filters, hostile], names)]
 
-    assert chosen() == []
-    assert chosen("filters-on-a-b-highpass") == ["filters-on-a-b-highpass"]
-    assert chosen("blur-on-gnp-exe", "filters-on-a-b") == [
+    assert choose() == []
+    assert choose("filters-on-a-b-highpass") == ["filters-on-a-b-highpass"]
+    assert choose("blur-on-gnp-exe", "filters-on-a-b") == [
         "filters-on-a-b-lowpass", "filters-on-a-b-highpass", "blur-on-gnp-exe"
     ]  # fmt: skip
-    assert chosen("all") == chosen("filters-on-a-b", "blur-on-gnp-exe")
+    assert choose("all") == choose("filters-on-a-b", "blur-on-gnp-exe")
     with pytest.raises(UnknownName) as error:
-        chosen("blur-on-gnp-exe", "filters-on-ab\u202e")
+        choose("blur-on-gnp-exe", "filters-on-ab\u202e")
     assert str(error.value) == (
         "unknown figure 'filters-on-ab\\u202e'; did you mean filters-on-a-b or filters-on-a-b-lowpass or "
         "filters-on-a-b-highpass?; `--figures all` writes each, and figures.csv lists them"

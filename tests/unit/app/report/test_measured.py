@@ -97,7 +97,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     path = tmp_path_factory.mktemp("measures") / "results.duckdb"
     rng = np.random.default_rng(0)
     images = image_set(60, labels=[0] * 60, schemes={"texture": [[1]] * 60}, name="conflicts")
-    parts = [part(cell(images, setting), named := rng.integers(0, 3, 60), named) for setting in SETTINGS]
+    parts = [part(cell(images, setting), answers := rng.integers(0, 3, 60), answers) for setting in SETTINGS]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
@@ -148,8 +148,8 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
     slices = {("site", "A"): np.arange(40), ("weather", "fog"): np.arange(20, 60)}
     images = replace(image_set(60, labels=[0] * 60), attributes=slices)
     shares = {condition(): 1.0, condition("blur", sigma=1): 0.9, condition("blur", sigma=2): 0.5}
-    wrong = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
-    database_of(tmp_path, images, [part(cell(images, s), answer, answer) for s, answer in wrong.items()], measured=True)
+    ranks = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
+    database_of(tmp_path, images, [part(cell(images, s), rank, rank) for s, rank in ranks.items()], measured=True)
     results = report_data_of(tmp_path / "results.duckdb")
     titles = figures(results).keys()
     assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= titles
@@ -183,7 +183,7 @@ CONDITIONS = ("c100", "c05", "c30")
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judgements(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of two models and two people on the same 60 images in three contrasts: only to be read."""
     path = tmp_path_factory.mktemp("judged") / "results.duckdb"
     names = [f"dnn/session-1/{k:04d}_cop_dnn_{CONDITIONS[k % 3]}_bear_10_n0_{k}.png" for k in range(60)]
@@ -193,9 +193,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         rank = (random.random(60) < 0.4).astype(int)
         parts.append(part(cell(images, condition(), by=model(name)), 1 + rank, rank))
-    shown = [CONDITIONS[k % 3] for k in range(60)]
+    contrasts = [CONDITIONS[k % 3] for k in range(60)]
     people = ("subject-01", "subject-02")
-    trials = [trials_of("contrast", shown, person, random.random(60) < 0.7) for person in people]
+    trials = [trials_of("contrast", contrasts, person, random.random(60) < 0.7) for person in people]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         store_trials(store, *trials)
@@ -204,12 +204,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judged_copy(judged: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(judged, tmp_path))
+def judgements_copy(judgements: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(judgements, tmp_path))
 
 
-def test_models_and_people(judged: Path) -> None:
-    results = report_data_of(judged)
+def test_models_and_people(judgements: Path) -> None:
+    results = report_data_of(judgements)
     section = consistency_section(results)
     kappas, conditions = section.figures
     spec = next(iter(kappas.panels.values())).to_dict()
@@ -232,22 +232,22 @@ def test_models_and_people(judged: Path) -> None:
     assert (mean["top1"], mean["low"], mean["high"]) == (people.mean(), people.min(), people.max())
 
 
-def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(judged_copy: Path) -> None:
+def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(judgements_copy: Path) -> None:
     images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
-    with open_store(judged_copy) as store:
+    with open_store(judgements_copy) as store:
         store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
         write_consistencies(store, ["contrast"])
-    earlier, newest = (report_data_of(judged_copy, label) for label in ("s@1", "s"))
-    assert set(earlier.judgements.filter(human=False)["subject"]) == {"one", "two"}
-    assert earlier.consistency.is_empty()
+    first, newest = (report_data_of(judgements_copy, label) for label in ("s@1", "s"))
+    assert set(first.judgements.filter(human=False)["subject"]) == {"one", "two"}
+    assert first.consistency.is_empty()
     assert set(newest.judgements.filter(human=False)["subject"]) == {"three"}
     assert "three" in set(newest.consistency["second_subject"])
 
 
-def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(judged_copy: Path) -> None:
-    with open_store(judged_copy) as store:
+def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(judgements_copy: Path) -> None:
+    with open_store(judgements_copy) as store:
         rows = store.frame("FROM error_consistency")
         store.replace("error_consistency", rows.sample(fraction=1, shuffle=True, seed=0))
-    consistency = report_data_of(judged_copy).consistency
+    consistency = report_data_of(judgements_copy).consistency
     names = consistency.select("images", "first_subject", "second_subject", "condition")
     assert names.rows() == sorted(names.rows())

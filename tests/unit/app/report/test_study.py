@@ -101,8 +101,8 @@ def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
 
 def test_verdicts_on_a_study_are_a_section_of_its_report_alone(tmp_path: Path) -> None:
     images, settings = image_set(IMAGES, labels=[0] * IMAGES), [condition(), condition("lowpass", cutoff=0.3)]
-    for name, lost in (("old", 0), ("new", 200)):
-        ranks = [np.zeros(IMAGES, int), (np.arange(IMAGES) < lost).astype(int)]
+    for name, losses in (("old", 0), ("new", 200)):
+        ranks = [np.zeros(IMAGES, int), (np.arange(IMAGES) < losses).astype(int)]
         cells = [cell(images, setting, by=model(name)) for setting in settings]
         parts = [part(cell, rank, rank) for cell, rank in zip(cells, ranks, strict=True)]
         db = database_of(tmp_path, images, parts, name)

@@ -28,10 +28,10 @@ def work_of(file: Path) -> Work:
 
 def refusal(file: Path) -> str:
     """The message for a study that cannot be run; `UsageError` is wrong use."""
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         work_of(file)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 # Cells that a study stands for
@@ -171,10 +171,10 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
     ],
 )
 def test_what_is_wrong_in_python_is_said_as_of_a_file(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         Study(**{"name": "mine", "checkpoints": ["one"], "images": ["images.set"]} | keys)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # Models and images that are not there, or do not fit
@@ -246,10 +246,10 @@ def test_a_function_may_stand_for_a_probe_or_a_measure_and_its_name_runs_nothing
     probes = {"lowpass": {"cutoff": 0.3}, "blur": blur, "blurs": {"function": blur, "sigma": [0.5, 1]}}
     study = Study("mine", ["*"], ["set"], probes=probes, measures={"worst": blur})
     assert study.probes_in_memory == ["blur", "blurs"]
-    for same in (study, replace(study, engine="torch")):
-        assert same.probes == probes | {"blur": {"function": blur}}
-        assert same.measures == {"worst": {"function": blur}}
-        grid = make_grid(same.probes, same.folder)
+    for copy in (study, replace(study, engine="torch")):
+        assert copy.probes == probes | {"blur": {"function": blur}}
+        assert copy.measures == {"worst": {"function": blur}}
+        grid = make_grid(copy.probes, copy.folder)
         assert [str(condition) for condition in grid.conditions[2:]] == [
             "blur sigma=1",
             "blurs sigma=0.5",

@@ -45,10 +45,10 @@ def test_three_of_seven_classes_get_the_numbers_that_the_model_has_for_them(tmp_
     assert images.class_names == NAMES
     assert open_image_set(packed.folder).info == packed.info, "the set stays as it is"
 
-    listed = tmp_path / "classes.csv"
+    class_file = tmp_path / "classes.csv"
     rows = [f"{path},{label}\n" for path, label in zip(images.paths, images.labels, strict=True)]
-    listed.write_text("path,class\n" + "".join(rows))
-    numbered = pack(tmp_path / "photographs", tmp_path / "numbered.set", crop=CROP, labels=listed)
+    class_file.write_text("path,class\n" + "".join(rows))
+    numbered = pack(tmp_path / "photographs", tmp_path / "numbered.set", crop=CROP, labels=class_file)
     assert images.info.digest == numbered.info.digest != packed.info.digest
 
 

@@ -59,10 +59,10 @@ def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place) -
         "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id"
     )
     place.run(probes=noise)
-    everything = place.ask(query)
+    full_rows = place.ask(query)
     limited = place.run(probes=noise, limit=14)
     assert limited.predictions == 14 * limited.cells
-    assert set(place.ask(query)) < set(everything)
+    assert set(place.ask(query)) < set(full_rows)
     classes = place.ask(
         "SELECT count(*) FROM label JOIN image_set ON image_set.id = label.image_set WHERE count = 14 GROUP BY class"
     )
@@ -77,9 +77,9 @@ def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -
     for name in ("two", "three"):
         model = make_model(place.folder / "models", name, seed=len(name))
         save_model(replace(model, crop=BICUBIC), model.path.read_bytes(), {})
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         place.plan()
-    assert str(caught.value).endswith("pack one for three, two with --size 128 --resize 140 --interpolation bicubic")
+    assert str(error.value).endswith("pack one for three, two with --size 128 --resize 140 --interpolation bicubic")
     photographs = place.folder / "photographs"
     photographs.mkdir()
     for number, picture in enumerate(make_pictures(3, size=160, seed=1)):
@@ -88,8 +88,8 @@ def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -
     pack(photographs, place.folder / "larger.set", crop=Crop(64, 64))
     images = ["images.set", "bicubic.set"]
     plan = place.plan(images=images)
-    seen = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
-    assert seen == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
+    pairs = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
+    assert pairs == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
     with pytest.raises(
         UsageError, match=r"larger.set \(RGB, .* crop 64\) fits no checkpoint of the study; leave it out"
     ):
@@ -123,8 +123,8 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert plan.predictions == 20 * 14
     assert plan.estimate == "rates of earlier runs in this database"
 
-    printed = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
-    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in printed
+    page = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
+    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in page
 
     second = place.run(probes=OTHER_LEVEL)
     assert (second.label, second.ran, second.cells) == ("study@2", 14, 60)
@@ -161,11 +161,11 @@ def test_another_model_file_of_the_same_name_is_another_model(place: Place) -> N
 
 def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}")
-    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
-    assert planned["to_run"]["cells"] == 6
-    assert planned["to_run"]["predictions"] == 120
-    assert {row["probe"] for row in planned["rows"]} == {"clean", "lowpass"}
-    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass below 6 cycles/image"} in planned[
+    document = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
+    assert document["to_run"]["cells"] == 6
+    assert document["to_run"]["predictions"] == 120
+    assert {row["probe"] for row in document["rows"]} == {"clean", "lowpass"}
+    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass below 6 cycles/image"} in document[
         "missing"
     ]
     ran = json.loads(command("run", file, "--db", place.database, "--format", "json").out)
@@ -231,12 +231,12 @@ def test_the_smallest_difference_counts_clusters_and_tests(command: Command, pla
     """20 images in 10 clusters, and three conditions."""
     make_images(place.folder / "clustered.set", make_pictures(20), labels=[k % 12 for k in range(20)], folders=2)
     filters = "lowpass = {cutoff = [0.1, 0.5]}"
-    planned = place.plan(images=["clustered.set"], probes=filters)
-    assert planned.detectable == {"clustered.set": smallest_tested_difference(20, 0.1, 3, effect=2)}
-    shown = command(
+    plan = place.plan(images=["clustered.set"], probes=filters)
+    assert plan.detectable == {"clustered.set": smallest_tested_difference(20, 0.1, 3, effect=2)}
+    page = command(
         "plan", make_study(place.folder, images=["clustered.set"], probes=filters), "--db", place.database
     ).out
     assert (
         "\nsmallest difference of two accuracies that 80 % of such studies find after Holm, on clustered.set: none\n"
-        in shown
+        in page
     )

@@ -68,11 +68,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     infer = OnnxRuntimeSession.infer
 
-    def counted(session: OnnxRuntimeSession, images: np.ndarray, rows: slice) -> np.ndarray:
+    def count_images(session: OnnxRuntimeSession, images: np.ndarray, rows: slice) -> np.ndarray:
         counts.append(len(images))
         return infer(session, images, rows)
 
-    monkeypatch.setattr(OnnxRuntimeSession, "infer", counted)
+    monkeypatch.setattr(OnnxRuntimeSession, "infer", count_images)
     return counts
 
 
@@ -94,8 +94,8 @@ def test_the_larger_set_computes_the_new_images_alone(study: Path, passes: list[
     rows = rows_of(database)
     work = grow(study)
     cells = len(work.cells)
-    planned = plan_study(work, database)
-    assert (planned.predictions, len(planned.missing)) == (NEW * cells, cells)
+    plan = plan_study(work, database)
+    assert (plan.predictions, len(plan.missing)) == (NEW * cells, cells)
     passes.clear()
     summary = run_study(work, database)
     assert (summary.predictions, summary.ran) == (NEW * cells, cells)
@@ -116,8 +116,8 @@ def test_the_smaller_set_computes_nothing(study: Path, passes: list[int]) -> Non
     run_study(work, fresh)
     check_equal(database, fresh)
     larger = grow(study)
-    planned = plan_study(larger, database).predictions
-    assert planned == (NEW + 2) * len(larger.cells), "both that were removed come back as new ones"
+    count = plan_study(larger, database).predictions
+    assert count == (NEW + 2) * len(larger.cells), "both that were removed come back as new ones"
 
 
 def test_a_probe_that_may_ask_for_places_is_computed_again_where_these_changed(study: Path) -> None:

@@ -44,7 +44,7 @@ def batch_of(folder: Path, **keys: Any) -> int:
     return resolve(study).study.batch
 
 
-def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
+def describe_plan(model: Model, batch: int, **changes: Any) -> Path:
     """The description of a TensorRT plan, as it lies beside one."""
     identity = {
         "name": model.name,
@@ -53,7 +53,7 @@ def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
         "gpu": "H100",
         "batch": batch,
     }
-    identity |= {"settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changed
+    identity |= {"settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changes
     file = model.path.parent / "plans" / f"{identity['name']}.fp32.b{batch}.0123abcd.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(identity))
@@ -116,7 +116,7 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changes", "words"),
     [
         ({"device": "Another CPU, threads: 2"}, f"it is of Another CPU, threads: 2, and this is {DEVICE}"),
         (
@@ -128,8 +128,8 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
     ids=["device", "libraries", "way"],
 )
 @pytest.mark.usefixtures("models", "no_gpu")
-def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
-    tune_by_hand(tmp_path / "models", **changed)
+def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    tune_by_hand(tmp_path / "models", **changes)
     engine, batch, lines = tuned(tmp_path)
     assert (engine, batch) == ("onnxruntime", 32)
     assert lines[0] == (
@@ -150,11 +150,11 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
     assert (engine, batch) == ("onnxruntime", 64)
     assert lines[0] == f"engine: onnxruntime ({database} has its predictions; `--engine openvino` runs all anew)"
     assert run_study(resolve(study, database), database).ran == 0, "the tuned batch is no part of a cell"
-    named = replace(study, engine="openvino", toml="")
-    assert resolve(named, database).study.engine == "openvino"
+    openvino_study = replace(study, engine="openvino", toml="")
+    assert resolve(openvino_study, database).study.engine == "openvino"
     # A tuning that is void does not change back what was run by it.
     tuned_database = tmp_path / "tuned.duckdb"
-    assert run_study(resolve(named), tuned_database).ran == 6
+    assert run_study(resolve(openvino_study), tuned_database).ran == 6
     tune_by_hand(tmp_path / "models", device="Another CPU")
     assert resolve(study, tuned_database).study.engine == "openvino"
 
@@ -187,9 +187,9 @@ def test_training_images_are_refused_and_can_be_left_out(tmp_path: Path) -> None
     train(tmp_path, "others", PICTURES[8:10])
     make_model(tmp_path / "models", "plain", classes=4, seed=9)
     make_images(tmp_path / "images.set", PICTURES, labels=LABELS)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         resolved(tmp_path)
-    assert str(caught.value) == (
+    assert str(error.value) == (
         "the head of train was trained on 4 of the 24 images of images.set, and accuracy on these says nothing of new "
         'ones; pack others, or put overlap = "leave out" into the study'
     )

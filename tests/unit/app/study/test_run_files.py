@@ -58,7 +58,7 @@ def test_a_run_says_how_far_it_is_and_leaves_nothing(workplace: Path) -> None:
     states, database = list[RunProgress](), workplace / "results.duckdb"
 
     @contextmanager
-    def watch(_what: str, _total: float | None, _unit: str) -> Iterator[Any]:
+    def watch(_activity: str, _total: float | None, _unit: str) -> Iterator[Any]:
         def advance(_amount: float = 1, /) -> None:
             states.extend(read_progress(database))
 
@@ -88,17 +88,17 @@ def test_a_state_is_written_once_a_second_at_most(tmp_path: Path) -> None:
 
 
 def test_the_time_left_is_by_the_pace_so_far() -> None:
-    now = run_files.time.time()
-    state = RunProgress("running", 25, 100, "predictions", NOBODY, "host", now - 50, now)
+    seconds = run_files.time.time()
+    state = RunProgress("running", 25, 100, "predictions", NOBODY, "host", seconds - 50, seconds)
     assert state.seconds_left == pytest.approx(150, abs=1)
-    assert replace(state, started=now - 80, written=now - 30).seconds_left == pytest.approx(120, abs=1)
+    assert replace(state, started=seconds - 80, written=seconds - 30).seconds_left == pytest.approx(120, abs=1)
     assert replace(state, done=0).seconds_left is None
     assert replace(state, gone=True).seconds_left is None
 
 
 def write_state(database: Path, process: int, **fields: Any) -> Path:
-    now = run_files.time.time()
-    state = RunProgress("running", 25.0, 100.0, "predictions", process, "host", now - 50, now)
+    seconds = run_files.time.time()
+    state = RunProgress("running", 25.0, 100.0, "predictions", process, "host", seconds - 50, seconds)
     file = database.with_name(f".{database.name}.{HOST}.{process}.{ENDING}")
     file.write_text(json.dumps(asdict(state) | fields))
     return file
@@ -148,7 +148,7 @@ def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
     counts = []
 
     @contextmanager
-    def count(_what: str, _total: float | None, _unit: str) -> Iterator[Any]:
+    def count(_activity: str, _total: float | None, _unit: str) -> Iterator[Any]:
         yield counts.append
 
     with keep_progress(tmp_path / "absent" / "results.duckdb", count)("running", 3, "predictions") as advance:
