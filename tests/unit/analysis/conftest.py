@@ -14,15 +14,15 @@ from bandlens.analysis.database.store import Store
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """One database for many examples, each a study of its own."""
-    with open_store(tmp_path_factory.mktemp("shared") / "results.duckdb") as opened:
-        yield opened
+    with open_store(tmp_path_factory.mktemp("shared") / "results.duckdb") as store:
+        yield store
 
 
 @pytest.fixture(scope="module")
 def emptied_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The database of the fixture `store`: a file for each test, and the views in it, would take most of its time."""
-    with open_store(tmp_path_factory.mktemp("emptied") / "results.duckdb") as opened:
-        yield opened
+    with open_store(tmp_path_factory.mktemp("emptied") / "results.duckdb") as store:
+        yield store
 
 
 @pytest.fixture

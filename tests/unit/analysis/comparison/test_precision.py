@@ -80,17 +80,17 @@ def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:
 # Verdicts
 
 
-NOTHING = (0.0, 0.0)
-LITTLE = (-0.001, 0.001)
+NO_CHANGE = (0.0, 0.0)
+SMALL_CHANGE = (-0.001, 0.001)
 
 
 @pytest.mark.parametrize(
     ("flips", "difference", "expected"),
     [
-        (NOTHING, NOTHING, "pass"),
+        (NO_CHANGE, NO_CHANGE, "pass"),
         ((0.002, 0.01), (-0.003, 0.003), "pass"),
-        ((0.002, np.nextafter(0.01, 1)), LITTLE, "undecided"),
-        ((np.nextafter(0.01, 1), 0.02), LITTLE, "fail"),
+        ((0.002, np.nextafter(0.01, 1)), SMALL_CHANGE, "undecided"),
+        ((np.nextafter(0.01, 1), 0.02), SMALL_CHANGE, "fail"),
         ((0.002, 0.01), (np.nextafter(-0.003, -1), 0), "undecided"),
         ((0.002, 0.01), (0, np.nextafter(0.003, 1)), "undecided"),
         ((0.002, 0.01), (np.nextafter(0.003, 1), 0.009), "fail"),
@@ -127,11 +127,11 @@ def test_381_images_without_a_flip_are_within_1_percent_and_380_are_not() -> Non
     assert highs[0] > 0.01 >= highs[1]
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(5, 0), (12, 2)])
-def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(lost: int, gained: int) -> None:
-    discordant, difference = np.array([(lost + gained) / 1000]), np.array([(gained - lost) / 1000])
+@pytest.mark.parametrize(("losses", "gains"), [(5, 0), (12, 2)])
+def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(losses: int, gains: int) -> None:
+    discordant, difference = np.array([(losses + gains) / 1000]), np.array([(gains - losses) / 1000])
     n = int(np.ceil(images_needed(np.zeros(1), difference, discordant, 0.9, 0.003)[0]))
-    counts = np.array([[round(count * n / 1000)] for count in (lost, gained)], np.int64)
+    counts = np.array([[round(count * n / 1000)] for count in (losses, gains)], np.int64)
     sums = np.zeros((1, n), np.int64)
     sums[0, : counts[0, 0]], sums[0, n - counts[1, 0] :] = -1, 1
     _, high = paired_difference(counts[1] - counts[0], counts[0] + counts[1], sums, np.ones(n, np.int64)).ends()
@@ -156,12 +156,12 @@ def test_labelled_images_are_compared_by_accuracy(store: Store) -> None:
     candidate = np.where(rng.random(400) < 0.2, rng.integers(0, 10, 400), reference)
     row = gated(store, image_set(400, labels=labels), [(reference, candidate)]).row(0, named=True)
     right_a, right_b = reference == labels, candidate == labels
-    lost, gained = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    losses, gains = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     assert (row["reference"], row["candidate"]) == ("onnxruntime:fp32", "onnxruntime:int8")
-    assert (row["n"], row["lost"], row["gained"]) == (400, lost, gained)
+    assert (row["n"], row["lost"], row["gained"]) == (400, losses, gains)
     assert (row["reference_top1"], row["candidate_top1"]) == (right_a.mean(), right_b.mean())
     assert row["difference"] == pytest.approx(right_b.mean() - right_a.mean())
-    assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25).pvalue)
+    assert row["p"] == pytest.approx(mcnemar([[0, losses], [gains, 0]], exact=losses + gains < 25).pvalue)
     count = int((reference != candidate).sum())
     assert row["flips"] == count / 400
     assert (row["flips_low"], row["flips_high"]) == pytest.approx(proportion_confint(count, 400, method="wilson"))
@@ -175,10 +175,10 @@ def test_equal_predictions_pass_with_a_thousand_images_and_not_with_nine_hundred
         return gated(store, image_set(n, labels=predicted), [(predicted, predicted)]).row(0, named=True)
 
     assert (row(1000)["verdict"], row(1000)["needed"]) == ("pass", None)
-    few = row(900)
-    assert (few["verdict"], few["needed"]) == ("undecided", 930)
-    assert few["flips_high"] < 0.01
-    assert few["high"] > 0.003
+    gate_row = row(900)
+    assert (gate_row["verdict"], gate_row["needed"]) == ("undecided", 930)
+    assert gate_row["flips_high"] < 0.01
+    assert gate_row["high"] > 0.003
 
 
 def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_of_the_same_precision(
@@ -189,8 +189,8 @@ def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_
     rows = gated(store, image_set(200), [(clean, clean_int8), (lowpass, lowpass)])
     first, second = rows.rows(named=True)
     assert (first["probe"], first["flips"], first["verdict"]) == ("clean", 3 / 200, "undecided")
-    nothing = ("reference_top1", "candidate_top1", "difference", "low", "high", "lost", "gained", "p")
-    assert [first[name] for name in nothing] == [None] * 8
+    columns = ("reference_top1", "candidate_top1", "difference", "low", "high", "lost", "gained", "p")
+    assert [first[name] for name in columns] == [None] * 8
     assert (second["reference_top1"], second["candidate_top1"], second["gained"]) == (150 / 200, 153 / 200, 3)
     assert second["flips"] == 0
 
@@ -204,9 +204,9 @@ def test_clusters_make_the_intervals_wider_as_in_the_view_of_accuracies(store: S
     # The reference has everything right, so the flips are the candidate's mistakes.
     expected = (1 - view["high"], 1 - view["low"])
     assert (row["flips_low"], row["flips_high"]) == pytest.approx(expected, abs=1e-7)
-    (alone,) = gated(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
-    assert row["high"] - row["low"] > alone["high"] - alone["low"]
-    assert row["needed"] > alone["needed"]
+    (independent_row,) = gated(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
+    assert row["high"] - row["low"] > independent_row["high"] - independent_row["low"]
+    assert row["needed"] > independent_row["needed"]
 
 
 def test_one_cluster_decides_nothing(store: Store) -> None:
@@ -261,7 +261,7 @@ def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(st
                 ranks = [
                     None if images.labels is None else (classes != images.labels).astype(int) for classes in predicted
                 ]
-                add(store, images, [part(*each) for each in zip(cells, predicted, ranks, strict=True)])
+                add(store, images, [part(*outcome) for outcome in zip(cells, predicted, ranks, strict=True)])
                 pairs.append(cells)
                 expected[by.name, images.info.name, setting.probe] = np.mean(predicted[0] != predicted[1])
     advances = []
@@ -274,7 +274,7 @@ def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(st
 # Which cells may be run
 
 
-def passed(store: Store, flips: int = 0, precision: str = "int8", name: str = "gate") -> Images:
+def add_gate(store: Store, flips: int = 0, precision: str = "int8", name: str = "gate") -> Images:
     """A gate on 2,000 images with so many flips, clean and low-pass."""
     labels = np.full(2000, len(name))
     images = image_set(2000, name=name, labels=labels)
@@ -283,43 +283,43 @@ def passed(store: Store, flips: int = 0, precision: str = "int8", name: str = "g
     return images
 
 
-def wanted(precision: str = "int8") -> list[Cell]:
+def study_cells(precision: str = "int8") -> list[Cell]:
     """The cells of a study on other images."""
     images = image_set(7)
     return [cell(images, setting, precision=precision) for setting in (condition(), LOWPASS)]
 
 
 def test_another_precision_than_fp32_needs_a_gate_of_what_runs_on_any_images_with_any_seed(store: Store) -> None:
-    assert not_passed(store, wanted("fp32"), LIMITS) == (0, 0)
-    assert not_passed(store, wanted(), LIMITS) == (2, 2)
-    passed(store)
-    assert not_passed(store, wanted(), LIMITS) == (0, 2)
-    assert not_passed(store, [replace(cell, seed=3) for cell in wanted()], LIMITS) == (0, 2)
+    assert not_passed(store, study_cells("fp32"), LIMITS) == (0, 0)
+    assert not_passed(store, study_cells(), LIMITS) == (2, 2)
+    add_gate(store)
+    assert not_passed(store, study_cells(), LIMITS) == (0, 2)
+    assert not_passed(store, [replace(cell, seed=3) for cell in study_cells()], LIMITS) == (0, 2)
     ungated_cell = cell(image_set(7), condition("lowpass", cutoff=0.5), precision="int8")
-    assert not_passed(store, [*wanted(), ungated_cell], LIMITS) == (1, 3)
+    assert not_passed(store, [*study_cells(), ungated_cell], LIMITS) == (1, 3)
     for change in ({"sha256": "another graph"}, {"engine": "openvino"}, {"precision": "bf16"}):
-        cells = [replace(gate_cell, variant=replace(gate_cell.variant, **change)) for gate_cell in wanted()]
+        cells = [replace(gate_cell, variant=replace(gate_cell.variant, **change)) for gate_cell in study_cells()]
         assert not_passed(store, cells, LIMITS) == (2, 2), change
     cells = [cell(image_set(7), setting, by=model("other"), precision="int8") for setting in (condition(), LOWPASS)]
     assert not_passed(store, cells, LIMITS) == (2, 2)
 
 
 def test_what_was_undecided_or_passed_by_looser_limits_only_has_not_passed(store: Store) -> None:
-    images = passed(store, flips=30)
+    images = add_gate(store, flips=30)
     gate_cells(
         store,
         [(cell(images, setting), cell(images, setting, precision="int8")) for setting in (condition(), LOWPASS)],
         Limits(0.5, 0.5),
     )
     assert store.frame("SELECT DISTINCT verdict FROM gate").item() == "pass"
-    assert not_passed(store, wanted(), LIMITS) == (2, 2)
-    assert not_passed(store, wanted(), Limits(0.05, 0.05)) == (0, 2)
+    assert not_passed(store, study_cells(), LIMITS) == (2, 2)
+    assert not_passed(store, study_cells(), Limits(0.05, 0.05)) == (0, 2)
 
 
 def test_a_failure_on_any_images_outweighs_a_pass(store: Store) -> None:
-    passed(store)
-    passed(store, flips=200, name="others")
-    assert not_passed(store, wanted(), LIMITS) == (2, 2)
+    add_gate(store)
+    add_gate(store, flips=200, name="others")
+    assert not_passed(store, study_cells(), LIMITS) == (2, 2)
 
 
 def test_a_gate_against_another_precision_than_fp32_does_not_count(store: Store) -> None:
@@ -331,4 +331,4 @@ def test_a_gate_against_another_precision_than_fp32_does_not_count(store: Store)
     ]
     add(store, images, [part(gate_cell, labels, labels) for pair in pairs for gate_cell in pair])
     assert gate_cells(store, pairs, LIMITS)["verdict"].to_list() == ["pass", "pass"]
-    assert not_passed(store, wanted(), LIMITS) == (2, 2)
+    assert not_passed(store, study_cells(), LIMITS) == (2, 2)

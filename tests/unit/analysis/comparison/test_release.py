@@ -44,19 +44,19 @@ def pair_of(
     return ReleasePair(conditions, (old_hits, new_hits), values, ids)
 
 
-def whole(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
+def all_images(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
     return [("", np.arange(len(pair.clusters)))]
 
 
 def judge(pair: ReleasePair, limits: Limits) -> pl.DataFrame:
-    return decide(pair.judge(whole(pair), limits)[0])
+    return decide(pair.judge(all_images(pair), limits)[0])
 
 
-def outcomes(n: int, right: int, lost: int, gained: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """One condition with `right` images right before, of which `lost` are wrong now, and `gained` right now alone."""
+def outcomes(n: int, hits: int, losses: int, gains: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """One condition with `hits` images right before, of which `losses` are wrong now, and `gains` right now alone."""
     old_hits, new_hits = np.zeros((2, 1, n), bool)
-    old_hits[0, :right] = True
-    new_hits[0, lost : right + gained] = True
+    old_hits[0, :hits] = True
+    new_hits[0, losses : hits + gains] = True
     return old_hits, new_hits
 
 
@@ -92,16 +92,16 @@ def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
 # Losses
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(110, 100), (160, 100), (20, 200)])
-def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: int) -> None:
+@pytest.mark.parametrize(("losses", "gains"), [(110, 100), (160, 100), (20, 200)])
+def test_a_single_row_is_judged_by_its_95_percent_interval(losses: int, gains: int) -> None:
     """Images of one cluster go together."""
-    old_hits, new_hits = outcomes(4000, 3000, lost, gained)
+    old_hits, new_hits = outcomes(4000, 3000, losses, gains)
     clusters = np.arange(4000) // 2
     expected = paired(old_hits, new_hits, clusters)
     for margin in (0.0, 0.005, 0.01, 0.05):
         row = judge(pair_of(old_hits, new_hits, clusters), Limits(margin=margin)).row(0, named=True)
         assert (row["loss_low"], row["loss_high"]) == pytest.approx((-expected.high[0], -expected.low[0]))
-        assert row["loss"] == pytest.approx((lost - gained) / 4000)
+        assert row["loss"] == pytest.approx((losses - gains) / 4000)
         verdict = "pass" if row["loss_high"] <= margin else "fail" if row["loss_low"] > 0 else "undecided"
         assert row["verdict"] == verdict
         assert (row["needed"] is not None) == (verdict == "undecided")
@@ -110,20 +110,20 @@ def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: in
 def test_all_rows_are_corrected_together_by_holm() -> None:
     losses = [outcomes(5000, 3000, 100 + 7 * k, 100) for k in range(12)]
     old_hits, new_hits = (np.concatenate(arrays) for arrays in zip(*losses, strict=True))
-    single = [judge(pair_of(*outcome), Limits()).row(0, named=True) for outcome in losses]
+    single_rows = [judge(pair_of(*outcome), Limits()).row(0, named=True) for outcome in losses]
     rows = judge(pair_of(old_hits, new_hits), Limits())
     for name in ("p_pass", "p_fail"):
-        expected = multipletests([row[name] for row in single], method="holm")[1]
+        expected = multipletests([row[name] for row in single_rows], method="holm")[1]
         assert rows[name].to_list() == pytest.approx(expected)
-    assert {row["verdict"] for row in single} == {"pass", "fail", "undecided"}
+    assert {row["verdict"] for row in single_rows} == {"pass", "fail", "undecided"}
     fails = rows.filter(verdict="fail")
-    assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single)
+    assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single_rows)
 
 
 def test_with_the_images_needed_a_row_is_decided() -> None:
-    needed = judge(pair_of(*outcomes(1000, 700, 30, 30)), Limits()).row(0, named=True)["needed"]
+    images_needed = judge(pair_of(*outcomes(1000, 700, 30, 30)), Limits()).row(0, named=True)["needed"]
     for scale, verdict in ((0.95, "undecided"), (1.02, "pass")):
-        n = round(scale * needed)
+        n = round(scale * images_needed)
         rows = judge(pair_of(*outcomes(n, round(0.7 * n), round(0.03 * n), round(0.03 * n))), Limits())
         assert rows["verdict"].to_list() == [verdict]
 
@@ -136,25 +136,25 @@ def test_independent_rows_have_sidaks_quantile_and_equal_rows_are_a_single_one(l
     """A tenth of the images is right before alone, and a tenth afterwards alone."""
     draws = np.random.default_rng(0).random((losses, 3000))
     pair = pair_of(*(np.repeat(hits, copies, axis=0) for hits in ((draws < 0.1) | (draws > 0.2), draws >= 0.1)))
-    largest = draw_largest(pair.judge(whole(pair), Limits())[1], pair.clusters, 1)
-    assert np.quantile(largest, 0.95) == pytest.approx(norm.ppf((1 + 0.95 ** (1 / losses)) / 2), abs=0.08)
+    maxima = draw_largest(pair.judge(all_images(pair), Limits())[1], pair.clusters, 1)
+    assert np.quantile(maxima, 0.95) == pytest.approx(norm.ppf((1 + 0.95 ** (1 / losses)) / 2), abs=0.08)
 
 
 # Releases in the database
 
 
-def ranks(images: Images, wrong: NDArray[np.int64] | range) -> NDArray[np.int64]:
-    return np.isin(np.arange(images.info.count), wrong).astype(int)
+def ranks(images: Images, errors: NDArray[np.int64] | range) -> NDArray[np.int64]:
+    return np.isin(np.arange(images.info.count), errors).astype(int)
 
 
 def released(store: Store, wrong_before: Sequence[range], wrong_now: Sequence[range], n: int = 2000) -> Images:
-    """Two releases, v1 and v2, of one checkpoint each; an image in `wrong` is wrong."""
+    """Two releases, v1 and v2, of one checkpoint each; an image in the range of a condition is wrong."""
     images = image_set(n, labels=np.arange(n) % 10)
     assert images.labels is not None
-    for name, wrongs in (("v1", wrong_before), ("v2", wrong_now)):
+    for name, ranges in (("v1", wrong_before), ("v2", wrong_now)):
         parts = []
-        for setting, wrong in zip(SETTINGS, wrongs, strict=False):
-            rank = ranks(images, wrong)
+        for setting, errors in zip(SETTINGS, ranges, strict=False):
+            rank = ranks(images, errors)
             parts.append(part(cell(images, setting, by=model(name)), (images.labels + rank) % 10, rank))
         store_study(store, name, images, parts)
     return images
@@ -165,16 +165,16 @@ def runs(store: Store) -> tuple[Run, Run]:
 
 
 def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> None:
-    same = range(600)
-    released(store, [same] * 3, [same, same, range(720)])
+    errors = range(600)
+    released(store, [errors] * 3, [errors, errors, range(720)])
     table = gate_release(*runs(store), Limits())
     assert table.label == "v2 against v1"
     verdicts = dict(table.rows.select("parameters", "verdict").rows())
     assert [*verdicts.values()] == ["pass", "pass", "fail"]
     assert table.worst is not None
     assert (table.worst["parameters"], table.worst["loss"]) == ('{"cutoff": 0.3}', pytest.approx(0.06))
-    plain = table.rows.row(2, named=True)
-    assert table.worst["loss_low"] < plain["loss_low"] < plain["loss_high"] < table.worst["loss_high"]
+    row = table.rows.row(2, named=True)
+    assert table.worst["loss_low"] < row["loss_low"] < row["loss_high"] < table.worst["loss_high"]
     assert set(table.rows["differs_in"]) == {"weights or export"}
 
 
@@ -196,8 +196,8 @@ def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store
     fog, snow = np.arange(0, 500), np.arange(400, 1000)
     attributes = {("weather", "fog"): fog, ("site", "b"): snow}
     images = replace(image_set(2000, labels=[0] * 2000), attributes=attributes)
-    for name, wrong in (("v1", range(1000, 1400)), ("v2", range(400))):
-        rank = ranks(images, wrong)
+    for name, errors in (("v1", range(1000, 1400)), ("v2", range(400))):
+        rank = ranks(images, errors)
         store_study(store, name, images, [part(cell(images, by=model(name)), rank, rank)])
     rows = {row["slice"]: row for row in gate_release(*runs(store), Limits(slices=["attribute"])).rows.to_dicts()}
     assert {name: (row["n"], row["loss"], row["verdict"]) for name, row in rows.items()} == {
@@ -223,9 +223,9 @@ def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:
 
 def test_images_without_labels_are_judged_by_agreement_and_clean_ones_have_no_row(store: Store) -> None:
     images = image_set(1000)
-    for name, changed in (("v1", 0), ("v2", 200)):
+    for name, flips in (("v1", 0), ("v2", 200)):
         classes = np.zeros(1000, int)
-        perturbed = np.where(np.arange(1000) < changed, 1, classes)
+        perturbed = np.where(np.arange(1000) < flips, 1, classes)
         parts = [
             part(cell(images, setting, by=model(name)), c)
             for setting, c in zip(SETTINGS, (classes, perturbed), strict=False)
@@ -239,10 +239,10 @@ def test_cells_that_are_one_and_the_same_pass_in_one_database_and_across_two(sto
     images = image_set(100, labels=[0] * 100)
     shared = part(cell(images, by=model("a")), [0] * 100, [0] * 100)
     for name, by in (("v1", "old"), ("v2", "new")):
-        changed = part(cell(images, by=model("b", content=by)), [0] * 100, [0] * 100)
-        store_study(store, name, images, [shared, changed])
-    with open_store(database_of(tmp_path, images, [shared, changed], "v2")) as other:
-        for run in (Run(store, "v2@1"), Run(other, "v2@1")):
+        outcome = part(cell(images, by=model("b", content=by)), [0] * 100, [0] * 100)
+        store_study(store, name, images, [shared, outcome])
+    with open_store(database_of(tmp_path, images, [shared, outcome], "v2")) as store_b:
+        for run in (Run(store, "v2@1"), Run(store_b, "v2@1")):
             table = gate_release(Run(store, "v1@1"), run, Limits())
             assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b", "a"])
             row = table.rows.row(1, named=True)
@@ -255,17 +255,17 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
     """Another machine may answer otherwise, and without labels its clean answers decide, too."""
     images = image_set(100, labels=[0] * 100)
     store_study(store, "v1", images, [part(cell(images, by=model("a")), [0] * 100, [0] * 100)])
-    wrong = [1] + [0] * 99
-    path = database_of(tmp_path, images, [part(cell(images, by=model("a")), wrong, wrong)], "v2")
-    with open_store(path) as other:
-        rows = gate_release(Run(store, "v1@1"), Run(other, "v2@1"), Limits()).rows
+    rank = [1] + [0] * 99
+    path = database_of(tmp_path, images, [part(cell(images, by=model("a")), rank, rank)], "v2")
+    with open_store(path) as store_b:
+        rows = gate_release(Run(store, "v1@1"), Run(store_b, "v2@1"), Limits()).rows
         assert rows.select("loss", "note").rows() == [(0.01, None)]
     unlabelled = image_set(50)
     answers = [part(cell(unlabelled, setting, by=model("a")), [0] * 50) for setting in SETTINGS[:2]]
     store_study(store, "u", unlabelled, answers)
     parts = [part(answers[0].cell, [1] * 50), answers[1]]
-    with open_store(database_of(tmp_path, unlabelled, parts, "u", file="unlabelled.duckdb")) as other:
-        assert gate_release(Run(store, "u@1"), Run(other, "u@1"), Limits()).same == 0
+    with open_store(database_of(tmp_path, unlabelled, parts, "u", file="unlabelled.duckdb")) as store_b:
+        assert gate_release(Run(store, "u@1"), Run(store_b, "u@1"), Limits()).same == 0
 
 
 def test_what_lacks_is_named(store: Store) -> None:

@@ -29,14 +29,14 @@ N = 120
 CLEAN, LOW, HIGH = condition(), condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
 
 
-def changed(setting: Condition) -> Condition:
+def reimplement(setting: Condition) -> Condition:
     """The same probe and parameters, implemented anew."""
     return Condition(setting.probe, setting.parameters, setting.digest[::-1])
 
 
-def outcome(images: Images, setting: Condition, seed: int, wrong: float = 0.3, **keys) -> Finished:
+def outcome(images: Images, setting: Condition, seed: int, error_rate: float = 0.3, **keys) -> Finished:
     """Random ranks; predicted is the rank, so that it differs where the rank does."""
-    rank = (np.random.default_rng(seed).random(images.info.count) < wrong).astype(int)
+    rank = (np.random.default_rng(seed).random(images.info.count) < error_rate).astype(int)
     labelled = images.labels is not None
     return part(cell(images, setting, **keys), rank, rank if labelled else None)
 
@@ -48,16 +48,16 @@ def images() -> Images:
 
 @pytest.fixture
 def store_b(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "b.duckdb") as opened:
-        yield opened
+    with open_store(tmp_path / "b.duckdb") as store:
+        yield store
 
 
 def two_versions(store: Store, images: Images) -> tuple[Run, Run]:
     """Low-pass is implemented anew, high-pass only in the first, another cutoff only in the second."""
     clean = outcome(images, CLEAN, 0)
     store_study(store, "s", images, [clean, outcome(images, LOW, 1), outcome(images, HIGH, 2)])
-    more = outcome(images, condition("lowpass", cutoff=0.1), 3)
-    store_study(store, "s", images, [clean, outcome(images, changed(LOW), 4, 0.6), more])
+    new_cutoff = outcome(images, condition("lowpass", cutoff=0.1), 3)
+    store_study(store, "s", images, [clean, outcome(images, reimplement(LOW), 4, 0.6), new_cutoff])
     return Run(store, "s@1"), Run(store, "s@2")
 
 
@@ -72,14 +72,14 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     [row] = comparison.cells.rows(named=True)
     assert (row["probe"], row["differs_in"], row["n"]) == ("lowpass", "implementation of the probe", N)
     right_a, right_b = (
-        outcome(images, LOW, seed, wrong).predictions.label_rank == 0 for seed, wrong in ((1, 0.3), (4, 0.6))
+        outcome(images, LOW, seed, error_rate).predictions.label_rank == 0 for seed, error_rate in ((1, 0.3), (4, 0.6))
     )
-    lost, gained = (right_a & ~right_b).sum(), (right_b & ~right_a).sum()
-    assert (row["lost"], row["gained"], row["changed"]) == (lost, gained, lost + gained)
-    assert row["difference"] == pytest.approx((gained - lost) / N)
+    losses, gains = (right_a & ~right_b).sum(), (right_b & ~right_a).sum()
+    assert (row["lost"], row["gained"], row["changed"]) == (losses, gains, losses + gains)
+    assert row["difference"] == pytest.approx((gains - losses) / N)
     assert row["difference"] == pytest.approx(row["top1_b"] - row["top1_a"])
     assert row["low"] < row["difference"] < row["high"] < 0
-    assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=False).pvalue, abs=1e-10)
+    assert row["p"] == pytest.approx(mcnemar([[0, losses], [gains, 0]], exact=False).pvalue, abs=1e-10)
     assert row["p_holm"] == row["p_bh"] == row["p"]
     error = (row["high"] - row["low"]) / (2 * norm.ppf(0.975))
     assert row["detectable"] == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * error + 1 / N)
@@ -234,7 +234,7 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
         rank = (rng.random(N) < 0.5).astype(int)
         rank_b = np.where(rng.random(N) < 0.99, rank, (rng.random(N) < 0.3).astype(int))
         parts_a.append(part(cell(images, setting), rank, rank))
-        parts_b.append(part(cell(images, changed(setting)), rank_b, rank_b))
+        parts_b.append(part(cell(images, reimplement(setting)), rank_b, rank_b))
     a, b = (Run(store, store_study(store, "s", images, parts)) for parts in (parts_a, parts_b))
     for run in (a, b):
         compute_measures(store, run.label)

@@ -38,11 +38,11 @@ def study(
     images, parts = image_set(n, name="photos", labels=truth if labelled else None), []
     for name, middle in middles.items():
         rng = np.random.default_rng(3)
-        clean, needed = rng.random(n) < share, middle * 2 ** rng.logistic(scale=0.3, size=n)
+        clean, thresholds = rng.random(n) < share, middle * 2 ** rng.logistic(scale=0.3, size=n)
         for setting in (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in cutoffs)):
-            right = clean & (needed <= int(112 * (setting.number("cutoff") or 10)))
-            rank = (~right).astype(int)
-            decided = np.where(right, truth, (np.array(truth) + 1) % classes)
+            hits = clean & (thresholds <= int(112 * (setting.number("cutoff") or 10)))
+            rank = (~hits).astype(int)
+            decided = np.where(hits, truth, (np.array(truth) + 1) % classes)
             parts.append(
                 part(cell(images, setting, by=model(name, classes=classes)), decided, rank if labelled else None)
             )
@@ -214,8 +214,8 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
     ],
 )
 def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object], unmoved: str) -> None:
-    tested = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
-    assert differences_in_words(*runs, tested, metrics(row)) == (
+    table = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
+    assert differences_in_words(*runs, table, metrics(row)) == (
         "No difference was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, could not "
         f"have been){unmoved}; the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected "
         "for the number of cells"
@@ -239,12 +239,12 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
 
 def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shape(runs: tuple[Run, Run]) -> None:
     shape = ("v1, v2", "cue", "shape_bias", 0.261, 0.2, 0.32, "ok", "ok")
-    alike = ("v1, v2", "cue", "cue_accuracy", -0.01, -0.03, 0.01, "ok", "ok")
-    damaged = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
-    elsewhere = ("v1, v2", "other", *damaged[2:])
-    for accuracy in (alike, elsewhere):
+    equal_accuracy = ("v1, v2", "cue", "cue_accuracy", -0.01, -0.03, 0.01, "ok", "ok")
+    lower_accuracy = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
+    other_set = ("v1, v2", "other", *lower_accuracy[2:])
+    for accuracy in (equal_accuracy, other_set):
         sentence = differences_in_words(*runs, cells(), metrics(shape, accuracy))
         assert sentence.startswith("Compared with v1, v2 decides more by shape: +0.261 [+0.200, +0.320]")
-    assert differences_in_words(*runs, cells(), metrics(shape, damaged)) == (
+    assert differences_in_words(*runs, cells(), metrics(shape, lower_accuracy)) == (
         "Compared with v1, v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
     )

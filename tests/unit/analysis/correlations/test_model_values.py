@@ -25,12 +25,12 @@ CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """Six models on three labelled sets."""
-    with open_store(tmp_path / "results.duckdb") as opened:
+    with open_store(tmp_path / "results.duckdb") as store:
         sets = [image_set(10, name=name, labels=[0] * 10, benchmark=name) for name in ("imagenet", "conflict", "other")]
         ranks = {f"net{k}": [0] * (k + 2) + [1] * (8 - k) for k in range(6)}
         parts = [part(cell(images, by=model(net)), rank, rank) for net, rank in ranks.items() for images in sets]
-        store_study(opened, "s", sets, parts)
-        yield opened
+        store_study(store, "s", sets, parts)
+        yield store
 
 
 def measure(store: Store, metrics_by_set: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
@@ -97,15 +97,15 @@ def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store
     shared = read_models(table.frame, table.biases, table.groups, table.control, table.errors).shared
     assert shared is not None
     assert not shared[: len(table.biases)].any(), "biases are drawn on their own"
-    of_other = shared[len(table.biases) + table.groups.index("top1 other")]
-    right = np.arange(10)[None] < np.arange(2, 8)[:, None]
-    assert of_other @ of_other.T == pytest.approx(np.corrcoef(right), abs=1e-5)
-    joint, alone = (
+    factors = shared[len(table.biases) + table.groups.index("top1 other")]
+    hits = np.arange(10)[None] < np.arange(2, 8)[:, None]
+    assert factors @ factors.T == pytest.approx(np.corrcoef(hits), abs=1e-5)
+    joint, marginal = (
         correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=400, errors=errors)
         for errors in (table.errors, None)
     )
-    assert not joint.equals(alone)
-    assert joint.drop("low_images", "high_images", "note").equals(alone.drop("low_images", "high_images", "note"))
+    assert not joint.equals(marginal)
+    assert joint.drop("low_images", "high_images", "note").equals(marginal.drop("low_images", "high_images", "note"))
 
 
 def test_untrained_networks_have_no_correlation_of_biases(tmp_path: Path) -> None:
@@ -127,5 +127,5 @@ def test_untrained_networks_have_no_correlation_of_biases(tmp_path: Path) -> Non
 def test_a_ratio_is_named_where_it_is_set_against_its_denominator(store: Store) -> None:
     table = correlate_study(measure(store, {"imagenet": BIASES, "conflict": CUES}), resamples=100)
     notes = {(bias, group): note or "" for bias, group, note in table.select("bias", "group", "note").rows()}
-    named = {pair for pair, note in notes.items() if "is a ratio to clean accuracy, which is part of" in note}
-    assert named == {("low_frequency_bias", "top1 imagenet")}
+    ratios = {pair for pair, note in notes.items() if "is a ratio to clean accuracy, which is part of" in note}
+    assert ratios == {("low_frequency_bias", "top1 imagenet")}

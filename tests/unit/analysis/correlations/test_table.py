@@ -10,7 +10,7 @@ from bandlens.analysis.correlations.table import SCHEMA, correlate
 from bandlens.analysis.published.study_figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
 from bandlens.core.errors import StoreError, UnknownName
 
-ALL = {"total": pl.lit(True)}
+TOTAL = {"total": pl.lit(True)}
 
 
 def published(**options) -> pl.DataFrame:
@@ -47,10 +47,10 @@ def test_every_row_has_the_smallest_correlation_that_its_models_show(table: pl.D
 
 
 def test_the_figures_of_the_documentation_are_those_of_the_table(table: pl.DataFrame) -> None:
-    counted = [(table[name] < 0.05).sum() for name in ("p", "p_permutation", "p_bh", "p_holm", "partial_p")] + [
+    counts = [(table[name] < 0.05).sum() for name in ("p", "p_permutation", "p_bh", "p_holm", "partial_p")] + [
         ((table["low"] > 0) | (table["high"] < 0)).sum()
     ]
-    assert counted == [40, 40, 36, 22, 26, 35]
+    assert counts == [40, 40, 36, 22, 26, 35]
     total = table.filter(subset="total")
     turned = total.filter(pl.col("loco_low") * pl.col("loco_high") < 0)
     assert (len(turned), (turned["p"] < 0.05).sum()) == (11, 3)
@@ -70,7 +70,7 @@ def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() ->
     frame = models(
         12, x2=[None, None, *range(10)], y2=[*map(float, range(9)), float("nan"), 3.0, None], z=[*range(11), None]
     ).with_columns(x2=pl.col("x2").cast(pl.Float64))
-    table = correlate(frame, ["x", "x2"], ["y", "y2"], ALL, control="z", resamples=200)
+    table = correlate(frame, ["x", "x2"], ["y", "y2"], TOTAL, control="z", resamples=200)
     assert table["n"].to_list() == [12, 10, 10, 8]
     notes = table["note"].to_list()
     assert notes[0] == "11 of 12 models have z, over which partial is"
@@ -83,7 +83,7 @@ def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() ->
 
 def test_the_coefficient_given_a_third_value_and_its_p_are_pingouin_s() -> None:
     frame = models(12, z=np.random.default_rng(1).normal(size=12))
-    row = correlate(frame, ["x"], ["y"], ALL, control="z", resamples=100).row(0, named=True)
+    row = correlate(frame, ["x"], ["y"], TOTAL, control="z", resamples=100).row(0, named=True)
     columns = pd.DataFrame(frame.to_dict(as_series=False))
     expected = pingouin.partial_corr(columns, x="x", y="y", covar="z", method="spearman").iloc[0]
     assert (row["partial"], row["partial_p"]) == pytest.approx((expected["r"], expected["p_val"]), abs=1e-10)
@@ -91,18 +91,18 @@ def test_the_coefficient_given_a_third_value_and_its_p_are_pingouin_s() -> None:
 
 def test_a_constant_has_no_correlation_and_does_not_count_as_a_test() -> None:
     frame = models(12, flat=[0.3] * 12, tied=[1.0, 2.0, 3.0] * 4)
-    table = correlate(frame, ["x", "flat", "tied"], ["y"], ALL, resamples=200)
+    table = correlate(frame, ["x", "flat", "tied"], ["y"], TOTAL, resamples=200)
     assert table["note"].to_list() == [None, "flat does not vary", "tied has 3 different values"]
     numbers = table.row(1, named=True)
     assert all(numbers[name] is None for name, kind in SCHEMA.items() if kind == pl.Float64)
     assert table["p_holm"][0] == pytest.approx(min(1, 2 * table["p"][0])) or table["p"][0] > table["p"][2]
-    without_constant = correlate(frame, ["x", "tied"], ["y"], ALL, resamples=200)
+    without_constant = correlate(frame, ["x", "tied"], ["y"], TOTAL, resamples=200)
     assert table["detectable"].drop_nulls().to_list() == without_constant["detectable"].to_list()
 
 
 @pytest.mark.parametrize(("n", "words"), [(1, "1 model"), (3, "3 models")])
 def test_fewer_than_four_models_are_told(n: int, words: str) -> None:
-    table = correlate(models(n), ["x"], ["y"], ALL)
+    table = correlate(models(n), ["x"], ["y"], TOTAL)
     assert table["note"].item() == f"{words}, and a correlation needs 4"
     assert table["n"].item() == n
     assert table["coefficient"].item() is None
@@ -110,11 +110,11 @@ def test_fewer_than_four_models_are_told(n: int, words: str) -> None:
 
 
 def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
-    single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], ALL, resamples=100)
+    single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], TOTAL, resamples=100)
     assert single_category["note"].item() == "one category, so none can be left out"
-    most = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], ALL, resamples=100)
-    assert most["note"].item() == "without a fewer than 4 models are left"
-    assert most["loco_low"].item() is None
+    dominant_category = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], TOTAL, resamples=100)
+    assert dominant_category["note"].item() == "without a fewer than 4 models are left"
+    assert dominant_category["loco_low"].item() is None
 
 
 # Images
@@ -126,17 +126,17 @@ def test_intervals_of_the_values_go_into_the_interval_of_the_coefficient() -> No
     frame = models(n, x=x, y=x + 0.3 * np.random.default_rng(2).normal(size=n))
     frame = frame.with_columns(x_low=pl.col("x") - 0.4, x_high=pl.col("x") + 0.4)
     frame = frame.with_columns(other=pl.col("y").reverse())
-    table = correlate(frame, ["x", "other"], ["y", "other"], ALL, resamples=2000)
+    table = correlate(frame, ["x", "other"], ["y", "other"], TOTAL, resamples=2000)
     assert table["low_images"][0] > table["low"][0]  # the loss by noise is made up for
     assert table["low_images"].is_null().to_list() == [False, False, True, True]
     drowned = frame.with_columns(x_low=pl.col("x") - 40, x_high=pl.col("x") + 40)
-    row = correlate(drowned, ["x"], ["y"], ALL, resamples=500).row(0, named=True)
+    row = correlate(drowned, ["x"], ["y"], TOTAL, resamples=500).row(0, named=True)
     assert row["low_images"] is None
     assert "over images: all resamples lie on one side of the coefficient: no interval" in row["note"]
 
 
 def test_what_is_not_there_is_named() -> None:
     with pytest.raises(StoreError, match="no column z; the frame has category, x, y"):
-        correlate(models(), ["x"], ["z"], ALL)
+        correlate(models(), ["x"], ["z"], TOTAL)
     with pytest.raises(UnknownName, match="unknown method 'spearmann'; did you mean spearman"):
-        correlate(models(), ["x"], ["y"], ALL, method="spearmann")  # type: ignore[arg-type]
+        correlate(models(), ["x"], ["y"], TOTAL, method="spearmann")  # type: ignore[arg-type]

@@ -43,8 +43,8 @@ def test_a_database_that_is_right_passes(command: Command, original: Path) -> No
     assert {row["checked"] for row in report["checks"]} == {8, 1}, "cells, those of attacks among them, and the set"
 
 
-ONE = "(SELECT min(cell) FROM prediction)"
-PREDICTION = f"cell = {ONE} AND image_index = 3"
+CELL = "(SELECT min(cell) FROM prediction)"
+PREDICTION = f"cell = {CELL} AND image_index = 3"
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ PREDICTION = f"cell = {ONE} AND image_index = 3"
     [
         (f"DELETE FROM prediction WHERE {PREDICTION}", "lacks predictions"),
         (f"UPDATE prediction SET image_index = 4 WHERE {PREDICTION}", "lacks predictions"),
-        (f"UPDATE part SET right1 = right1 + 1 WHERE cell = {ONE}", "sums of right answers"),
+        (f"UPDATE part SET right1 = right1 + 1 WHERE cell = {CELL}", "sums of right answers"),
         (f"UPDATE prediction SET label_rank = NULL WHERE {PREDICTION}", "labels without ranks"),
-        (f"UPDATE prediction SET confidence = 'NaN' WHERE cell = {ONE}", "confidences that are no probabilities"),
-        (f"UPDATE prediction SET predicted = (predicted + 1) % 12 WHERE cell = {ONE}", "ranks that do not fit"),
-        (f"UPDATE cell SET complete = false WHERE id = {ONE}", "is called complete and is not"),
-        (f"UPDATE part SET first = 8 WHERE cell = {ONE} AND first = 0", "overlap or leave a gap"),
+        (f"UPDATE prediction SET confidence = 'NaN' WHERE cell = {CELL}", "confidences that are no probabilities"),
+        (f"UPDATE prediction SET predicted = (predicted + 1) % 12 WHERE cell = {CELL}", "ranks that do not fit"),
+        (f"UPDATE cell SET complete = false WHERE id = {CELL}", "is called complete and is not"),
+        (f"UPDATE part SET first = 8 WHERE cell = {CELL} AND first = 0", "overlap or leave a gap"),
         ("DELETE FROM image WHERE image_index = 39", "another number of images"),
     ],
 )

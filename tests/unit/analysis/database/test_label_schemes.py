@@ -34,12 +34,12 @@ def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> N
 
 
 def test_names_of_classes_are_the_last_ones_of_the_decision_spaces_in_use(store: Store) -> None:
-    all_, few = image_set(2, labels=[0, 1]), image_set(2, labels=[0, 1], decision_space="sixteen", name="few")
+    all_set, few_set = image_set(2, labels=[0, 1]), image_set(2, labels=[0, 1], decision_space="sixteen", name="few")
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": {0: "airplane", 1: "bear"}, "unused": {0: "nothing"}}
-    parts = [part(cell(images), [1, 0], [1, 1]) for images in (all_, few)]
-    store_study(store, "s", [all_, few], parts, names)
-    renamed = [part(cell(all_, by=model("other")), [1, 0], [1, 1])]
-    store_study(store, "s", [all_], renamed, {"all": {0: "Tinca tinca"}})
+    parts = [part(cell(images), [1, 0], [1, 1]) for images in (all_set, few_set)]
+    store_study(store, "s", [all_set, few_set], parts, names)
+    renamed = [part(cell(all_set, by=model("other")), [1, 0], [1, 1])]
+    store_study(store, "s", [all_set], renamed, {"all": {0: "Tinca tinca"}})
     assert store.frame("SELECT decision_space, class, name FROM class_name ORDER BY ALL").rows() == [
         *(("all", 0, "Tinca tinca"), ("all", 1, "goldfish")),
         *(("sixteen", 0, "airplane"), ("sixteen", 1, "bear")),
@@ -49,10 +49,10 @@ def test_names_of_classes_are_the_last_ones_of_the_decision_spaces_in_use(store:
 def test_flips_say_what_classes_are_called(store: Store) -> None:
     own_set = replace(image_set(2, labels=[0, 1], name="own"), class_names=["abbey", "arch"])
     other_set = image_set(2, labels=[1, 0], name="other")
-    small, large = model("small", classes=2), model("large", classes=1000)
+    small_model, large_model = model("small", classes=2), model("large", classes=1000)
     parts = [
         part(cell(images, setting, by=network), [0, 0] if setting is None else [1, 0], [0, 0])
-        for images, network in ((own_set, small), (other_set, small), (other_set, large))
+        for images, network in ((own_set, small_model), (other_set, small_model), (other_set, large_model))
         for setting in (None, LOW)
     ]
     store_study(store, "s", [own_set, other_set], parts, {"all": {0: "tench", 1: "goldfish"}})

@@ -35,10 +35,10 @@ SITES = replace(
 )
 
 
-def answered(images: Images, of: Cell, count: int | None = None) -> Finished:
+def answered(images: Images, cell: Cell, count: int | None = None) -> Finished:
     """Predictions of the first images, which depend on the cell alone."""
-    predicted = np.random.default_rng(int(of.key[:8], 16)).integers(0, 10, images.info.count)[:count]
-    return part(of, predicted, None if images.labels is None else (predicted != images.labels[:count]) * 2)
+    predicted = np.random.default_rng(int(cell.key[:8], 16)).integers(0, 10, images.info.count)[:count]
+    return part(cell, predicted, None if images.labels is None else (predicted != images.labels[:count]) * 2)
 
 
 def cells_of(images: Images, conditions: Sequence[Condition], names: Sequence[str]) -> list[Cell]:
@@ -55,21 +55,21 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     paths = {name: folder / f"{name}.duckdb" for name in NAMES}
     for file in ("bands.duckdb", "both.duckdb"):
-        database_of(folder, PAIRS, [answered(PAIRS, of) for of in BAND_CELLS], "bands", file=file)
-    filtered = [answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS]
+        database_of(folder, PAIRS, [answered(PAIRS, cell) for cell in BAND_CELLS], "bands", file=file)
+    filtered = [answered(PHOTOGRAPHS, cell) for cell in FILTERED_CELLS]
     database_of(folder, PHOTOGRAPHS, filtered, "filtered", file="both.duckdb")
     with open_store(paths["broken_off"]) as store:
         store.begin_study("filtered", 'name = "filtered"', FILTERED_CELLS, [PHOTOGRAPHS])
-        parts = [*(answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS[:3]), answered(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
-        store.commit(parts, {of.variant: SESSION for of in FILTERED_CELLS})
+        parts = [*filtered[:3], answered(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
+        store.commit(parts, {cell.variant: SESSION for cell in FILTERED_CELLS})
     with open_store(paths["gated"]) as store:
         pairs = [
             tuple(cell(PHOTOGRAPHS, setting, by=model("one"), precision=precision) for precision in ("fp32", "int8"))
             for setting in FILTERS
         ]
-        gate_cells = [of for pair in pairs for of in pair]
-        store.add_cells(gate_cells, [PHOTOGRAPHS])
-        store.commit([answered(PHOTOGRAPHS, of) for of in gate_cells], {of.variant: SESSION for of in gate_cells})
+        cells = [cell for pair in pairs for cell in pair]
+        store.add_cells(cells, [PHOTOGRAPHS])
+        store.commit([answered(PHOTOGRAPHS, cell) for cell in cells], {cell.variant: SESSION for cell in cells})
         gate_precision(store, "int8 against fp32", pairs, Limits())
         store_study(store, "own", SITES, [answered(SITES, cell(SITES, by=model("elsewhere", classes=2)))])
         store.execute(
@@ -151,14 +151,14 @@ def test_a_run_goes_on_in_a_merged_database(databases: dict[str, Path], tmp_path
     merge([databases["broken_off"], databases["bands"]], out)
     with open_store(out) as store:
         progress = store.progress(FILTERED_CELLS)
-        assert [progress[of.key] for of in FILTERED_CELLS] == [20, 20, 20, 7, 0, 0]
-        for of in FILTERED_CELLS:
-            whole, first = answered(PHOTOGRAPHS, of).predictions, progress[of.key]
-            assert whole.label_rank is not None
-            rest = part(of, whole.predicted[first:], whole.label_rank[first:], first)
-            store.commit([rest] if first < 20 else [], {of.variant: SESSION})
-        third = cells_of(PHOTOGRAPHS, FILTERS, ("three",))
-        assert store_study(store, "filtered", PHOTOGRAPHS, [answered(PHOTOGRAPHS, of) for of in third]) == "filtered@2"
+        assert [progress[cell.key] for cell in FILTERED_CELLS] == [20, 20, 20, 7, 0, 0]
+        for cell in FILTERED_CELLS:
+            predictions, first = answered(PHOTOGRAPHS, cell).predictions, progress[cell.key]
+            assert predictions.label_rank is not None
+            rest = part(cell, predictions.predicted[first:], predictions.label_rank[first:], first)
+            store.commit([rest] if first < 20 else [], {cell.variant: SESSION})
+        third = [answered(PHOTOGRAPHS, cell) for cell in cells_of(PHOTOGRAPHS, FILTERS, ("three",))]
+        assert store_study(store, "filtered", PHOTOGRAPHS, third) == "filtered@2"
         labels = store.frame("SELECT label FROM study_version WHERE study = 'filtered' ORDER BY 1")["label"]
         assert labels.to_list() == ["filtered@1", "filtered@2"]
         delete_study(store, "filtered@2")
@@ -204,13 +204,13 @@ def test_the_last_verdicts_stay_and_those_of_one_moment_are_chosen_by_content(
 
 IMAGES = image_set(6, labels=range(6))
 LOWPASS, HIGHPASS = (cell(IMAGES, condition(probe, cutoff=0.1)) for probe in ("lowpass", "highpass"))
-WHOLE = part(HIGHPASS, [0] * 6, [0, *[1] * 5])
+HIGHPASS_PART = part(HIGHPASS, [0] * 6, [0, *[1] * 5])
 
 
 def make(path: Path, name: str, predicted: list[int], confidence: float = 0.5) -> Path:
     """A database of a study with two conditions; of the first one, `predicted` of the first images."""
     rank = [int(predicted[k] != k) for k in range(len(predicted))]
-    parts = [part(LOWPASS, predicted, rank, confidence=confidence), WHOLE]
+    parts = [part(LOWPASS, predicted, rank, confidence=confidence), HIGHPASS_PART]
     return database_of(path.parent, IMAGES, parts, name, file=path.name)
 
 
@@ -226,8 +226,8 @@ def predictions(database: Path) -> list[tuple[object, ...]]:
 
 
 def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], tmp_path: Path) -> None:
-    refused = merge(pair, tmp_path / "out.duckdb")
-    (contradiction,) = refused.contradictions
+    merger = merge(pair, tmp_path / "out.duckdb")
+    (contradiction,) = merger.contradictions
     session = 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
     assert contradiction == {
         "cell": "net, set, lowpass cutoff=0.1",
@@ -240,7 +240,7 @@ def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], t
         "ran_b": session,
     }
     with pytest.raises(StoreError, match=r"contradict each other, 1 times in all, the first: net, set, lowpass"):
-        refused.raise_contradictions()
+        merger.raise_contradictions()
     assert sorted(tmp_path.iterdir()) == sorted(pair)
 
 
@@ -260,7 +260,7 @@ def test_the_user_may_say_which_is_right_in_any_spelling(
 
 
 def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_path: Path) -> None:
-    third = database_of(tmp_path, IMAGES, [WHOLE], "third", file="third.duckdb")
+    third = database_of(tmp_path, IMAGES, [HIGHPASS_PART], "third", file="third.duckdb")
     assert not merge([*pair, third], tmp_path / "out.duckdb", prefer=third).written
 
 
@@ -319,16 +319,16 @@ def test_names_that_are_refused(pair: list[Path], tmp_path: Path) -> None:
 
 def test_two_studies_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
     paths = [make(tmp_path / "a.duckdb", "mine", [0] * 6)]
-    paths.append(database_of(tmp_path, IMAGES, [WHOLE], "mine", file="my results.duckdb"))
+    paths.append(database_of(tmp_path, IMAGES, [HIGHPASS_PART], "mine", file="my results.duckdb"))
     line = f"different studies mine@1.*bandlens studies rename mine NEW --db '{paths[1]}'"
     with pytest.raises(UsageError, match=line):
         merge(paths, tmp_path / "out.duckdb")
 
 
 def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_path: Path) -> None:
-    strange, more = tmp_path / "strange.duckdb", image_set(4)
+    strange, images = tmp_path / "strange.duckdb", image_set(4)
     with open_store(strange) as store:
-        store_study(store, "strange", more, [part(cell(more), [0] * 4)])
+        store_study(store, "strange", images, [part(cell(images), [0] * 4)])
         store.execute("DELETE FROM prediction WHERE image_index = 3")
     with pytest.raises(StoreError, match=f"{strange} has 3 predictions of cells whose parts count 4; `bandlens verify"):
         merge([pair[0], strange], tmp_path / "out.duckdb")
@@ -337,10 +337,10 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
 
 def test_the_command(command: Command, pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.duckdb"
-    refused = command("merge", *pair, "--out", out)
-    assert f"database_b   {pair[1]}\n" in refused.out
-    assert refused.err.startswith(f"bandlens: {pair[0]} and {pair[1]} contradict each other")
-    assert (refused.code, refused.err.count("\n"), out.exists()) == (1, 1, False)
+    refusal = command("merge", *pair, "--out", out)
+    assert f"database_b   {pair[1]}\n" in refusal.out
+    assert refusal.err.startswith(f"bandlens: {pair[0]} and {pair[1]} contradict each other")
+    assert (refusal.code, refusal.err.count("\n"), out.exists()) == (1, 1, False)
     answer = command("merge", *pair, "--out", out, "--prefer", pair[0], "--format", "json")
     document = json.loads(answer.out)
     assert (answer.code, document["studies"], document["cells"], document["shared"]) == (0, ["a@1", "b@1"], 2, 2)

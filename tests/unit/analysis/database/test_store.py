@@ -62,7 +62,7 @@ def test_a_cell_is_seen_once_its_parts_cover_the_images(store: Store) -> None:
 
 def test_the_rank_of_the_best_of_several_right_classes_is_kept(store: Store) -> None:
     images = image_set(3, labels=[0, 1, 2], schemes={"real": [[0, 4], [], [5]]})
-    clean, blurred = (part(cell(images, of), [4, 1, 0], [2, 0, 1]) for of in (condition(), condition("grey")))
+    clean, blurred = (part(cell(images, setting), [4, 1, 0], [2, 0, 1]) for setting in (condition(), condition("grey")))
     ranks = np.array([0, UNKNOWN_RANK, 3], np.uint16)
     clean = replace(clean, predictions=replace(clean.predictions, best_rank=ranks))
     store_study(store, "s", images, [clean])
@@ -220,8 +220,8 @@ def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
 
 def test_another_axis_of_a_known_condition_is_kept(store: Store) -> None:
     images, original = image_set(1), condition("mine", sigma=2, share=0.5)
-    changed = replace(original, facts=replace(original.facts, x=2.0, x_title="sigma", series="share=0.5"))
-    for setting in (original, changed, changed):
+    other_axis = replace(original, facts=replace(original.facts, x=2.0, x_title="sigma", series="share=0.5"))
+    for setting in (original, other_axis, other_axis):
         store.begin_study("s", "", [cell(images, setting)], [images])
         row = store.frame("SELECT x, x_title, series FROM condition").row(0)
         assert row == (setting.facts.x, setting.facts.x_title, setting.facts.series)
@@ -260,8 +260,8 @@ def test_the_schema_version_of_another_release_is_named(path: Path, read_only: b
 def test_places_without_a_database_are_refused(path: Path) -> None:
     assert refusal(path, read_only=True).startswith("UsageError: no results database at")
     assert not path.exists()
-    lost = path.with_name("nowhere") / "results.duckdb"
-    assert f"no folder {lost.parent} for the results database; make it first" in refusal(lost, name=lost.parent)
+    orphan = path.with_name("nowhere") / "results.duckdb"
+    assert f"no folder {orphan.parent} for the results database; make it first" in refusal(orphan, name=orphan.parent)
     path.mkdir()
     assert "Is a directory" in refusal(path)
 

@@ -75,7 +75,7 @@ def test_the_last_run_is_that_of_any_version(several: Store) -> None:
 # Other names, and their end
 
 CLEAN = part(cell(IMAGES), [0, 1])
-OTHER = image_set(3, name="others")
+OTHER_IMAGES = image_set(3, name="others")
 
 
 def low(cutoff: float) -> Finished:
@@ -88,7 +88,7 @@ def filled(store: Store) -> Store:
     store_study(store, "mine", IMAGES, [CLEAN, low(0.1), low(0.2)])
     store_study(store, "mine", IMAGES, [CLEAN, low(0.2), low(0.4)])
     store_study(store, "theirs", IMAGES, [CLEAN, low(0.3)])
-    store_study(store, "alone", OTHER, [part(cell(OTHER, by=model("another")), [0, 0, 0])])
+    store_study(store, "alone", OTHER_IMAGES, [part(cell(OTHER_IMAGES, by=model("another")), [0, 0, 0])])
     return store
 
 
@@ -98,23 +98,23 @@ def test_what_studies_there_are(filled: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "labels", "cells", "left"),
+    ("name", "labels", "cells", "survivors"),
     [
         ("mine@1", ["mine@1"], 1, ["alone@1", "mine@2", "theirs@1"]),
         ("mine", ["mine@1", "mine@2"], 3, ["alone@1", "theirs@1"]),
     ],
 )
 def test_a_deleted_study_leaves_what_others_use(
-    filled: Store, wanted: str, labels: list[str], cells: int, left: list[str]
+    filled: Store, name: str, labels: list[str], cells: int, survivors: list[str]
 ) -> None:
     count = filled.frame("SELECT count(*) FROM prediction").item()
-    accuracies = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
-    deletion = delete_study(filled, wanted, dry_run=True)
+    accuracies = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in survivors}
+    deletion = delete_study(filled, name, dry_run=True)
     assert filled.frame("SELECT count(*) FROM prediction").item() == count
-    assert delete_study(filled, wanted) == deletion
+    assert delete_study(filled, name) == deletion
     assert (deletion.labels, deletion.cells, deletion.predictions) == (labels, cells, 2 * cells)
     assert filled.frame("SELECT count(*) FROM prediction").item() == count - deletion.predictions
-    assert list_studies(filled)["study"].to_list() == left
+    assert list_studies(filled)["study"].to_list() == survivors
     for study, rows in accuracies.items():
         assert filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
     assert not any(check.problems for check in check_database(filled))

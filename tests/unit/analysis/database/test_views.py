@@ -168,15 +168,15 @@ def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store
 
 def by_engine(images: Images, engine: str, precision: str, setting: Condition, predicted: list[int]) -> Finished:
     """A cell of the same network on another engine; without labels."""
-    plain = cell(images, setting)
-    return part(replace(plain, variant=replace(plain.variant, engine=engine, precision=precision)), predicted)
+    original = cell(images, setting)
+    return part(replace(original, variant=replace(original.variant, engine=engine, precision=precision)), predicted)
 
 
-@pytest.mark.parametrize("others", [[], ["fp32", "bf16"]])
-def test_an_attack_is_compared_with_the_clean_images_of_its_study(store: Store, others: list[str]) -> None:
+@pytest.mark.parametrize("precisions", [[], ["fp32", "bf16"]])
+def test_an_attack_is_compared_with_the_clean_images_of_its_study(store: Store, precisions: list[str]) -> None:
     """Attacks run on torch at fp32, the study on another engine; of several that ran, one at fp32 is the nearest."""
     images, attack = image_set(4), condition("pgd_linf", steps=1)
-    for precision in others:
+    for precision in precisions:
         store_study(store, precision, images, [by_engine(images, "other", precision, condition(), [1, 2, 3, 3])])
     parts = [
         by_engine(images, "openvino", "fp16", condition(), [1, 2, 3, 4]),
@@ -184,11 +184,11 @@ def test_an_attack_is_compared_with_the_clean_images_of_its_study(store: Store, 
         by_engine(images, "torch", "fp32", attack, [1, 0, 0, 4]),
     ]
     store_study(store, "s", images, parts)
-    top1 = 0.25 if others else 0.5
+    top1 = 0.25 if precisions else 0.5
     rows = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve_of('s') ORDER BY probe").rows()
     assert rows == [("clean", 1, 1, 1), ("lowpass", 0.5, 1, 0.5), ("pgd_linf", top1, 1, top1)]
     flips = store.frame("SELECT probe, image_index FROM flip_of('s') ORDER BY ALL").rows()
-    attacked = [("pgd_linf", k) for k in ([1, 2, 3] if others else [1, 2])]
+    attacked = [("pgd_linf", k) for k in ([1, 2, 3] if precisions else [1, 2])]
     assert flips == [("lowpass", 2), ("lowpass", 3), *attacked]
 
 
@@ -204,8 +204,8 @@ def test_a_cell_is_compared_with_the_clean_one_of_its_onnx_file(store: Store) ->
     images = image_set(2)
     for sha256, predicted in (("a", [0, 0]), ("b", [1, 1])):
         cells = [cell(images, setting, precision="int8") for setting in (condition(), LOW)]
-        cells = [replace(of, variant=replace(of.variant, sha256=64 * sha256)) for of in cells]
-        store_study(store, sha256, images, [part(of, predicted) for of in cells])
+        cells = [replace(cell, variant=replace(cell.variant, sha256=64 * sha256)) for cell in cells]
+        store_study(store, sha256, images, [part(cell, predicted) for cell in cells])
     assert store.frame("SELECT study, top1 FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL").rows() == [
         ("a", 1),
         ("b", 1),
@@ -225,13 +225,13 @@ def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: 
     predicted = rng.integers(0, 2, (len(conditions), 4))
     name = f"octaves, {'labelled' if labelled else 'unlabelled'}"
     parts = [
-        part(cell(images, of, by=model(name)), answers, answers if labelled else None)
-        for of, answers in zip(conditions, predicted, strict=True)
+        part(cell(images, setting, by=model(name)), answers, answers if labelled else None)
+        for setting, answers in zip(conditions, predicted, strict=True)
     ]
     store_study(shared_store, name, images, parts)
-    right = predicted == (0 if labelled else predicted[0])
-    by_mask = {"0123456": right[0]} | {
-        mask.replace("none", ""): answers for mask, answers in zip(masks[:-1], right[1:-1], strict=True)
+    hits = predicted == (0 if labelled else predicted[0])
+    by_mask = {"0123456": hits[0]} | {
+        mask.replace("none", ""): answers for mask, answers in zip(masks[:-1], hits[1:-1], strict=True)
     }
     expected = interactions(np.array([by_mask[mask] for mask in MEASURED_MASKS]), 1)
     rows = shared_store.frame(

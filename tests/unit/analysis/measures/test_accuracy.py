@@ -27,8 +27,8 @@ def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool =
     ease = rng.random(count)
     parts = []
     for setting, share in zip(SETTINGS, (0.75, 0.25, 0.5, 0.4), strict=True):
-        right = ease + rng.normal(0, 0.1, count) < share
-        predicted = np.where(right, labels, rng.integers(0, 10, count))
+        hits = ease + rng.normal(0, 0.1, count) < share
+        predicted = np.where(hits, labels, rng.integers(0, 10, count))
         rank = None if images.labels is None else (predicted != labels) * 2
         sure = rng.uniform(0.1, 1, count) if confidence else 0.5
         parts.append(part(cell(images, setting, by=model(name)), predicted, rank, confidence=sure))
@@ -69,14 +69,14 @@ def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store
     measured(store, images, parts)
     formulas = {
         "confidence": lambda sure, _: sure,
-        "expected_calibration_error": lambda sure, right: calibration_gaps(sure, right)[0],
-        "top1_brier_score": lambda sure, right: (sure - right) ** 2,
+        "expected_calibration_error": lambda sure, hits: calibration_gaps(sure, hits)[0],
+        "top1_brier_score": lambda sure, hits: (sure - hits) ** 2,
     }
     for metric, formula in formulas.items():
         estimates, values = rows(store, metric), []
         for setting, outcome in zip(SETTINGS, parts, strict=True):
-            sure, right = outcome.predictions.confidence.astype(float), outcome.predictions.predicted == 0
-            values.append(formula(sure, right).mean())
+            sure, hits = outcome.predictions.confidence.astype(float), outcome.predictions.predicted == 0
+            values.append(formula(sure, hits).mean())
             row = estimates[setting.probe, setting.number("cutoff")]
             assert row["value"] == pytest.approx(values[-1])
             assert row["low"] < row["value"] < row["high"]
@@ -89,8 +89,8 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     rng = np.random.default_rng(0)
     images = image_set(100, labels=np.zeros(100))
     sure = rng.uniform(0.1, 1, 100)
-    wrong = rng.random(100) > sure
-    measured(store, images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
+    errors = rng.random(100) > sure
+    measured(store, images, [part(cell(images), errors * 1, errors * 1, confidence=sure)])
     row = rows(store, "expected_calibration_error")["clean", None]
     assert row["state"] == "doubtful"
     assert row["note"].endswith("is expected of a network that is calibrated")
@@ -138,12 +138,12 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
     measured(store, images, parts)
     apart, biases = shape != texture, []
     for setting, classes in zip(SETTINGS, answers, strict=True):
-        of_shape, of_texture = ((classes == cue) & apart for cue in (shape, texture))
-        biases.append(of_shape.sum() / (of_shape.sum() + of_texture.sum()))
+        shapes, textures = ((classes == cue) & apart for cue in (shape, texture))
+        biases.append(shapes.sum() / (shapes.sum() + textures.sum()))
         key = setting.probe, setting.number("cutoff")
         row = rows(store, "shape_bias")[key]
-        assert (row["value"], row["n"]) == (pytest.approx(biases[-1]), of_shape.sum() + of_texture.sum())
-        assert rows(store, "cue_accuracy")[key]["value"] == pytest.approx((of_shape | of_texture).sum() / apart.sum())
+        assert (row["value"], row["n"]) == (pytest.approx(biases[-1]), shapes.sum() + textures.sum())
+        assert rows(store, "cue_accuracy")[key]["value"] == pytest.approx((shapes | textures).sum() / apart.sum())
         if setting.probe != "clean":
             assert row["difference"] == pytest.approx(biases[-1] - biases[0])
             assert row["difference_low"] < row["difference"] < row["difference_high"]
@@ -177,16 +177,16 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()})
     parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
     measured(store, images, [outcome for outcomes in parts.values() for outcome in outcomes])
-    judged = texture != labels
+    conflicts = texture != labels
     query = "FROM condition_metric WHERE metric = 'model_error_consistency'"
     consistencies = {(row["checkpoint"], row["probe"], row["cutoff"]): row for row in store.frame(query).to_dicts()}
     assert len(consistencies) == len(SETTINGS) * len(parts)
     for place, setting in enumerate(SETTINGS):
-        right = {name: (outcomes[place].predictions.label_rank == 0)[judged] for name, outcomes in parts.items()}
-        for name, correct in right.items():
+        hits = {name: (outcomes[place].predictions.label_rank == 0)[conflicts] for name, outcomes in parts.items()}
+        for name, correct in hits.items():
             row = consistencies[name, setting.probe, setting.number("cutoff")]
-            expected = np.mean([kappa(correct, right[peer]) for peer in right if peer != name])
-            assert (row["value"], row["n"], row["state"]) == (pytest.approx(expected), judged.sum(), "ok")
+            expected = np.mean([kappa(correct, hits[peer]) for peer in hits if peer != name])
+            assert (row["value"], row["n"], row["state"]) == (pytest.approx(expected), conflicts.sum(), "ok")
             assert row["low"] < row["value"] < row["high"]
             if place:
                 assert row["difference"] == pytest.approx(row["value"] - consistencies[name, "clean", None]["value"])
@@ -197,11 +197,11 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
 
 def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_undetermined(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    alone = decided(images, 0, "a")
-    measured(store, images, alone, "alone")
+    parts = decided(images, 0, "a")
+    measured(store, images, parts, "alone")
     assert rows(store, "model_error_consistency") == {}
     perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
-    measured(store, images, [*alone, perfect], "both")
+    measured(store, images, [*parts, perfect], "both")
     [(key, row)] = rows(store, "model_error_consistency").items()
     assert key == ("lowpass", 0.1)
     assert (row["value"], row["state"], row["note"]) == (

@@ -40,8 +40,8 @@ def outcomes() -> Outcomes:
     rng = np.random.default_rng(7)
     ease = rng.uniform(size=COUNT)
     answers = {CLEAN: ease < 0.9}
-    for probe, best in (("lowpass", 0.8), ("highpass", 0.3)):
-        answers |= {setting: ease < best * setting["cutoff"] / 0.5 for setting in SPECTRAL[probe]}
+    for probe, ceiling in (("lowpass", 0.8), ("highpass", 0.3)):
+        answers |= {setting: ease < ceiling * setting["cutoff"] / 0.5 for setting in SPECTRAL[probe]}
     for setting in BAND:
         sd = setting.number("noise_sd") or 0.0
         strength = sd / (0.03 * 2.0 ** abs((setting.number("frequency") or 0.0) - 3))
@@ -53,10 +53,10 @@ def parts(outcomes: Outcomes, images: Images, name: str = "net") -> list[Finishe
     """Predictions that come out right where they should, against labels or the clean prediction."""
     by = model(name, classes=CLASSES)
     if images.labels is not None:
-        return [part(cell(images, setting, by=by), ~right * 3, ~right * 3) for setting, right in outcomes.items()]
+        return [part(cell(images, setting, by=by), ~hits * 3, ~hits * 3) for setting, hits in outcomes.items()]
     return [
-        part(cell(images, setting, by=by), np.zeros(COUNT) if setting == CLEAN else ~right)
-        for setting, right in outcomes.items()
+        part(cell(images, setting, by=by), np.zeros(COUNT) if setting == CLEAN else ~hits)
+        for setting, hits in outcomes.items()
     ]
 
 
@@ -81,11 +81,11 @@ def analyzed(store: Store, outcomes: Outcomes, images: Images | None = None, stu
 
 
 @pytest.fixture(scope="module")
-def whole(shared_store: Store, outcomes: Outcomes) -> Metrics:
+def reference(shared_store: Store, outcomes: Outcomes) -> Metrics:
     return analyzed(shared_store, outcomes)
 
 
-def test_the_published_critical_band_is_that_of_the_accuracies(whole: Metrics, outcomes: Outcomes) -> None:
+def test_the_published_critical_band_is_that_of_the_accuracies(reference: Metrics, outcomes: Outcomes) -> None:
     shares = {
         (setting.number("noise_sd"), setting.number("frequency")): 100 * outcomes[setting].mean() for setting in BAND
     }
@@ -94,9 +94,9 @@ def test_the_published_critical_band_is_that_of_the_accuracies(whole: Metrics, o
         band = fit_band(thresholds)
         assert band.state != "degenerate"
         for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
-            assert whole[f"critical_{name}{suffix}"]["value"] == pytest.approx(getattr(band, name))
-        assert [whole[f"critical_threshold_{f}{suffix}"]["value"] for f in FREQUENCIES] == list(thresholds)
-        assert whole[f"critical_bandwidth{suffix}"]["state"] == band.state
+            assert reference[f"critical_{name}{suffix}"]["value"] == pytest.approx(getattr(band, name))
+        assert [reference[f"critical_threshold_{f}{suffix}"]["value"] for f in FREQUENCIES] == list(thresholds)
+        assert reference[f"critical_bandwidth{suffix}"]["state"] == band.state
 
 
 def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcomes: Outcomes) -> None:
@@ -111,21 +111,21 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
 
 
 def test_levels_beside_the_published_ones_change_nothing_of_the_published_estimator(
-    store: Store, whole: Metrics, outcomes: Outcomes
+    store: Store, reference: Metrics, outcomes: Outcomes
 ) -> None:
-    more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
-    metrics = analyzed(store, {**outcomes, **more})
-    published = [name for name in whole if name.startswith("critical_")]
-    assert [metrics[name]["value"] for name in published] == [whole[name]["value"] for name in published]
+    noise = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
+    metrics = analyzed(store, {**outcomes, **noise})
+    published = [name for name in reference if name.startswith("critical_")]
+    assert [metrics[name]["value"] for name in published] == [reference[name]["value"] for name in published]
     assert len(published) == 20
 
 
-def test_centre_frequencies_follow_the_size_of_the_images(store: Store, whole: Metrics, outcomes: Outcomes) -> None:
+def test_centre_frequencies_follow_the_size_of_the_images(store: Store, reference: Metrics, outcomes: Outcomes) -> None:
     metrics = analyzed(store, outcomes, image_set(COUNT, labels=np.zeros(COUNT), size=384))
     for name in ("critical_center_frequency", "psychometric_center_frequency"):
-        assert metrics[name]["value"] == pytest.approx(whole[name]["value"] * 384 / 224)
+        assert metrics[name]["value"] == pytest.approx(reference[name]["value"] * 384 / 224)
     for name in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
-        assert metrics[name]["value"] == whole[name]["value"]
+        assert metrics[name]["value"] == reference[name]["value"]
 
 
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
@@ -171,7 +171,7 @@ def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Out
 def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_alone(
     store: Store, outcomes: Outcomes
 ) -> None:
-    subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
+    subset = {setting: hits for setting, hits in outcomes.items() if setting.probe != "critical_band"}
     analyzed(store, subset)
     better = subset | dict.fromkeys(SPECTRAL["lowpass"], subset[CLEAN])
     store_study(store, "other", labelled(), parts(better, labelled(), "better"))
@@ -184,11 +184,11 @@ def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_a
 
 
 def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Outcomes) -> None:
-    subset = {setting: right for setting, right in outcomes.items() if setting.probe == "lowpass" or setting == CLEAN}
+    subset = {setting: hits for setting, hits in outcomes.items() if setting.probe == "lowpass" or setting == CLEAN}
     all_parts = [outcome for name in ("one", "two") for outcome in parts(subset, labelled(), name)]
     store_study(store, "s", labelled(), all_parts)
-    few = image_set(COUNT, labels=np.zeros(COUNT), decision_space="sixteen", name="few")
-    store_study(store, "few", few, parts({CLEAN: outcomes[CLEAN]}, few))
+    sixteen_set = image_set(COUNT, labels=np.zeros(COUNT), decision_space="sixteen", name="few")
+    store_study(store, "few", sixteen_set, parts({CLEAN: outcomes[CLEAN]}, sixteen_set))
     assert [subject.checkpoint for subject in subjects(store, "s")] == ["one", "two"]
     for study, classes in (("s", CLASSES), ("few", 16)):
         assert {subject.classes for subject in subjects(store, study)} == {classes}, "guesses are among these"
@@ -208,8 +208,8 @@ def test_a_study_without_a_complete_cell_is_named(store: Store) -> None:
 def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: Store, outcomes: Outcomes) -> None:
     labelled = image_set(COUNT, name="labelled", labels=[0] * COUNT)
     store_study(store, "labels", labelled, parts(outcomes, labelled))
-    alone = image_set(COUNT, name="alone")
-    store_study(store, "agreement", alone, parts(outcomes, alone))
+    unlabelled_set = image_set(COUNT, name="alone")
+    store_study(store, "agreement", unlabelled_set, parts(outcomes, unlabelled_set))
     assert store.frame("FROM human_metric").is_empty()
     compute_measures(store, "*")
     compute_measures(store, "labels")  # people are there once

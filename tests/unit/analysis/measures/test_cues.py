@@ -54,8 +54,8 @@ def test_published_decisions_give_the_published_bias(shared: Path, store: Store)
     shape, texture = ([NUMBERS[name] for name in column] for column in zip(*cues, strict=True))
     decisions = [NUMBERS[name] for name in table["object_response"]]
     images = image_set(1280, labels=shape, schemes={"texture": [[cue] for cue in texture]}, decision_space="sixteen")
-    judged = part(cell(images, by=model(classes=1000)), decisions, np.not_equal(decisions, shape) * 3)
-    store_study(store, "s", images, [judged], {"sixteen": NAMES})
+    outcome = part(cell(images, by=model(classes=1000)), decisions, np.not_equal(decisions, shape) * 3)
+    store_study(store, "s", images, [outcome], {"sixteen": NAMES})
     metrics = measured(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
     assert metrics["shape_bias"][0] == pytest.approx(bias)
@@ -66,10 +66,8 @@ def test_published_decisions_give_the_published_bias(shared: Path, store: Store)
         assert metrics[name][1:3] == pytest.approx(proportion_confint(count, total, method="wilson"), abs=0.002)
     assert set(metrics) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
     bears = np.array(shape) == NUMBERS["bear"]
-    of_shape, of_texture = (
-        (np.array(decisions) == cue)[bears & np.not_equal(shape, texture)] for cue in (shape, texture)
-    )
-    assert metrics["shape_bias_bear"][0] == of_shape.sum() / (of_shape | of_texture).sum()
+    shapes, textures = ((np.array(decisions) == cue)[bears & np.not_equal(shape, texture)] for cue in (shape, texture))
+    assert metrics["shape_bias_bear"][0] == shapes.sum() / (shapes | textures).sum()
 
 
 # Intervals, and decisions that determine no bias
@@ -82,19 +80,19 @@ def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
     assert (airplane.value, airplane.low, airplane.high) == pytest.approx((0.5, *expected))
     assert bear.value == 1.0
     assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
-    single = estimates(decided([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
-    assert single.row()["low"] is None
-    assert single.note == "1 independent image is too few for an interval"
+    estimate = estimates(decided([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
+    assert estimate.row()["low"] is None
+    assert estimate.note == "1 independent image is too few for an interval"
 
 
 def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     rng = np.random.default_rng(0)
     shape, texture = [0] * 400, [1] * 400
     decisions = rng.integers(0, 2, 400)
-    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), decisions)
-    a, b = (decided(shape, texture, list(answers)) for answers in (decisions, changed))
+    other_decisions = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), decisions)
+    a, b = (decided(shape, texture, list(answers)) for answers in (decisions, other_decisions))
     intervals = cue_differences(SHAPE_CUES, a, b)
-    d = (changed == 0).astype(float) - (decisions == 0)
+    d = (other_decisions == 0).astype(float) - (decisions == 0)
     low, high = intervals["shape_bias"]
     assert (low + high) / 2 == pytest.approx(d.mean())
     # One image of the 400 more differs.
@@ -105,14 +103,14 @@ def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
 
 def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:
     conflict = image_set(4, labels=[0, 0, 1, 1], schemes={"texture": [[1], [2], [0], [1]]}, name="conflict")
-    plain = image_set(4, labels=[0, 0, 1, 1], name="plain")
+    photographs = image_set(4, labels=[0, 0, 1, 1], name="plain")
     by = model(classes=16)
     parts = [
         part(cell(conflict, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
         part(cell(conflict, condition("blur", sigma=1), by=by), [1, 2, 0, 1], [1, 1, 1, 0]),
-        part(cell(plain, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
+        part(cell(photographs, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
     ]
-    store_study(store, "s", [conflict, plain], parts)
+    store_study(store, "s", [conflict, photographs], parts)
     metrics = measured(store)
     assert metrics["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
     assert set(metrics) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
@@ -127,8 +125,8 @@ def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(st
     metrics = measured(store)
     # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
     apart = [(n, a, b) for n, a, b in zip(decisions, low, high, strict=True) if a != b]
-    of_low, of_high = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
-    assert (len(apart), of_low, of_high) == (5, 3, 1)
+    low_count, high_count = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
+    assert (len(apart), low_count, high_count) == (5, 3, 1)
     assert metrics["low_frequency_cue_bias"][0] == 3 / 4
     assert metrics["frequency_cue_accuracy"][0] == 4 / 5
     assert set(metrics) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {
@@ -140,16 +138,16 @@ def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(st
 
 def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store: Store) -> None:
     """A class is named by its set, or else by the decision space, which is for models of ImageNet's 1000 classes."""
-    large, small = model("large", classes=1000), model("small", classes=16)
+    big_net, pet_net = model("large", classes=1000), model("small", classes=16)
     labels, second_cues = [0, 1], [[1], [0]]
-    own_set, plain = (
+    own_set, photos = (
         image_set(2, name=name, labels=labels, schemes={"hf_label": second_cues}, paths=name) for name in ("ab", "cd")
     )
     own_set = replace(own_set, class_names=["Abyssinian", "Bengal"])
     small_set = image_set(2, name="few", labels=labels, schemes={"texture": second_cues}, decision_space="sixteen")
-    cells = [cell(own_set, by=small), cell(plain, by=small), cell(plain, by=large), cell(small_set, by=large)]
+    cells = [cell(own_set, by=pet_net), cell(photos, by=pet_net), cell(photos, by=big_net), cell(small_set, by=big_net)]
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
-    store_study(store, "s", [own_set, plain, small_set], [part(cell, labels, [0, 0]) for cell in cells], names)
+    store_study(store, "s", [own_set, photos, small_set], [part(cell, labels, [0, 0]) for cell in cells], names)
     compute_measures(store, "s")
     classes = store.frame(
         "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "

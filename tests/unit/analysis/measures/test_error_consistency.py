@@ -113,9 +113,9 @@ def resampled_mean_kappas(observers: NDArray[np.float64], times: NDArray[np.int6
 def judged_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.DataFrame:
     """Trials of people on one stimulus set: observer -> (conditions, images), whether each answer is right."""
     return pl.concat(
-        trials_of("contrast", shown, observer, hits, first=1000 * row)
+        trials_of("contrast", condition, observer, hits, first=1000 * row)
         for observer, right_by_condition in answers.items()
-        for row, (shown, hits) in enumerate(zip(conditions, right_by_condition, strict=True))
+        for row, (condition, hits) in enumerate(zip(conditions, right_by_condition, strict=True))
     )
 
 
@@ -175,13 +175,13 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     assert copy.equals(person)
     assert len(copy) == 8
     assert set(copy["n"]) == {160}
-    alone = store.frame(
+    intervals = store.frame(
         "SELECT value / 100, published.low / 100, published.high / 100, top1, mine.low, mine.high "
         "FROM published_value AS published JOIN condition_accuracy AS mine "
         "ON model = images || ' ' || subject AND published.condition = mine.condition WHERE images <> 'cue-conflict'"
     )
-    assert len(alone) > 300
-    assert alone.to_numpy()[:, :3] == pytest.approx(alone.to_numpy()[:, 3:], abs=1e-6)
+    assert len(intervals) > 300
+    assert intervals.to_numpy()[:, :3] == pytest.approx(intervals.to_numpy()[:, 3:], abs=1e-6)
     table = consistencies(store, "low-pass")
     pairs = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
     assert pairs["kappa"].to_list() == pytest.approx([1] * len(pairs))
@@ -241,8 +241,8 @@ def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_non
     blurred = rows.filter(probe="gaussian_lowpass", setting=10, human=True)
     assert blurred["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # the mean of four observers, as published
     faint = rows.filter(probe="contrast", setting=0.05, human=True).sort("subject")
-    named = store.frame("FROM condition_accuracy WHERE images = 'contrast' AND condition = 'c05'").sort("subject")
-    assert faint["top1"].equals(named["top1"])
+    accuracies = store.frame("FROM condition_accuracy WHERE images = 'contrast' AND condition = 'c05'").sort("subject")
+    assert faint["top1"].equals(accuracies["top1"])
 
 
 def test_models_alone_as_their_vectors_say(store: Store) -> None:

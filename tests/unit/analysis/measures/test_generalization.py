@@ -53,11 +53,11 @@ def sets() -> dict[str, Images]:
     rng = np.random.default_rng(1)
     benchmarks = {
         "imagenet": images("imagenet", 40, schemes={"real": [[0, 1], [0], [2], []] * 10}),
-        "imagenet-v2": images("imagenet-v2", 30, own=True),
-        "imagenet-a": images("imagenet-a", 25, own=True, decision_space="imagenet-a"),
-        "imagenet-r": images("imagenet-r", 35, own=True, decision_space="imagenet-r"),
-        "imagenet-sketch": images("imagenet-sketch", 20, own=True),
-        "stylized": images("stylized", 16, own=True, decision_space="sixteen"),
+        "imagenet-v2": images("imagenet-v2", 30, own_names=True),
+        "imagenet-a": images("imagenet-a", 25, own_names=True, decision_space="imagenet-a"),
+        "imagenet-r": images("imagenet-r", 35, own_names=True, decision_space="imagenet-r"),
+        "imagenet-sketch": images("imagenet-sketch", 20, own_names=True),
+        "stylized": images("stylized", 16, own_names=True, decision_space="sixteen"),
     }
     for name, corruptions in (("imagenet-c", IMAGENET_C), ("imagenet-cbar", IMAGENET_CBAR)):
         for corruption in corruptions:
@@ -67,10 +67,10 @@ def sets() -> dict[str, Images]:
     return benchmarks
 
 
-def images(name: str, count: int, own: bool = False, **about: Any) -> Images:
-    files = [f"{k}.jpg" if own else f"n01440764/ILSVRC2012_val_{k:08d}.JPEG" for k in range(1, count + 1)]
-    called = "-".join([name, *(str(about[key]) for key in ("corruption", "severity") if key in about)])
-    return image_set(count, name=called, benchmark=name, labels=np.zeros(count), paths=files, **about)
+def images(name: str, count: int, own_names: bool = False, **about: Any) -> Images:
+    files = [f"{k}.jpg" if own_names else f"n01440764/ILSVRC2012_val_{k:08d}.JPEG" for k in range(1, count + 1)]
+    set_name = "-".join([name, *(str(about[key]) for key in ("corruption", "severity") if key in about)])
+    return image_set(count, name=set_name, benchmark=name, labels=np.zeros(count), paths=files, **about)
 
 
 def outcomes(seed: int) -> Outcomes:
@@ -78,11 +78,11 @@ def outcomes(seed: int) -> Outcomes:
     rng = np.random.default_rng(seed)
     ease = rng.uniform(size=40)
     skill = {name: 0.2 + 0.6 * rng.random() for name in (*sets(), "pgd")}
-    answers = {name: (ease if _of_imagenet(name) else rng.uniform(size=40)) < share for name, share in skill.items()}
+    answers = {name: (ease if _is_imagenet(name) else rng.uniform(size=40)) < share for name, share in skill.items()}
     return {name: hits[: 40 if name == "pgd" else sets()[name].info.count] for name, hits in answers.items()}
 
 
-def _of_imagenet(name: str) -> bool:
+def _is_imagenet(name: str) -> bool:
     return name == "pgd" or name == "imagenet" or sets()[name].info.corruption is not None
 
 
@@ -101,8 +101,8 @@ def analyzed(
     store: Store, parts: Sequence[Finished], image_sets: Sequence[Images] | None = None, name: str = "s"
 ) -> dict[str, Row]:
     """Metric -> its row, of a study of one checkpoint; none of them of an image set."""
-    used = {part.cell.image_set.digest for part in parts}
-    store_study(store, name, image_sets or [images for images in sets().values() if images.info.digest in used], parts)
+    keys = {part.cell.image_set.digest for part in parts}
+    store_study(store, name, image_sets or [images for images in sets().values() if images.info.digest in keys], parts)
     compute_measures(store, name)
     rows = store.frame("SELECT * FROM metric WHERE study = ?", [name]).to_dicts()
     assert all(row["image_set"] is None for row in rows)
@@ -120,13 +120,13 @@ def judged_by_real(correct: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int
 def members(correct: Outcomes, group: str) -> list[list[tuple[NDArray[np.bool_], NDArray[np.int64]]]]:
     """(hit, photograph) of each set of each benchmark of a group. Photographs of their own count from 1000."""
     first = iter(range(1000, 10_000, 1000))
-    plain = {
-        name: [(hits, np.arange(len(hits)) + (0 if _of_imagenet(name) else next(first)))]
+    pairs = {
+        name: [(hits, np.arange(len(hits)) + (0 if _is_imagenet(name) else next(first)))]
         for name, hits in correct.items()
     }
     names = {name: [key for key, images in sets().items() if images.info.benchmark == name] for name in BENCHMARKS}
-    by_name = {name: [plain[key][0] for key in keys] for name, keys in names.items() if keys}
-    by_name |= {"pgd_linf": plain["pgd"], "imagenet-real": [judged_by_real(correct)]}
+    by_name = {name: [pairs[key][0] for key in keys] for name, keys in names.items() if keys}
+    by_name |= {"pgd_linf": pairs["pgd"], "imagenet-real": [judged_by_real(correct)]}
     return [by_name[name] for name in GROUPS[group]]
 
 
@@ -145,17 +145,17 @@ def test_a_group_is_the_mean_of_its_benchmarks_with_an_interval_over_photographs
     parts = [pair for benchmark in benchmarks for pair in benchmark]
     weights = np.array([1 / len(benchmark) / len(benchmarks) for benchmark in benchmarks for _ in benchmark])
     hits, photographs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
-    which = np.repeat(np.arange(len(parts)), [len(answers) for answers, _ in parts])
-    fit = sm.OLS(hits, np.eye(len(parts))[which]).fit(
+    set_ids = np.repeat(np.arange(len(parts)), [len(answers) for answers, _ in parts])
+    fit = sm.OLS(hits, np.eye(len(parts))[set_ids]).fit(
         cov_type="cluster", cov_kwds={"groups": photographs, "use_correction": False}
     )
-    held, share = len(np.unique(photographs)), float(weights @ fit.params)
-    variance = weights @ fit.cov_params() @ weights * (held / (held - 1) if held < len(hits) else 1)
+    clusters, share = len(np.unique(photographs)), float(weights @ fit.params)
+    variance = weights @ fit.cov_params() @ weights * (clusters / (clusters - 1) if clusters < len(hits) else 1)
     images = share * (1 - share) / variance
     assert row["value"] == pytest.approx(100 * share)
-    errors = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(which)[which] * fit.resid
+    errors = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(set_ids)[set_ids] * fit.resid
     squares = np.bincount(np.unique(photographs, return_inverse=True)[1], errors) ** 2
-    freedom = min(held - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if held < len(hits) else np.inf
+    freedom = min(clusters - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if clusters < len(hits) else np.inf
     alpha = 2 * norm.sf(t.ppf(0.975, freedom))
     interval = proportion_confint(share * images, images, alpha, "wilson")
     assert (row["low"], row["high"]) == pytest.approx((100 * interval[0], 100 * interval[1]), abs=1e-4)
@@ -205,27 +205,27 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store
 
 
 def test_a_cell_that_is_not_complete_is_missing(store: Store) -> None:
-    of_r, *rest = only("imagenet-r", "imagenet-sketch", "stylized")
-    parts = [*rest, part(of_r.cell, [0] * 10, [0] * 10)]
+    renditions, *rest = only("imagenet-r", "imagenet-sketch", "stylized")
+    parts = [*rest, part(renditions.cell, [0] * 10, [0] * 10)]
     assert analyzed(store, parts)["Concepts"]["note"] == "incomplete: imagenet-r is missing"
 
 
 def test_a_study_of_imagenet_alone_has_no_groups_and_one_of_none_of_them_nothing(store: Store) -> None:
-    plain = images("imagenet", 40)
-    assert set(analyzed(store, [part(cell(plain), np.zeros(40), np.zeros(40))], [plain])) == {"top1_imagenet"}
+    photos = images("imagenet", 40)
+    assert set(analyzed(store, [part(cell(photos), np.zeros(40), np.zeros(40))], [photos])) == {"top1_imagenet"}
     no_benchmark = image_set(40, labels=np.zeros(40))
     assert analyzed(store, [part(cell(no_benchmark), np.zeros(40), np.zeros(40))], [no_benchmark]) == {}
 
 
 def test_another_budget_is_another_attack(store: Store) -> None:
-    for changed in ({"steps": 20}, {"eps": 1 / 255}, {"band": "0.0 to 0.3"}):
-        attack = condition("pgd_linf", **{"eps": EPS, "step": STEP, "steps": STEPS, **changed})
+    for changes in ({"steps": 20}, {"eps": 1 / 255}, {"band": "0.0 to 0.3"}):
+        attack = condition("pgd_linf", **{"eps": EPS, "step": STEP, "steps": STEPS, **changes})
         parts = [*only("imagenet"), part(cell(sets()["imagenet"], attack, by=model(classes=1000)), [0] * 40, [0] * 40)]
         assert "Adversarial" not in analyzed(store, parts)
 
 
 def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store) -> None:
-    small_set = images("imagenet-v2", 10, own=True, decision_space="imagenet-r")
+    small_set = images("imagenet-v2", 10, own_names=True, decision_space="imagenet-r")
     small_set = replace(small_set, info=replace(small_set.info, name="few"))
     parts = [part(cell(small_set, by=model(classes=1000)), [0] * 10, [0] * 10)]
     rows = analyzed(store, parts, [small_set])
@@ -253,14 +253,14 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
     labels, numbers = rng.permutation(np.arange(50_000) // 50), rng.permutation(50_000) + 1
     paths = [f"n{label:08d}/ILSVRC2012_val_{number:08d}.JPEG" for label, number in zip(labels, numbers, strict=True)]
     accepted = rng.random(50_000) < 0.93
-    lists = [[int(label)] if listed else [] for label, listed in zip(labels, accepted, strict=True)]
-    whole = image_set(50_000, labels=labels, paths=paths, schemes={"real": lists}, benchmark="imagenet-real")
+    lists = [[int(label)] if in_list else [] for label, in_list in zip(labels, accepted, strict=True)]
+    full_set = image_set(50_000, labels=labels, paths=paths, schemes={"real": lists}, benchmark="imagenet-real")
     hits = rng.random(50_000) < np.where(labels < 993, 0.75, 0.95)
     predicted = np.where(hits, labels, (labels + 1) % 1000)
-    v2 = images("imagenet-v2", 30, own=True)
+    v2 = images("imagenet-v2", 30, own_names=True)
     by = model(classes=1000)
-    parts = [part(cell(whole, by=by), predicted, ~hits * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
-    rows = analyzed(store, parts, [whole, v2])
+    parts = [part(cell(full_set, by=by), predicted, ~hits * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
+    rows = analyzed(store, parts, [full_set, v2])
     last = sorted(range(50_000), key=lambda k: paths[k])[-336:]
     shares = {
         "imagenet": hits.mean(),

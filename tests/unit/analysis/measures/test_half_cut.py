@@ -38,12 +38,12 @@ def outcomes(probe: str, ratios: tuple[float, ...], classes: int = 1000, clean: 
         for cutoff, ratio in zip(CUTOFFS, ratios, strict=True)
     }
     rng = np.random.default_rng(0)
-    right = {setting: rng.permutation(n) < round(n * share) for setting, share in shares.items()}
-    return right_outcomes(right, classes=classes)
+    hits = {setting: rng.permutation(n) < round(n * share) for setting, share in shares.items()}
+    return right_outcomes(hits, classes=classes)
 
 
-def estimate(name: str, of: Outcomes) -> tuple[float, float, float, State, str | None]:
-    answer = half_cut_estimates(name, of)[name]
+def estimate(name: str, outcomes: Outcomes) -> tuple[float, float, float, State, str | None]:
+    answer = half_cut_estimates(name, outcomes)[name]
     return answer.value, answer.low, answer.high, answer.state, answer.note
 
 
@@ -100,27 +100,27 @@ def test_few_images_have_a_cut_without_an_interval() -> None:
 def recognized(rng: np.random.Generator, middle: float, n: int = 300) -> Mapping[Condition, NDArray[np.bool_]]:
     """Right answers of a model that needs frequencies up to `middle` cycles, give or take, to recognize an image."""
     clean = rng.random(n) < 0.8
-    needed = middle * 2 ** rng.logistic(scale=0.3, size=n)
+    thresholds = middle * 2 ** rng.logistic(scale=0.3, size=n)
     filters = {condition("lowpass", cutoff=cutoff): cut for cutoff, cut in zip(CUTOFFS, CUTS["lowpass"], strict=True)}
-    return {CLEAN: clean} | {setting: clean & (needed <= cut) for setting, cut in filters.items()}
+    return {CLEAN: clean} | {setting: clean & (thresholds <= cut) for setting, cut in filters.items()}
 
 
 def test_the_interval_holds_the_cut_of_the_curve_about_as_often_as_it_says() -> None:
     """The truth is where the straight line between two cuts of the true curve crosses half."""
     octaves, middle = np.log2(CUTS["lowpass"]), 30.0
     ratios = 1 / (1 + np.exp(-(octaves - np.log2(middle)) / 0.3))
-    truth, held = 2 ** np.interp(0.5, ratios, octaves), 0
+    truth, coverage = 2 ** np.interp(0.5, ratios, octaves), 0
     for run in range(100):
         answer = half_cut_estimates(LOW, right_outcomes(recognized(np.random.default_rng(run), middle)))[LOW]
-        held += answer.low <= truth <= answer.high
-    assert 88 <= held <= 99
+        coverage += answer.low <= truth <= answer.high
+    assert 88 <= coverage <= 99
 
 
 def test_a_difference_is_paired_over_the_images() -> None:
     """The same images, one network needing an octave more: the interval holds the difference and not 0."""
     a, b = (right_outcomes(recognized(np.random.default_rng(5), middle)) for middle in (20, 40))
     low, high = half_cut_differences(LOW, a, b)[LOW]
-    values = [half_cut_estimates(LOW, of)[LOW].value for of in (a, b)]
+    values = [half_cut_estimates(LOW, outcomes)[LOW].value for outcomes in (a, b)]
     assert 0 < low < values[1] - values[0] < high
 
 
@@ -132,5 +132,5 @@ def test_a_difference_takes_the_chance_level_of_each_model() -> None:
 
 
 def test_it_takes_two_cutoffs() -> None:
-    one = right_outcomes({CLEAN: np.ones(9, bool), condition("lowpass", cutoff=0.1): np.ones(9, bool)})
-    assert lacking(MEASURES, one.available) == {LOW: "lowpass has one cutoff, and a cut takes 2"}
+    outcomes = right_outcomes({CLEAN: np.ones(9, bool), condition("lowpass", cutoff=0.1): np.ones(9, bool)})
+    assert lacking(MEASURES, outcomes.available) == {LOW: "lowpass has one cutoff, and a cut takes 2"}

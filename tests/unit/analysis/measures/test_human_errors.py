@@ -26,17 +26,17 @@ Answers = tuple[Path, dict[str, np.ndarray], dict[float, np.ndarray]]
 """A database, who of the people has which sketch right, and the model at each blur."""
 
 
-def stored(folder: Path, answers: Mapping[Condition, np.ndarray], judged: Sequence[pl.DataFrame]) -> Path:
+def store_answers(folder: Path, answers: Mapping[Condition, np.ndarray], trials: Sequence[pl.DataFrame]) -> Path:
     """A database of a model's answers on sketches, and of trials of people."""
     images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"n0_{k}.png" for k in range(N)])
-    parts = [part(cell(images, setting, by=model("net")), ~right, ~right) for setting, right in answers.items()]
+    parts = [part(cell(images, setting, by=model("net")), ~hits, ~hits) for setting, hits in answers.items()]
     path = database_of(folder, images, parts)
     with open_store(path) as store:
-        store_trials(store, *judged)
+        store_trials(store, *trials)
     return path
 
 
-def judged_filters(stimulus_set: str, shares: Mapping[str, float]) -> list[pl.DataFrame]:
+def filter_trials(stimulus_set: str, shares: Mapping[str, float]) -> list[pl.DataFrame]:
     """Trials of a person who has these shares right by condition."""
     return [
         trials_of(stimulus_set, name, "subject-01", np.arange(100) < 100 * share, first=1000 * row)
@@ -53,11 +53,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         blur: np.where(rng.random(N) < share, people["subject-01"], rng.random(N) < 0.75)
         for blur, share in COPIED.items()
     }
-    conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in by_blur.items()}
-    judged = [trials_of("sketch", "0", name, right) for name, right in people.items()]
-    judged += judged_filters("low-pass", {"0": 0.9, "3": 0.8, "5": 0.5})
+    conditions = {condition("gaussian_lowpass", sigma=blur): hits for blur, hits in by_blur.items()}
+    trials = [trials_of("sketch", "0", name, hits) for name, hits in people.items()]
+    trials += filter_trials("low-pass", {"0": 0.9, "3": 0.8, "5": 0.5})
     folder = tmp_path_factory.mktemp("blurred")
-    return stored(folder, {condition(): rng.random(N) < 0.75} | conditions, judged), people, by_blur
+    return store_answers(folder, {condition(): rng.random(N) < 0.75} | conditions, trials), people, by_blur
 
 
 def test_the_blur_with_the_highest_kappa_is_found_with_its_interval(answers: Answers) -> None:
@@ -88,11 +88,11 @@ def test_conditions_are_placed_by_what_people_lose(answers: Answers) -> None:
 def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Path) -> None:
     """They have 90 % right without a high-pass, 80 % at 3 and 50 % at 1; no place lies between 3 and infinity."""
     settings: dict[float | str, float | None] = {1.0: 0.4, 2.0: 0.25, 3.0: 0.1, 4.0: None, "inf": 0.0}
-    right = np.random.default_rng(0).random(N) < 0.75
-    conditions = {condition("gaussian_highpass", sigma=sigma): right for sigma in settings}
-    judged = [trials_of("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
-    judged += judged_filters("high-pass", {"inf": 0.9, "3": 0.8, "1": 0.5})
-    with open_store(stored(tmp_path, conditions, judged), read_only=True) as store:
+    hits = np.random.default_rng(0).random(N) < 0.75
+    conditions = {condition("gaussian_highpass", sigma=sigma): hits for sigma in settings}
+    trials = [trials_of("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
+    trials += filter_trials("high-pass", {"inf": 0.9, "3": 0.8, "1": 0.5})
+    with open_store(store_answers(tmp_path, conditions, trials), read_only=True) as store:
         rows = consistency_under(store, "sketch", "gaussian_highpass")["conditions"]
     losses = {row["setting"]: row["people_lose"] for row in rows}
     assert losses == pytest.approx({float(setting): loss for setting, loss in settings.items()})
@@ -102,7 +102,7 @@ def test_of_an_image_that_a_person_saw_twice_the_first_session_counts(tmp_path: 
     """The image was wrong in the ninth trial of the first session, and right in the first trial of the second."""
     first = trials_of("sketch", "0", "subject-01", np.zeros(1, bool)).with_columns(trial=pl.lit(9, pl.Int32))
     second = trials_of("sketch", "0", "subject-01", np.ones(1, bool)).with_columns(session=pl.lit(2, pl.Int32))
-    with open_store(stored(tmp_path, {condition(): np.ones(N, bool)}, [second, first])) as store:
+    with open_store(store_answers(tmp_path, {condition(): np.ones(N, bool)}, [second, first])) as store:
         assert store.frame("SELECT correct FROM judgement WHERE human").rows() == [(False,)]
 
 
@@ -110,9 +110,9 @@ def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: P
     """Elsewhere it errs where people do not: a kappa of 0, if that stood for none, would be the highest."""
     person = np.arange(N) % 4 > 0
     blurred = {1.0: ~person, 9.0: np.zeros(N, bool)}
-    conditions = {condition("gaussian_lowpass", sigma=blur): right for blur, right in blurred.items()}
-    judged = [trials_of("sketch", "0", "subject-01", person)]
-    with open_store(stored(tmp_path, conditions, judged), read_only=True) as store:
+    conditions = {condition("gaussian_lowpass", sigma=blur): hits for blur, hits in blurred.items()}
+    trials = [trials_of("sketch", "0", "subject-01", person)]
+    with open_store(store_answers(tmp_path, conditions, trials), read_only=True) as store:
         tables = consistency_under(store, "sketch", "gaussian_lowpass")
     first, last = tables["conditions"]
     assert first["kappa"] == pytest.approx(kappa(blurred[1.0], person))
@@ -123,8 +123,8 @@ def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: P
 
 def test_the_command_prints_both_tables_and_refuses_what_is_not_there(answers: Answers, command: Command) -> None:
     path, _, _ = answers
-    printed = command("consistency", "sketch", "--probe", "gaussian_lowpass", "--db", path)
-    assert (printed.code, "people_lose" in printed.out, "peaks" in printed.out) == (0, True, True)
+    answer = command("consistency", "sketch", "--probe", "gaussian_lowpass", "--db", path)
+    assert (answer.code, "people_lose" in answer.out, "peaks" in answer.out) == (0, True, True)
     with open_store(path, read_only=True) as store:
         with pytest.raises(UnknownName, match="contrast"):
             consistency_under(store, "sketch", "contrast")

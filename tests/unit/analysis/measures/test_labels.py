@@ -23,8 +23,8 @@ BLUR = condition("blur", sigma=2.0)
 
 def outcomes(multilabel: bool = True) -> Outcomes:
     images = replace(images_of(COUNT), label=TRUTH)
-    made = outcomes_of({CLEAN: ANSWERS, BLUR: BLURRED}, images, NAMES, classes=2**LABELS)
-    return replace(made, available=replace(made.available, multilabel=multilabel))
+    base = outcomes_of({CLEAN: ANSWERS, BLUR: BLURRED}, images, NAMES, classes=2**LABELS)
+    return replace(base, available=replace(base.available, multilabel=multilabel))
 
 
 def bits(numbers: np.ndarray) -> torch.Tensor:

@@ -11,29 +11,29 @@ from bandlens.analysis.measures.likelihood import fit_channels, fit_thresholds, 
 from bandlens.analysis.measures.psychometric import PUBLISHED
 from bandlens.analysis.statistics import Floats
 
-FITS, FEW = 150, 10
+FITS, BATCH = 150, 10
 
 
 def test_thresholds_of_few_fits_are_those_among_many() -> None:
     """Accuracies of all shapes: falling, rising, flat and at the floor, so that fits end in different steps."""
     random = np.random.default_rng(3)
     images, reference = np.full(FITS, 400.0), random.uniform(0.3, 0.9, FITS)
-    right = random.binomial(400, random.uniform(0.0, 0.9, (4, FITS))).astype(np.float64)
-    right[:, ::3] = np.sort(right[:, ::3], axis=0)[::-1]
-    together = fit_thresholds(right, images, reference, 0.1)
-    for first in range(0, FITS, FEW):
-        few = slice(first, first + FEW)
-        apart = fit_thresholds(right[:, few], images[few], reference[few], 0.1)
-        np.testing.assert_allclose(apart, [numbers[few] for numbers in together], rtol=1e-6, atol=1e-6)
+    hits = random.binomial(400, random.uniform(0.0, 0.9, (4, FITS))).astype(np.float64)
+    hits[:, ::3] = np.sort(hits[:, ::3], axis=0)[::-1]
+    thresholds = fit_thresholds(hits, images, reference, 0.1)
+    for first in range(0, FITS, BATCH):
+        batch = slice(first, first + BATCH)
+        batch_thresholds = fit_thresholds(hits[:, batch], images[batch], reference[batch], 0.1)
+        np.testing.assert_allclose(batch_thresholds, [numbers[batch] for numbers in thresholds], rtol=1e-6, atol=1e-6)
 
 
 def test_channels_of_few_fits_are_those_among_many() -> None:
     sensitivity = np.random.default_rng(4).uniform(-1, 4, (7, FITS))
-    together = fit_channels(sensitivity, noise_of(PUBLISHED))
-    for first in range(0, FITS, FEW):
-        few = slice(first, first + FEW)
-        apart = fit_channels(sensitivity[:, few], noise_of(PUBLISHED))
-        np.testing.assert_allclose(apart, together[:, few], rtol=1e-6, atol=1e-6)
+    channels = fit_channels(sensitivity, noise_of(PUBLISHED))
+    for first in range(0, FITS, BATCH):
+        batch = slice(first, first + BATCH)
+        batch_channels = fit_channels(sensitivity[:, batch], noise_of(PUBLISHED))
+        np.testing.assert_allclose(batch_channels, channels[:, batch], rtol=1e-6, atol=1e-6)
 
 
 def test_a_fit_ends_at_its_optimum_or_at_a_bound() -> None:

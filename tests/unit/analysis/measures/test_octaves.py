@@ -36,9 +36,9 @@ def conditions_of_masks() -> dict[str, Condition]:
     return by_mask | {"0123456": CLEAN}
 
 
-def outcomes_by(right: Callable[[str], NDArray[np.bool_]], **options: object) -> Outcomes:
+def outcomes_by(recognize: Callable[[str], NDArray[np.bool_]], **options: object) -> Outcomes:
     """Outcomes of a network that has the images right, (n,), that a function of the octaves kept says."""
-    answers = {condition: right(mask) for mask, condition in conditions_of_masks().items()}
+    answers = {condition: recognize(mask) for mask, condition in conditions_of_masks().items()}
     return right_outcomes({CLEAN: answers.pop(CLEAN)} | answers, **options)  # type: ignore[arg-type]
 
 
@@ -55,29 +55,29 @@ def values_of(outcomes: Outcomes) -> dict[str, float]:
 def test_octaves_that_small_images_lack_have_no_numbers() -> None:
     """At 64 pixels octave 0 holds no frequency, so that 0 % of the accuracy, with an interval, would say nothing."""
     outcomes = outcomes_by(random_network(0))
-    large = octave_estimates(outcomes)
-    small = octave_estimates(replace(outcomes, subject=replace(outcomes.subject, size=64)))
+    estimates = octave_estimates(outcomes)
+    small_estimates = octave_estimates(replace(outcomes, subject=replace(outcomes.subject, size=64)))
     lacking = {"octave_share_0", "octave_share_0_0", *(f"octave_pair_0_{octave}" for octave in range(1, 7))}
-    assert large.keys() - small.keys() == lacking
-    assert {*SHARES[1:]} < small.keys()
+    assert estimates.keys() - small_estimates.keys() == lacking
+    assert {*SHARES[1:]} < small_estimates.keys()
 
 
 def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
     v = np.random.default_rng(1).random((128, 3))
-    of_mask = dict(zip(MASKS, v, strict=True))
+    values = dict(zip(MASKS, v, strict=True))
     gains, orders = np.zeros((7, 3)), 0
     for order in permutations("0123456"):
         mask, orders = "", orders + 1
         for octave in order:
-            grown = "".join(sorted(mask + octave))
-            gains[int(octave)] += of_mask[grown] - of_mask[mask]
-            mask = grown
+            superset = "".join(sorted(mask + octave))
+            gains[int(octave)] += values[superset] - values[mask]
+            mask = superset
     assert orders == 5040
     np.testing.assert_allclose(interactions(v, 1), gains / orders, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("right", "shares", "pairs"),
+    ("recognize", "shares", "pairs"),
     [
         pytest.param(lambda mask: "2" in mask and "5" in mask, {"2": 0.5, "5": 0.5}, {"2_5": 1.0}, id="needs 2 and 5"),
         pytest.param(lambda mask: "1" in mask or "3" in mask, {"1": 0.5, "3": 0.5}, {"1_3": -1.0}, id="either of two"),
@@ -85,9 +85,9 @@ def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
     ],
 )
 def test_networks_whose_shares_are_known(
-    right: Callable[[str], bool], shares: dict[str, float], pairs: dict[str, float]
+    recognize: Callable[[str], bool], shares: dict[str, float], pairs: dict[str, float]
 ) -> None:
-    values = values_of(outcomes_by(lambda mask: np.full(12, right(mask))))
+    values = values_of(outcomes_by(lambda mask: np.full(12, recognize(mask))))
     assert {name[-1]: values[name] for name in SHARES if values[name]} == shares
     assert {name[-3:]: values[name] for name in PAIRS if values[name]} == pairs
 
@@ -110,8 +110,8 @@ def test_intervals_are_those_of_a_mean_over_clusters() -> None:
 
 @pytest.mark.parametrize("clusters", [2, 5])
 def test_intervals_of_few_clusters_end_where_the_range_of_the_number_does(clusters: int) -> None:
-    of_image = np.arange(40) % clusters
-    a, b = (outcomes_by(random_network(seed), clusters=of_image) for seed in (4, 10))
+    ids = np.arange(40) % clusters
+    a, b = (outcomes_by(random_network(seed), clusters=ids) for seed in (4, 10))
     ends = {name: (estimate.low, estimate.high) for name, estimate in octave_estimates(a).items()}
     for intervals, widest in ((ends, 1.0), (octave_differences(a, b), 2.0)):
         for name, (low, high) in intervals.items():
@@ -140,8 +140,8 @@ def test_classes_have_shares_that_add_up_too() -> None:
     outcomes = outcomes_of({CLEAN: answers.pop(CLEAN)} | answers, images, names={1: "cat"}, classes=10)
     values = values_of(outcomes)
     for label_number, class_name in ((0, "0"), (1, "cat")):
-        of_class = label == label_number
-        expected = network("0123456")[of_class].mean() - network("")[of_class].mean()
+        members = label == label_number
+        expected = network("0123456")[members].mean() - network("")[members].mean()
         assert sum(values[f"{name}_{class_name}"] for name in SHARES) == pytest.approx(expected, abs=1e-12)
 
 

@@ -32,7 +32,7 @@ COUNT = 60
 LOWPASS = condition("lowpass", cutoff=0.1)
 LABELS = np.arange(COUNT) % 3
 LABELLED = image_set(COUNT, labels=LABELS)
-WORST = '''"""Two measures."""
+SOURCE = '''"""Two measures."""
 import numpy
 
 def worst(confidence, right, quantile=0.5):
@@ -78,11 +78,11 @@ def database(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(database: Path) -> Iterator[Store]:
-    with open_store(database) as opened:
-        yield opened
+    with open_store(database) as store:
+        yield store
 
 
-def own(folder: Path, source: str, **tables: dict[str, Any]) -> list[OwnMeasure]:
+def read_own(folder: Path, source: str, **tables: dict[str, Any]) -> list[OwnMeasure]:
     (folder / "mine.py").write_text(source, encoding="utf-8")
     return read_measures({name: {"file": "mine.py", **table} for name, table in tables.items()}, folder)
 
@@ -99,7 +99,7 @@ def rows(store: Store, name: str, checkpoint: str = "a") -> dict[tuple[str | Non
 
 
 def test_a_number_is_that_of_the_function_with_an_interval_over_resampled_images(store: Store, tmp_path: Path) -> None:
-    assert compute_own(store, "s", own(tmp_path, WORST, worst={"quantile": 0.1})) == ["worst"]
+    assert compute_own(store, "s", read_own(tmp_path, SOURCE, worst={"quantile": 0.1})) == ["worst"]
     predicted, confidence = answers(0)
     filtered, filtered_confidence = answers(1)
     clean = np.quantile(confidence[predicted == LABELS], 0.1)
@@ -119,7 +119,7 @@ def test_a_number_is_that_of_the_function_with_an_interval_over_resampled_images
 
 
 def test_numbers_of_images_are_a_mean_with_its_interval_and_paired_difference(store: Store, tmp_path: Path) -> None:
-    compute_own(store, "s", own(tmp_path, WORST, cost={"factor": 4}))
+    compute_own(store, "s", read_own(tmp_path, SOURCE, cost={"factor": 4}))
     predicted, filtered = answers(0)[0], answers(1)[0]
     clean, low_passed = (4 * np.abs(answer - LABELS) for answer in (predicted, filtered))
     row = rows(store, "cost")["set", "lowpass"]
@@ -136,12 +136,12 @@ def test_an_edit_recomputes_its_measure_alone_and_leaves_the_others(store: Store
     compute_measures(store, "s")
     built_in = store.frame("FROM measure_value ORDER BY ALL")
     tables: dict[str, dict[str, Any]] = {"worst": {}, "cost": {"factor": 2}}
-    assert compute_own(store, "s", own(tmp_path, WORST, **tables)) == ["worst", "cost"]
-    assert compute_own(store, "s", own(tmp_path, WORST, **tables)) == []
-    assert compute_own(store, "s", own(tmp_path, WORST, **tables | {"cost": {"factor": 3}})) == ["cost"]
+    assert compute_own(store, "s", read_own(tmp_path, SOURCE, **tables)) == ["worst", "cost"]
+    assert compute_own(store, "s", read_own(tmp_path, SOURCE, **tables)) == []
+    assert compute_own(store, "s", read_own(tmp_path, SOURCE, **tables | {"cost": {"factor": 3}})) == ["cost"]
     assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx(3 * np.abs(answers(0)[0] - LABELS).mean())
-    others = store.frame("FROM measure_value WHERE metric NOT IN ('worst', 'cost') ORDER BY ALL")
-    assert others.equals(built_in)
+    remainder = store.frame("FROM measure_value WHERE metric NOT IN ('worst', 'cost') ORDER BY ALL")
+    assert remainder.equals(built_in)
     compute_measures(store, "s")
     assert rows(store, "worst")["set", "clean"]["value"] is not None, "built-in measures leave own ones alone"
 
@@ -159,7 +159,7 @@ def test_what_fails_is_the_state_and_note_of_its_estimates(
     store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], body: str, note: str
 ) -> None:
     source = f"def mine(confidence):\n    print('printed')\n    {body}\n"
-    assert compute_own(store, "s", own(tmp_path, source + WORST, mine={}, worst={})) == ["mine", "worst"]
+    assert compute_own(store, "s", read_own(tmp_path, source + SOURCE, mine={}, worst={})) == ["mine", "worst"]
     failed = rows(store, "mine")
     assert {row["state"] for row in failed.values()} == {"failed"}
     assert all(row["note"].startswith(note) and "\n" not in row["note"] for row in failed.values())
@@ -172,7 +172,7 @@ def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
     rank = np.where(predicted == LABELS, 0, UNKNOWN_RANK)
     with open_store(tmp_path / "r.duckdb") as store:
         store_study(store, "s", LABELLED, [part(cell(LABELLED, by=model("a")), predicted, rank, confidence=confidence)])
-        compute_own(store, "s", own(tmp_path, "def mine(label_rank):\n    return label_rank\n", mine={}))
+        compute_own(store, "s", read_own(tmp_path, "def mine(label_rank):\n    return label_rank\n", mine={}))
         row = rows(store, "mine")["set", "clean"]
     note = "measure mine takes label_rank, which is not known of all predictions"
     assert (row["state"], row["value"], row["note"]) == ("failed", None, note)
@@ -192,14 +192,14 @@ def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_that_describes_no_measure_is_one_line(tmp_path: Path, table: dict[str, Any], line: str) -> None:
-    (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(SOURCE, encoding="utf-8")
     with pytest.raises(UsageError, match=line) as error:
         read_measures(table, tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_it_is_correlated_like_a_built_in_measure(store: Store, tmp_path: Path) -> None:
-    compute_own(store, "s", own(tmp_path, WORST, worst={}))
+    compute_own(store, "s", read_own(tmp_path, SOURCE, worst={}))
     assert study_table(store, "s@1").biases == ["worst (set)", "worst (unlabelled)"]
 
 
@@ -215,38 +215,38 @@ def lowest(confidence):
 def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
     """A constant added to every confidence is told apart without error, since the images are the same ones."""
     predicted, confidence = answers(3)
-    for run, added in enumerate((0.0, 0.25)):
+    for run, offset in enumerate((0.0, 0.25)):
         with open_store(tmp_path / f"{run}.duckdb") as store:
             settings = condition(), LOWPASS
-            parts = [answered("a", setting, predicted, confidence / 2 + added) for setting in settings]
+            parts = [answered("a", setting, predicted, confidence / 2 + offset) for setting in settings]
             store_study(store, "s", LABELLED, parts)
-            compute_own(store, "s", own(tmp_path, "import numpy\n" + SURE, sure={}, lowest={}))
+            compute_own(store, "s", read_own(tmp_path, "import numpy\n" + SURE, sure={}, lowest={}))
     with open_store(tmp_path / "0.duckdb") as store_a, open_store(tmp_path / "1.duckdb") as store_b:
         comparison = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1"))
     for rows_of, count in ((comparison.metrics, 1), (comparison.conditions, 2)):
-        means, lowest = (rows_of.filter(metric=name).to_dicts() for name in ("sure", "lowest"))
-        assert len(means) == len(lowest) == count
+        means, minima = (rows_of.filter(metric=name).to_dicts() for name in ("sure", "lowest"))
+        assert len(means) == len(minima) == count
         for row in means:
             assert row["difference"] == pytest.approx(0.5)
             assert row["high"] - row["low"] < 0.15, "of independent runs it would be 0.2"
-        for row in lowest:
+        for row in minima:
             assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.25,) * 3, abs=1e-6)
 
 
 def test_a_study_file_names_measures_and_the_commands_take_them(
     command: Command, database: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(SOURCE, encoding="utf-8")
     study = tmp_path / "s.toml"
     study.write_text(
         'name = "s"\ncheckpoints = ["a"]\nimages = ["set"]\n'
         '[measures]\nworst = { file = "mine.py", quantile = 0.1, unit = "share" }\n',
         encoding="utf-8",
     )
-    listed = json.loads(command("measures", "list", "--study", study, "--format", "json").out)
+    measures = json.loads(command("measures", "list", "--study", study, "--format", "json").out)
     title = "Confidence of the least confident right answers"
-    assert [listed[-1][key] for key in ("name", "title", "unit", "bias")] == ["worst", title, "share", True]
-    assert "low_frequency_bias" in {row["name"] for row in listed}
+    assert [measures[-1][key] for key in ("name", "title", "unit", "bias")] == ["worst", title, "share", True]
+    assert "low_frequency_bias" in {row["name"] for row in measures}
     answer = command("analyze", "--study", study, "--db", database, "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     assert "worst" in {row["metric"] for row in json.loads(answer.out)}
@@ -254,7 +254,7 @@ def test_a_study_file_names_measures_and_the_commands_take_them(
 
 
 def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path) -> None:
-    (tmp_path / "worst.py").write_text(WORST, encoding="utf-8")
+    (tmp_path / "worst.py").write_text(SOURCE, encoding="utf-8")
     values = bandlens.measure(tmp_path / "worst.py", database, "s", quantile=0.25)
     assert set(values["probe"]) == {"clean", "lowpass"}
     assert values["value"].null_count() == 0
@@ -279,5 +279,5 @@ def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> 
     assert compute_own(store, "s", read_measures(tables, tmp_path)) == ["worst_decile", "cost"]
     predicted, confidence = answers(0)
     assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx((predicted != LABELS).mean())
-    worst = np.quantile(confidence[predicted == LABELS], 0.1)
-    assert rows(store, "worst_decile")["set", "clean"]["value"] == pytest.approx(worst)
+    decile = np.quantile(confidence[predicted == LABELS], 0.1)
+    assert rows(store, "worst_decile")["set", "clean"]["value"] == pytest.approx(decile)

@@ -24,10 +24,10 @@ BLUR = condition("blur", width=2)
 Slices = Mapping[tuple[str, str], NDArray[np.int64]]
 
 
-def cells_of(right: NDArray[np.bool_], clean: NDArray[np.bool_], slices: Slices) -> tuple[CellOutcomes, CellOutcomes]:
-    """The clean cell, and one that is right as `right` says."""
-    images = replace(images_of(len(right)), slices=slices)
-    outcomes = outcomes_of({CLEAN: ~clean, BLUR: ~right}, images)
+def cells_of(hits: NDArray[np.bool_], clean: NDArray[np.bool_], slices: Slices) -> tuple[CellOutcomes, CellOutcomes]:
+    """The clean cell, and one that is right as `hits` says."""
+    images = replace(images_of(len(hits)), slices=slices)
+    outcomes = outcomes_of({CLEAN: ~clean, BLUR: ~hits}, images)
     return tuple(outcomes.cells.values())  # type: ignore[return-value]
 
 
@@ -55,11 +55,11 @@ def test_slices_of_a_study_are_those_of_sql(store: Store) -> None:
     assert rows.rows() == by_hand.rows()
     assert len(rows) == 8
     accuracy = {(probe, metric): value for probe, metric, value, _ in by_hand.rows()}
-    worst = store.frame("SELECT probe, value, note FROM condition_metric WHERE metric = 'worst_slice_site'").rows()
-    for probe, value, note in worst:
-        of_sites = {metric: value for (where, metric), value in accuracy.items() if where == probe and "site" in metric}
-        assert (value, of_sites[f"slice_accuracy_{note}"]) == (min(of_sites.values()),) * 2
-    assert {probe for probe, *_ in worst} == {"clean", "blur"}
+    minima = store.frame("SELECT probe, value, note FROM condition_metric WHERE metric = 'worst_slice_site'").rows()
+    for probe, value, note in minima:
+        by_site = {metric: value for (where, metric), value in accuracy.items() if where == probe and "site" in metric}
+        assert (value, by_site[f"slice_accuracy_{note}"]) == (min(by_site.values()),) * 2
+    assert {probe for probe, *_ in minima} == {"clean", "blur"}
     loss = store.frame("SELECT probe, value FROM condition_metric WHERE metric = 'largest_slice_loss'").rows()
     losses = [accuracy["clean", metric] - accuracy["blur", metric] for probe, metric in accuracy if probe == "blur"]
     assert loss == [("blur", max(losses))]
@@ -93,11 +93,11 @@ def test_an_attribute_with_many_values_has_no_slices(store: Store) -> None:
 
 def test_one_slice_has_the_usual_intervals() -> None:
     rng = np.random.default_rng(1)
-    right, clean = rng.random(60) < 0.6, rng.random(60) < 0.9
+    hits, clean = rng.random(60) < 0.6, rng.random(60) < 0.9
     rows = np.arange(5, 55)
-    clean_cell, blurred = cells_of(right, clean, {("site", "A"): rows})
+    clean_cell, blurred = cells_of(hits, clean, {("site", "A"): rows})
     estimates = slice_estimates(blurred)
-    share, reference = (share_of(answer[rows], rows) for answer in (right, clean))
+    share, reference = (share_of(answer[rows], rows) for answer in (hits, clean))
     assert (estimates["worst_slice"].low, estimates["worst_slice"].high) == share_interval(share)
     low, high = difference_interval(share, reference) or (np.nan, np.nan)
     assert (estimates["largest_slice_loss"].low, estimates["largest_slice_loss"].high) == pytest.approx((low, high))
@@ -105,13 +105,13 @@ def test_one_slice_has_the_usual_intervals() -> None:
 
 
 def test_small_slices_are_not_chosen() -> None:
-    right = np.ones(40, bool)
-    right[:FEWEST_CLUSTERS] = False
+    hits = np.ones(40, bool)
+    hits[:FEWEST_CLUSTERS] = False
     slices = {("site", "A"): np.arange(FEWEST_CLUSTERS - 1), ("site", "B"): np.arange(FEWEST_CLUSTERS, 40)}
-    _, blurred = cells_of(right, right, slices)
+    _, blurred = cells_of(hits, hits, slices)
     estimate = slice_estimates(blurred)["worst_slice"]
     assert (estimate.value, estimate.note) == (1, "site=B")
-    _, blurred = cells_of(right, right, {("site", "A"): slices["site", "A"]})
+    _, blurred = cells_of(hits, hits, {("site", "A"): slices["site", "A"]})
     assert slice_estimates(blurred)["worst_slice"].state is State.UNDETERMINED
 
 
@@ -120,13 +120,13 @@ def test_the_interval_of_the_worst_slice_holds_although_it_was_chosen() -> None:
     rng, trials, misses_alone, misses, misses_of_loss = np.random.default_rng(2), 100, 0, 0, 0
     slices = sites(20, 50)
     for _ in range(trials):
-        right, clean = rng.random((2, 1000)) < 0.8
-        _, blurred = cells_of(right, clean, slices)
+        hits, clean = rng.random((2, 1000)) < 0.8
+        _, blurred = cells_of(hits, clean, slices)
         estimates = slice_estimates(blurred)
-        worst, loss = estimates["worst_slice"], estimates["largest_slice_loss"]
-        alone = estimates[f"slice_accuracy_{worst.note}"]
-        misses_alone += not alone.low <= 0.8 <= alone.high
-        misses += not worst.low <= 0.8 <= worst.high
+        worst_slice, loss = estimates["worst_slice"], estimates["largest_slice_loss"]
+        own_slice = estimates[f"slice_accuracy_{worst_slice.note}"]
+        misses_alone += not own_slice.low <= 0.8 <= own_slice.high
+        misses += not worst_slice.low <= 0.8 <= worst_slice.high
         misses_of_loss += not loss.low <= 0 <= loss.high
     assert misses_alone > 0.2 * trials
     assert misses <= 0.1 * trials

@@ -51,9 +51,9 @@ def thresholds(band: dict[str, Estimate]) -> list[Estimate]:
     return [estimate for name, estimate in band.items() if name.startswith("threshold_")]
 
 
-def fit_one(right: np.ndarray, images: int, top: float, floor: float = 0.0) -> tuple[float, float]:
+def fit_one(hits: np.ndarray, images: int, top: float, floor: float = 0.0) -> tuple[float, float]:
     sensitivity, slope = fit_thresholds(
-        np.asarray(right, dtype=float)[:, None], np.array([float(images)]), np.array([top]), floor
+        np.asarray(hits, dtype=float)[:, None], np.array([float(images)]), np.array([top]), floor
     )
     return float(sensitivity[0]), float(slope[0])
 
@@ -62,14 +62,14 @@ def fit_one(right: np.ndarray, images: int, top: float, floor: float = 0.0) -> t
 def test_thresholds_are_those_of_psignifit(sensitivity: float, slope: float, top: float) -> None:
     images = 2000
     p = accuracy_at(LEVELS, sensitivity, slope, top, 0.0)
-    right = np.random.default_rng(1).binomial(images, p)
+    hits = np.random.default_rng(1).binomial(images, p)
     # Its curves rise, so the axis is turned round: octaves below the strongest noise.
-    data = np.stack([-LEVELS, right, np.full(4, images)], axis=1)
+    data = np.stack([-LEVELS, hits, np.full(4, images)], axis=1)
     fixed = {"lambda": 1 - top, "gamma": 0.0, "eta": 0.0}
     reference = psignifit.psignifit(
         data, sigmoid="logistic", experiment_type="yes/no", fixed_parameters=fixed, stimulus_range=(0, 3)
     ).parameter_estimate
-    ours, our_slope = fit_one(right, images, top)
+    ours, our_slope = fit_one(hits, images, top)
     # Its priors weigh a little; a width of 90 % is 2 ln 19 / slope.
     assert ours == pytest.approx(reference["threshold"], abs=5e-3)
     assert our_slope == pytest.approx(2 * np.log(19) / reference["width"], rel=1e-2)
@@ -81,13 +81,13 @@ def test_thresholds_are_of_maximum_likelihood(floor: float) -> None:
     for _ in range(8):
         sensitivity, slope, top = rng.uniform(0, 3), rng.uniform(0.6, 5), rng.uniform(0.4, 1)
         images = int(rng.integers(50, 500))
-        right = rng.binomial(images, accuracy_at(LEVELS, sensitivity, slope, top, floor))
+        hits = rng.binomial(images, accuracy_at(LEVELS, sensitivity, slope, top, floor))
 
-        def loss(theta: np.ndarray, right: np.ndarray = right, images: int = images, top: float = top) -> float:
-            return -binom.logpmf(right, images, accuracy_at(LEVELS, theta[0], 2.0 ** theta[1], top, floor)).sum()
+        def loss(theta: np.ndarray, hits: np.ndarray = hits, images: int = images, top: float = top) -> float:
+            return -binom.logpmf(hits, images, accuracy_at(LEVELS, theta[0], 2.0 ** theta[1], top, floor)).sum()
 
         bounds = list(zip(*threshold_bounds(LEVELS), strict=True))
-        ours, our_slope = fit_one(right, images, top, floor)
+        ours, our_slope = fit_one(hits, images, top, floor)
         optimum = minimize(loss, [sensitivity, np.log2(slope)], bounds=bounds, method="L-BFGS-B")
         assert loss(np.array([ours, np.log2(our_slope)])) <= optimum.fun + 1e-6
 
@@ -154,8 +154,8 @@ def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
     order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
     shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
     assert shuffled == expected
-    more = [*PUBLISHED, (0.3, 9)]
-    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100) == expected
+    settings = [*PUBLISHED, (0.3, 9)]
+    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=settings, resamples=100) == expected
 
 
 @pytest.mark.parametrize(
@@ -185,15 +185,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "floor", "state", "note"),
+    ("hits", "floor", "state", "note"),
     [
         (19, 0.0, "undetermined", "19 of 500 images are right without noise: too few to see a threshold"),
         (0, 0.0, "undetermined", "0 of 500 images are right without noise: too few to see a threshold"),
         (100, 0.1, "at_chance", "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"),
     ],
 )
-def test_no_thresholds_where_little_is_right_without_noise(right: int, floor: float, state: str, note: str) -> None:
-    band = estimate_band(np.tile(np.arange(500) < right, (29, 1)), floor=floor)
+def test_no_thresholds_where_little_is_right_without_noise(hits: int, floor: float, state: str, note: str) -> None:
+    band = estimate_band(np.tile(np.arange(500) < hits, (29, 1)), floor=floor)
     for estimate in (*numbers(band), band["threshold_0"]):
         row = estimate.row()
         assert [row[name] for name in ("value", "low", "high", "state", "note")] == [None, None, None, state, note]
@@ -233,9 +233,9 @@ def test_paired_intervals_are_those_of_the_same_images() -> None:
     for name in NUMBERS:
         low, high = intervals[name]
         difference = band_b[name].value - band_a[name].value
-        alone = [band[name].high - band[name].low for band in (band_a, band_b)]
+        widths = [band[name].high - band[name].low for band in (band_a, band_b)]
         assert low < difference < high
-        assert high - low < 0.6 * np.hypot(*alone)
+        assert high - low < 0.6 * np.hypot(*widths)
     assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in intervals["bandwidth"][::-1]])
     assert paired_band_intervals(a, a) == {}, "no image differs"
     assert paired_band_intervals(a, observe(rng, p, 300), floors=(0.0, 0.4)) == {}, "one is at chance"
@@ -247,8 +247,8 @@ def test_differences_of_two_runs_are_those_of_their_images_in_any_order_of_condi
     grey = condition("critical_band", noise_sd=0.0)
     settings = [grey, *(condition("critical_band", noise_sd=sd, frequency=f) for sd, f in PUBLISHED[1:])]
     runs = [
-        right_outcomes({CLEAN: right[0]} | {settings[k]: right[k] for k in reversed(range(len(settings)))})
-        for right in (a, b)
+        right_outcomes({CLEAN: hits[0]} | {settings[k]: hits[k] for k in reversed(range(len(settings)))})
+        for hits in (a, b)
     ]
     expected = paired_band_intervals(a, b, floors=(0.001, 0.001))["bandwidth"]
     assert psychometric_differences(*runs)["psychometric_bandwidth"] == pytest.approx(expected)

@@ -30,16 +30,16 @@ def test_it_is_the_mean_reciprocal_of_the_labels_place() -> None:
     values = MEASURES[0].values(cell(rank))
     targets = torch.from_numpy(np.eye(CLASSES, dtype=bool)[label])
     pairs = zip(torch.from_numpy(scores), targets, strict=True)
-    expected = np.mean([float(retrieval_reciprocal_rank(of_image, target)) for of_image, target in pairs])
+    expected = np.mean([float(retrieval_reciprocal_rank(image_scores, target)) for image_scores, target in pairs])
     assert values is not None
     assert values.values.mean() == pytest.approx(expected)
 
 
 def test_of_several_right_classes_the_best_counts_and_images_without_any_do_not() -> None:
-    best = np.arange(COUNT, dtype=np.uint16) % 3
-    best[:10] = UNKNOWN_RANK
+    ranks = np.arange(COUNT, dtype=np.uint16) % 3
+    ranks[:10] = UNKNOWN_RANK
     decided = cell(np.full(COUNT, 6, np.uint16))
-    values = MEASURES[1].values(replace(decided, decisions=replace(decided.decisions, best_rank=best)))
+    values = MEASURES[1].values(replace(decided, decisions=replace(decided.decisions, best_rank=ranks)))
     assert values is not None
     share = values.share(np.arange(COUNT))
     assert share is not None

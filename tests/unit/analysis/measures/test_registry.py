@@ -86,14 +86,14 @@ def test_the_plan_is_what_analysis_finds(store: Store, gap: str) -> None:
     store_study(store, "s", sets, parts)
     metrics = metrics_of(compute_measures(store, "s"))
     states = {(row["image_set"], row["metric"]): row["state"] for row in metrics.iter_rows(named=True)}
-    planned = determined(sets, conditions)
-    for plan in planned.values():
+    plans = determined(sets, conditions)
+    for plan in plans.values():
         for metric in plan.metrics:
             state = states.get((plan.image_set, metric))
             assert (state in (None, "missing")) == bool(plan.why), (metric, state)
-    covered = {(plan.image_set, metric) for plan in planned.values() for metric in plan.metrics}
+    covered = {(plan.image_set, metric) for plan in plans.values() for metric in plan.metrics}
     assert {key for key in states if "shape_bias_" not in key[1]} <= covered
-    assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
+    assert plans["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
 
 
 def test_the_plan_of_conditions_is_what_analysis_finds(store: Store) -> None:
@@ -116,14 +116,14 @@ def test_the_plan_of_conditions_is_what_analysis_finds(store: Store) -> None:
                 predicted = rng.integers(0, 2, 30)
                 rank = None if images.labels is None else predicted != labels
                 stored = part(cell(images, setting, by=model(name)), predicted, rank)
-                best = np.zeros(30, np.uint16) if "real" in images.schemes else None
-                parts.append(replace(stored, predictions=replace(stored.predictions, best_rank=best)))
-    planned = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
+                ranks = np.zeros(30, np.uint16) if "real" in images.schemes else None
+                parts.append(replace(stored, predictions=replace(stored.predictions, best_rank=ranks)))
+    plans = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
     store_study(store, "s", sets, parts)
     estimates = compute_measures(store, "s").filter(
         pl.col("condition_id").is_not_null(), pl.col("probe") != "clean", pl.col("image_set").is_not_null()
     )
-    assert {name: set(metrics) for name, metrics in planned.items()} == {
+    assert {name: set(metrics) for name, metrics in plans.items()} == {
         str(name): set(rows["metric"]) for (name,), rows in estimates.group_by("image_set")
     }
 

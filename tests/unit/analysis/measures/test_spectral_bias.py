@@ -36,11 +36,11 @@ def curve(
     return {setting: np.arange(count) < round(ratio * clean) for setting, ratio in ratios.items()}
 
 
-WHOLE = right_outcomes(curve())
+OUTCOMES = right_outcomes(curve())
 
 
-def estimates(right: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
-    return spectral_estimates(right_outcomes(right))
+def estimates(hits: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
+    return spectral_estimates(right_outcomes(hits))
 
 
 def lacks(outcomes: Outcomes) -> dict[str, str | None]:
@@ -74,17 +74,17 @@ def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, 
         "high_frequency_bias": lack,
         "spectral_bias": "it is made of high_frequency_bias",
     }
-    assert spectral_estimates(outcomes) == {"low_frequency_bias": spectral_estimates(WHOLE)["low_frequency_bias"]}
-    pairs = [(outcomes, right_outcomes(curve(clean=100, high=high))), (WHOLE, right_outcomes(curve(clean=100)))]
-    without, whole = (spectral_differences(*pair) for pair in pairs)
-    assert without == {"low_frequency_bias": whole["low_frequency_bias"]}
+    assert spectral_estimates(outcomes) == {"low_frequency_bias": spectral_estimates(OUTCOMES)["low_frequency_bias"]}
+    pairs = [(outcomes, right_outcomes(curve(clean=100, high=high))), (OUTCOMES, right_outcomes(curve(clean=100)))]
+    partial_differences, full_differences = (spectral_differences(*pair) for pair in pairs)
+    assert partial_differences == {"low_frequency_bias": full_differences["low_frequency_bias"]}
 
 
 def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
     without = curve()
     nothing_right = curve(clean=0)
-    for right in (nothing_right, {setting: answer for setting, answer in without.items() if setting != CLEAN}):
-        answered = estimates(right)
+    for hits in (nothing_right, {setting: answer for setting, answer in without.items() if setting != CLEAN}):
+        answered = estimates(hits)
         assert {estimate.state for estimate in answered.values()} == {State.UNDETERMINED}
         assert all(np.isnan(estimate.value) for estimate in answered.values())
         note = answered["high_frequency_bias"].note or ""
@@ -93,8 +93,8 @@ def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
 
 
 def test_the_share_of_nothing_is_not_a_number() -> None:
-    nothing = dict.fromkeys(BIAS_CUTOFFS, 0.0)
-    answered = estimates(curve(low=nothing, high=nothing))
+    zeros = dict.fromkeys(BIAS_CUTOFFS, 0.0)
+    answered = estimates(curve(low=zeros, high=zeros))
     assert answered["low_frequency_bias"].value == 0
     assert np.isnan(answered["spectral_bias"].value)
     assert answered["spectral_bias"].note == "nothing is recognized in either band"
@@ -115,8 +115,8 @@ def test_intervals_equal_a_bootstrap_written_out() -> None:
     intervals = spectral_intervals(correct, clusters, resamples=2000)
     rng, values = np.random.default_rng(9), []
     for _ in range(2000):
-        chosen = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
-        ratios = correct[1:, chosen].sum(axis=1) / correct[0, chosen].sum()
+        draw = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
+        ratios = correct[1:, draw].sum(axis=1) / correct[0, draw].sum()
         low, high = ratios[:5].mean(), ratios[5:].mean()
         values.append((low, high, high / (low + high)))
     ends = np.quantile(values, [0.025, 0.975], axis=0)
@@ -137,9 +137,9 @@ def test_what_is_never_right_under_a_filter_has_an_interval_of_a_width() -> None
     intervals = spectral_intervals(correct, np.arange(300))
     assert intervals["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
     assert intervals["spectral_bias"][0] == 0 < intervals["spectral_bias"][1] < 0.03
-    nothing = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
-    assert nothing["low_frequency_bias"] == nothing["high_frequency_bias"] == intervals["high_frequency_bias"]
-    assert "spectral_bias" not in nothing, "it has no value"
+    zeros = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
+    assert zeros["low_frequency_bias"] == zeros["high_frequency_bias"] == intervals["high_frequency_bias"]
+    assert "spectral_bias" not in zeros, "it has no value"
     assert spectral_intervals(np.zeros((11, 300), bool), np.arange(300)) == {}
 
 
@@ -192,10 +192,10 @@ def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> Non
     assert "corrected_spectral_bias" in lacks(right_outcomes(curve(), classes=999))
 
 
-def guessing(rng: np.random.Generator, images: int, seen: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
+def guessing(rng: np.random.Generator, images: int, ratios: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
     """(11, images): a model recognizes a share of images, of which a filter leaves a part, the rest is guessed."""
     recognized = rng.random(images) < clean
-    recognition = np.array([recognized, *(recognized & (rng.random(images) < part) for part in seen)])
+    recognition = np.array([recognized, *(recognized & (rng.random(images) < part) for part in ratios)])
     return np.asarray(recognition | (rng.random(recognition.shape) < CHANCE))
 
 
@@ -207,9 +207,9 @@ def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
     low, high = spectral_differences(a, b, above_chance=True)["corrected_low_frequency_bias"]
     differences = []
     for _ in range(2000):
-        chosen = rng.integers(0, 200, 200)
+        draw = rng.integers(0, 200, 200)
         bias_a, bias_b = (
-            ((run[1:6, chosen].mean(axis=1) - CHANCE) / (run[0, chosen].mean() - CHANCE)).mean() for run in runs
+            ((run[1:6, draw].mean(axis=1) - CHANCE) / (run[0, draw].mean() - CHANCE)).mean() for run in runs
         )
         differences.append(bias_b - bias_a)
     ends = np.quantile(differences, [0.025, 0.975])

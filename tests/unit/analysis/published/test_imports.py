@@ -31,18 +31,18 @@ def test_accuracy_by_condition(trials: pl.DataFrame) -> None:
     assert len(trials) == 85_120
     assert trials["stimulus_set"].n_unique() == 17
     rows = pl.DataFrame(list(figures(trials)), infer_schema_length=None)
-    together = rows.filter(model="humans", metric="top1")
+    humans = rows.filter(model="humans", metric="top1")
     for name, expected in ACCURACY.items():
-        experiment = together.filter(benchmark=name)
+        experiment = humans.filter(benchmark=name)
         assert set(experiment["n"]) == ({2240} if name == "power-equalisation" else {640})
         accuracies = dict(experiment.select("condition", pl.col("value") / 100).rows())
         assert accuracies == {key: pytest.approx(value, abs=0.00051) for key, value in expected.items()}
-    alone = rows.filter(pl.col("model") != "humans", metric="top1")
-    assert alone["model"].n_unique() == 4 * 12 + 10 * 3 + 7 + 5
-    assert (alone["low"] <= alone["value"]).all()
+    observers = rows.filter(pl.col("model") != "humans", metric="top1")
+    assert observers["model"].n_unique() == 4 * 12 + 10 * 3 + 7 + 5
+    assert (observers["low"] <= observers["value"]).all()
 
 
-RIGHT = {
+TRIALS = {
     "set": ["contrast"] * 3,
     "file": ["contrast_subject-01_session_1.csv"] * 3,
     "subj": ["subject-01"] * 3,
@@ -57,7 +57,7 @@ RIGHT = {
 
 
 def test_no_answer_is_wrong(tmp_path: Path) -> None:
-    pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
+    pl.DataFrame(TRIALS).write_parquet(tmp_path / "trials.parquet")
     trials = read_trials(tmp_path / "trials.parquet")
     assert trials["response"].to_list() == ["oven", None, "cat"]
     assert trials["image"].to_list() == ["n0_0.png", "n0_1.png", "n0_2.png"]
@@ -67,11 +67,11 @@ def test_no_answer_is_wrong(tmp_path: Path) -> None:
 
 def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Path) -> None:
     """Four observers answer alike: together they have the interval of one, but for the freedom of its variance."""
-    images = [{key: values[0] for key, values in RIGHT.items()} | {"trial": str(k)} for k in range(100)]
+    images = [{key: values[0] for key, values in TRIALS.items()} | {"trial": str(k)} for k in range(100)]
     rows = [
-        row | {"subj": f"subject-0{who}", "imagename": f"{k}_cop_s0{who}_c10_oven_10_n0_{k}.png"}
+        row | {"subj": f"subject-0{observer}", "imagename": f"{k}_cop_s0{observer}_c10_oven_10_n0_{k}.png"}
         | {"object_response": "oven" if k % 4 else "cat"}
-        for who in range(4)
+        for observer in range(4)
         for k, row in enumerate(images)
     ]  # fmt: skip
     pl.DataFrame(rows).write_parquet(tmp_path / "trials.parquet")
@@ -94,7 +94,7 @@ def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Pa
 def test_another_file_of_trials_is_refused(
     command: Command, tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
 ) -> None:
-    change(pl.DataFrame(RIGHT)).write_parquet(tmp_path / "trials.parquet")
+    change(pl.DataFrame(TRIALS)).write_parquet(tmp_path / "trials.parquet")
     result = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert message in result.err

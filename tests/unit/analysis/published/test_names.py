@@ -71,8 +71,8 @@ def test_one_name_may_be_two_models() -> None:
 
 
 def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Path) -> None:
-    known = shipped_values(["timm"]).filter(model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
-    doubtful = known.with_columns(
+    accuracy = shipped_values(["timm"]).filter(model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
+    doubtful = accuracy.with_columns(
         source=pl.lit("elsewhere"), value=pl.lit(1.2), low=pl.lit(0.7), high=pl.lit(1.6), note=pl.lit("is narrow")
     )
     with open_store(tmp_path / "r.duckdb") as store:
@@ -88,8 +88,8 @@ def beside_the_study(benchmark: str, condition: str, source: str, source_conditi
     """Accuracies of the study beside those that another source has of the same checkpoints."""
     rows = add_models(shipped_values()).filter(benchmark=benchmark, metric="top1", same="checkpoint")
     study = rows.filter(source="study", condition=condition).select("model", study="value")
-    other = rows.filter(source=source, condition=source_condition).select("model", other="value")
-    return study.join(other, on="model").with_columns(difference=pl.col("study") - pl.col("other"))
+    other_rows = rows.filter(source=source, condition=source_condition).select("model", other="value")
+    return study.join(other_rows, on="model").with_columns(difference=pl.col("study") - pl.col("other"))
 
 
 def test_accuracies_of_one_checkpoint_agree_and_differ_where_the_testbed_crops_again() -> None:
@@ -104,20 +104,20 @@ def test_accuracies_of_one_checkpoint_agree_and_differ_where_the_testbed_crops_a
     assert (round(testbed.min(), 1), round(testbed.max(), 1)) == (1.3, 2.9)  # type: ignore[arg-type]
 
 
-def placed(name: str) -> pl.DataFrame:
+def place_model(name: str) -> pl.DataFrame:
     values = shipped_values()
     return place(values, values_of_model(values, name))
 
 
 def test_efficientnet_lite0_in_the_atlas() -> None:
-    rows = {row["benchmark"]: row for row in placed("tf_efficientnet_lite0.in1k").to_dicts()}
+    rows = {row["benchmark"]: row for row in place_model("tf_efficientnet_lite0.in1k").to_dicts()}
     imagenet = rows["imagenet"]
     assert (imagenet["top1"], imagenet["of"], imagenet["expected"]) == (74.846, 1266, None)
     line = baseline_lines(shipped_values(), "timm")["imagenet-r"]
     assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
 
 
-def joined(name: str, category: str = "own", sha256: str = "f" * 64) -> tuple[str | None, str | None, str | None]:
+def join_model(name: str, category: str = "own", sha256: str = "f" * 64) -> tuple[str | None, str | None, str | None]:
     checkpoints = pl.DataFrame({"name": [name], "category": [category], "weights_sha256": [sha256]})
     rows = join_checkpoints(checkpoints, shipped_values())
     [(_, model_of, by, note)] = rows.rows()
@@ -138,9 +138,9 @@ def test_weights_are_those_that_timm_and_torchvision_name() -> None:
 
 
 def test_weights_name_a_model_whatever_it_is_called() -> None:
-    assert joined("mine", sha256=TV_RESNET50 + "0" * 56) == ("resnet50.tv_in1k", "weights", None)
-    assert joined("resnet50.a1_in1k", sha256=TV_RESNET50 + "0" * 56) == ("resnet50.tv_in1k", "weights", None)
-    assert joined("mine", sha256=TV_RESNET50[:7] + "f" + "0" * 56) == (None, None, None)
+    assert join_model("mine", sha256=TV_RESNET50 + "0" * 56) == ("resnet50.tv_in1k", "weights", None)
+    assert join_model("resnet50.a1_in1k", sha256=TV_RESNET50 + "0" * 56) == ("resnet50.tv_in1k", "weights", None)
+    assert join_model("mine", sha256=TV_RESNET50[:7] + "f" + "0" * 56) == (None, None, None)
 
 
 def test_each_of_the_48_is_the_studys() -> None:
@@ -152,13 +152,13 @@ def test_each_of_the_48_is_the_studys() -> None:
 
 
 def test_names_join_only_where_they_are_one_model() -> None:
-    assert joined("resnet50.a1_in1k") == ("resnet50.a1_in1k", "name", None)
-    assert joined("resnet18.tv_in1k", "timm") == ("resnet18.tv_in1k", "name", None)
-    assert joined("vgg16") == ("vgg16.tv_in1k", "name", None)
-    assert joined("resnet50") == (None, None, "the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k")
-    assert joined("resnet50_of_mine") == (None, None, None)
-    assert joined("resnet50.a1") == (None, None, None)
-    assert joined("convnext_base_384_in22ft1k") == (None, None, None), "of which the architecture alone is the same"
+    assert join_model("resnet50.a1_in1k") == ("resnet50.a1_in1k", "name", None)
+    assert join_model("resnet18.tv_in1k", "timm") == ("resnet18.tv_in1k", "name", None)
+    assert join_model("vgg16") == ("vgg16.tv_in1k", "name", None)
+    assert join_model("resnet50") == (None, None, "the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k")
+    assert join_model("resnet50_of_mine") == (None, None, None)
+    assert join_model("resnet50.a1") == (None, None, None)
+    assert join_model("convnext_base_384_in22ft1k") == (None, None, None), "of which the architecture alone is the same"
 
 
 def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) 
         "resnet50": (None, None),
         "other": (None, None),
     }
-    placed = command("published", "show", "mine", "--db", db)
-    assert "resnet50.tv_in1k (expected: by the line of all timm models" in placed.out
-    assert "imagenet-r" in placed.out
+    answer = command("published", "show", "mine", "--db", db)
+    assert "resnet50.tv_in1k (expected: by the line of all timm models" in answer.out
+    assert "imagenet-r" in answer.out
     for name, why in {"resnet50": "the name of 2 models", "other": "unknown published model 'other'"}.items():
-        refused = command("published", "show", name, "--db", db)
-        assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-        assert why in refused.err
+        refusal = command("published", "show", name, "--db", db)
+        assert (refusal.code, refusal.out, refusal.err.count("\n")) == (2, "", 1)
+        assert why in refusal.err
     assert command("published", "show", "alexnet", "--db", db).code == 0

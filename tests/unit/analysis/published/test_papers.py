@@ -42,7 +42,7 @@ def timm() -> Numbers:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "count", "tolerance", "different"),
+    ("numbers", "count", "tolerance", "differences"),
     [
         # The centre of a bell through seven equal thresholds is arbitrary.
         (channels_of_the_study, 288, 1e-3, {"raw center_frequency": 27}),
@@ -51,10 +51,10 @@ def timm() -> Numbers:
     ],
 )
 def test_printed_numbers_are_recomputed(
-    numbers: Callable[[], Numbers], count: int, tolerance: float, different: Mapping[str, int]
+    numbers: Callable[[], Numbers], count: int, tolerance: float, differences: Mapping[str, int]
 ) -> None:
-    figures = {name: (printed, recomputed) for name, printed, recomputed in numbers()}
+    figures = {name: (number, recomputed) for name, number, recomputed in numbers()}
     assert len(figures) == count
-    unequal = [name for name, (printed, recomputed) in figures.items() if not abs(printed - recomputed) <= tolerance]
-    assert {words: sum(words in name for name in unequal) for words in different} == different
-    assert len(unequal) == sum(different.values())
+    unequal = [name for name, (number, recomputed) in figures.items() if not abs(number - recomputed) <= tolerance]
+    assert {words: sum(words in name for name in unequal) for words in differences} == differences
+    assert len(unequal) == sum(differences.values())

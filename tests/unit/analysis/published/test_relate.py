@@ -59,8 +59,8 @@ def test_the_baseline_testbed_is_the_testbed_s_own_definition(values: pl.DataFra
     ]
     expected = np.zeros(len(x))
     for side, models_on_side in sides:
-        of_side = linregress(*logit(models_on_side.select(over, benchmark).to_numpy().T / 100))
-        expected += side.to_numpy() * 100 * expit(of_side.slope * logit(x / 100) + of_side.intercept)
+        line = linregress(*logit(models_on_side.select(over, benchmark).to_numpy().T / 100))
+        expected += side.to_numpy() * 100 * expit(line.slope * logit(x / 100) + line.intercept)
     frame, _ = with_effective(accuracies(values, "testbed"), baseline_lines(values, "testbed"))
     shipped = frame.select("name", points=f"effective_{benchmark}").drop_nulls()
     pairs = table.with_columns(robustness=y - expected).join(shipped, left_on="model", right_on="name", validate="1:1")
@@ -88,8 +88,8 @@ def test_a_model_is_placed_by_the_line_of_its_own_way_and_by_all(values: pl.Data
     expected = 100 * norm.cdf(line.slope * norm.ppf(0.7554) + line.intercept)
     assert (row["expected_within"], row["effective_within"]) == pytest.approx((expected, 87.84 - expected))
     assert (row["effective"] > 50, abs(row["effective_within"]) < 1) == (True, True)
-    chosen = place(values, values_of_model(values, "resnet50_untrained")).row(0, named=True)
-    assert (chosen["training"], chosen["expected_within"]) == (None, None)
+    untrained_row = place(values, values_of_model(values, "resnet50_untrained")).row(0, named=True)
+    assert (untrained_row["training"], untrained_row["expected_within"]) == (None, None)
 
 
 @needs_atlas

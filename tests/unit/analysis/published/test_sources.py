@@ -41,8 +41,8 @@ def test_a_thousand_models_ship() -> None:
     values = shipped_values()
     assert values.schema == VALUES
     top1 = values.filter(metric="top1", condition="")
-    counted = dict(top1.filter(benchmark="imagenet").group_by("source").agg(pl.col("model").n_unique()).rows())
-    assert counted == {"study": 70, "timm": 1266, "timm-2022": 668, "testbed": 335, "open-clip": 121}
+    counts = dict(top1.filter(benchmark="imagenet").group_by("source").agg(pl.col("model").n_unique()).rows())
+    assert counts == {"study": 70, "timm": 1266, "timm-2022": 668, "testbed": 335, "open-clip": 121}
     assert values.filter(source="testbed")["model"].n_unique() == 338
     assert values.filter(pl.col("unit") == "percent")["value"].is_between(0, 100).all()
     lite0 = top1.filter(source="timm", model="tf_efficientnet_lite0.in1k", benchmark="imagenet")

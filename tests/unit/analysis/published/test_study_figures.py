@@ -48,12 +48,12 @@ def test_the_published_table_follows_from_the_shipped_figures() -> None:
 @needs_published
 def test_the_shipped_figures_are_means_of_the_columns_of_the_whole_file() -> None:
     categories = json.loads((PUBLISHED / "categories.json").read_text())
-    of_model = {model: category for category, models in categories.items() for model in models}
+    category_by_model = {model: category for category, models in categories.items() for model in models}
     groups = {group: [TOP1[name] for name in GROUPS[group]] for group in PUBLISHED_GROUPS}
     biases = {bias: published.columns for bias in BIASES if (published := MEASURES[bias].display.published)}
     means = {name: pl.mean_horizontal(columns) for name, columns in (groups | biases).items()}
-    whole = pl.read_csv(PUBLISHED / "benchmark.csv").select("model", **means)
-    order = pl.DataFrame({"model": list(of_model), "category": list(of_model.values())})
-    figures = order.join(whole, on="model", how="left", maintain_order="left")
+    table = pl.read_csv(PUBLISHED / "benchmark.csv").select("model", **means)
+    order = pl.DataFrame({"model": list(category_by_model), "category": list(category_by_model.values())})
+    figures = order.join(table, on="model", how="left", maintain_order="left")
     lines = SHIPPED.read_text(encoding="utf-8").splitlines(keepends=True)
     assert figures.write_csv(float_precision=6) == "".join(line for line in lines if not line.startswith("#"))

@@ -19,7 +19,7 @@ from bandlens.analysis.statistics.coefficients import (
     t_test,
 )
 
-THEIRS = {"spearman": spearmanr, "pearson": pearsonr}
+SCIPY = {"spearman": spearmanr, "pearson": pearsonr}
 
 
 def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Floats:
@@ -37,7 +37,7 @@ def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: i
     r = coefficients(method, x, y, np.ones(n))
     p = t_test(r, n - 2)
     for i, j in np.ndindex(3, 2):
-        expected = THEIRS[method](x[i], y[j])
+        expected = SCIPY[method](x[i], y[j])
         assert r[i, j] == pytest.approx(expected.statistic, abs=1e-10)
         if abs(expected.statistic) < 1 - 1e-9:  # otherwise p is the root of a rounding error
             assert p[i, j] == pytest.approx(expected.pvalue, abs=1e-10)

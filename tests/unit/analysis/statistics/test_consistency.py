@@ -41,8 +41,8 @@ def test_the_copied_share_is_that_of_klein_and_gives_back_kappa() -> None:
     random, n = np.random.default_rng(3), 200_000
     better = random.random(n) < 0.8
     # By itself it is right so often that it is right in 60 % of all.
-    alone = random.random(n) < (0.6 - 0.55 * 0.8) / 0.45
-    copying = error_consistency(better, np.where(random.random(n) < 0.55, better, alone), resamples=100)
+    own_answers = random.random(n) < (0.6 - 0.55 * 0.8) / 0.45
+    copying = error_consistency(better, np.where(random.random(n) < 0.55, better, own_answers), resamples=100)
     assert (copying.kappa, copying.p_copy) == pytest.approx((0.4, 0.55), abs=0.01)
 
 
@@ -54,8 +54,8 @@ def test_as_many_images_as_needed_tell_kappa_from_zero_in_four_of_five_studies()
         first, second = random.random((2, n)) < 0.75
         return error_consistency(first, np.where(random.random(n) < 0.2, first, second), resamples=200)
 
-    needed = int(study(100_000).needed)
-    assert np.mean([study(needed).low > 0 for _ in range(300)]) == pytest.approx(0.8, abs=0.07)
+    count = int(study(100_000).needed)
+    assert np.mean([study(count).low > 0 for _ in range(300)]) == pytest.approx(0.8, abs=0.07)
 
 
 def several(n: int, seed: int = 0) -> np.ndarray:
@@ -65,20 +65,20 @@ def several(n: int, seed: int = 0) -> np.ndarray:
     return np.stack([hard + random.normal(0, 0.2, n) < share for share in (0.3, 0.5, 0.7, 0.8)])
 
 
-def mean_kappas(right: np.ndarray) -> list[float]:
+def mean_kappas(hits: np.ndarray) -> list[float]:
     """The mean of each observer's kappa with all others."""
-    kappas = np.array([[kappa(first, second) for second in right] for first in right])
-    return list((kappas.sum(axis=1) - 1) / (len(right) - 1))
+    kappas = np.array([[kappa(first, second) for second in hits] for first in hits])
+    return list((kappas.sum(axis=1) - 1) / (len(hits) - 1))
 
 
 def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
     """Contributions average to the mean kappa; without an image, it moves by what the image adds (the jackknife)."""
-    right = several(500)
-    contributions = consistency_with_others(right)
-    assert contributions.mean(axis=1) == pytest.approx(mean_kappas(right))
+    hits = several(500)
+    contributions = consistency_with_others(hits)
+    assert contributions.mean(axis=1) == pytest.approx(mean_kappas(hits))
     for image in range(0, 500, 100):
-        moved = 499 * (contributions.mean(axis=1) - mean_kappas(np.delete(right, image, axis=1)))
-        assert moved == pytest.approx(contributions[:, image] - contributions.mean(axis=1), abs=0.02)
+        shifts = 499 * (contributions.mean(axis=1) - mean_kappas(np.delete(hits, image, axis=1)))
+        assert shifts == pytest.approx(contributions[:, image] - contributions.mean(axis=1), abs=0.02)
 
 
 def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_none() -> None:
@@ -91,13 +91,13 @@ def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_non
 
 def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
     random = np.random.default_rng(5)
-    rights = random.random(60) + random.normal(0, 0.3, (6, 60)) < np.linspace(0.2, 0.8, 6)[:, None]
-    rights[1], rights[2], rights[3] = True, False, np.arange(60) == 0  # without a kappa, and with few in resamples
+    hits = random.random(60) + random.normal(0, 0.3, (6, 60)) < np.linspace(0.2, 0.8, 6)[:, None]
+    hits[1], hits[2], hits[3] = True, False, np.arange(60) == 0  # without a kappa, and with few in resamples
     for clusters in (None, np.arange(60) // 4):
-        columns = error_consistencies(rights[4], rights, clusters, 300)
-        for row, right in enumerate(rights):
-            alone = asdict(error_consistency(rights[4], right, clusters, 300))
-            np.testing.assert_equal({name: column[row] for name, column in columns.items()}, alone)
+        columns = error_consistencies(hits[4], hits, clusters, 300)
+        for row, observer in enumerate(hits):
+            pair = asdict(error_consistency(hits[4], observer, clusters, 300))
+            np.testing.assert_equal({name: column[row] for name, column in columns.items()}, pair)
     assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
 
 

@@ -22,10 +22,10 @@ def test_independent_images_have_the_p_of_statsmodels_and_the_interval_of_bonett
 ) -> None:
     a, b = outcomes(np.random.default_rng(seed), n, flips)
     comparison = paired(a, b, np.arange(n))
-    lost, gained = int(comparison.lost[0]), int(comparison.gained[0])
-    assert (lost, gained) == ((a & ~b).sum(), (b & ~a).sum())
+    losses, gains = int(comparison.lost[0]), int(comparison.gained[0])
+    assert (losses, gains) == ((a & ~b).sum(), (b & ~a).sum())
     # With as many gained as lost, the correction of statsmodels goes beyond 0 and back up.
-    expected = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=lost != gained)
+    expected = mcnemar([[0, losses], [gains, 0]], exact=losses + gains < 25, correction=losses != gains)
     assert comparison.p[0] == pytest.approx(expected.pvalue, abs=1e-10)
     u, v = (comparison.gained[0] + 1) / (n + 2), (comparison.lost[0] + 1) / (n + 2)
     half = t.ppf(0.975, n - 1) * np.sqrt((u + v - (u - v) ** 2) / (n + 2))
@@ -49,8 +49,8 @@ def test_many_clusters_are_tested_by_chi_square_with_their_own_variance() -> Non
 
 
 def test_without_a_flip_the_interval_depends_on_how_many_independent_images_there_are() -> None:
-    same = np.ones((1, 64), bool)
-    images, clusters = paired(same, same, np.arange(64)), paired(same, same, np.repeat(np.arange(8), 8))
+    answers = np.ones((1, 64), bool)
+    images, clusters = paired(answers, answers, np.arange(64)), paired(answers, answers, np.repeat(np.arange(8), 8))
     assert images.p == clusters.p == 1
     assert images.low == -images.high
     assert clusters.high > 3 * images.high > 0

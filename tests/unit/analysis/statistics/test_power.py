@@ -42,10 +42,10 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     assert smallest_difference(900, 0.2, tests) == pytest.approx(effect * sqrt(0.2), rel=1e-4)
     # Where accuracies are a half, kappa is 2 observed - 1, whose variance is 1 - kappa^2.
     assert smallest_kappa(900, tests, 0.5) == pytest.approx(effect / sqrt(1 + effect**2), rel=1e-4)
-    needed = NormalIndPower().solve_power(effect_size=0.04 / sqrt(0.2), **level)
-    assert images_needed(0.04, 0.2, tests) == np.ceil(needed)
-    tested = smallest_tested_difference(900, 0.2, tests)
-    assert images_needed_by_test(tested, 0.2, tests) in (900, 901)
+    images = NormalIndPower().solve_power(effect_size=0.04 / sqrt(0.2), **level)
+    assert images_needed(0.04, 0.2, tests) == np.ceil(images)
+    difference = smallest_tested_difference(900, 0.2, tests)
+    assert images_needed_by_test(difference, 0.2, tests) in (900, 901)
     fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
     assert smallest_correlation(40, tests) == pytest.approx(np.tanh(fisher), rel=1e-4)
     assert models_needed(-np.tanh(fisher), tests) in (40, 41)
@@ -70,5 +70,5 @@ def test_mcnemars_test_finds_it_in_four_of_five_studies() -> None:
     difference = smallest_tested_difference(n, d)
     discordant = rng.binomial(n, d, 2000)
     gained = rng.binomial(discordant, (d + difference) / (2 * d))
-    p = [mcnemar_p(np.repeat([1, -1], (up, all_ - up))) for up, all_ in zip(gained, discordant, strict=True)]
+    p = [mcnemar_p(np.repeat([1, -1], (up, total - up))) for up, total in zip(gained, discordant, strict=True)]
     assert np.mean(np.array(p) < 0.05) == pytest.approx(POWER, abs=0.02)

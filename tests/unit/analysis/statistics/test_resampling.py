@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-THEIRS = {"spearman": spearmanr, "pearson": pearsonr}
+SCIPY = {"spearman": spearmanr, "pearson": pearsonr}
 
 
 def data(n: int = 20, ties: bool = True) -> tuple[Floats, Floats]:
@@ -47,7 +47,7 @@ def test_the_bootstrap_is_scipy_s_resample_by_resample(method: Method) -> None:
     for i, j in np.ndindex(2, 2):
         expected = scipy_bootstrap(
             (x[i], y[j]),
-            lambda a, b: THEIRS[method](a, b).statistic,
+            lambda a, b: SCIPY[method](a, b).statistic,
             paired=True,
             vectorized=False,
             n_resamples=200,
@@ -76,7 +76,7 @@ def test_all_permutations_give_scipy_s_exact_p(method: Method) -> None:
     order = np.array(list(itertools.permutations(range(6))))[1:]  # the +1 of the formula is the identity
     expected = permutation_test(
         (x[0],),
-        lambda a: abs(THEIRS[method](a, y[0]).statistic),
+        lambda a: abs(SCIPY[method](a, y[0]).statistic),
         permutation_type="pairings",
         alternative="greater",
         n_resamples=np.inf,
@@ -97,8 +97,8 @@ def test_permutation_p_is_uniform_without_a_correlation() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_values_without_intervals_are_not_moved(method: Method) -> None:
     x, y = data(12)
-    nothing = Spread(np.zeros_like(x), np.zeros_like(x))
-    crossed = crossed_bootstrap(method, x, y, nothing, nothing, 100, 4)
+    no_spread = Spread(np.zeros_like(x), np.zeros_like(x))
+    crossed = crossed_bootstrap(method, x, y, no_spread, no_spread, 100, 4)
     assert crossed == pytest.approx(bootstrap(method, x, y, 100, 4), abs=1e-12)
 
 
@@ -111,13 +111,13 @@ def test_drawn_values_keep_the_ends_of_their_interval() -> None:
 def test_shares_of_the_same_images_err_together() -> None:
     rng = np.random.default_rng(0)
     first = rng.random(500) < 0.7
-    alike = np.where(rng.random(500) < 0.8, first, rng.random(500) < 0.7)
-    shares = [share_of(answers, np.arange(500)) for answers in (first, alike, first)] + [
+    second = np.where(rng.random(500) < 0.8, first, rng.random(500) < 0.7)
+    shares = [share_of(answers, np.arange(500)) for answers in (first, second, first)] + [
         share_of(first, np.arange(500, 1000))
     ]
     factors = shared_factors([*shares, None])
     correlation = factors @ factors.T
-    assert correlation[0, 1] == pytest.approx(np.corrcoef(first, alike)[0, 1], abs=1e-5)
+    assert correlation[0, 1] == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-5)
     assert correlation[0, 2] == pytest.approx(1, abs=1e-5)
     assert correlation[0, 3] == pytest.approx(0, abs=1e-5)
     assert not factors[4].any()
@@ -127,11 +127,11 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
     """All models go up and down together, and keep their order."""
     x = np.arange(20.0)[None]
     y = x + 0.1 * np.random.default_rng(0).standard_normal((1, 20))
-    wide, none = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
+    wide, zero = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
     shared = np.concatenate([np.zeros((1, 20, 1)), np.ones((1, 20, 1))])
-    alone, together = (crossed_bootstrap("pearson", x, y, none, wide, 300, 0, factors) for factors in (None, shared))
-    assert together.min() > 0.98 > 0.8 > np.median(alone)
-    assert together == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
+    own_r, shared_r = (crossed_bootstrap("pearson", x, y, zero, wide, 300, 0, factors) for factors in (None, shared))
+    assert shared_r.min() > 0.98 > 0.8 > np.median(own_r)
+    assert shared_r == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
 
 
 def test_errors_that_values_share_are_independent_of_those_of_a_value_of_its_own() -> None:
@@ -147,10 +147,10 @@ def test_each_resample_counts_the_clusters_that_it_draws(at_once: int, monkeypat
     ids = np.repeat(np.arange(60), [1, 2, 3] * 20)
     for seed in (0, 1):
         correct = np.random.default_rng(seed + 5).random((3, len(ids))) < 0.6
-        right, counts = count_right(correct, ids, 500, seed)
+        hits, counts = count_right(correct, ids, 500, seed)
         choices = np.random.default_rng(seed).integers(60, size=(500, 60))
         for resample, clusters in enumerate(choices, start=1):
             members = np.concatenate([np.flatnonzero(ids == cluster) for cluster in clusters])
             assert counts[resample] == len(members)
-            assert right[:, resample].tolist() == correct[:, members].sum(axis=1).tolist()
-        assert right[:, 0].tolist() == correct.sum(axis=1).tolist()
+            assert hits[:, resample].tolist() == correct[:, members].sum(axis=1).tolist()
+        assert hits[:, 0].tolist() == correct.sum(axis=1).tolist()

@@ -19,9 +19,9 @@ from bandlens.analysis.statistics.shares import (
 )
 
 
-def quotient_of(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
-    images = np.arange(len(whole))
-    return quotient(share_of(part, images), share_of(whole, images))
+def quotient_of(part: np.ndarray, total: np.ndarray) -> tuple[float, float]:
+    images = np.arange(len(total))
+    return quotient(share_of(part, images), share_of(total, images))
 
 
 def test_equal_answers_have_a_quotient_with_an_interval() -> None:
@@ -32,21 +32,21 @@ def test_equal_answers_have_a_quotient_with_an_interval() -> None:
 
 
 def test_where_nothing_is_right_the_quotient_is_small_and_not_0() -> None:
-    clean, nothing = np.arange(1000) % 4 > 0, np.zeros(1000, bool)
+    clean, no_hits = np.arange(1000) % 4 > 0, np.zeros(1000, bool)
     above = proportion_confint(0, 1000, method="wilson")[1]
     low, b = proportion_confint(750, 1000, method="beta")[0], 0.75
     # 0 / b, by MOVER: the upper end of the first over sqrt(l (2 b - l)).
-    assert quotient_of(nothing, clean) == pytest.approx((0, above / np.sqrt(low * (2 * b - low))))
+    assert quotient_of(no_hits, clean) == pytest.approx((0, above / np.sqrt(low * (2 * b - low))))
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.3, 0.999])
 def test_it_holds_the_ratio(ratio: float) -> None:
-    rng, held = np.random.default_rng(0), 0
+    rng, coverage = np.random.default_rng(0), 0
     for _ in range(400):
         clean = rng.random(400) < 0.7
         low, high = quotient_of(clean & (rng.random(400) < ratio), clean)
-        held += low <= ratio <= high
-    assert held / 400 > 0.92
+        coverage += low <= ratio <= high
+    assert coverage / 400 > 0.92
 
 
 def test_a_difference_over_the_same_images_is_that_of_their_differences() -> None:
@@ -93,15 +93,15 @@ def test_differences_hold_where_clusters_are_unequal_and_differ_as_a_whole() -> 
     Without the sizes, the difference of cells held in 0.92 and that of means in 0.76 where p is 0.1 and 0.9.
     """
     sizes = np.where(np.arange(60) % 2, 1, 40)
-    ids, held, draws = np.repeat(np.arange(60), sizes), np.zeros(2), 400
+    ids, coverage, draws = np.repeat(np.arange(60), sizes), np.zeros(2), 400
     for run in range(draws):
         fate = np.repeat(np.random.default_rng(run).random(60), sizes)
         a, b = fate < 0.45, fate < 0.9
         cell = paired(a[None], b[None], ids)
-        held[0] += cell.low[0] <= 0.45 <= cell.high[0]
+        coverage[0] += cell.low[0] <= 0.45 <= cell.high[0]
         low, high = difference_interval(share_of(a, ids), share_of(b, ids)) or (1, -1)
-        held[1] += low <= 0.45 <= high
-    assert (held / draws > 0.93).all()
+        coverage[1] += low <= 0.45 <= high
+    assert (coverage / draws > 0.93).all()
 
 
 def test_a_mean_of_sets_of_unequal_clusters_is_as_wide_as_its_sets() -> None:

@@ -41,14 +41,14 @@ def test_a_readout_decides_as_ridge_regression_on_the_features_does() -> None:
     folds = make_folds(labels.astype(np.int32), np.arange(90, dtype=np.int32), 0)
     readouts = read_labels((features @ features.T)[None], labels, np.arange(90), folds)
     for fold in range(5):
-        rest, held = folds != fold, folds == fold
+        rest, test = folds != fold, folds == fold
         x, y = features[rest], np.eye(3)[labels[rest]]
         y = y / y.sum(axis=0)
         away = x - x.mean(axis=0)
         strength = np.square(away).sum() / len(x)
         weight = np.linalg.solve(away.T @ away + strength * np.eye(6), away.T @ (y - y.mean(axis=0)))
-        outputs = (features[held] - x.mean(axis=0)) @ weight + y.mean(axis=0)
-        assert (readouts.correct[0, held] == (outputs.argmax(axis=1) == labels[held])).all()
+        outputs = (features[test] - x.mean(axis=0)) @ weight + y.mean(axis=0)
+        assert (readouts.correct[0, test] == (outputs.argmax(axis=1) == labels[test])).all()
 
 
 def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels() -> None:
@@ -57,12 +57,12 @@ def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels() 
     for draw in range(12):
         rng = np.random.default_rng(draw)
         clusters = np.arange(60).repeat(size)
-        of_cluster = np.arange(60) % 2
+        cluster_labels = np.arange(60) % 2
         features = rng.standard_normal((4, 60, 5)).repeat(size, axis=1) + rng.normal(0, 0.3, (4, 60 * size, 5))
-        features[2, :, 0] += (2 * of_cluster)[clusters]
+        features[2, :, 0] += (2 * cluster_labels)[clusters]
         products = np.array([standardized_products(part) for part in features])
         for shuffle in (False, True):
-            labels = (rng.permutation(of_cluster) if shuffle else of_cluster)[clusters]
+            labels = (rng.permutation(cluster_labels) if shuffle else cluster_labels)[clusters]
             folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
             significant = read_labels(products, labels, clusters, folds).p <= 0.05
             if shuffle:

@@ -16,16 +16,16 @@ from bandlens.analysis.statistics import Floats, Ints, Z
 from bandlens.analysis.statistics.wilson import counted_share, independent_freedom, student, wilson
 
 
-def interval(right: Ints, sizes: Ints) -> tuple[Floats, Floats, Floats]:
+def interval(hits: Ints, sizes: Ints) -> tuple[Floats, Floats, Floats]:
     """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
-    share, effective, freedom = counted_share(right, sizes)
+    share, effective, freedom = counted_share(hits, sizes)
     return *wilson(share, effective, student(freedom)), effective
 
 
-@given(right=st.integers(0, 5000), wrong=st.integers(0, 5000))
-def test_it_is_that_of_statsmodels(right: int, wrong: int) -> None:
-    n = max(1, right + wrong)
-    assert wilson(right / n, n) == pytest.approx(proportion_confint(right, n, method="wilson"), abs=1e-12)
+@given(hits=st.integers(0, 5000), errors=st.integers(0, 5000))
+def test_it_is_that_of_statsmodels(hits: int, errors: int) -> None:
+    n = max(1, hits + errors)
+    assert wilson(hits / n, n) == pytest.approx(proportion_confint(hits, n, method="wilson"), abs=1e-12)
 
 
 def test_few_independent_images_have_the_quantile_of_student(store: Store) -> None:
@@ -55,13 +55,13 @@ def test_sql_and_python_agree(store: Store) -> None:
     assert ends == pytest.approx(np.array(wilson(share, n, quantile)), abs=1e-12)
 
 
-@pytest.mark.parametrize("largest", [1, 9, 400])
-def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
-    rng, clusters = np.random.default_rng(largest), []
+@pytest.mark.parametrize("max_size", [1, 9, 400])
+def test_sql_and_python_agree_on_clusters(store: Store, max_size: int) -> None:
+    rng, clusters = np.random.default_rng(max_size), []
     for k in range(60):
-        sizes = rng.integers(1, largest + 1, rng.integers(1, 80))
-        right = rng.binomial(sizes, rng.beta(0.3, 0.3, len(sizes)) if k % 2 else rng.choice([0, 0.02, 0.5, 1]))
-        clusters.append((sizes, right))
+        sizes = rng.integers(1, max_size + 1, rng.integers(1, 80))
+        hits = rng.binomial(sizes, rng.beta(0.3, 0.3, len(sizes)) if k % 2 else rng.choice([0, 0.02, 0.5, 1]))
+        clusters.append((sizes, hits))
     frame = pl.DataFrame([(k, *pair) for k, pair in enumerate(clusters)], ["k", "n", "right1"], orient="row")
     rows = store.frame(
         "WITH one AS (SELECT unnest(?::INTEGER[]) AS k, unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
@@ -71,15 +71,15 @@ def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
         "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted ORDER BY k",
         [column.to_list() for column in frame.explode("n", "right1").get_columns()],
     ).rows()
-    expected = [[float(number) for number in interval(right, sizes)] for sizes, right in clusters]
+    expected = [[float(number) for number in interval(hits, sizes)] for sizes, hits in clusters]
     assert np.array(rows) == pytest.approx(np.array(expected), abs=5e-9)
 
 
 def test_where_nothing_is_right_a_cluster_counts_as_one_image_and_unequal_ones_as_fewer() -> None:
-    for right in (np.zeros(40, np.int64), np.full(40, 8)):
-        low, high, effective = interval(right, np.full(40, 8))
+    for hits in (np.zeros(40, np.int64), np.full(40, 8)):
+        low, high, effective = interval(hits, np.full(40, 8))
         assert effective == 40
-        assert (low, high) == pytest.approx(wilson(right.mean() / 8, 40, t.ppf(0.975, 39)))
+        assert (low, high) == pytest.approx(wilson(hits.mean() / 8, 40, t.ppf(0.975, 39)))
     # Three clusters of 40 hold nearly all images, so they are nearly all that is known.
     low, high, effective = interval(np.zeros(30, np.int64), np.repeat([40, 1], [3, 27]))
     assert effective == pytest.approx(147**2 / (3 * 1600 + 27))
@@ -101,8 +101,8 @@ def test_it_holds_the_share_where_clusters_are_unequal_or_all_or_none(correlatio
 def test_where_sizes_hide_nothing_the_variance_is_that_of_statsmodels() -> None:
     """Large clusters are right or wrong as a whole, and small ones are mixed: V exceeds what sizes let one expect."""
     sizes = np.repeat([20, 4], [12, 60])
-    right = np.concatenate([np.tile([20, 0], 6), np.tile([1, 2, 3], 20)])
-    y = np.concatenate([np.arange(n) < r for n, r in zip(sizes, right, strict=True)]).astype(float)
+    hits = np.concatenate([np.tile([20, 0], 6), np.tile([1, 2, 3], 20)])
+    y = np.concatenate([np.arange(n) < r for n, r in zip(sizes, hits, strict=True)]).astype(float)
     fit = OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(72), sizes)})
-    share, (_, _, effective) = y.mean(), interval(right, sizes)
+    share, (_, _, effective) = y.mean(), interval(hits, sizes)
     assert share * (1 - share) / effective == pytest.approx(fit.cov_params()[0, 0])
