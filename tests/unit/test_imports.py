@@ -51,7 +51,7 @@ def modules() -> dict[str, list[ast.AST]]:
     }
 
 
-def imported(nodes: Sequence[ast.AST]) -> Iterator[str]:
+def find_imports(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Top-level names of the packages that a module imports anywhere, those that `load` imports included."""
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -69,7 +69,7 @@ def imported(nodes: Sequence[ast.AST]) -> Iterator[str]:
 def test_heavy_libraries_are_imported_where_the_table_says(modules: Modules) -> None:
     folders: dict[str, set[str]] = defaultdict(set)
     for file, nodes in modules.items():
-        for name in HEAVY.keys() & set(imported(nodes)):
+        for name in HEAVY.keys() & set(find_imports(nodes)):
             folders[name].add(Path(file).parent.as_posix())
     assert folders == HEAVY
 

@@ -88,7 +88,7 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fourier_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints on two image sets under waves of two rows, with made-up thresholds and shape biases on each."""
     path, rng = tmp_path_factory.mktemp("measured") / "results.duckdb", np.random.default_rng(1)
     sets = [image_set(20 + k, name=name, labels=np.zeros(20 + k)) for k, name in enumerate(("photographs", "cues"))]

@@ -37,7 +37,7 @@ READERS = {
 }
 
 
-def perturbed(grid: Grid, place: int = 1) -> NDArray[np.float32]:
+def perturb(grid: Grid, place: int = 1) -> NDArray[np.float32]:
     """`PIXELS` under the condition of `mirror` at this place of the grid."""
     batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
     [(_, images)] = grid.families["mirror"].perturb(
@@ -161,7 +161,7 @@ def test_a_function_that_was_loaded_stays_what_it_was_as_its_file_changes(tmp_pa
         write("import part\ndef mirror(images):\n    import part as later\n    return images * later.VALUE\n")
         grids.append(make_grid({"mirror": {"file": "mine.py"}}, tmp_path))
     for grid, value in zip(grids, (0.25, 0.5), strict=True):
-        np.testing.assert_allclose(perturbed(grid), PIXELS / 255 * value, atol=1e-6)
+        np.testing.assert_allclose(perturb(grid), PIXELS / 255 * value, atol=1e-6)
 
 
 def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
@@ -176,7 +176,7 @@ def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write:
     grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
     for place in (1, 2):
         with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
-            perturbed(grid, place)
+            perturb(grid, place)
 
 
 CELL = """

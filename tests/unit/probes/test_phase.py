@@ -22,7 +22,7 @@ def shifts_of_people(xp: ModuleType, seed: int, key: int, size: int) -> NDArray[
     return to_numpy(unpaired_shifts(xp, seed, xp.asarray([key], dtype=xp.uint64), size))[0].astype(np.float64)
 
 
-def scrambled_as_published(image: NDArray[np.float64], u: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+def scramble_as_published(image: NDArray[np.float64], u: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """(size, size) in [0, 1]: the published procedure with given u in (-1, 1).
 
     The spectrum is shifted so that the mean lies in the middle. Its rows and columns from 1 on are an odd square, whose
@@ -50,7 +50,7 @@ def test_scrambled_images_equal_the_published_procedure_with_the_same_shifts(xp:
     for place, key in enumerate(KEYS):
         image, u = rgb2gray(pixels[place], channel_axis=0), shifts_of_people(xp, SEED, key, size)
         for condition, images in images_by_condition.items():
-            expected = scrambled_as_published(image, u, float(condition["width"]))
+            expected = scramble_as_published(image, u, float(condition["width"]))
             for channel in images[place]:
                 np.testing.assert_allclose(channel, expected, rtol=0, atol=1e-5, err_msg=str(condition))
 

@@ -201,7 +201,7 @@ DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float3
 """Functions of images, the number of the call, and the hours since the run began."""
 
 
-class Watched:
+class WatchedRun:
     """A run in which the clock goes on by an hour a batch; the key of an image is its position in the set."""
 
     def __init__(self, name: str, function: Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]) -> None:
@@ -227,7 +227,7 @@ class Watched:
 @pytest.mark.parametrize("name", DEPENDENT)
 @pytest.mark.parametrize("count", [2, 33])
 def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, count: int) -> None:
-    watched = Watched(f"{name}, {count}", DEPENDENT[name])
+    watched = WatchedRun(f"{name}, {count}", DEPENDENT[name])
     line = r"^probe odd gives image (\d+) of the set, counted from 0, other values (.+); treat each image by itself"
     with pytest.raises(ProbeError, match=line) as error:
         watched.run(count)
@@ -238,7 +238,7 @@ def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, cou
 
 
 def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
-    watched = Watched("sound", lambda images, _, __: images)
+    watched = WatchedRun("sound", lambda images, _, __: images)
     watched.run(32, 320)
     assert 0 < watched.images - 32 * 320 < 32 * 320 / 100
 

@@ -38,7 +38,7 @@ def add(store: Store, images: Images, parts: Sequence[Finished]) -> None:
     store.commit([part for part in parts if not progress[part.cell.key]], {cell.variant: SESSION for cell in cells})
 
 
-def gated(
+def gate_rows(
     store: Store,
     images: Images,
     predictions: Sequence[tuple[ArrayLike, ArrayLike]],
@@ -69,7 +69,7 @@ def gate_cells(
     return store.frame(query, [candidates])
 
 
-def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:
+def flip(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:
     """Predictions with other classes in places."""
     classes = predicted.copy()
     for place in places:
@@ -154,7 +154,7 @@ def test_labelled_images_are_compared_by_accuracy(store: Store) -> None:
     labels = rng.integers(0, 10, 400)
     reference = np.where(rng.random(400) < 0.7, labels, (labels + 3) % 10)
     candidate = np.where(rng.random(400) < 0.2, rng.integers(0, 10, 400), reference)
-    row = gated(store, image_set(400, labels=labels), [(reference, candidate)]).row(0, named=True)
+    row = gate_rows(store, image_set(400, labels=labels), [(reference, candidate)]).row(0, named=True)
     right_a, right_b = reference == labels, candidate == labels
     losses, gains = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     assert (row["reference"], row["candidate"]) == ("onnxruntime:fp32", "onnxruntime:int8")
@@ -172,7 +172,7 @@ def test_labelled_images_are_compared_by_accuracy(store: Store) -> None:
 def test_equal_predictions_pass_with_a_thousand_images_and_not_with_nine_hundred(store: Store) -> None:
     def row(n: int) -> dict[str, Any]:
         predicted = np.arange(n) % 10
-        return gated(store, image_set(n, labels=predicted), [(predicted, predicted)]).row(0, named=True)
+        return gate_rows(store, image_set(n, labels=predicted), [(predicted, predicted)]).row(0, named=True)
 
     assert (row(1000)["verdict"], row(1000)["needed"]) == ("pass", None)
     gate_row = row(900)
@@ -185,8 +185,8 @@ def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_
     store: Store,
 ) -> None:
     clean = np.arange(200) % 10
-    clean_int8, lowpass = flipped(clean, 0, 1, 2), flipped(clean, slice(0, 50))
-    rows = gated(store, image_set(200), [(clean, clean_int8), (lowpass, lowpass)])
+    clean_int8, lowpass = flip(clean, 0, 1, 2), flip(clean, slice(0, 50))
+    rows = gate_rows(store, image_set(200), [(clean, clean_int8), (lowpass, lowpass)])
     first, second = rows.rows(named=True)
     assert (first["probe"], first["flips"], first["verdict"]) == ("clean", 3 / 200, "undecided")
     columns = ("reference_top1", "candidate_top1", "difference", "low", "high", "lost", "gained", "p")
@@ -197,29 +197,29 @@ def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_
 
 def test_clusters_make_the_intervals_wider_as_in_the_view_of_accuracies(store: Store) -> None:
     labels, clusters = np.zeros(400, int), np.repeat(np.arange(80), 5)
-    candidate = flipped(labels, slice(0, 2))
+    candidate = flip(labels, slice(0, 2))
     images = image_set(400, labels=labels, clusters=clusters)
-    (row,) = gated(store, images, [(labels, candidate)]).rows(named=True)
+    (row,) = gate_rows(store, images, [(labels, candidate)]).rows(named=True)
     (view,) = store.frame("FROM cell_accuracy WHERE cell = ?", [row["candidate_cell"]]).rows(named=True)
     # The reference has everything right, so the flips are the candidate's mistakes.
     expected = (1 - view["high"], 1 - view["low"])
     assert (row["flips_low"], row["flips_high"]) == pytest.approx(expected, abs=1e-7)
-    (independent_row,) = gated(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
+    (independent_row,) = gate_rows(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
     assert row["high"] - row["low"] > independent_row["high"] - independent_row["low"]
     assert row["needed"] > independent_row["needed"]
 
 
 def test_one_cluster_decides_nothing(store: Store) -> None:
     labels = np.zeros(2000, int)
-    (row,) = gated(store, image_set(2000, labels=labels, clusters=labels), [(labels, labels)]).rows(named=True)
+    (row,) = gate_rows(store, image_set(2000, labels=labels, clusters=labels), [(labels, labels)]).rows(named=True)
     assert (row["low"], row["high"], row["p"], row["verdict"]) == (None, None, 1, "undecided")
 
 
 def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) -> None:
     labels = np.zeros(1000, int)
     images = image_set(1000, labels=labels)
-    first_gate = gated(store, images, [(labels, flipped(labels, *range(7)))])
-    bf16_gate = gated(store, images, [(labels, labels)], precision="bf16")
+    first_gate = gate_rows(store, images, [(labels, flip(labels, *range(7)))])
+    bf16_gate = gate_rows(store, images, [(labels, labels)], precision="bf16")
     second_gate = gate_cells(store, [(cell(images), cell(images, precision="int8"))], Limits(flips=0.1, accuracy=0.1))
     assert (first_gate["verdict"].item(), second_gate["verdict"].item()) == ("undecided", "pass")
     gates = store.frame("FROM gate ORDER BY candidate")
@@ -234,12 +234,12 @@ def test_a_cell_that_is_its_own_reference_passes_on_few_images(store: Store) -> 
     images, labels = image_set(10, labels=[0] * 10), np.zeros(10, int)
     finished, pair = cell(images, LOWPASS), (cell(images), cell(images, precision="int8"))
     add(store, images, [part(gate_cell, labels, labels) for gate_cell in (finished, *pair)])
-    gated = gate_precision(store, "int8 against fp32", [pair, (finished, finished)], LIMITS)
-    assert gated.rows.select("probe", "verdict", "note").rows() == [
+    gate_rows = gate_precision(store, "int8 against fp32", [pair, (finished, finished)], LIMITS)
+    assert gate_rows.rows.select("probe", "verdict", "note").rows() == [
         ("clean", "undecided", None),
         ("lowpass", "pass", NOTE_OF_SAME),
     ]
-    assert (gated.same, gated.counts) == (1, {"pass": 1, "fail": 0, "undecided": 1})
+    assert (gate_rows.same, gate_rows.counts) == (1, {"pass": 1, "fail": 0, "undecided": 1})
 
 
 def test_pairs_that_are_not_complete_are_left_out(store: Store) -> None:
@@ -278,8 +278,8 @@ def add_gate(store: Store, flips: int = 0, precision: str = "int8", name: str = 
     """A gate on 2,000 images with so many flips, clean and low-pass."""
     labels = np.full(2000, len(name))
     images = image_set(2000, name=name, labels=labels)
-    pair = (labels, flipped(labels, slice(0, flips)))
-    gated(store, images, [pair, pair], precision=precision)
+    pair = (labels, flip(labels, slice(0, flips)))
+    gate_rows(store, images, [pair, pair], precision=precision)
     return images
 
 

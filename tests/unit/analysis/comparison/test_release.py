@@ -147,7 +147,7 @@ def ranks(images: Images, errors: NDArray[np.int64] | range) -> NDArray[np.int64
     return np.isin(np.arange(images.info.count), errors).astype(int)
 
 
-def released(store: Store, wrong_before: Sequence[range], wrong_now: Sequence[range], n: int = 2000) -> Images:
+def add_releases(store: Store, wrong_before: Sequence[range], wrong_now: Sequence[range], n: int = 2000) -> Images:
     """Two releases, v1 and v2, of one checkpoint each; an image in the range of a condition is wrong."""
     images = image_set(n, labels=np.arange(n) % 10)
     assert images.labels is not None
@@ -166,7 +166,7 @@ def runs(store: Store) -> tuple[Run, Run]:
 
 def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> None:
     errors = range(600)
-    released(store, [errors] * 3, [errors, errors, range(720)])
+    add_releases(store, [errors] * 3, [errors, errors, range(720)])
     table = gate_release(*runs(store), Limits())
     assert table.label == "v2 against v1"
     verdicts = dict(table.rows.select("parameters", "verdict").rows())
@@ -181,7 +181,7 @@ def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> No
 def test_a_class_that_is_lost_is_found_among_slices(store: Store) -> None:
     """Class 3 loses all of its images where the clean accuracy stays, since class 4 gains as many."""
     third, fourth = range(3, 2000, 10), range(4, 2000, 10)
-    released(store, [fourth] * 2, [third] * 2)
+    add_releases(store, [fourth] * 2, [third] * 2)
     table = gate_release(*runs(store), Limits(slices=["class"], conditions=["clean"]))
     verdicts = dict(table.rows.select("slice", "verdict").rows())
     assert verdicts.pop("class 3") == "fail"
@@ -269,7 +269,7 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
 
 
 def test_what_lacks_is_named(store: Store) -> None:
-    released(store, [range(0)], [range(0)], n=20)
+    add_releases(store, [range(0)], [range(0)], n=20)
     with pytest.raises(UsageError, match=r"no cell in common: 1 of v1@1 alone \(checkpoint v1\); 1 of v2@1 alone"):
         gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
     for limits, message in (

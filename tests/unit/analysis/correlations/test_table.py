@@ -13,7 +13,7 @@ from bandlens.core.errors import StoreError, UnknownName
 TOTAL = {"total": pl.lit(True)}
 
 
-def published(**options) -> pl.DataFrame:
+def published_table(**options) -> pl.DataFrame:
     return correlate(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, **options)
 
 
@@ -25,7 +25,7 @@ def models(n: int = 12, **columns) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def table() -> pl.DataFrame:
-    return published(control="ID")
+    return published_table(control="ID")
 
 
 # The published table

@@ -35,7 +35,7 @@ SITES = replace(
 )
 
 
-def answered(images: Images, cell: Cell, count: int | None = None) -> Finished:
+def outcome(images: Images, cell: Cell, count: int | None = None) -> Finished:
     """Predictions of the first images, which depend on the cell alone."""
     predicted = np.random.default_rng(int(cell.key[:8], 16)).integers(0, 10, images.info.count)[:count]
     return part(cell, predicted, None if images.labels is None else (predicted != images.labels[:count]) * 2)
@@ -55,12 +55,12 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     paths = {name: folder / f"{name}.duckdb" for name in NAMES}
     for file in ("bands.duckdb", "both.duckdb"):
-        database_of(folder, PAIRS, [answered(PAIRS, cell) for cell in BAND_CELLS], "bands", file=file)
-    filtered = [answered(PHOTOGRAPHS, cell) for cell in FILTERED_CELLS]
+        database_of(folder, PAIRS, [outcome(PAIRS, cell) for cell in BAND_CELLS], "bands", file=file)
+    filtered = [outcome(PHOTOGRAPHS, cell) for cell in FILTERED_CELLS]
     database_of(folder, PHOTOGRAPHS, filtered, "filtered", file="both.duckdb")
     with open_store(paths["broken_off"]) as store:
         store.begin_study("filtered", 'name = "filtered"', FILTERED_CELLS, [PHOTOGRAPHS])
-        parts = [*filtered[:3], answered(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
+        parts = [*filtered[:3], outcome(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
         store.commit(parts, {cell.variant: SESSION for cell in FILTERED_CELLS})
     with open_store(paths["gated"]) as store:
         pairs = [
@@ -69,9 +69,9 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ]
         cells = [cell for pair in pairs for cell in pair]
         store.add_cells(cells, [PHOTOGRAPHS])
-        store.commit([answered(PHOTOGRAPHS, cell) for cell in cells], {cell.variant: SESSION for cell in cells})
+        store.commit([outcome(PHOTOGRAPHS, cell) for cell in cells], {cell.variant: SESSION for cell in cells})
         gate_precision(store, "int8 against fp32", pairs, Limits())
-        store_study(store, "own", SITES, [answered(SITES, cell(SITES, by=model("elsewhere", classes=2)))])
+        store_study(store, "own", SITES, [outcome(SITES, cell(SITES, by=model("elsewhere", classes=2)))])
         store.execute(
             "INSERT INTO published_value (source, model, benchmark, metric, condition, unit) "
             "VALUES ('s', 'm', '', 'x', '', '')"
@@ -153,11 +153,11 @@ def test_a_run_goes_on_in_a_merged_database(databases: dict[str, Path], tmp_path
         progress = store.progress(FILTERED_CELLS)
         assert [progress[cell.key] for cell in FILTERED_CELLS] == [20, 20, 20, 7, 0, 0]
         for cell in FILTERED_CELLS:
-            predictions, first = answered(PHOTOGRAPHS, cell).predictions, progress[cell.key]
+            predictions, first = outcome(PHOTOGRAPHS, cell).predictions, progress[cell.key]
             assert predictions.label_rank is not None
             rest = part(cell, predictions.predicted[first:], predictions.label_rank[first:], first)
             store.commit([rest] if first < 20 else [], {cell.variant: SESSION})
-        third = [answered(PHOTOGRAPHS, cell) for cell in cells_of(PHOTOGRAPHS, FILTERS, ("three",))]
+        third = [outcome(PHOTOGRAPHS, cell) for cell in cells_of(PHOTOGRAPHS, FILTERS, ("three",))]
         assert store_study(store, "filtered", PHOTOGRAPHS, third) == "filtered@2"
         labels = store.frame("SELECT label FROM study_version WHERE study = 'filtered' ORDER BY 1")["label"]
         assert labels.to_list() == ["filtered@1", "filtered@2"]

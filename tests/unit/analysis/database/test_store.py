@@ -102,13 +102,13 @@ def test_a_commit_is_all_or_nothing(store: Store) -> None:
 
 
 def test_a_transaction_that_is_interrupted_leaves_nothing(store: Store) -> None:
-    def interrupted() -> None:
+    def interrupt() -> None:
         with store.transaction():
             store.execute("INSERT INTO class_name VALUES ('m', 1, 'x')")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        interrupt()
     assert store.frame("FROM class_name").is_empty()
 
 

@@ -83,7 +83,7 @@ def low(cutoff: float) -> Finished:
 
 
 @pytest.fixture
-def filled(store: Store) -> Store:
+def studies(store: Store) -> Store:
     """mine@1 and mine@2 share the clean cell with theirs@1, and 0.2 with each other; alone has a model of its own."""
     store_study(store, "mine", IMAGES, [CLEAN, low(0.1), low(0.2)])
     store_study(store, "mine", IMAGES, [CLEAN, low(0.2), low(0.4)])
@@ -92,8 +92,8 @@ def filled(store: Store) -> Store:
     return store
 
 
-def test_what_studies_there_are(filled: Store) -> None:
-    rows = list_studies(filled).select("study", "cells", "complete", "own").rows()
+def test_what_studies_there_are(studies: Store) -> None:
+    rows = list_studies(studies).select("study", "cells", "complete", "own").rows()
     assert rows == [("alone@1", 1, 1, 1), ("mine@1", 3, 3, 1), ("mine@2", 3, 3, 1), ("theirs@1", 2, 2, 1)]
 
 
@@ -105,21 +105,21 @@ def test_what_studies_there_are(filled: Store) -> None:
     ],
 )
 def test_a_deleted_study_leaves_what_others_use(
-    filled: Store, name: str, labels: list[str], cells: int, survivors: list[str]
+    studies: Store, name: str, labels: list[str], cells: int, survivors: list[str]
 ) -> None:
-    count = filled.frame("SELECT count(*) FROM prediction").item()
-    accuracies = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in survivors}
-    deletion = delete_study(filled, name, dry_run=True)
-    assert filled.frame("SELECT count(*) FROM prediction").item() == count
-    assert delete_study(filled, name) == deletion
+    count = studies.frame("SELECT count(*) FROM prediction").item()
+    accuracies = {study: studies.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in survivors}
+    deletion = delete_study(studies, name, dry_run=True)
+    assert studies.frame("SELECT count(*) FROM prediction").item() == count
+    assert delete_study(studies, name) == deletion
     assert (deletion.labels, deletion.cells, deletion.predictions) == (labels, cells, 2 * cells)
-    assert filled.frame("SELECT count(*) FROM prediction").item() == count - deletion.predictions
-    assert list_studies(filled)["study"].to_list() == survivors
+    assert studies.frame("SELECT count(*) FROM prediction").item() == count - deletion.predictions
+    assert list_studies(studies)["study"].to_list() == survivors
     for study, rows in accuracies.items():
-        assert filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
-    assert not any(check.problems for check in check_database(filled))
+        assert studies.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
+    assert not any(check.problems for check in check_database(studies))
     with pytest.raises(UnknownName, match="unknown study 'mine@1'"):
-        delete_study(filled, "mine@1")
+        delete_study(studies, "mine@1")
 
 
 def test_checks_of_a_database_keep_to_a_quarter_of_the_memory(tmp_path: Path) -> None:
@@ -131,16 +131,16 @@ def test_checks_of_a_database_keep_to_a_quarter_of_the_memory(tmp_path: Path) ->
         assert store.frame(query).item() == "488.2 MiB"
 
 
-def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None:
-    delete_study(filled, "alone")
-    assert filled.frame("SELECT name FROM checkpoint")["name"].to_list() == ["net"]
-    assert filled.frame("SELECT name FROM image_set")["name"].to_list() == ["set"]
-    assert filled.frame("SELECT count(*) FROM image").item() == 2
+def test_with_the_last_study_of_them_models_and_images_go(studies: Store) -> None:
+    delete_study(studies, "alone")
+    assert studies.frame("SELECT name FROM checkpoint")["name"].to_list() == ["net"]
+    assert studies.frame("SELECT name FROM image_set")["name"].to_list() == ["set"]
+    assert studies.frame("SELECT count(*) FROM image").item() == 2
     for name in ("mine", "theirs"):
-        delete_study(filled, name)
+        delete_study(studies, name)
     tables = ("study", "study_cell", "study_checkpoint", "study_image_set", "cell", "part", "prediction", "checkpoint")
     for table in (*tables, "condition", "image_set", "image", "session"):
-        assert filled.frame(f"SELECT count(*) FROM {table}").item() == 0, table
+        assert studies.frame(f"SELECT count(*) FROM {table}").item() == 0, table
 
 
 def test_every_table_that_names_a_study_a_cell_or_images_is_cleared(store: Store) -> None:
@@ -169,28 +169,28 @@ def test_error_consistencies_are_those_of_models_that_are_there(store: Store) ->
     assert store.frame(query).is_empty()
 
 
-def test_cells_of_a_gate_stay(filled: Store) -> None:
-    (gated,) = filled.frame("SELECT cell FROM study_detail_of('alone')")["cell"]
-    filled.execute(
+def test_cells_of_a_gate_stay(studies: Store) -> None:
+    (gated,) = studies.frame("SELECT cell FROM study_detail_of('alone')")["cell"]
+    studies.execute(
         "INSERT INTO precision_gate (reference, candidate, checkpoint, category, image_set, n, flips, flips_low, "
         "flips_high, verdict, max_flips, max_difference) VALUES (?, ?, 'net', 'own', 'set', 3, 0, 0, 0, 'pass', 1, 1)",
         [gated, gated],
     )
-    deletion = delete_study(filled, "alone")
+    deletion = delete_study(studies, "alone")
     assert (deletion.cells, deletion.remaining_cells) == (0, 1)
-    assert filled.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
+    assert studies.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
 
 
-def test_a_study_is_renamed_with_all_its_versions(filled: Store) -> None:
+def test_a_study_is_renamed_with_all_its_versions(studies: Store) -> None:
     query = "FROM accuracy_of(?) SELECT * EXCLUDE (study, version) ORDER BY ALL"
-    accuracies = filled.frame(query, ["mine"])
-    assert rename_study(filled, "mine", "ours") == 2
-    assert filled.frame(query, ["ours"]).equals(accuracies)
-    assert study_versions(filled, "ours@1")["label"].to_list() == ["ours@1"]
+    accuracies = studies.frame(query, ["mine"])
+    assert rename_study(studies, "mine", "ours") == 2
+    assert studies.frame(query, ["ours"]).equals(accuracies)
+    assert study_versions(studies, "ours@1")["label"].to_list() == ["ours@1"]
     with pytest.raises(UnknownName, match="unknown study 'mine'"):
-        rename_study(filled, "mine", "x")
+        rename_study(studies, "mine", "x")
     with pytest.raises(UsageError, match="has a study theirs; give another name"):
-        rename_study(filled, "ours", "theirs")
+        rename_study(studies, "ours", "theirs")
 
 
 # The same in SQL

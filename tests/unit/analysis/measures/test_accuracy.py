@@ -19,7 +19,7 @@ COUNT = 300
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))
 
 
-def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:
+def simulate_cells(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:
     """Predictions of 10 classes that are right three, two, or one time in four, the same images again and again."""
     rng = np.random.default_rng(seed)
     count = images.info.count
@@ -35,7 +35,7 @@ def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool =
     return parts
 
 
-def measured(store: Store, images: Images, parts: Sequence[Finished], study: str = "s") -> None:
+def store_measures(store: Store, images: Images, parts: Sequence[Finished], study: str = "s") -> None:
     """Store a study of these cells, and its measures."""
     store_study(store, study, images, parts)
     compute_measures(store, study)
@@ -50,7 +50,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
     labels = np.random.default_rng(1).integers(0, 10, COUNT)
     real = [[int(label), int(label + 1) % 10] if k % 4 else [] for k, label in enumerate(labels)]
     images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // 3, schemes={"real": real})
-    measured(store, images, decided(images))
+    store_measures(store, images, simulate_cells(images))
     query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
     for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
         estimates = [
@@ -65,8 +65,8 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
 
 def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    parts = decided(images)
-    measured(store, images, parts)
+    parts = simulate_cells(images)
+    store_measures(store, images, parts)
     formulas = {
         "confidence": lambda sure, _: sure,
         "expected_calibration_error": lambda sure, hits: calibration_gaps(sure, hits)[0],
@@ -90,7 +90,7 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     images = image_set(100, labels=np.zeros(100))
     sure = rng.uniform(0.1, 1, 100)
     errors = rng.random(100) > sure
-    measured(store, images, [part(cell(images), errors * 1, errors * 1, confidence=sure)])
+    store_measures(store, images, [part(cell(images), errors * 1, errors * 1, confidence=sure)])
     row = rows(store, "expected_calibration_error")["clean", None]
     assert row["state"] == "doubtful"
     assert row["note"].endswith("is expected of a network that is calibrated")
@@ -98,8 +98,8 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
 
 def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    parts = decided(images)
-    measured(store, images, parts)
+    parts = simulate_cells(images)
+    store_measures(store, images, parts)
     consistencies = rows(store, "clean_error_consistency")
     assert ("clean", None) not in consistencies
     clean = parts[0].predictions.predicted == 0
@@ -112,7 +112,7 @@ def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
 
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
     images = image_set(COUNT)
-    measured(store, images, decided(images))
+    store_measures(store, images, simulate_cells(images))
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
     agreements = rows(store, "agreement")
     for probe, cutoff, top1, low, high in store.frame(
@@ -135,7 +135,7 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
         part(cell(images, setting), classes, (classes != shape) * 1)
         for setting, classes in zip(SETTINGS, answers, strict=True)
     ]
-    measured(store, images, parts)
+    store_measures(store, images, parts)
     apart, biases = shape != texture, []
     for setting, classes in zip(SETTINGS, answers, strict=True):
         shapes, textures = ((classes == cue) & apart for cue in (shape, texture))
@@ -162,7 +162,7 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
         part(cell(images, setting), [answer] * 40, [answer] * 40)
         for setting, answer in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
-    measured(store, images, parts)
+    store_measures(store, images, parts)
     row = rows(store, "shape_bias")["lowpass", 0.1]
     assert (row["value"], row["n"], row["state"]) == (None, 0, "undetermined")
     assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
@@ -175,8 +175,8 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
     labels, rng = np.random.default_rng(1).integers(0, 10, COUNT), np.random.default_rng(2)
     texture = np.where(rng.random(COUNT) < 0.2, labels, (labels + 1) % 10)
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()})
-    parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
-    measured(store, images, [outcome for outcomes in parts.values() for outcome in outcomes])
+    parts = {name: simulate_cells(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
+    store_measures(store, images, [outcome for outcomes in parts.values() for outcome in outcomes])
     conflicts = texture != labels
     query = "FROM condition_metric WHERE metric = 'model_error_consistency'"
     consistencies = {(row["checkpoint"], row["probe"], row["cutoff"]): row for row in store.frame(query).to_dicts()}
@@ -197,11 +197,11 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
 
 def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_undetermined(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    parts = decided(images, 0, "a")
-    measured(store, images, parts, "alone")
+    parts = simulate_cells(images, 0, "a")
+    store_measures(store, images, parts, "alone")
     assert rows(store, "model_error_consistency") == {}
     perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
-    measured(store, images, [*parts, perfect], "both")
+    store_measures(store, images, [*parts, perfect], "both")
     [(key, row)] = rows(store, "model_error_consistency").items()
     assert key == ("lowpass", 0.1)
     assert (row["value"], row["state"], row["note"]) == (
@@ -213,7 +213,7 @@ def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_
 
 def test_without_clean_images_nothing_is_compared(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    clean, *perturbed = decided(images)
+    clean, *perturbed = simulate_cells(images)
     store.begin_study("s", "", [part.cell for part in (clean, *perturbed)], [images])
     store.commit([Failed(clean.cell, "boom"), *perturbed], {clean.cell.variant: SESSION})
     compute_measures(store, "s")
@@ -231,7 +231,7 @@ def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -
         )
         for name in ("imagenet-sketch", "imagenet-r", "stylized")
     ]
-    store_study(store, "s", sets, [outcome for images in sets for outcome in decided(images)])
+    store_study(store, "s", sets, [outcome for images in sets for outcome in simulate_cells(images)])
     compute_measures(store, "s")
     means = rows(store, "Concepts")
     accuracies = store.frame("SELECT probe, cutoff, 100 * avg(top1) FROM accuracy GROUP BY ALL").rows()

@@ -60,7 +60,7 @@ def parts(outcomes: Outcomes, images: Images, name: str = "net") -> list[Finishe
     ]
 
 
-def labelled(clusters: NDArray[np.int64] | None = None) -> Images:
+def photos(clusters: NDArray[np.int64] | None = None) -> Images:
     return image_set(COUNT, labels=np.zeros(COUNT), clusters=clusters)
 
 
@@ -72,9 +72,9 @@ def metrics_in(store: Store, study: str = "s") -> Metrics:
     return {row["metric"]: row for row in store.frame("FROM metric_of(?)", [study]).to_dicts()}
 
 
-def analyzed(store: Store, outcomes: Outcomes, images: Images | None = None, study: str = "s") -> Metrics:
+def analyze(store: Store, outcomes: Outcomes, images: Images | None = None, study: str = "s") -> Metrics:
     """The metrics of a study of these outcomes, on labelled images unless others are given."""
-    images = images or labelled()
+    images = images or photos()
     store_study(store, study, images, parts(outcomes, images))
     compute_measures(store, study)
     return metrics_in(store, study)
@@ -82,7 +82,7 @@ def analyzed(store: Store, outcomes: Outcomes, images: Images | None = None, stu
 
 @pytest.fixture(scope="module")
 def reference(shared_store: Store, outcomes: Outcomes) -> Metrics:
-    return analyzed(shared_store, outcomes)
+    return analyze(shared_store, outcomes)
 
 
 def test_the_published_critical_band_is_that_of_the_accuracies(reference: Metrics, outcomes: Outcomes) -> None:
@@ -101,7 +101,7 @@ def test_the_published_critical_band_is_that_of_the_accuracies(reference: Metric
 
 def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcomes: Outcomes) -> None:
     clusters = np.arange(COUNT) // 2
-    metrics = analyzed(store, outcomes, labelled(clusters))
+    metrics = analyze(store, outcomes, photos(clusters))
     band = estimate_band(np.stack([outcomes[setting] for setting in BAND]), clusters, floor=1 / CLASSES)
     assert len(band) == 10
     columns = ("value", "low", "high", "state", "note")
@@ -114,14 +114,14 @@ def test_levels_beside_the_published_ones_change_nothing_of_the_published_estima
     store: Store, reference: Metrics, outcomes: Outcomes
 ) -> None:
     noise = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
-    metrics = analyzed(store, {**outcomes, **noise})
+    metrics = analyze(store, {**outcomes, **noise})
     published = [name for name in reference if name.startswith("critical_")]
     assert [metrics[name]["value"] for name in published] == [reference[name]["value"] for name in published]
     assert len(published) == 20
 
 
 def test_centre_frequencies_follow_the_size_of_the_images(store: Store, reference: Metrics, outcomes: Outcomes) -> None:
-    metrics = analyzed(store, outcomes, image_set(COUNT, labels=np.zeros(COUNT), size=384))
+    metrics = analyze(store, outcomes, image_set(COUNT, labels=np.zeros(COUNT), size=384))
     for name in ("critical_center_frequency", "psychometric_center_frequency"):
         assert metrics[name]["value"] == pytest.approx(reference[name]["value"] * 384 / 224)
     for name in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
@@ -129,7 +129,7 @@ def test_centre_frequencies_follow_the_size_of_the_images(store: Store, referenc
 
 
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
-    metrics = analyzed(store, outcomes, image_set(COUNT))
+    metrics = analyze(store, outcomes, image_set(COUNT))
     low, high = (np.mean([outcomes[setting].mean() for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
     assert metrics["low_frequency_bias"]["value"] == pytest.approx(low)
     assert metrics["spectral_bias"]["value"] == pytest.approx(high / (low + high))
@@ -150,7 +150,7 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
 
 
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
-    metrics = analyzed(store, {setting: np.zeros(COUNT, bool) for setting in outcomes})
+    metrics = analyze(store, {setting: np.zeros(COUNT, bool) for setting in outcomes})
     assert metrics["critical_bandwidth"]["note"] == "nothing is right without noise"
     assert {metrics[name]["state"] for name in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
     assert metrics["critical_bandwidth_raw"]["state"] == "degenerate"
@@ -161,7 +161,7 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
 def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Outcomes) -> None:
     """Half of any accuracy between two classes is no more than that of a blind guess."""
     by = model(classes=2)
-    store_study(store, "s", labelled(), [part(cell(labelled(), s, by=by), ~r * 1, ~r * 1) for s, r in outcomes.items()])
+    store_study(store, "s", photos(), [part(cell(photos(), s, by=by), ~r * 1, ~r * 1) for s, r in outcomes.items()])
     compute_measures(store, "s")
     band = {name: row for name, row in metrics_in(store).items() if name.startswith("critical_")}
     assert {row["state"] for row in band.values()} == {"at_chance"}
@@ -172,9 +172,9 @@ def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_a
     store: Store, outcomes: Outcomes
 ) -> None:
     subset = {setting: hits for setting, hits in outcomes.items() if setting.probe != "critical_band"}
-    analyzed(store, subset)
+    analyze(store, subset)
     better = subset | dict.fromkeys(SPECTRAL["lowpass"], subset[CLEAN])
-    store_study(store, "other", labelled(), parts(better, labelled(), "better"))
+    store_study(store, "other", photos(), parts(better, photos(), "better"))
     compute_measures(store, "*")
     tables = [store.frame(f"FROM {view} ORDER BY ALL").rows() for view in ("metric", "condition_metric")]
     compute_measures(store, "s")
@@ -185,8 +185,8 @@ def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_a
 
 def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Outcomes) -> None:
     subset = {setting: hits for setting, hits in outcomes.items() if setting.probe == "lowpass" or setting == CLEAN}
-    all_parts = [outcome for name in ("one", "two") for outcome in parts(subset, labelled(), name)]
-    store_study(store, "s", labelled(), all_parts)
+    all_parts = [outcome for name in ("one", "two") for outcome in parts(subset, photos(), name)]
+    store_study(store, "s", photos(), all_parts)
     sixteen_set = image_set(COUNT, labels=np.zeros(COUNT), decision_space="sixteen", name="few")
     store_study(store, "few", sixteen_set, parts({CLEAN: outcomes[CLEAN]}, sixteen_set))
     assert [subject.checkpoint for subject in subjects(store, "s")] == ["one", "two"]
@@ -199,7 +199,7 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
 
 
 def test_a_study_without_a_complete_cell_is_named(store: Store) -> None:
-    images = labelled()
+    images = photos()
     store.begin_study("mine", "", [cell(images)], [images])
     with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
         compute_measures(store, "mine")

@@ -26,13 +26,13 @@ NAMES = dict(enumerate(decision_space("sixteen").names))
 NUMBERS = {name: number for number, name in NAMES.items()}
 
 
-def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
+def read_metrics(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
     compute_measures(store, "s")
     rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
     return {metric: tuple(numbers) for metric, *numbers in rows}
 
 
-def decided(shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None) -> Outcomes:
+def cue_cell(shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None) -> Outcomes:
     """Clean decisions on images whose two cues are given."""
     images = images_of(len(shape), clusters, (shape, texture))
     return outcomes_of({CLEAN: predicted}, images, NAMES, classes=16)
@@ -56,7 +56,7 @@ def test_published_decisions_give_the_published_bias(shared: Path, store: Store)
     images = image_set(1280, labels=shape, schemes={"texture": [[cue] for cue in texture]}, decision_space="sixteen")
     outcome = part(cell(images, by=model(classes=1000)), decisions, np.not_equal(decisions, shape) * 3)
     store_study(store, "s", images, [outcome], {"sixteen": NAMES})
-    metrics = measured(store)
+    metrics = read_metrics(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
     assert metrics["shape_bias"][0] == pytest.approx(bias)
     assert round(bias, 3) == 0.221
@@ -74,13 +74,13 @@ def test_published_decisions_give_the_published_bias(shared: Path, store: Store)
 
 
 def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
-    biases = estimates(decided([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    biases = estimates(cue_cell([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
     expected = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
     airplane, bear = biases["shape_bias_airplane"], biases["shape_bias_bear"]
     assert (airplane.value, airplane.low, airplane.high) == pytest.approx((0.5, *expected))
     assert bear.value == 1.0
     assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
-    estimate = estimates(decided([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
+    estimate = estimates(cue_cell([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
     assert estimate.row()["low"] is None
     assert estimate.note == "1 independent image is too few for an interval"
 
@@ -90,7 +90,7 @@ def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     shape, texture = [0] * 400, [1] * 400
     decisions = rng.integers(0, 2, 400)
     other_decisions = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), decisions)
-    a, b = (decided(shape, texture, list(answers)) for answers in (decisions, other_decisions))
+    a, b = (cue_cell(shape, texture, list(answers)) for answers in (decisions, other_decisions))
     intervals = cue_differences(SHAPE_CUES, a, b)
     d = (other_decisions == 0).astype(float) - (decisions == 0)
     low, high = intervals["shape_bias"]
@@ -111,7 +111,7 @@ def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Sto
         part(cell(photographs, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
     ]
     store_study(store, "s", [conflict, photographs], parts)
-    metrics = measured(store)
+    metrics = read_metrics(store)
     assert metrics["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
     assert set(metrics) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
     assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
@@ -122,7 +122,7 @@ def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(st
     conflict = image_set(6, labels=low, schemes={"hf_label": [[cue] for cue in high]}, name="conflict")
     rank = [int(answer != label) for answer, label in zip(decisions, low, strict=True)]
     store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), decisions, rank)])
-    metrics = measured(store)
+    metrics = read_metrics(store)
     # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
     apart = [(n, a, b) for n, a, b in zip(decisions, low, high, strict=True) if a != b]
     low_count, high_count = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
@@ -169,9 +169,9 @@ def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: St
 def test_a_bias_of_blind_guesses_or_of_few_decisions_says_so() -> None:
     """Blind guesses between 16 classes name a cue in 1 of 8 images, and the shape in half of these."""
     shape, texture = [0] * 400, [1] * 400
-    guesses = estimates(decided(shape, texture, [k % 16 for k in range(400)]))["shape_bias"]
+    guesses = estimates(cue_cell(shape, texture, [k % 16 for k in range(400)]))["shape_bias"]
     assert (guesses.value, guesses.state) == (0.5, State.AT_CHANCE)
     assert guesses.note == "a cue is named no more often than blind guesses name one, 0.125"
-    bias = estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
+    bias = estimates(cue_cell([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
     assert (bias.value, bias.state, bias.note) == (12 / 19, State.DOUBTFUL, "it is a share of 19 decisions")
-    assert estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 8 + [9] * 5))["shape_bias"].state == State.OK
+    assert estimates(cue_cell([0] * 25, [1] * 25, [0] * 12 + [1] * 8 + [9] * 5))["shape_bias"].state == State.OK

@@ -35,7 +35,7 @@ CLASSES = list(decision_space("sixteen").names)
 EXPERIMENTS = {images: probe for images, (probe, _) in STIMULUS_PROBES.items()}
 
 
-def answered(
+def cell_of(
     images: Images, name: str, hits: ArrayLike, *, probe: str = "clean", content: str = "", **parameters: float | str
 ) -> Finished:
     """The cell of a model that has these images right, clean by default; of a wrong one it says the next class."""
@@ -75,7 +75,7 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
             files = rows["imagename"].str.split("_").list.last()
             paths = [f"{shape}/{file}" for shape, file in zip(rows["category"], files, strict=True)]
             images = stimuli("cue-conflict", paths, rows["category"].to_list())
-            outcome = answered(images, name, rows["category"] == rows["object_response"])
+            outcome = cell_of(images, name, rows["category"] == rows["object_response"])
             store_study(store, name, images, [outcome])
     assert command("analyze", "--db", db).code == 0
     with open_store(db, read_only=True) as store:
@@ -110,7 +110,7 @@ def resampled_mean_kappas(observers: NDArray[np.float64], times: NDArray[np.int6
     return np.mean(kappas, axis=0)
 
 
-def judged_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.DataFrame:
+def trials_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.DataFrame:
     """Trials of people on one stimulus set: observer -> (conditions, images), whether each answer is right."""
     return pl.concat(
         trials_of("contrast", condition, observer, hits, first=1000 * row)
@@ -126,7 +126,7 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
         name: np.stack([hard + random.normal(0, 0.3, 300) < share for share in (0.8, 0.5)])
         for name in ("subject-01", "subject-02", "subject-03")
     }
-    store_trials(store, judged_by(rights, "c100", "c05"))
+    store_trials(store, trials_by(rights, "c100", "c05"))
     [row] = mean_consistencies(store, "contrast")
     times = random.multinomial(300, np.full(300, 1 / 300), 2000)
     by_condition = [
@@ -141,7 +141,7 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
 def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> None:
     """An observer without errors has no kappa, and one image makes no interval."""
     never_wrong = {"subject-01": np.ones((1, 9), bool), "subject-02": np.arange(9)[None] > 3}
-    store_trials(store, judged_by(never_wrong, "c100"))
+    store_trials(store, trials_by(never_wrong, "c100"))
     [row] = mean_consistencies(store, "contrast")
     assert row.pop("subject") == "humans"
     assert row.pop("pairs") == 1
@@ -151,7 +151,7 @@ def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> No
 def test_intervals_do_not_depend_on_the_order_in_which_answers_were_stored(store: Store) -> None:
     random = np.random.default_rng(0)
     rights = {f"subject-0{number}": random.random((1, 60)) < 0.7 for number in (1, 2, 3)}
-    trials = judged_by(rights, "c100")
+    trials = trials_by(rights, "c100")
     results = []
     for rows in (trials, trials.sample(fraction=1, shuffle=True, seed=1)):
         store_trials(store, rows)
@@ -168,7 +168,7 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     paths = [f"dnn/session-1/{name.replace('_s01_', '_dnn_')}" for name in observer["imagename"]]
     images = stimuli("low-pass", paths, observer["category"].to_list())
     hits = (observer["category"] == observer["object_response"]).to_numpy()
-    store_study(store, "study", images, [answered(images, "copy of subject-01", hits)])
+    store_study(store, "study", images, [cell_of(images, "copy of subject-01", hits)])
     rows = store.frame("FROM condition_accuracy WHERE images = 'low-pass'")
     copy = rows.filter(subject="copy of subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
     person = rows.filter(subject="subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
@@ -201,7 +201,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     images = image_set(60, name="a", paths=paths.tolist(), clusters=clusters, **about)
     # Another model saw the same files in reverse, where their clusters have other numbers.
     reverse = image_set(60, name="b", paths=paths[::-1].tolist(), clusters=clusters, **about)
-    store_study(store, "study", [images, reverse], [answered(images, "a", hits), answered(reverse, "b", hits[::-1])])
+    store_study(store, "study", [images, reverse], [cell_of(images, "a", hits), cell_of(reverse, "b", hits[::-1])])
     store_trials(store, trials_of("contrast", "c100", "subject-01", hits))
     rows = store.frame("SELECT subject, n, top1, low, high FROM condition_accuracy ORDER BY ALL").rows()
     assert [subject for subject, *_ in rows] == ["a", "b", "subject-01"]
@@ -226,7 +226,7 @@ def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_non
     trials = people(store, shared)
     images = image_set(4, labels=[1, 2, 3, 4], name="mine", decision_space="sixteen")
     cells = [
-        answered(images, "net", np.ones(4, bool), probe=name, **dict(setting.parameters))
+        cell_of(images, "net", np.ones(4, bool), probe=name, **dict(setting.parameters))
         for name in (*EXPERIMENTS.values(), "phase_shift")  # the textbook's phases, which nobody saw
         for setting in FAMILIES[name].conditions({})
     ]
@@ -249,8 +249,8 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
     random = np.random.default_rng(0)
     hits = random.random((3, 200)) < np.array([[0.8], [0.6], [0.7]])
     images = image_set(200, labels=[3] * 200, clusters=np.arange(200) // 4)
-    parts = [answered(images, name, row) for name, row in zip("abc", hits, strict=True)]
-    perturbed = answered(images, "a", ~hits[0], probe="lowpass")
+    parts = [cell_of(images, name, row) for name, row in zip("abc", hits, strict=True)]
+    perturbed = cell_of(images, "a", ~hits[0], probe="lowpass")
     store_study(store, "study", images, [*parts, perturbed])
     assert judged_images(store) == ["set"]
     table = consistencies(store, "set")
@@ -267,8 +267,8 @@ def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts
     images = image_set(20, labels=[3] * 20)
     hits = np.arange(20) % 3 > 0
     again = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
-    store_study(store, "first", images, [answered(images, "net", hits), answered(images, "other", ~hits)])
-    store_study(store, "second", images, [answered(images, "net", ~hits, content="trained again")])
+    store_study(store, "first", images, [cell_of(images, "net", hits), cell_of(images, "other", ~hits)])
+    store_study(store, "second", images, [cell_of(images, "net", ~hits, content="trained again")])
     store_study(store, "third", images, [again])
     pairs = consistencies(store, "set")
     assert pairs.select("first_subject", "second_subject", "n").rows() == [
@@ -280,7 +280,7 @@ def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts
 
 def test_images_that_nobody_judged_are_named(store: Store) -> None:
     images = image_set(3, labels=[3] * 3)
-    store_study(store, "study", images, [answered(images, "a", [True, False, True])])
+    store_study(store, "study", images, [cell_of(images, "a", [True, False, True])])
     advice = "unknown image set 'cue-conflict'; known: set; .* gets people by `bandlens published import humans`"
     with pytest.raises(UnknownName, match=advice):
         consistencies(store, "cue-conflict")
@@ -291,9 +291,9 @@ def test_sets_of_one_name_are_other_images(store: Store) -> None:
     """A name that a single set has, whoever calls it so, stands alone."""
     hits = np.arange(20) % 3 > 0
     images_a, images_b = (image_set(20, labels=[label] * 20) for label in (3, 4))
-    store_study(store, "first", images_a, [answered(images_a, "a", hits), answered(images_a, "c", ~hits)])
-    store_study(store, "second", images_b, [answered(images_b, "b", hits), answered(images_b, "c", hits)])
-    store_study(store, "third", images_a, [answered(images_a, "b", hits)])
+    store_study(store, "first", images_a, [cell_of(images_a, "a", hits), cell_of(images_a, "c", ~hits)])
+    store_study(store, "second", images_b, [cell_of(images_b, "b", hits), cell_of(images_b, "c", hits)])
+    store_study(store, "third", images_a, [cell_of(images_a, "b", hits)])
     assert judged_images(store) == ["set (first)", "set (second)"]
     assert judged_images(store, "third") == ["set (first)"]
     pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()

@@ -97,7 +97,7 @@ def study(correct: Outcomes, name: str = "net") -> list[Finished]:
     return clean + [part(cell(sets()["imagenet"], PUBLISHED_PGD, by=by), ~hits * 2, ~hits * 2) for hits in pgd]
 
 
-def analyzed(
+def analyze(
     store: Store, parts: Sequence[Finished], image_sets: Sequence[Images] | None = None, name: str = "s"
 ) -> dict[str, Row]:
     """Metric -> its row, of a study of one checkpoint; none of them of an image set."""
@@ -109,7 +109,7 @@ def analyzed(
     return {row["metric"]: row for row in rows}
 
 
-def judged_by_real(correct: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def real_hits(correct: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """(hit, photograph) of the images that ReaL gives a list; a right prediction is 0, a wrong one 2."""
     hits = correct["imagenet"]
     lists = [[0, 1], [0], [2], []] * 10
@@ -126,14 +126,14 @@ def members(correct: Outcomes, group: str) -> list[list[tuple[NDArray[np.bool_],
     }
     names = {name: [key for key, images in sets().items() if images.info.benchmark == name] for name in BENCHMARKS}
     by_name = {name: [pairs[key][0] for key in keys] for name, keys in names.items() if keys}
-    by_name |= {"pgd_linf": pairs["pgd"], "imagenet-real": [judged_by_real(correct)]}
+    by_name |= {"pgd_linf": pairs["pgd"], "imagenet-real": [real_hits(correct)]}
     return [by_name[name] for name in GROUPS[group]]
 
 
 @pytest.fixture(scope="module")
 def rows(shared_store: Store) -> dict[str, Row]:
     """Metric -> its row, for the whole study of `outcomes(0)`."""
-    return analyzed(shared_store, study(outcomes(0)), name="whole")
+    return analyze(shared_store, study(outcomes(0)), name="whole")
 
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group != "ID_as_published"])
@@ -172,7 +172,7 @@ def test_each_benchmark_has_its_accuracy_in_percent_and_what_is_not_whole_says_s
         assert numbers == pytest.approx([100 * correct[name].mean(), 100 * interval[0], 100 * interval[1]], abs=1e-4)
     assert {rows[name]["state"] for name in ("top1_imagenet-v2", "top1_imagenet-c", "Concepts")} == {"doubtful"}
     assert rows["top1_imagenet-v2"]["note"] == "30 of 10,000 images"
-    assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * judged_by_real(correct)[0].mean())
+    assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * real_hits(correct)[0].mean())
     assert rows["Concepts"]["note"] == (
         "imagenet-sketch: 20 of 50,889 images; imagenet-r: 35 of 30,000 images; stylized: 16 of 800 images"
     )
@@ -189,7 +189,7 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store
     absent = ("fog_3", "frost_1", "saturate_4", "saturate_5", "imagenet-a", "stylized")
     absent = {*absent, *(name for name, images in sets().items() if images.info.benchmark == "imagenet-cbar")}
     correct = {name: hits for name, hits in outcomes(0).items() if name not in absent}
-    rows = analyzed(shared_store, study(correct), name="incomplete")
+    rows = analyze(shared_store, study(correct), name="incomplete")
     assert {group for group in GROUPS if rows[group]["value"] is None} == {"ID_as_published", "Robustness", "Concepts"}
     lacks = "lacks frost 1, fog 3, saturate 4 and 1 more"
     assert rows["top1_imagenet-c"]["note"] == lacks
@@ -207,30 +207,30 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store
 def test_a_cell_that_is_not_complete_is_missing(store: Store) -> None:
     renditions, *rest = only("imagenet-r", "imagenet-sketch", "stylized")
     parts = [*rest, part(renditions.cell, [0] * 10, [0] * 10)]
-    assert analyzed(store, parts)["Concepts"]["note"] == "incomplete: imagenet-r is missing"
+    assert analyze(store, parts)["Concepts"]["note"] == "incomplete: imagenet-r is missing"
 
 
 def test_a_study_of_imagenet_alone_has_no_groups_and_one_of_none_of_them_nothing(store: Store) -> None:
     photos = images("imagenet", 40)
-    assert set(analyzed(store, [part(cell(photos), np.zeros(40), np.zeros(40))], [photos])) == {"top1_imagenet"}
+    assert set(analyze(store, [part(cell(photos), np.zeros(40), np.zeros(40))], [photos])) == {"top1_imagenet"}
     no_benchmark = image_set(40, labels=np.zeros(40))
-    assert analyzed(store, [part(cell(no_benchmark), np.zeros(40), np.zeros(40))], [no_benchmark]) == {}
+    assert analyze(store, [part(cell(no_benchmark), np.zeros(40), np.zeros(40))], [no_benchmark]) == {}
 
 
 def test_another_budget_is_another_attack(store: Store) -> None:
     for changes in ({"steps": 20}, {"eps": 1 / 255}, {"band": "0.0 to 0.3"}):
         attack = condition("pgd_linf", **{"eps": EPS, "step": STEP, "steps": STEPS, **changes})
         parts = [*only("imagenet"), part(cell(sets()["imagenet"], attack, by=model(classes=1000)), [0] * 40, [0] * 40)]
-        assert "Adversarial" not in analyzed(store, parts)
+        assert "Adversarial" not in analyze(store, parts)
 
 
 def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store) -> None:
     small_set = images("imagenet-v2", 10, own_names=True, decision_space="imagenet-r")
     small_set = replace(small_set, info=replace(small_set.info, name="few"))
     parts = [part(cell(small_set, by=model(classes=1000)), [0] * 10, [0] * 10)]
-    rows = analyzed(store, parts, [small_set])
+    rows = analyze(store, parts, [small_set])
     assert rows["top1_imagenet-v2"]["note"] == "10 of 10,000 images; decided among imagenet-r classes instead of all"
-    rows = analyzed(store, [*only("imagenet-v2"), *parts], [sets()["imagenet-v2"], small_set])
+    rows = analyze(store, [*only("imagenet-v2"), *parts], [sets()["imagenet-v2"], small_set])
     assert rows["top1_imagenet-v2"]["value"] == pytest.approx(100 * outcomes(2)["imagenet-v2"].mean())
     assert rows["top1_imagenet-v2"]["note"] == "30 of 10,000 images; the largest of several sets, imagenet-v2"
 
@@ -260,7 +260,7 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
     v2 = images("imagenet-v2", 30, own_names=True)
     by = model(classes=1000)
     parts = [part(cell(full_set, by=by), predicted, ~hits * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
-    rows = analyzed(store, parts, [full_set, v2])
+    rows = analyze(store, parts, [full_set, v2])
     last = sorted(range(50_000), key=lambda k: paths[k])[-336:]
     shares = {
         "imagenet": hits.mean(),

@@ -97,7 +97,7 @@ def test_few_images_have_a_cut_without_an_interval() -> None:
     assert (np.isnan(value), np.isnan(low), state) == (False, True, State.NO_INTERVAL)
 
 
-def recognized(rng: np.random.Generator, middle: float, n: int = 300) -> Mapping[Condition, NDArray[np.bool_]]:
+def recognize(rng: np.random.Generator, middle: float, n: int = 300) -> Mapping[Condition, NDArray[np.bool_]]:
     """Right answers of a model that needs frequencies up to `middle` cycles, give or take, to recognize an image."""
     clean = rng.random(n) < 0.8
     thresholds = middle * 2 ** rng.logistic(scale=0.3, size=n)
@@ -111,14 +111,14 @@ def test_the_interval_holds_the_cut_of_the_curve_about_as_often_as_it_says() -> 
     ratios = 1 / (1 + np.exp(-(octaves - np.log2(middle)) / 0.3))
     truth, coverage = 2 ** np.interp(0.5, ratios, octaves), 0
     for run in range(100):
-        answer = half_cut_estimates(LOW, right_outcomes(recognized(np.random.default_rng(run), middle)))[LOW]
+        answer = half_cut_estimates(LOW, right_outcomes(recognize(np.random.default_rng(run), middle)))[LOW]
         coverage += answer.low <= truth <= answer.high
     assert 88 <= coverage <= 99
 
 
 def test_a_difference_is_paired_over_the_images() -> None:
     """The same images, one network needing an octave more: the interval holds the difference and not 0."""
-    a, b = (right_outcomes(recognized(np.random.default_rng(5), middle)) for middle in (20, 40))
+    a, b = (right_outcomes(recognize(np.random.default_rng(5), middle)) for middle in (20, 40))
     low, high = half_cut_differences(LOW, a, b)[LOW]
     values = [half_cut_estimates(LOW, outcomes)[LOW].value for outcomes in (a, b)]
     assert 0 < low < values[1] - values[0] < high

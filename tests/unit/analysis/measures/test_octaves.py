@@ -101,10 +101,10 @@ def test_intervals_are_those_of_a_mean_over_clusters() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.002)
     assert estimate.n == 400
 
-    def doubled(mask: str) -> NDArray[np.bool_]:
+    def double(mask: str) -> NDArray[np.bool_]:
         return np.repeat(network(mask), 2)
 
-    twice = octave_estimates(outcomes_by(doubled, clusters=np.repeat(np.arange(400), 2)))["octave_share_3"]
+    twice = octave_estimates(outcomes_by(double, clusters=np.repeat(np.arange(400), 2)))["octave_share_3"]
     assert (twice.value, twice.low, twice.high) == pytest.approx((estimate.value, low, high), abs=0.002)
 
 

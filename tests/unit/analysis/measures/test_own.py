@@ -51,18 +51,18 @@ def answers(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return np.where(rng.random(COUNT) < 0.6, LABELS, rng.integers(0, 3, COUNT)), rng.random(COUNT).round(3)
 
 
-def answered(name: str, setting: Condition, predicted: NDArray[np.int64], confidence: NDArray[np.float64]) -> Finished:
+def outcome(name: str, setting: Condition, predicted: NDArray[np.int64], confidence: NDArray[np.float64]) -> Finished:
     """A cell of a model on the labelled images."""
     rank = (predicted != LABELS).astype(int)
     return part(cell(LABELLED, setting, by=model(name)), predicted, rank, confidence=confidence)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four models on labelled images and one on images without labels, clean and under a filter."""
     unlabelled = image_set(COUNT, name="unlabelled")
     parts = [
-        answered(name, setting, *answers(10 * seed + at))
+        outcome(name, setting, *answers(10 * seed + at))
         for seed, name in enumerate(("a", "b", "c", "d"))
         for at, setting in enumerate((condition(), LOWPASS))
     ]
@@ -72,8 +72,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def database(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(finished, tmp_path))
+def database(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(template, tmp_path))
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
     for run, offset in enumerate((0.0, 0.25)):
         with open_store(tmp_path / f"{run}.duckdb") as store:
             settings = condition(), LOWPASS
-            parts = [answered("a", setting, predicted, confidence / 2 + offset) for setting in settings]
+            parts = [outcome("a", setting, predicted, confidence / 2 + offset) for setting in settings]
             store_study(store, "s", LABELLED, parts)
             compute_own(store, "s", read_own(tmp_path, "import numpy\n" + SURE, sure={}, lowest={}))
     with open_store(tmp_path / "0.duckdb") as store_a, open_store(tmp_path / "1.duckdb") as store_b:

@@ -28,7 +28,7 @@ def grid(**probes: dict[str, object]) -> tuple[Condition, ...]:
     return make_grid(probes, Path()).conditions
 
 
-def determined(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
+def determine(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
     pairs = [(images.info, setting) for images in sets for setting in conditions]
     schemes, classes = {images.info.digest: images.schemes for images in sets}, model().classes
     plans = determined_metrics(pairs, schemes, classes=dict.fromkeys(schemes, classes))
@@ -56,11 +56,11 @@ def determined(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[
     ],
 )
 def test_what_a_metric_lacks_is_named(conditions: tuple[Condition, ...], name: str, why: str | None) -> None:
-    assert determined([image_set(4, labels=[0] * 4)], conditions)[name].why == why
+    assert determine([image_set(4, labels=[0] * 4)], conditions)[name].why == why
 
 
 def test_a_study_without_probes_is_told_of_no_metrics_that_need_them() -> None:
-    assert determined([image_set(4, labels=[0] * 4)], grid()) == {}
+    assert determine([image_set(4, labels=[0] * 4)], grid()) == {}
 
 
 @pytest.mark.parametrize("gap", ["a level", "all but a level", "the grey cell", "a cutoff"])
@@ -86,7 +86,7 @@ def test_the_plan_is_what_analysis_finds(store: Store, gap: str) -> None:
     store_study(store, "s", sets, parts)
     metrics = metrics_of(compute_measures(store, "s"))
     states = {(row["image_set"], row["metric"]): row["state"] for row in metrics.iter_rows(named=True)}
-    plans = determined(sets, conditions)
+    plans = determine(sets, conditions)
     for plan in plans.values():
         for metric in plan.metrics:
             state = states.get((plan.image_set, metric))

@@ -192,7 +192,7 @@ def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> Non
     assert "corrected_spectral_bias" in lacks(right_outcomes(curve(), classes=999))
 
 
-def guessing(rng: np.random.Generator, images: int, ratios: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
+def guesses(rng: np.random.Generator, images: int, ratios: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
     """(11, images): a model recognizes a share of images, of which a filter leaves a part, the rest is guessed."""
     recognized = rng.random(images) < clean
     recognition = np.array([recognized, *(recognized & (rng.random(images) < part) for part in ratios)])
@@ -201,7 +201,7 @@ def guessing(rng: np.random.Generator, images: int, ratios: Sequence[float], cle
 
 def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
     rng = np.random.default_rng(3)
-    runs = [guessing(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
+    runs = [guesses(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
     settings = [CLEAN, *(condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS)]
     a, b = (right_outcomes(dict(zip(settings, run, strict=True)), classes=7) for run in runs)
     low, high = spectral_differences(a, b, above_chance=True)["corrected_low_frequency_bias"]

@@ -84,7 +84,7 @@ def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Pa
     assert (row["value"], row["low"], row["high"], row["note"]) == (1.2, 0.7, 1.6, "is narrow")
 
 
-def beside_the_study(benchmark: str, condition: str, source: str, source_condition: str) -> pl.DataFrame:
+def join_study(benchmark: str, condition: str, source: str, source_condition: str) -> pl.DataFrame:
     """Accuracies of the study beside those that another source has of the same checkpoints."""
     rows = add_models(shipped_values()).filter(benchmark=benchmark, metric="top1", same="checkpoint")
     study = rows.filter(source="study", condition=condition).select("model", study="value")
@@ -94,13 +94,13 @@ def beside_the_study(benchmark: str, condition: str, source: str, source_conditi
 
 def test_accuracies_of_one_checkpoint_agree_and_differ_where_the_testbed_crops_again() -> None:
     for benchmark in ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"):
-        rows = beside_the_study(benchmark, "", "testbed", "")
+        rows = join_study(benchmark, "", "testbed", "")
         assert len(rows) == 11
         assert rows["difference"].abs().max() < 0.4  # type: ignore[operator]
-    rows = beside_the_study("imagenet-c", "15 x 5", "robustbench", "15 x 5")
+    rows = join_study("imagenet-c", "15 x 5", "robustbench", "15 x 5")
     assert rows["difference"].abs().max() < 0.4  # type: ignore[operator]
     assert {"resnet50.tv_in1k", "resnet50_trained_on_SIN", "resnet50_augmix_180ep"} <= set(rows["model"])
-    testbed = beside_the_study("imagenet-c", "15 x 5", "testbed", "15 x 5")["difference"]
+    testbed = join_study("imagenet-c", "15 x 5", "testbed", "15 x 5")["difference"]
     assert (round(testbed.min(), 1), round(testbed.max(), 1)) == (1.3, 2.9)  # type: ignore[arg-type]
 
 

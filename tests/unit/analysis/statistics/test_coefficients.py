@@ -22,7 +22,7 @@ from bandlens.analysis.statistics.coefficients import (
 SCIPY = {"spearman": spearmanr, "pearson": pearsonr}
 
 
-def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Floats:
+def draw_ties(rng: np.random.Generator, variables: int, n: int, levels: int) -> Floats:
     """Values with ties, the first two of which differ."""
     values = rng.integers(levels, size=(variables, n)) * 1.37 + 1e3
     values[:, 1] = values[:, 0] + 0.5
@@ -33,7 +33,7 @@ def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Float
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40), levels=st.integers(2, 50))
 def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y = tied(rng, 3, n, levels), tied(rng, 2, n, levels)
+    x, y = draw_ties(rng, 3, n, levels), draw_ties(rng, 2, n, levels)
     r = coefficients(method, x, y, np.ones(n))
     p = t_test(r, n - 2)
     for i, j in np.ndindex(3, 2):
@@ -47,7 +47,7 @@ def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: i
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 20), levels=st.integers(2, 30))
 def test_an_observation_that_counts_twice_is_there_twice(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y = tied(rng, 2, n, levels), tied(rng, 2, n, levels)
+    x, y = draw_ties(rng, 2, n, levels), draw_ties(rng, 2, n, levels)
     weights = rng.integers(0, 3, size=(5, n)).astype(float)
     weights[:, :2] = 1
     r = coefficients(method, x, y, weights)
@@ -71,7 +71,7 @@ def test_what_does_not_vary_has_no_coefficient(method: Method) -> None:
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(8, 40), levels=st.integers(3, 50))
 def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y, z = (tied(rng, 1, n, levels) for _ in range(3))
+    x, y, z = (draw_ties(rng, 1, n, levels) for _ in range(3))
     once = np.ones(n)
     for method in ("spearman", "pearson"):
         r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))

@@ -32,7 +32,7 @@ NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
 
 
 @contextmanager
-def answering(db: Path, folder: Path | None = None, study: Path | None = None) -> Iterator[Answers]:
+def open_answers(db: Path, folder: Path | None = None, study: Path | None = None) -> Iterator[Answers]:
     """Answers from a database, with the image sets of the folder and the probes of the study file, if any."""
     answers = Answers(db, find_sets([folder]) if folder else {}, Conditions(study and grid_of(study)))
     yield answers
@@ -41,7 +41,7 @@ def answering(db: Path, folder: Path | None = None, study: Path | None = None) -
 
 @pytest.fixture(scope="module")
 def answers(explored: Path) -> Iterator[Answers]:
-    with answering(explored / "results.duckdb", explored) as answers:
+    with open_answers(explored / "results.duckdb", explored) as answers:
         yield answers
 
 
@@ -145,7 +145,7 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
     images = image_set(3, labels=[0, 1, 2])
     for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
         database = database_of(tmp_path, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])], name)
-    with answering(database) as answers:
+    with open_answers(database) as answers:
         newest, second = answers.study(None), answers.study("two")
     assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
     assert [[model["name"] for model in study["models"]] for study in (newest, second)] == [["one"], ["two"]]
@@ -161,7 +161,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     names = {"all": {0: "tench", 1: "goldfish"}}
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", [plain, labelled, pets], parts, names)
-    with answering(tmp_path / "results.duckdb") as answers:
+    with open_answers(tmp_path / "results.duckdb") as answers:
         clean = condition(answers.study("s"), "clean")["id"]
 
         def tile_texts(images: str, by: str) -> list[list[str]]:
@@ -220,7 +220,7 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
 
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
     images = open_image_set(limited / "images.set")
-    with answering(limited / "results.duckdb", limited) as answers:
+    with open_answers(limited / "results.duckdb", limited) as answers:
         study = answers.study(None)
         assert [(entry["n"], entry["pictures"]) for entry in study["image_sets"]] == [(5, True)]
         words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
@@ -242,7 +242,7 @@ def test_a_database_that_a_run_has_renewed_is_read_again(tmp_path: Path) -> None
         database_of(tmp_path, images, [part(cell(images), ranks, ranks)], file=f"{sum(ranks)}.duckdb")
         for ranks in ([0, 0], [0, 1])
     )
-    with answering(database) as answers:
+    with open_answers(database) as answers:
         accuracies += answers.study(None)["accuracy"]["top1"]
         replacement.replace(database)
         accuracies += answers.study(None)["accuracy"]["top1"]
@@ -250,7 +250,7 @@ def test_a_database_that_a_run_has_renewed_is_read_again(tmp_path: Path) -> None
 
 
 def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:
-    with answering(limited / "results.duckdb", explored) as answers:
+    with open_answers(limited / "results.duckdb", explored) as answers:
         assert [entry["pictures"] for entry in answers.study(None)["image_sets"]] == [False]
 
 
@@ -260,7 +260,7 @@ def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answe
     images = open_image_set(explored / "images.set")
     with pytest.raises(UsageError, match="study file"):
         answers.picture(images.info.digest, 0, blur["id"], 0)
-    with answering(explored / "results.duckdb", explored, explored / "small.toml") as answers_with_file:
+    with open_answers(explored / "results.duckdb", explored, explored / "small.toml") as answers_with_file:
         picture = pixels(answers_with_file.picture(images.info.digest, 0, blur["id"], 0))
     padded = np.pad(images.pixels[0].transpose(1, 2, 0) / 255, ((0, 0), (2, 2), (0, 0)), mode="edge")
     expected = np.stack([padded[:, k : k + 128] for k in range(5)]).mean(axis=0)
@@ -284,7 +284,7 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
 def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Path) -> None:
     images, blurred = image_set(4, labels=[0, 1, 2, 3]), made_up_condition("lowpass", cutoff=0.1)
     parts = [part(cell(images), [0, 1, 5, 5], [0, 0, 2, 2]), part(cell(images, blurred), [0, 7, 2, 7], [0, 3, 0, 3])]
-    with answering(database_of(tmp_path, images, parts)) as answers:
+    with open_answers(database_of(tmp_path, images, parts)) as answers:
         study = answers.study(None)
         digest = next(entry["id"] for entry in study["conditions"] if entry["probe"] == "lowpass")
         tiles = answers.images(ImageQuery("s", "set", digest, "net", None, "all", None, ["net"]))["tiles"]
@@ -295,7 +295,7 @@ def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Pa
 def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> None:
     cats, elephants = 3, 7
     images = image_set(3, labels=[cats, cats, elephants], schemes={"texture": [[elephants], [cats], [cats]]})
-    with answering(database_of(tmp_path, images, [part(cell(images), [3, 3, 3], [0, 0, 1])])) as answers:
+    with open_answers(database_of(tmp_path, images, [part(cell(images), [3, 3, 3], [0, 0, 1])])) as answers:
         clean = condition(answers.study(None), "clean")["id"]
 
         def indices(scheme: str | None, label: int) -> list[int]:
@@ -312,7 +312,7 @@ def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> Non
 def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
     slices = {("site", "A"): np.array([0, 2]), ("site", "B"): np.array([1])}
     images = replace(image_set(4, labels=[0] * 4), attributes=slices)
-    with answering(database_of(tmp_path, images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])])) as answers:
+    with open_answers(database_of(tmp_path, images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])])) as answers:
         clean = condition(answers.study(None), "clean")["id"]
         filters = answers.filters("s", "set")["attributes"]
         assert filters == [{"name": "site", "value": "A"}, {"name": "site", "value": "B"}]
@@ -323,7 +323,7 @@ def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
 
 
 def test_an_opened_image_has_the_seven_shares_of_the_view(stored_octaves: Path) -> None:
-    with answering(stored_octaves) as answers:
+    with open_answers(stored_octaves) as answers:
         shares = answers.octaves("octaves", "photographs", 7)
     assert sorted(shares) == sorted(WEIGHTS)
     for name in WEIGHTS:
@@ -338,5 +338,5 @@ def test_an_opened_image_has_no_shares_of_models_at_chance(stored_octaves: Path,
     query = "UPDATE measure_value SET state = 'at_chance' WHERE checkpoint = (SELECT id FROM checkpoint WHERE name = ?)"
     with open_store(path) as store:
         store.execute(query, ["coarse"])
-    with answering(path) as answers:
+    with open_answers(path) as answers:
         assert sorted(answers.octaves("octaves", "photographs", 7)) == ["fine", "middle"]

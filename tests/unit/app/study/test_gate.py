@@ -37,7 +37,7 @@ def place(gate_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gate_folder, tmp_path, dirs_exist_ok=True))
 
 
-def perturbed(place: Path) -> int:
+def log_size(place: Path) -> int:
     """Images that the probe of the folder was given."""
     return len((place / "log").read_text())
 
@@ -81,7 +81,7 @@ def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     study = Study.read(gated_study(place, "one", "two", probes="dim = {file = 'dim.py', level = [0, 0.001]}\n"))
     gated = gate_study_precision(study, place / "r.duckdb", *ENGINES)
     assert gated.run_summary["predictions"] == COUNT * 3 * 2 * 2
-    assert COUNT * 2 <= perturbed(place) < COUNT * 4, "the probe is tried on a few more, and not once for each engine"
+    assert COUNT * 2 <= log_size(place) < COUNT * 4, "the probe is tried on a few more, and not once for each engine"
 
 
 def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> None:

@@ -28,7 +28,7 @@ NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]
 CROP = Crop(128, 128)
 
 
-def resolved(folder: Path, **keys: object) -> Work:
+def make_work(folder: Path, **keys: object) -> Work:
     return resolve(Study.read(make_study(folder, **keys)))
 
 
@@ -36,10 +36,10 @@ def test_three_of_seven_classes_get_the_numbers_that_the_model_has_for_them(tmp_
     packed = pack_folders(tmp_path, ["whale", "bee", "zebra"])
     assert packed.labels is not None
     model = make_model(tmp_path / "models", classes=len(NAMES))
-    (unmatched,) = resolved(tmp_path).image_sets
+    (unmatched,) = make_work(tmp_path).image_sets
     assert (unmatched.info.digest, unmatched.class_names) == (packed.info.digest, ["bee", "whale", "zebra"])
     name_classes(model, NAMES)
-    (images,) = resolved(tmp_path).image_sets
+    (images,) = make_work(tmp_path).image_sets
     assert images.labels is not None
     assert [NAMES[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
     assert images.class_names == NAMES
@@ -55,7 +55,7 @@ def test_three_of_seven_classes_get_the_numbers_that_the_model_has_for_them(tmp_
 def test_a_run_ranks_the_labels_that_were_matched(tmp_path: Path) -> None:
     packed = pack_folders(tmp_path, ["bee", "elk", "crow"])
     name_classes(make_model(tmp_path / "models", classes=len(NAMES), seed=7), NAMES)
-    run_study(resolved(tmp_path, limit=10), tmp_path / "results.duckdb")
+    run_study(make_work(tmp_path, limit=10), tmp_path / "results.duckdb")
     query = "SELECT image_index, path, predicted, label_rank FROM prediction JOIN image USING (image_index) ORDER BY 1"
     rows = ask(tmp_path / "results.duckdb", query)
     assert len(rows) == 10
@@ -78,7 +78,7 @@ def test_folders_of_some_of_imagenets_classes_have_their_numbers_among_the_1000(
     names = list(imagenet_classes()) if kind == "WordNet ids" else decision_space("all").names
     pack_folders(tmp_path, [names[number] for number in numbers])
     make_model(tmp_path / "models", name, classes=CLASSES)
-    (images,) = resolved(tmp_path).image_sets
+    (images,) = make_work(tmp_path).image_sets
     assert images.labels is not None
     assert [names[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
     assert images.class_names is None
@@ -90,16 +90,16 @@ def test_folders_of_some_of_imagenets_classes_have_their_numbers_among_the_1000(
 def test_folders_that_the_model_has_no_class_for_are_named(tmp_path: Path) -> None:
     pack_folders(tmp_path, ["bee", "hornet", "wasp"], per_class=1)
     model = make_model(tmp_path / "models", classes=len(NAMES))
-    resolved(tmp_path)
+    make_work(tmp_path)
     name_classes(model, NAMES)
     with pytest.raises(UsageError, match=r"images\.set: hornet, wasp are none of the 7 classes of one, such as zebra"):
-        resolved(tmp_path)
+        make_work(tmp_path)
     # Other classes than ImageNet's may be what the user calls adversarial training.
     make_model(tmp_path / "models", classes=CLASSES, category="adversarial_training")
-    resolved(tmp_path)
+    make_work(tmp_path)
     make_model(tmp_path / "models", "tv_resnet50", classes=CLASSES)
     with pytest.raises(UsageError, match="are none of the 1000 classes of tv_resnet50, such as tench"):
-        resolved(tmp_path, checkpoints=["tv_resnet50"])
+        make_work(tmp_path, checkpoints=["tv_resnet50"])
 
 
 def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> None:
@@ -107,11 +107,11 @@ def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> Non
     models = [make_model(tmp_path / "models", name, classes=7, seed=seed) for seed, name in enumerate(("one", "two"))]
     for model in models:
         name_classes(model, NAMES)
-    assert len({cell.image_set.digest for cell in resolved(tmp_path).cells}) == 1
+    assert len({cell.image_set.digest for cell in make_work(tmp_path).cells}) == 1
     name_classes(models[1], sorted(NAMES))
     with pytest.raises(UsageError, match="'ant' is class 1 of one and 0 of two"):
-        resolved(tmp_path)
-    assert len(resolved(tmp_path, checkpoints=["two"]).image_sets) == 1
+        make_work(tmp_path)
+    assert len(make_work(tmp_path, checkpoints=["two"]).image_sets) == 1
 
 
 def test_labels_and_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path) -> None:

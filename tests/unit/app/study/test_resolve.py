@@ -81,7 +81,7 @@ def test_the_batch_is_that_of_the_plans_that_most_models_have(models: list[Model
 DEVICE = f"{processor_name()}, threads: 2"
 
 
-def tuned(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
+def choices(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
     """Engine, batch and lines of a study of two threads that names neither, unless the test does."""
     keys = {"threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}} | keys
     study = Study(
@@ -93,26 +93,26 @@ def tuned(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
 
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_study_that_names_neither_takes_the_tuned_engine_and_batch(tmp_path: Path) -> None:
-    assert tuned(tmp_path) == ("onnxruntime", 32, ["engine: onnxruntime (no NVIDIA GPU here)"])
+    assert choices(tmp_path) == ("onnxruntime", 32, ["engine: onnxruntime (no NVIDIA GPU here)"])
     tune_by_hand(tmp_path / "models")
-    assert tuned(tmp_path) == (
+    assert choices(tmp_path) == (
         *("openvino", 16),
         [
             "engine: openvino (by the tuning of 2026-11-28: 40 images/s of m0)",
             "batch: 16 by the tuning of 2026-11-28",
         ],
     )
-    assert tuned(tmp_path, engine="onnxruntime") == ("onnxruntime", 64, ["batch: 64 by the tuning of 2026-11-28"])
-    assert tuned(tmp_path, engine="onnxruntime", batch=8) == ("onnxruntime", 8, [])
-    assert tuned(tmp_path, engine="torch") == ("torch", 32, []), "it has not been measured"
+    assert choices(tmp_path, engine="onnxruntime") == ("onnxruntime", 64, ["batch: 64 by the tuning of 2026-11-28"])
+    assert choices(tmp_path, engine="onnxruntime", batch=8) == ("onnxruntime", 8, [])
+    assert choices(tmp_path, engine="torch") == ("torch", 32, []), "it has not been measured"
 
 
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_taken(tmp_path: Path) -> None:
     tune_by_hand(tmp_path / "models", {("onnxruntime", 16): 39.0, ("onnxruntime", 32): 39.9, ("openvino", 8): 40.0})
-    assert tuned(tmp_path)[:2] == ("onnxruntime", 16)
+    assert choices(tmp_path)[:2] == ("onnxruntime", 16)
     tune_by_hand(tmp_path / "models", {("onnxruntime", 16): 30.0, ("openvino", 8): 38.0, ("openvino", 64): 40.0})
-    assert tuned(tmp_path)[:2] == ("openvino", 64)
+    assert choices(tmp_path)[:2] == ("openvino", 64)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     tune_by_hand(tmp_path / "models", **changes)
-    engine, batch, lines = tuned(tmp_path)
+    engine, batch, lines = choices(tmp_path)
     assert (engine, batch) == ("onnxruntime", 32)
     assert lines[0] == (
         f"engine: onnxruntime (no NVIDIA GPU here; the tuning of 2026-11-28 prefers openvino and is not taken: {words})"
@@ -146,7 +146,7 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
     study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
     assert run_study(resolve(study, database), database).ran == 6
     tune_by_hand(tmp_path / "models")
-    engine, batch, lines = tuned(tmp_path)
+    engine, batch, lines = choices(tmp_path)
     assert (engine, batch) == ("onnxruntime", 64)
     assert lines[0] == f"engine: onnxruntime ({database} has its predictions; `--engine openvino` runs all anew)"
     assert run_study(resolve(study, database), database).ran == 0, "the tuned batch is no part of a cell"
@@ -164,7 +164,7 @@ def test_a_damaged_tuning_is_not_taken_and_named(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.WARNING, "bandlens")
     file = tune_by_hand(tmp_path / "models")
     file.write_text(json.dumps({"fp32": {"rates": [{"engine": "onnxruntime", "batch": 8, "images_per_second": -1.0}]}}))
-    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
+    assert choices(tmp_path)[:2] == ("onnxruntime", 32)
     assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
 
 
@@ -178,7 +178,7 @@ def train(folder: Path, name: str, pictures: np.ndarray) -> None:
     description.write_text(json.dumps(json.loads(description.read_text()) | {"head": head, "training_keys": keys}))
 
 
-def resolved(folder: Path, **keys: object) -> Work:
+def make_work(folder: Path, **keys: object) -> Work:
     return resolve(Study.read(make_study(folder, **keys)))
 
 
@@ -188,13 +188,13 @@ def test_training_images_are_refused_and_can_be_left_out(tmp_path: Path) -> None
     make_model(tmp_path / "models", "plain", classes=4, seed=9)
     make_images(tmp_path / "images.set", PICTURES, labels=LABELS)
     with pytest.raises(UsageError) as error:
-        resolved(tmp_path)
+        make_work(tmp_path)
     assert str(error.value) == (
         "the head of train was trained on 4 of the 24 images of images.set, and accuracy on these says nothing of new "
         'ones; pack others, or put overlap = "leave out" into the study'
     )
-    assert resolved(tmp_path, checkpoints=["plain"]).image_sets[0].info.count == COUNT
-    work = resolved(tmp_path, overlap="leave out")
+    assert make_work(tmp_path, checkpoints=["plain"]).image_sets[0].info.count == COUNT
+    work = make_work(tmp_path, overlap="leave out")
     rest = [number for number in range(COUNT) if not 5 <= number < 10]
     expected = make_images(tmp_path / "rest.set", PICTURES[rest], labels=[LABELS[number] for number in rest])
     (images,) = work.image_sets
@@ -209,24 +209,24 @@ def test_training_images_are_refused_and_can_be_left_out(tmp_path: Path) -> None
 def test_images_that_a_limit_leaves_out_do_not_matter(tmp_path: Path) -> None:
     make_images(tmp_path / "images.set", PICTURES, labels=LABELS)
     make_model(tmp_path / "models", "plain", classes=4)
-    paths = resolved(tmp_path, limit=12).image_sets[0].paths
+    paths = make_work(tmp_path, limit=12).image_sets[0].paths
     rest = [number for number in range(COUNT) if f"0/{number}.png" not in paths]
     train(tmp_path, "train", PICTURES[rest])
-    assert resolved(tmp_path, limit=12).image_sets[0].info.count == 12
+    assert make_work(tmp_path, limit=12).image_sets[0].info.count == 12
     with pytest.raises(UsageError, match="trained on 12 of the 24"):
-        resolved(tmp_path)
+        make_work(tmp_path)
     make_images(tmp_path / "training.set", PICTURES[rest], labels=[LABELS[number] for number in rest])
     with pytest.raises(UsageError, match=r"12 of the 12 images of training.set, and no image remains; pack others"):
-        resolved(tmp_path, images=["training.set"], overlap="leave out")
+        make_work(tmp_path, images=["training.set"], overlap="leave out")
 
 
 def test_words_and_keys_that_are_none_are_refused(tmp_path: Path) -> None:
     train(tmp_path, "train", PICTURES[:2])
     make_images(tmp_path / "images.set", PICTURES, labels=LABELS)
     with pytest.raises(UnknownName, match=r"unknown overlap in .*study.toml 'leave'; did you mean leave out"):
-        resolved(tmp_path, overlap="leave")
+        make_work(tmp_path, overlap="leave")
     description = tmp_path / "models" / "train.json"
     for keys in ("12ab", "-123456789abcdef", 5):
         description.write_text(json.dumps(json.loads(description.read_text()) | {"training_keys": keys}))
         with pytest.raises(ExportError, match="training_keys are none; export train again"):
-            resolved(tmp_path)
+            make_work(tmp_path)

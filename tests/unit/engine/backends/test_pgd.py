@@ -38,7 +38,7 @@ class Linear(nn.Module):
         return ((shares - nn.functional.one_hot(labels, CLASSES)) @ self.get_buffer("matrix")).reshape(images.shape)
 
 
-class Curved(Linear):
+class CurvedNetwork(Linear):
     """A network whose gradient turns from iterate to iterate."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_iterates_stay_in_the_ball_and_in_the_range(
 ) -> None:
     images, labels, start = batch(seed=seed)
     original = images.clone()
-    iterates = attack(Curved(), images, labels, start, Budget(eps, step, steps, band)).images
+    iterates = attack(CurvedNetwork(), images, labels, start, Budget(eps, step, steps, band)).images
     assert (iterates - images).abs().max() <= eps + 1e-6
     assert iterates.min() >= 0
     assert iterates.max() <= 1
@@ -104,7 +104,7 @@ def test_a_band_is_what_the_lowpass_keeps_at_high_and_not_at_low(band: tuple[flo
 def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
     """In a ball of radius 1 around grey images, small steps reach no border."""
     images, labels, start = torch.full((2, 3, SIZE, SIZE), 0.5), torch.tensor([0, 1]), torch.zeros(2, 3, SIZE, SIZE)
-    perturbation = pgd(Curved(), images, labels, start, Budget(1.0, 0.001, 5, (0.0, 0.5))).images - images
+    perturbation = pgd(CurvedNetwork(), images, labels, start, Budget(1.0, 0.001, 5, (0.0, 0.5))).images - images
     assert perturbation.abs().max() > 1e-3
     spectrum = torch.fft.fftshift(torch.fft.fft2(perturbation), dim=(-2, -1)).abs()
     outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
@@ -114,7 +114,7 @@ def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
 
 
 def test_more_steps_go_on_from_fewer() -> None:
-    network, (images, labels, start) = Curved(), batch()
+    network, (images, labels, start) = CurvedNetwork(), batch()
     for steps in range(1, 5):
         adversaries = pgd(network, images, labels, start, Budget(0.05, 0.02, steps)).images
         onward = pgd(network, images, labels, start, Budget(0.05, 0.02, steps + 1)).images
@@ -127,7 +127,7 @@ def test_more_steps_go_on_from_fewer() -> None:
 
 def test_the_first_iterate_that_fools_is_taken() -> None:
     """The test finds it by trying every number of steps; the start has none."""
-    network, (images, _, start) = Curved(), batch(12, seed=4)
+    network, (images, _, start) = CurvedNetwork(), batch(12, seed=4)
     labels, steps, budget = predict(network, images), 8, Budget(0.04, 0.005, steps=8)
     outcome = pgd_any(network, images, labels, start, budget)
     beginning = (images + budget.eps * start).clamp(0, 1)

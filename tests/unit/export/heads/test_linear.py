@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from bandlens.export.heads.linear import FOLDS, METHODS, STRENGTHS, fit_head, fit_logistic, fit_ridge, make_folds
 
-Labelled = tuple[NDArray[np.float64], NDArray[np.int32]]
+Examples = tuple[NDArray[np.float64], NDArray[np.int32]]
 
 
 @pytest.fixture(scope="module")
-def labelled() -> Labelled:
+def examples() -> Examples:
     """Features of 240 images of four classes: neither centred nor of one scale, and one does not vary."""
     rng = np.random.default_rng(0)
     labels = (np.arange(240) % 4).astype(np.int32)
@@ -25,8 +25,8 @@ def labelled() -> Labelled:
 
 
 @pytest.mark.parametrize("count", [240, 15])
-def test_ridge_is_the_solution_of_numpy(labelled: Labelled, count: int) -> None:
-    features, labels = labelled[0][:count], labelled[1][:count]
+def test_ridge_is_the_solution_of_numpy(examples: Examples, count: int) -> None:
+    features, labels = examples[0][:count], examples[1][:count]
     targets = np.eye(4)[labels]
     varying = np.delete(np.arange(20), 3)
     z = (features - features.mean(0))[:, varying] / features.std(0)[varying]
@@ -38,8 +38,8 @@ def test_ridge_is_the_solution_of_numpy(labelled: Labelled, count: int) -> None:
         assert not head.weight[:, 3].any()
 
 
-def test_the_gradient_of_a_logistic_head_is_zero(labelled: Labelled) -> None:
-    features, labels = labelled
+def test_the_gradient_of_a_logistic_head_is_zero(examples: Examples) -> None:
+    features, labels = examples
     scale = np.where(features.std(0) > 1e-9, features.std(0), 1.0)
     z = torch.from_numpy((features - features.mean(0)) / scale)
     strengths = [1.0, 0.01]
@@ -54,8 +54,8 @@ def test_the_gradient_of_a_logistic_head_is_zero(labelled: Labelled) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_head_of_shuffled_labels_is_at_chance_and_one_of_true_labels_is_not(labelled: Labelled, method: str) -> None:
-    features, labels = labelled
+def test_a_head_of_shuffled_labels_is_at_chance_and_one_of_true_labels_is_not(examples: Examples, method: str) -> None:
+    features, labels = examples
     clusters = np.arange(len(labels), dtype=np.int32)
     shuffled = np.random.default_rng(1).permutation(labels)
     three_errors = 3 * np.sqrt(0.25 * 0.75 / len(labels))
@@ -65,7 +65,7 @@ def test_a_head_of_shuffled_labels_is_at_chance_and_one_of_true_labels_is_not(la
     assert (fitted.head.logits(features).argmax(1) == labels).mean() >= fitted.accuracy
 
 
-def test_images_of_one_cluster_are_never_held_out_apart(labelled: Labelled) -> None:
+def test_images_of_one_cluster_are_never_held_out_apart(examples: Examples) -> None:
     """A photograph in eight crops tells nothing of other photographs, and only whole clusters show that."""
     labels = np.repeat(np.random.default_rng(2).integers(0, 2, 40), 8).astype(np.int32)
     clusters = np.repeat(np.arange(40), 8).astype(np.int32)
@@ -77,8 +77,8 @@ def test_images_of_one_cluster_are_never_held_out_apart(labelled: Labelled) -> N
     assert all(len(set(folds[clusters == cluster].tolist())) == 1 for cluster in range(40))
 
 
-def test_folds_are_of_all_classes_and_of_their_seed(labelled: Labelled) -> None:
-    labels = labelled[1]
+def test_folds_are_of_all_classes_and_of_their_seed(examples: Examples) -> None:
+    labels = examples[1]
     clusters = np.arange(len(labels), dtype=np.int32)
     folds = make_folds(labels, clusters, 7)
     counts = np.array([[((folds == fold) & (labels == label)).sum() for label in range(4)] for fold in range(FOLDS)])
@@ -87,8 +87,8 @@ def test_folds_are_of_all_classes_and_of_their_seed(labelled: Labelled) -> None:
     assert not np.array_equal(folds, make_folds(labels, clusters, 8))
 
 
-def test_the_factor_of_ridge_makes_confidence_fit_accuracy(labelled: Labelled) -> None:
-    features, labels = labelled
+def test_the_factor_of_ridge_makes_confidence_fit_accuracy(examples: Examples) -> None:
+    features, labels = examples
     fitted = fit_head(features, labels, np.arange(240, dtype=np.int32), "ridge", 0)
     logits = torch.from_numpy(fitted.head.logits(features))
     confidence = float(logits.softmax(1).max(1).values.mean())

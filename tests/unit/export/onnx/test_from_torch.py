@@ -24,7 +24,7 @@ class SmallNetwork(nn.Module):
         return self.give(self.layers(images))
 
 
-def normalized(network: nn.Module) -> Normalized:
+def normalize(network: nn.Module) -> Normalized:
     return Normalized(network, *NORMALIZATIONS["imagenet"]).eval()
 
 
@@ -42,18 +42,18 @@ def test_logits_are_taken_from_what_holds_them(give: Callable[[Tensor], object])
     images = torch.rand(3, 3, 32, 32)
     wrapper = SmallNetwork(give)
     wrapper.load_state_dict(network.state_dict())
-    assert count_classes(normalized(wrapper), 32) == 6
+    assert count_classes(normalize(wrapper), 32) == 6
     with torch.inference_mode():
-        assert torch.equal(normalized(wrapper)(images), normalized(network)(images))
+        assert torch.equal(normalize(wrapper)(images), normalize(network)(images))
 
 
 @pytest.mark.parametrize("give", [lambda logits: {"output": logits}, lambda logits: (logits, logits)])
 def test_what_holds_no_logits_is_named(give: Callable[[Tensor], object]) -> None:
     with pytest.raises(ExportError, match=r"for 2 images the network gives (dict|tuple); wrap it to give"):
-        count_classes(normalized(SmallNetwork(give)), 32)
+        count_classes(normalize(SmallNetwork(give)), 32)
 
 
 def test_a_network_of_images_that_are_not_square_is_refused_with_a_way_on() -> None:
     rectangular = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 48, 6))
     with pytest.raises(ExportError, match=r"fails on images of 32 x 32: .* only square ones can be measured"):
-        count_classes(normalized(rectangular), 32)
+        count_classes(normalize(rectangular), 32)

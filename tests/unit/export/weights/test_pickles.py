@@ -21,7 +21,7 @@ from bandlens.export.weights.pickles import DTYPES, INERT_CALLS
 from bandlens.export.weights.read import read
 
 
-def saved(content: object) -> bytes:
+def save(content: object) -> bytes:
     """The file of it: equal for equal values of equal types and layouts that share memory in the same way."""
     file = io.BytesIO()
     torch.save(content, file)
@@ -126,7 +126,7 @@ LAYOUTS: dict[str, Any] = {
 def test_tensors_are_equal_to_the_bit_to_what_torch_loads(legacy: bool, protocol: int, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save(LAYOUTS, file, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
-    assert saved(read(file)) == saved(torch.load(file, weights_only=False))
+    assert save(read(file)) == save(torch.load(file, weights_only=False))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def read_bytes(content: bytes, folder: Path) -> Any:
 
 
 def test_a_changed_byte_of_a_tensor_is_seen(tmp_path: Path) -> None:
-    content = bytearray(saved({"a": torch.full((8,), 2.5)}))
+    content = bytearray(save({"a": torch.full((8,), 2.5)}))
     content[content.index(struct.pack("<f", 2.5))] ^= 1
     with pytest.raises(CheckpointError, match="CRC"):
         read_bytes(content, tmp_path)
@@ -180,7 +180,7 @@ def test_a_changed_byte_of_a_tensor_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(saved({"a": torch.ones(2)}))
+    (tmp_path / "weights.pth").write_bytes(save({"a": torch.ones(2)}))
     with zipfile.ZipFile(tmp_path / "weights.pth", "a") as archive:
         archive.writestr("archive/data/0", b"")
     with pytest.raises(CheckpointError, match="two of its members have one name"):
