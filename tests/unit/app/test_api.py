@@ -136,8 +136,8 @@ def test_a_study_in_python_runs_the_cells_of_its_file(workplace: Path) -> None:
     ran = bandlens.run(study, database)
     assert (ran.label, ran.cells, ran.ran, ran.predictions) == ("mine@1", 11, 11, 220)
     assert len(rows_of(database)) == 220
-    again = bandlens.run(str(workplace / "mine.toml"), str(database))
-    assert (again.ran, bandlens.plan(study, database).missing) == (0, [])
+    summary = bandlens.run(str(workplace / "mine.toml"), str(database))
+    assert (summary.ran, bandlens.plan(study, database).missing) == (0, [])
     assert ask(database, "SELECT toml FROM study") == [(study.toml,)]
 
 
@@ -174,8 +174,8 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     bandlens.run(study_of(workplace, checkpoints=["category:my nets", "one"]), database)
     metrics = bandlens.analyze(database, "mine")
     with bandlens.open(database) as results:
-        stored = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
-    assert_frame_equal(metrics.select(stored.columns).sort("checkpoint", "metric"), stored)
+        stored_metrics = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
+    assert_frame_equal(metrics.select(stored_metrics.columns).sort("checkpoint", "metric"), stored_metrics)
     comparison = bandlens.compare("mine", db=database, checkpoints=("one", "my net (v2)"))
     assert len(comparison.cells) == 11
     answer = command("compare", "mine", "--checkpoints", "one,my net (v2)", "--db", database)

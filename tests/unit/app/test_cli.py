@@ -122,8 +122,8 @@ def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.Captur
 def test_a_full_disk_behind_standard_output_is_one_line(
     words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Path("/dev/full").open("w", encoding="utf-8") as full:
-        monkeypatch.setattr(sys, "stdout", full)
+    with Path("/dev/full").open("w", encoding="utf-8") as disk:
+        monkeypatch.setattr(sys, "stdout", disk)
         answer = command(*words)
         monkeypatch.undo()
     assert (answer.code, answer.err) == (

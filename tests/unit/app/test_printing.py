@@ -123,9 +123,9 @@ def test_a_negative_number_has_a_minus_in_latex() -> None:
 
 
 def test_a_table_without_rows_has_its_columns() -> None:
-    empty: dict[str, list[Any]] = {"model": [], "n": []}
-    assert "\\begin{tabular}{ll}" in paper_text(empty, "latex")
-    assert cells_of_markdown(paper_text(empty, "markdown")) == [["model", "n"]]
+    table: dict[str, list[Any]] = {"model": [], "n": []}
+    assert "\\begin{tabular}{ll}" in paper_text(table, "latex")
+    assert cells_of_markdown(paper_text(table, "markdown")) == [["model", "n"]]
 
 
 def test_several_tables_are_headings_captions_an_object_or_one_csv(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,23 +11,23 @@ import pytest
 
 from bandlens.core.jobs import in_parallel, processors
 
-MANY = 64
+CORES = 64
 
 
 @pytest.fixture(autouse=True)
-def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine of many processors, in a container that says nothing of them."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(MANY)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(CORES)), raising=False)
     monkeypatch.setattr("bandlens.core.jobs.CGROUP", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("files", "count"),
     [
-        ({}, MANY),
+        ({}, CORES),
         ({"cpu.max": "400000 100000\n"}, 4),
         ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, MANY),
+        ({"cpu.max": "max 100000\n"}, CORES),
         ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
     ],
 )

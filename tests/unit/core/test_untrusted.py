@@ -106,9 +106,9 @@ def test_what_can_be_shown_stays_as_it_is() -> None:
     assert one_line(text) == printable(text) == text
     assert printable("two\nlines\x1b[31m") == "two\nlines\\x1b[31m"
     assert one_line("two\nlines\r\n\x1b]0;title\x07\u202e") == "two lines \\x1b]0;title\\x07\\u202e"
-    long = one_line("x" * 10**6 + "end")
-    assert len(long) < 2010
-    assert long.endswith("end")
+    line = one_line("x" * 10**6 + "end")
+    assert len(line) < 2010
+    assert line.endswith("end")
 
 
 SECRETS = [

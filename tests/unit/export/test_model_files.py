@@ -49,11 +49,11 @@ def test_a_category_and_names_of_classes_are_kept_side_by_side(tmp_path: Path) -
     model = make_model(tmp_path, "my net (v2)", classes=3)
     name_classes(model, ["ant", "bee", "cat"])
     assert categorize_model(model, "my nets").category == "my nets"
-    stored = load_model(tmp_path, "my net (v2)")
-    assert (stored.category, class_names_of(stored)) == ("my nets", ["ant", "bee", "cat"])
+    record = load_model(tmp_path, "my net (v2)")
+    assert (record.category, class_names_of(record)) == ("my nets", ["ant", "bee", "cat"])
     with pytest.raises(UsageError, match="'a/b' cannot name a category"):
-        categorize_model(stored, "a/b")
-    assert load_model(tmp_path, "my net (v2)") == stored
+        categorize_model(record, "a/b")
+    assert load_model(tmp_path, "my net (v2)") == record
 
 
 def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,9 +232,9 @@ def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, cou
     with pytest.raises(ProbeError, match=line) as error:
         watched.run(count)
     assert 0 <= int(re.findall(line, str(error.value))[0][0]) < 40 * count
-    with pytest.raises(ProbeError, match=line) as again:  # a run goes on with its conditions one by one
+    with pytest.raises(ProbeError, match=line) as second_error:  # a run goes on with its conditions one by one
         watched.run(count, 1)
-    assert str(again.value) == str(error.value)
+    assert str(second_error.value) == str(error.value)
 
 
 def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:

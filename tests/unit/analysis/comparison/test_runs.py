@@ -158,9 +158,9 @@ def test_without_labels_agreement_is_compared_and_clean_predictions_agree_by_def
 
 
 def test_labels_in_one_run_only_cannot_be_compared(store: Store, store_b: Store) -> None:
-    with_labels, without = image_set(N, labels=[0] * N), image_set(N)
+    with_labels, no_labels = image_set(N, labels=[0] * N), image_set(N)
     store_study(store, "s", with_labels, [outcome(with_labels, CLEAN, 0)])
-    store_study(store_b, "s", without, [outcome(without, CLEAN, 0), outcome(without, LOW, 0)])
+    store_study(store_b, "s", no_labels, [outcome(no_labels, CLEAN, 0), outcome(no_labels, LOW, 0)])
     [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert row["note"] == "only one of the runs has labels"
     assert row["changed"] == 0
@@ -197,10 +197,10 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
 
 def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store: Store, images: Images) -> None:
     a, b = two_versions(store, images)
-    without = {"equal": (3.0, None, None), "lost": (1.0, None, None), "without": (3.0, None, None)}
-    metrics(a, without | {"above": (1.0, 0.7, 1.4), "within": (2.0, 1.0, 3.0)})
-    without |= {"lost": (None, None, None), "without": (3.5, None, None)}
-    metrics(b, without | {"above": (2.0, 1.6, 2.3), "within": (2.1, 1.1, 3.1)})
+    points = {"equal": (3.0, None, None), "lost": (1.0, None, None), "without": (3.0, None, None)}
+    metrics(a, points | {"above": (1.0, 0.7, 1.4), "within": (2.0, 1.0, 3.0)})
+    points |= {"lost": (None, None, None), "without": (3.5, None, None)}
+    metrics(b, points | {"above": (2.0, 1.6, 2.3), "within": (2.1, 1.1, 3.1)})
     comparison = compare_runs(a, b)
     assert comparison.beyond_chance().metrics["metric"].to_list() == ["above", "lost", "without"]
     another = pl.when(metric="equal").then(pl.lit("doubtful")).otherwise("state_b")

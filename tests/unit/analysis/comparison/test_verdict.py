@@ -60,11 +60,11 @@ def test_a_share_that_rounds_to_0_has_no_sign() -> None:
 
 
 def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_path: Path) -> None:
-    coarse, fine, between = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
+    coarse, fine, comparison = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
     assert coarse.startswith("coarse keeps half of its accuracy above chance on frequencies below 29 [28, 30]")
     assert coarse.endswith(" cycles per image, on photos.")
     assert fine.split()[0] == "fine"
-    assert between.startswith("Compared with coarse, fine relies less on low frequencies: -0.")
+    assert comparison.startswith("Compared with coarse, fine relies less on low frequencies: -0.")
 
 
 def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_
     path = study(tmp_path, {"coarse": 20, "fine": 40, "guess": 2})
     with open_store(path, read_only=True) as store:
         run = Run(store, "s@1")
-        between = compare_runs(*two_of(run, run, "checkpoint", "coarse", "fine")).verdict
-        beside = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
-    assert "; it needs more of the high frequencies to keep half of its accuracy: +" in between.findings[0]
-    assert between.undetermined == []
-    (advice,) = beside.undetermined
+        verdict = compare_runs(*two_of(run, run, "checkpoint", "coarse", "fine")).verdict
+        guess_verdict = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
+    assert "; it needs more of the high frequencies to keep half of its accuracy: +" in verdict.findings[0]
+    assert verdict.undetermined == []
+    (advice,) = guess_verdict.undetermined
     assert advice.startswith("Not determined for guess: cut of low-passes that leaves half, since ")
 
 
@@ -138,8 +138,8 @@ def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Pa
 
 def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
     paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 40), ("new.duckdb", 20))]
-    with open_store(paths[0], read_only=True) as old, open_store(paths[1], read_only=True) as new:
-        (finding,) = compare_runs(Run(old, "s@1"), Run(new, "s@1")).verdict.findings
+    with open_store(paths[0], read_only=True) as store_a, open_store(paths[1], read_only=True) as store_b:
+        (finding,) = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict.findings
     assert finding.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb relies more on low")
 
 

@@ -114,14 +114,14 @@ def test_a_transaction_that_is_interrupted_leaves_nothing(store: Store) -> None:
 
 def test_a_failure_leaves_what_was_stored_of_its_cell_and_the_next_try_goes_on_from_there(store: Store) -> None:
     images = image_set(4)
-    good, bad = cell(images), cell(images, condition("lowpass", cutoff=0.5))
-    sessions = {good.variant: SESSION}
-    store.begin_study("s", "", [good, bad], [images])
-    store.commit([part(good, [1, 2]), part(bad, [1, 2])], sessions)
-    store.commit([part(good, [3, 4], first=2), Failed(bad, "logits are not finite at image 3")], sessions)
-    assert store.progress([good, bad]) == {good.key: 4, bad.key: 2}
+    cell_a, cell_b = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    sessions = {cell_a.variant: SESSION}
+    store.begin_study("s", "", [cell_a, cell_b], [images])
+    store.commit([part(cell_a, [1, 2]), part(cell_b, [1, 2])], sessions)
+    store.commit([part(cell_a, [3, 4], first=2), Failed(cell_b, "logits are not finite at image 3")], sessions)
+    assert store.progress([cell_a, cell_b]) == {cell_a.key: 4, cell_b.key: 2}
     assert store.frame("SELECT error FROM cell WHERE NOT complete").rows() == [("logits are not finite at image 3",)]
-    store.commit([part(bad, [3, 4], first=2)], sessions)
+    store.commit([part(cell_b, [3, 4], first=2)], sessions)
     assert store.frame("SELECT complete, error FROM cell").rows() == [(True, None), (True, None)]
 
 
@@ -158,12 +158,12 @@ def test_a_study_has_a_version_for_each_list_of_cells(store: Store) -> None:
 
 
 def test_other_names_for_the_same_cells_are_another_version(store: Store) -> None:
-    old, new = image_set(2, name="before"), image_set(2, name="after")
-    store_study(store, "s", old, [part(cell(old), [1, 2])])
+    images_a, images_b = image_set(2, name="before"), image_set(2, name="after")
+    store_study(store, "s", images_a, [part(cell(images_a), [1, 2])])
     first = store.frame("FROM accuracy_of('s@1')").rows()
-    assert store.begin_study("s", "", [cell(old)], [old]) == "s@1"
-    assert store.begin_study("s", "", [cell(new)], [new]) == "s@2"
-    assert store.begin_study("s", "", [cell(new, by=model(category="moved"))], [new]) == "s@3"
+    assert store.begin_study("s", "", [cell(images_a)], [images_a]) == "s@1"
+    assert store.begin_study("s", "", [cell(images_b)], [images_b]) == "s@2"
+    assert store.begin_study("s", "", [cell(images_b, by=model(category="moved"))], [images_b]) == "s@3"
     assert store.frame("FROM accuracy_of('s@1')").rows() == first
     assert store.frame("SELECT image_set, category FROM accuracy").rows() == [("after", "moved")]
     assert len(store.frame("FROM cell")) == 1

@@ -266,10 +266,10 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
 def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts_once(store: Store) -> None:
     images = image_set(20, labels=[3] * 20)
     hits = np.arange(20) % 3 > 0
-    again = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
+    int8_part = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
     store_study(store, "first", images, [cell_of(images, "net", hits), cell_of(images, "other", ~hits)])
     store_study(store, "second", images, [cell_of(images, "net", ~hits, content="trained again")])
-    store_study(store, "third", images, [again])
+    store_study(store, "third", images, [int8_part])
     pairs = consistencies(store, "set")
     assert pairs.select("first_subject", "second_subject", "n").rows() == [
         ("net (first@1)", "net (second@1)", 20),

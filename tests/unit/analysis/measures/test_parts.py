@@ -71,8 +71,8 @@ def test_attributes_are_stored_again_when_a_study_runs_again_and_go_with_their_i
     label = store_study(store, "s", images, parts)
     assert store.frame("FROM image_attribute").is_empty()
     for value in ("A", "B"):
-        later = replace(images, attributes={("site", value): np.array([1, 3])})
-        assert store.begin_study("s", "", [parts[0].cell], [later]) == label
+        update = replace(images, attributes={("site", value): np.array([1, 3])})
+        assert store.begin_study("s", "", [parts[0].cell], [update]) == label
     store.begin_study("s", "", [parts[0].cell], [images])
     assert store.frame("SELECT image_index, name, value FROM image_attribute ORDER BY ALL").rows() == [
         (1, "site", "B"),

@@ -101,8 +101,8 @@ def test_the_threshold_is_where_accuracy_is_halved_whatever_the_floor() -> None:
 
 def test_channels_are_of_maximum_likelihood_with_censored_sensitivities() -> None:
     rng = np.random.default_rng(3)
-    true = np.stack([rng.uniform(1, 4.5, 12), rng.uniform(2, 5, 12), rng.uniform(0.8, 2.5, 12)])
-    sensitivity = np.stack([bell(*theta) for theta in true.T], axis=1) + rng.normal(0, 0.1, (7, 12))
+    parameters = np.stack([rng.uniform(1, 4.5, 12), rng.uniform(2, 5, 12), rng.uniform(0.8, 2.5, 12)])
+    sensitivity = np.stack([bell(*theta) for theta in parameters.T], axis=1) + rng.normal(0, 0.1, (7, 12))
     ours = fit_channels(sensitivity, noise_of(PUBLISHED))
 
     def loss(theta: np.ndarray, values: np.ndarray) -> float:
@@ -113,7 +113,7 @@ def test_channels_are_of_maximum_likelihood_with_censored_sensitivities() -> Non
 
     bounds = list(zip(*channel_bounds(noise_of(PUBLISHED)), strict=True))
     for i in range(12):
-        optimum = minimize(loss, true[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
+        optimum = minimize(loss, parameters[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
         assert loss(ours[:, i], sensitivity[:, i]) <= optimum.fun + 1e-4
 
 
@@ -138,10 +138,10 @@ def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, in
     assert [*band] == [*NUMBERS, *(f"threshold_{f}" for f in octaves)]
     for octave, threshold in zip(octaves, thresholds(band), strict=True):
         weakest, strongest = min(levels[octave]), max(levels[octave])
-        true = 0.16 * 2 ** -sensitivity[octave]
-        assert threshold.value == pytest.approx(min(max(true, weakest), strongest), rel=0.05)
-        censored = {True: "censored_below" if true < weakest else "censored_above", False: "ok"}
-        assert threshold.state == censored[not weakest <= true <= strongest]
+        truth = 0.16 * 2 ** -sensitivity[octave]
+        assert threshold.value == pytest.approx(min(max(truth, weakest), strongest), rel=0.05)
+        censored = {True: "censored_below" if truth < weakest else "censored_above", False: "ok"}
+        assert threshold.state == censored[not weakest <= truth <= strongest]
     # At 20,000 images, thresholds scatter by 0.02 octaves.
     assert band["bandwidth"].value == pytest.approx(FULL_WIDTH * 1.5, rel=0.06)
     assert band["center_frequency"].value == pytest.approx(1.75 * 2**4.2, rel=0.06)

@@ -81,9 +81,9 @@ def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, 
 
 
 def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
-    without = curve()
+    answers = curve()
     nothing_right = curve(clean=0)
-    for hits in (nothing_right, {setting: answer for setting, answer in without.items() if setting != CLEAN}):
+    for hits in (nothing_right, {setting: answer for setting, answer in answers.items() if setting != CLEAN}):
         answered = estimates(hits)
         assert {estimate.state for estimate in answered.values()} == {State.UNDETERMINED}
         assert all(np.isnan(estimate.value) for estimate in answered.values())

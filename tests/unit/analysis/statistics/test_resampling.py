@@ -127,18 +127,18 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
     """All models go up and down together, and keep their order."""
     x = np.arange(20.0)[None]
     y = x + 0.1 * np.random.default_rng(0).standard_normal((1, 20))
-    wide, zero = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
+    spread, zero = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
     shared = np.concatenate([np.zeros((1, 20, 1)), np.ones((1, 20, 1))])
-    own_r, shared_r = (crossed_bootstrap("pearson", x, y, zero, wide, 300, 0, factors) for factors in (None, shared))
+    own_r, shared_r = (crossed_bootstrap("pearson", x, y, zero, spread, 300, 0, factors) for factors in (None, shared))
     assert shared_r.min() > 0.98 > 0.8 > np.median(own_r)
     assert shared_r == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
 
 
 def test_errors_that_values_share_are_independent_of_those_of_a_value_of_its_own() -> None:
     """Each model's y errs by a factor of its own, which in no resample goes with the error of its x."""
-    values, wide = np.zeros((1, 30)), Spread(np.ones((1, 30)), np.ones((1, 30)))
+    values, spread = np.zeros((1, 30)), Spread(np.ones((1, 30)), np.ones((1, 30)))
     factors = np.stack([np.zeros((30, 30)), np.eye(30)])
-    assert np.abs(crossed_bootstrap("pearson", values, values, wide, wide, 100, 0, factors)).max() < 0.9
+    assert np.abs(crossed_bootstrap("pearson", values, values, spread, spread, 100, 0, factors)).max() < 0.9
 
 
 @pytest.mark.parametrize("at_once", [1 << 20, 10_000], ids=["kept", "drawn by parts"])

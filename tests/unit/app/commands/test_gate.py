@@ -28,8 +28,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The study of `worse` asks for no more than 30 points and a condition.
     """
     images, path = image_set(N, labels=np.zeros(N, int)), tmp_path_factory.mktemp("releases") / "results.duckdb"
-    first, excess, later = range(600), range(700), range(30, 638)
-    errors = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, excess], "near": [later] * 3}
+    first, excess, shift = range(600), range(700), range(30, 638)
+    errors = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, excess], "near": [shift] * 3}
     with open_store(path) as store:
         for name, ranges in errors.items():
             parts = []
@@ -209,9 +209,9 @@ def test_verdicts_are_kept_until_a_later_gate_takes_their_place(command: Command
     columns += ("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "cell")
     options = ("near", "--against", "old", "--db", db, "--format", "json")
     rows = json.loads(command("gate", *options, "--flips", 0.03).out)["rows"]
-    stored = ask(db, f"SELECT {', '.join(columns)} FROM release_gate ORDER BY cell, measure")
+    verdicts = ask(db, f"SELECT {', '.join(columns)} FROM release_gate ORDER BY cell, measure")
     assert len(rows) == 6
-    assert stored == [
+    assert verdicts == [
         tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: (row["cell"], row["measure"]))
     ]
     assert ask(db, "SELECT DISTINCT study, version, against, checkpoint, image_set FROM release_gate") == [

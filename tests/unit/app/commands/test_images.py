@@ -43,8 +43,8 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     assert checked.exit_code == 0
     assert row["digest"] in checked.stdout
     assert "left out n01440764/c.jpg: not a JPEG" in checked.stderr
-    [again] = json.loads(run("check", out, "--format", "json").stdout)
-    assert again["digest"] == row["digest"]
+    [check_row] = json.loads(run("check", out, "--format", "json").stdout)
+    assert check_row["digest"] == row["digest"]
 
 
 def test_own_classes_keep_their_names(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def test_fetch_and_verify(home: Path) -> None:
     missing = failure(run("checkpoints", "list", "tv_resnet50", "--verify"))
     assert missing.exit_code == 1
     assert "1 not verified: tv_resnet50" in str(missing)
-    stored = home / "weights" / "resnet50_frozen_random.pth"
-    stored.parent.mkdir(parents=True)
-    torch.save({}, stored)
-    assert run("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(stored)
+    weights = home / "weights" / "resnet50_frozen_random.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({}, weights)
+    assert run("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(weights)
     (row,) = json.loads(run("checkpoints", "list", "resnet50_frozen_random", "--verify", "--format", "json").stdout)
     assert row["status"] == "ok"
 

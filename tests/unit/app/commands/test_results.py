@@ -44,11 +44,11 @@ def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, 
     for checkpoint in ("one", "two"):
         assert {row["metric"] for row in table if row["checkpoint"] == checkpoint} == METRICS
     assert {row["study"] for row in table} == {"a@1"}
-    stored = ask(
+    rows = ask(
         database, "SELECT checkpoint, metric, value, low, high, state, note FROM metric WHERE study = 'a' ORDER BY ALL"
     )
     columns = ("checkpoint", "metric", "value", "low", "high", "state", "note")
-    assert sorted(map(str, stored)) == sorted(str(tuple(row[name] for name in columns)) for row in table)
+    assert sorted(map(str, rows)) == sorted(str(tuple(row[name] for name in columns)) for row in table)
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     assert {row["metric"] for row in table} == {"agreement", "confidence"}, "the images have no labels"
     assert len(table) == 2 * 2 * 52, "metrics, checkpoints, conditions"
     columns = ("checkpoint", "probe", "metric", "n", "value", "low", "high", "difference", "state")
-    stored = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
-    assert sorted(map(str, stored)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in table)
+    rows = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
+    assert sorted(map(str, rows)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in table)
     answer = command("analyze", "--db", database, "--study", "a", "--conditions")
     assert "lowpass below 11 cycles/image" in answer.out
     assert "cutoff=" not in answer.out

@@ -211,8 +211,8 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     session = onnxruntime.InferenceSession(explored / "models" / "net_0.onnx")
     batch = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     (logits,) = session.run(None, {"images": batch})
-    stored = [answer["answer"] for tile in reply["tiles"] for answer in tile["answers"] if answer["model"] == "net_0"]
-    agree = np.mean([f"class {index}" == name for index, name in zip(logits.argmax(1), stored, strict=True)])
+    names = [answer["answer"] for tile in reply["tiles"] for answer in tile["answers"] if answer["model"] == "net_0"]
+    agree = np.mean([f"class {index}" == name for index, name in zip(logits.argmax(1), names, strict=True)])
     assert agree > 0.95, "a picture has 8 bits, and the run had floats: hardly more than one may differ"
     reseeded = pixels(answers.picture(reply["digest"], 0, condition(study, words)["id"], reply["seed"] + 1))
     assert np.abs(reseeded.astype(int) - pictures[0]).mean() > 5

@@ -255,10 +255,10 @@ def test_a_function_may_stand_for_a_probe_or_a_measure_and_its_name_runs_nothing
             "blurs sigma=0.5",
             "blurs sigma=1",
         ]
-    stored = tomllib.loads(study.toml)
-    assert stored["probes"]["blurs"] == {"function": "blur", "sigma": [0.5, 1]}
-    assert stored["measures"] == {"worst": {"function": "blur"}}
+    document = tomllib.loads(study.toml)
+    assert document["probes"]["blurs"] == {"function": "blur", "sigma": [0.5, 1]}
+    assert document["measures"] == {"worst": {"function": "blur"}}
     with pytest.raises(UsageError, match=r"unknown probe 'blur'.* a probe of your own needs"):
-        make_grid(stored["probes"], study.folder)
+        make_grid(document["probes"], study.folder)
     with pytest.raises(UsageError, match="measure worst must be a table with a file"):
-        read_measures(stored["measures"], study.folder)
+        read_measures(document["measures"], study.folder)

@@ -98,10 +98,10 @@ def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     db, trusted = place / "r.duckdb", gated_study(place, "one", engine="onnxruntime", name="trusted")
     assert command("run", trusted, "--db", db).code == 0
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
-    stored = ask(db, parts)
+    rows = ask(db, parts)
     study = Study.read(gated_study(place, "one"))
     assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 3
-    assert set(stored) < set(ask(db, parts))
+    assert set(rows) < set(ask(db, parts))
     assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 0
     assert ask(db, "SELECT DISTINCT study, engine FROM accuracy") == [("trusted", "onnxruntime")]
 
@@ -132,10 +132,10 @@ def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(comma
     assert "two against one: 2 pass, 0 fail, 0 undecided" in first.out
     assert ask(db, "SELECT study, count(*) FROM accuracy GROUP BY ALL ORDER BY ALL") == [("v1", 3), ("v2", 3)]
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
-    stored = ask(db, parts)
+    rows = ask(db, parts)
     second = command("gate", study, "--against", "v1", "--margin", 0.0001, "--db", db)
     assert second.code in (1, 3)
-    assert ask(db, parts) == stored
+    assert ask(db, parts) == rows
 
 
 def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Command, place: Path) -> None:

@@ -210,9 +210,9 @@ def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     assert first.out.startswith("study@1: ran 2 of 2 cells, 40 predictions in ")
     assert first.out.endswith(f", into {place.database}; next: bandlens analyze --db {place.database}\n")
     assert command("plan", file, "--db", place.database, "--summary").out == "nothing to run: every cell is done\n"
-    again = command("run", file, "--db", place.database)
-    assert (again.code, again.err) == (0, "")
-    assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+    second_answer = command("run", file, "--db", place.database)
+    assert (second_answer.code, second_answer.err) == (0, "")
+    assert second_answer.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
 
 
 def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command, place: Place) -> None:
@@ -221,8 +221,8 @@ def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command
     ran = command("run", file, "--db", place.database)
     assert (ran.code, ran.out.partition(" cells, ")[0]) == (1, "study@1: ran 1 of 2")
     assert ran.out.endswith(f", into {place.database}\n")
-    again = command("run", file, "--db", place.database)
-    assert (again.code, again.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
+    second_answer = command("run", file, "--db", place.database)
+    assert (second_answer.code, second_answer.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
     summary = command("plan", file, "--db", place.database, "--summary").out
     assert summary.startswith("to run: 1 cell (1 of them failed when last tried), 20 predictions, about ")
 

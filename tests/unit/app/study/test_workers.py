@@ -56,16 +56,16 @@ def test_a_run_goes_on_where_one_of_the_other_kind_was_interrupted(
         commit(*arguments)
 
     monkeypatch.setattr(Store, "commit", fails_in_the_end)
-    stored = 0
+    total = 0
     for workers in (None, TWO):
         remaining = 5
         with pytest.raises(StoreError, match="no space left"):
             run_study(work, database, 0.0, workers=workers)
         [(count,)] = ask(database, "SELECT count(*) FROM prediction")
-        assert count > stored
-        stored = count
+        assert count > total
+        total = count
     monkeypatch.setattr(Store, "commit", commit)
-    assert run_study(work, database, workers=TWO).predictions == COUNT * len(work.cells) - stored
+    assert run_study(work, database, workers=TWO).predictions == COUNT * len(work.cells) - total
     assert_frame_equal(rows_of(database), rows_of(reference))
 
 

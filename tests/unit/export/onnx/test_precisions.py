@@ -43,10 +43,10 @@ def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:
 
 def test_a_file_that_overflows_is_refused(model: Model) -> None:
     """Its weights fit into float16; its sums do not."""
-    large = onnx.load_from_string(verify_model(model))
-    (kernel,) = (tensor for tensor in large.graph.initializer if tensor.name == "kernel")
+    onnx_model = onnx.load_from_string(verify_model(model))
+    (kernel,) = (tensor for tensor in onnx_model.graph.initializer if tensor.name == "kernel")
     kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.float32(5e4), "kernel"))
-    overflowing = replace_content(model, large.SerializeToString())
+    overflowing = replace_content(model, onnx_model.SerializeToString())
     with pytest.raises(ExportError, match=r"fp16 file of a\.v1 overflows.*nothing was written"):
         make_onnx_file(overflowing, "fp16")
     assert not (model.path.parent / "fp16").exists()

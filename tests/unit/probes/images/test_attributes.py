@@ -40,9 +40,9 @@ def test_attributes_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_attributes(tmp_path, 6) == {}
     slices = make_slices({("1.png", "site"): "B", ("0.png", "site"): "A", ("4.png", "site"): "B"}, PATHS)
     write_attributes(tmp_path, slices)
-    stored = read_attributes(tmp_path, 6)
-    assert list(stored) == [("site", "A"), ("site", "B")]
-    assert [images.tolist() for images in stored.values()] == [[0], [1, 4]]
+    attributes = read_attributes(tmp_path, 6)
+    assert list(attributes) == [("site", "A"), ("site", "B")]
+    assert [images.tolist() for images in attributes.values()] == [[0], [1, 4]]
     assert [file.name for file in tmp_path.iterdir()] == [ATTRIBUTES]
 
 

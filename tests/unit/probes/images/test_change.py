@@ -159,32 +159,32 @@ def test_an_image_with_another_label_is_another_image(photos: Path) -> None:
 
 
 def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
-    plain = photos.with_name("plain.set")
-    pack(some(photos, *NAMES[:3]), plain, crop=CROP)
+    unlabelled = photos.with_name("plain.set")
+    pack(some(photos, *NAMES[:3]), unlabelled, crop=CROP)
     labelled = photos.with_name("labelled.set")
     pack(some(photos, *NAMES[:4]), labelled, crop=CROP, labels=Path("folders"))
     streamed = photos.with_name("streamed.set")
     pack(some(photos, *NAMES[:3]), streamed, crop=CROP, how=How(stream=True))
     (photos / "dog").mkdir()
     (photos / "dog" / "0.png").write_text("no image")
-    sets = (plain, labelled, streamed)
+    sets = (unlabelled, labelled, streamed)
     contents = {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets}
     for error, words, change in (
-        (ImageSetError, "'dog/0.png' is broken", lambda: add_images(plain, photos)),
-        (UsageError, "has all 3 images of .* already", lambda: add_images(plain, some(photos, *NAMES[:3]))),
-        (UsageError, "has no labels; leave --labels out", lambda: add_images(plain, photos, Path("folders"))),
+        (ImageSetError, "'dog/0.png' is broken", lambda: add_images(unlabelled, photos)),
+        (UsageError, "has all 3 images of .* already", lambda: add_images(unlabelled, some(photos, *NAMES[:3]))),
+        (UsageError, "has no labels; leave --labels out", lambda: add_images(unlabelled, photos, Path("folders"))),
         (UsageError, "has labels; name with --labels", lambda: add_images(labelled, photos)),
         (UsageError, "is decoded from", lambda: add_images(streamed, photos)),
-        (UnknownName, "unknown image 'ant/9.png'; did you mean ant/", lambda: remove_images(plain, ["ant/9.png"])),
-        (UsageError, "would have no image left", lambda: remove_images(plain, NAMES[:3])),
+        (UnknownName, "unknown image 'ant/9.png'; did you mean ant/", lambda: remove_images(unlabelled, ["ant/9.png"])),
+        (UsageError, "would have no image left", lambda: remove_images(unlabelled, NAMES[:3])),
     ):
         with pytest.raises(error, match=words):
             change()
-    with pytest.raises(ImageSetError, match="by another process"), changed_folder(plain):
-        remove_images(plain, NAMES[:1])
+    with pytest.raises(ImageSetError, match="by another process"), changed_folder(unlabelled):
+        remove_images(unlabelled, NAMES[:1])
     assert {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets} == contents
     assert not list(photos.parent.glob(".*"))
-    superset = add_images(plain, photos, how=How(skip_broken=True))
+    superset = add_images(unlabelled, photos, how=How(skip_broken=True))
     assert (len(superset.paths), list(superset.skipped)) == (5, ["dog/0.png"])
 
 

@@ -149,8 +149,8 @@ def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int,
     assert set(fewer) <= set(rows)
     permutation = list(range(len(paths)))
     order.shuffle(permutation)
-    again = spread(np.array(classes, np.int32)[permutation], [paths[at] for at in permutation], limit, seed)
-    assert sorted(permutation[row] for row in again) == rows
+    permuted_rows = spread(np.array(classes, np.int32)[permutation], [paths[at] for at in permutation], limit, seed)
+    assert sorted(permutation[row] for row in permuted_rows) == rows
 
 
 def test_of_images_with_equal_places_those_of_the_least_digests_are_drawn() -> None:

@@ -140,16 +140,16 @@ def test_the_range_is_part_of_the_set(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); pack the set with"):
         pack(tmp_path / "scans", tmp_path / "set", crop=CROP)
     assert not (tmp_path / "set").exists()
-    wide, narrow, streamed = (
+    wide_set, narrow_set, streamed = (
         pack(tmp_path / "scans", tmp_path / name, crop=replace(CROP, range=levels), how=How(stream=name == "streamed"))
         for name, levels in (("wide", (0.0, 65535.0)), ("narrow", (0.0, 4095.0)), ("streamed", (0.0, 4095.0)))
     )
-    assert wide.info.digest != narrow.info.digest == streamed.info.digest
-    assert narrow.info.preprocessing.endswith("; 0.0 to 4095.0 as black and white")
-    assert CROP.gives(narrow.info.preprocessing)
+    assert wide_set.info.digest != narrow_set.info.digest == streamed.info.digest
+    assert narrow_set.info.preprocessing.endswith("; 0.0 to 4095.0 as black and white")
+    assert CROP.gives(narrow_set.info.preprocessing)
     rows = np.arange(3)
-    assert np.array_equal(narrow.take(rows), streamed.take(rows))
-    assert check_image_set(tmp_path / "streamed").info.digest == narrow.info.digest
+    assert np.array_equal(narrow_set.take(rows), streamed.take(rows))
+    assert check_image_set(tmp_path / "streamed").info.digest == narrow_set.info.digest
 
 
 def test_arrays_take_a_range_too(tmp_path: Path) -> None:
