@@ -90,7 +90,7 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def fourier_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints on two image sets under waves of two rows, with made-up thresholds and shape biases on each."""
-    path, rng = tmp_path_factory.mktemp("measured") / "results.duckdb", np.random.default_rng(1)
+    path, rng = tmp_path_factory.mktemp("fourier_study") / "results.duckdb", np.random.default_rng(1)
     sets = [image_set(20 + k, name=name, labels=np.zeros(20 + k)) for k, name in enumerate(("photographs", "cues"))]
     waves = [condition("fourier", row=row, column=column, norm=15.7) for row in (0, 2) for column in (1, 2)]
     with open_store(path) as store:
@@ -121,8 +121,8 @@ def rows_of_chart(chart: Any) -> list[dict[str, Any]]:
     return [row for dataset in chart.to_dict()["datasets"].values() for row in dataset]
 
 
-def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path) -> None:
-    with bandlens.open(measured) as results:
+def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(fourier_study: Path) -> None:
+    with bandlens.open(fourier_study) as results:
         rows = {
             (row["model"], row["value"], row["low"], row["high"])
             for row in rows_of_chart(results.plot_metric("shape_bias", image_set="cues"))
@@ -133,16 +133,16 @@ def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path)
     assert {row[0] for row in rows} == set(HOSTILE)
 
 
-def test_fourier_maps_hold_the_errors_of_the_database(measured: Path) -> None:
-    with bandlens.open(measured) as results:
+def test_fourier_maps_hold_the_errors_of_the_database(fourier_study: Path) -> None:
+    with bandlens.open(fourier_study) as results:
         rows = rows_of_chart(results.plot_fourier_maps("mine", "photographs"))
         waves = results.curves().filter(pl.col("probe") == "fourier", pl.col("image_set") == "photographs")
     # Each wave stands at its frequency and at the opposite one.
     assert sorted(row["top1"] for row in rows) == pytest.approx(sorted(2 * [1 - top1 for top1 in waves["top1"]]))
 
 
-def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path) -> None:
-    with bandlens.open(measured) as results:
+def test_channels_and_octaves_hold_the_thresholds_of_the_database(fourier_study: Path) -> None:
+    with bandlens.open(fourier_study) as results:
         channels, octaves = (plot("mine@1", "cues") for plot in (results.plot_channels, results.plot_octaves))
         view = results.metrics().filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("image_set") == "cues")
         size = results.sql("SELECT size FROM image_set WHERE name = 'cues'").item()
@@ -159,11 +159,11 @@ def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path
     assert points == {(cycles, value) for _, cycles, value in expected}
 
 
-def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, measured: Path, tmp_path: Path) -> None:
+def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, fourier_study: Path, tmp_path: Path) -> None:
     for file, plot, images in (
         (stored_study, "plot_curves", "photographs"),
-        (measured, "plot_channels", "cues"),
-        (measured, "plot_octaves", "cues"),
+        (fourier_study, "plot_channels", "cues"),
+        (fourier_study, "plot_octaves", "cues"),
     ):
         path = Path(shutil.copyfile(file, tmp_path / f"{plot}.duckdb"))
         for shaded in (False, True):
@@ -174,8 +174,8 @@ def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, measu
                 store.execute("UPDATE image_set SET own_cycles = 30")
 
 
-def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path, measured: Path) -> None:
-    with bandlens.open(measured) as results:
+def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path, fourier_study: Path) -> None:
+    with bandlens.open(fourier_study) as results:
         shape_bias = partial(results.plot_metric, "shape_bias")
         for plot in (shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
             with pytest.raises(UsageError, match=r"of cues, photographs; name one of them with image_set=$"):
