@@ -8,14 +8,14 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..core.errors import ExportError, UsageError
 from ..core.files import sha256_of
 from ..core.protocol import SIZE
-from ..core.records import MULTILABEL, Crop, Model, digest_of
+from ..core.records import Crop, Model, digest_of
 from ..core.untrusted import first_line
 from .class_names import find_class_names
 from .heads.recipes import PromptHead, TrainedHead
@@ -34,7 +34,7 @@ from .model_files import (
 from .onnx.finished import take_onnx
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
 from .onnx.graph import append_head, append_label_sets
-from .onnx.outputs import GIVE_HEAD, Features, check_outputs
+from .onnx.outputs import GIVE_HEAD, Features, Outputs, check_outputs
 from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
@@ -58,8 +58,10 @@ class HeadRequest:
     features: Features = field(default_factory=Features)
 
 
-Request = HeadRequest | Literal["multilabel"]
-"""The use of outputs that are no logits of classes: a head of classes is added, or each is a label by itself."""
+Request = HeadRequest | Outputs
+"""The use of a network's outputs: a head of classes is added, or they are judged as the user states."""
+PLAIN = Outputs()
+"""Outputs that have to look like logits of classes."""
 
 
 def export_checkpoint(
@@ -100,12 +102,12 @@ def export_user_checkpoint(
     *,
     image_size: int = SIZE,
     reading: Reading = OWN_WEIGHTS,
-    request: Request | None = None,
+    request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder`.
 
     `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. The
-    outputs of the network are logits of classes without a `request`.
+    outputs of the network are logits of classes unless a `request` says otherwise.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
@@ -154,7 +156,7 @@ def export_pretrained(
         published.crop,
         notes={} if published.class_names is None or request else {"class_names": published.class_names},
     )
-    return _export(facts, network, {}, folder, request)
+    return _export(facts, network, {}, folder, request or PLAIN)
 
 
 def headed_name(name: str, request: HeadRequest) -> str:
@@ -171,7 +173,7 @@ def export_classifier(
     folder: Path,
     *,
     image_size: int | None = None,
-    request: Request | None = None,
+    request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     """Export an image classifier, or a backbone if a head is requested, of a folder that transformers saved, as `name`.
 
@@ -208,15 +210,15 @@ def import_onnx(
     folder: Path,
     *,
     image_size: int | None = None,
-    request: Request | None = None,
+    request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     """Take a finished ONNX file as the model `name`, with what a `request` makes of its outputs; see `take_onnx`.
 
     `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    features = request.features if isinstance(request, HeadRequest) else None
-    file = take_onnx(path, normalization, image_size, features, request == MULTILABEL)
+    statement = request.features if isinstance(request, HeadRequest) else request
+    file = take_onnx(path, normalization, image_size, statement)
     facts = ModelFacts(
         *(name, OWN, FINISHED, f"file:{path.name}", file.sha256, normalization, file.image_size),
         precision=file.precision,
@@ -232,7 +234,7 @@ def export_network(
     folder: Path,
     *,
     image_size: int = SIZE,
-    request: Request | None = None,
+    request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
 
@@ -309,7 +311,7 @@ def _export(
     network: nn.Module,
     description: Mapping[str, Any],
     folder: Path,
-    request: Request | None = None,
+    request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     size, name = facts.image_size, facts.name
     features = request.features if isinstance(request, HeadRequest) else None
@@ -325,8 +327,8 @@ def _export(
     content, _ = to_onnx(normalized, size)
     outputs = torch_outputs(normalized, images)
     check_finite(outputs, f"{name} in torch", "logits" if features is None else "features")
-    if features is None:
-        check_outputs(outputs, content, name, request == MULTILABEL)
+    if isinstance(request, Outputs):
+        check_outputs(outputs, content, name, request)
     check = partial(check_parity, images=images, name=name)
     provenance = {"opset": OPSET, "torch": torch.__version__, **description}
     return _save(facts, Conversion(content, outputs, [GREY] if grey else [], check), provenance, folder, request)
@@ -337,7 +339,7 @@ def _save(
     conversion: Conversion,
     provenance: Mapping[str, Any],
     folder: Path,
-    request: Request | None,
+    request: Request,
 ) -> tuple[Model, Parity]:
     """Add what is requested to a network that was converted, compare the two, and write the model."""
     content, adapted = conversion.content, list(conversion.adapted)
@@ -349,7 +351,7 @@ def _save(
         content = append_head(content, head.linear.weight, head.linear.bias, head.linear.unit)
         expected = head.linear.logits(conversion.outputs)
     parity = conversion.check(content, expected)
-    classes, multilabel = expected.shape[1], request == MULTILABEL
+    classes, multilabel = expected.shape[1], isinstance(request, Outputs) and request.multilabel
     if multilabel or classes == 1:
         content = append_label_sets(content, classes)
         adapted.append(LABEL_SETS.format(classes) if multilabel else ONE_LOGIT)

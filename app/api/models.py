@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ...core.errors import CheckpointError, UsageError
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import SIZE
-from ...core.records import MULTILABEL
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
 from .parameters import File, PackedSet, path_of
@@ -127,6 +126,7 @@ def export_model(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     image_size: int | None = None,
+    outputs: Literal["logits"] | None = None,
     reading: Reading = OWN_WEIGHTS,
     out: File | None = None,
 ) -> Model:
@@ -143,6 +143,7 @@ def export_model(
             for all; 0 where it does that itself. Checkpoints, models of timm and most folders know theirs.
         std: by which it expects them to be divided, likewise; 1 where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
+        outputs: logits where a network's outputs are logits though they look like features or probabilities.
         reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
             run its code.
         out: the folder of the models; by default $BANDLENS_HOME/models.
@@ -150,10 +151,13 @@ def export_model(
     Raises CheckpointError, ExportError, UnknownName, UsageError.
     """
     from ...export import pipeline
+    from ...export.onnx.outputs import Outputs
 
     folder, size = _models_folder(out), image_size or SIZE
     head = source.request() if isinstance(source, Backbone) else None
-    request: pipeline.Request | None = MULTILABEL if isinstance(source, MultiLabel) else head
+    request = head or Outputs(isinstance(source, MultiLabel), outputs is not None)
+    if head is not None and outputs is not None:
+        raise UsageError("outputs is for a network without a head, which makes logits of features; leave it out")
     if isinstance(source, (Backbone, MultiLabel)):
         source = source.source
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
@@ -168,7 +172,7 @@ def export_model(
     if isinstance(source, str) and architecture is None and not Path(source).is_file():
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
-        if request is not None and (head is None or not source.startswith("timm:")):
+        if request != pipeline.PLAIN and (head is None or not source.startswith("timm:")):
             raise UsageError(f"{source} is no file of weights, and a published checkpoint has classes of its own")
         if not source.startswith("timm:"):
             return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]

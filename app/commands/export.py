@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -58,6 +58,7 @@ def export_words(
     weights: Annotated[str | None, typer.Option(metavar="ema|raw|KEY")] = None,
     classes: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     head: Annotated[str | None, typer.Option(metavar="SET|PROMPTS|FILE.toml|multilabel")] = None,
+    outputs: Literal["logits"] | None = None,
     image_size: Annotated[int | None, typer.Option(min=32)] = None,
     trust: Annotated[bool, typer.Option("--trust")] = False,
     precision: Sequence[str] = ("fp32",),
@@ -92,6 +93,7 @@ def export_words(
         head: what classes are made by: a packed, labelled image set to train a head on; class embeddings, .npy or
             .safetensors; a file that has either as `head` and may have `method`, `pool`, `output` and `seed`; or
             multilabel, where each output is a label by itself, and images may have several.
+        outputs: logits where a network's outputs are logits though they look like features or probabilities.
         image_size: width and height of the images, pixels; 224 by default.
         trust: let the weights file run its code.
         precision: one of fp32, fp16 and int8, or several: fp16,int8.
@@ -123,6 +125,7 @@ def export_words(
         "--architecture": architecture,
         "--normalization": normalization,
         "--weights": weights,
+        "--outputs": outputs,
     }
     for option, value in file_options.items():
         if value is not None and not files:
@@ -150,6 +153,7 @@ def export_words(
                 mean=channels and channels[0],
                 std=channels and channels[1],
                 image_size=image_size,
+                outputs=outputs,
                 reading=reading,
                 out=out,
             )

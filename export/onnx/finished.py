@@ -21,7 +21,7 @@ from ...core.untrusted import first_line
 from ..model_files import BATCH, GREY, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .graph import append_pool, cut_graph
-from .outputs import GIVE_HEAD, Features, check_outputs, pool_features
+from .outputs import GIVE_HEAD, Features, Outputs, check_outputs, pool_features
 from .parity import AT_ONCE, Conversion, Parity, check_finite, measure_parity
 from .trial import try_logits
 
@@ -63,18 +63,15 @@ class FinishedFile(Conversion):
 
 
 def take_onnx(
-    path: Path,
-    normalization: Normalization,
-    image_size: int | None,
-    features: Features | None = None,
-    multilabel: bool = False,
+    path: Path, normalization: Normalization, image_size: int | None, statement: Features | Outputs
 ) -> FinishedFile:
     """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
-    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits, or `features`
-    where such are asked for, or (batch, labels) logits or probabilities where it is `multilabel`.
+    that does not take (batch, 3, S, S) float32 images or does not give what the `statement` says: (batch, classes)
+    float32 logits, (batch, labels) logits or probabilities, or features.
     """
+    features = statement if isinstance(statement, Features) else None
     model = _read(path)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     if features is not None and features.output is not None:
@@ -100,12 +97,12 @@ def take_onnx(
     step, at_once = (batch or AT_ONCE,) * 2 if dynamic else (batch or 1, AT_ONCE)
     outputs = _outputs_of_file(path, model, images, step, normalization, features is not None)
     check_finite(outputs, str(path), "logits" if features is None else "features")
-    if features is None:
-        check_outputs(outputs, model.SerializeToString(), str(path), multilabel)
+    if isinstance(statement, Outputs):
+        check_outputs(outputs, model.SerializeToString(), str(path), statement)
     else:
-        rank, outputs = outputs.ndim, pool_features(outputs, features.pool)
-        if features.pool is not None:
-            append_pool(model, features.pool, rank)
+        rank, outputs = outputs.ndim, pool_features(outputs, statement.pool)
+        if statement.pool is not None:
+            append_pool(model, statement.pool, rank)
     content = _rewrite(model, size, outputs.shape[1], normalization)
 
     def compute(file: bytes, width: int) -> NDArray[np.float32]:

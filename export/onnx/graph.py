@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from ...core.errors import ExportError, UnknownName
 from ...core.untrusted import first_line
 from ..model_files import BATCH
-from .outputs import last_node, pooled_axes
+from .outputs import find_ancestors, last_node, pooled_axes
 
 SMALLEST_NORM = 1e-6
 """The number that features are divided by where their L2 norm is smaller; float16 can hold it."""
@@ -57,28 +57,13 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
     makers = {name: node for node in graph.node for name in node.output if name}
     if tensor not in makers:
         raise UnknownName(f"tensor of {file}", tensor, makers, "give one that a node of the graph computes")
-    tensors, waiting = set[str](), [tensor]
-    while waiting:
-        name = waiting.pop()
-        if name not in tensors:
-            tensors.add(name)
-            waiting += _inputs_of(makers[name]) if name in makers else []
-    tensors.discard("")  # an input that is left out is not an output that is left out elsewhere
+    tensors = find_ancestors(tensor, makers)
     nodes = [node for node in graph.node if tensors.intersection(node.output)]
     weights = [weight for weight in graph.initializer if weight.name in tensors]
     del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(weights)
     graph.output.append(helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
-
-
-def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node takes, those that the graphs inside it take from outside included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _inputs_of(inner)
 
 
 def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:

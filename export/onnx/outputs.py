@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ SUMS_TO_ONE = 1e-3
 """The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
 GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
 """The advice for a network of features."""
+STATE_LOGITS = "if these are logits, say so with --outputs logits"
+"""The advice for a network whose logits look like something else."""
 POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
 """How features of tokens, (n, tokens, d), or of positions, (n, d, height, width), become a vector."""
 
@@ -36,6 +38,16 @@ class Features:
     def __post_init__(self) -> None:
         if self.pool is not None and self.pool not in POOLS:
             raise UnknownName("pool", self.pool, POOLS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The user's statement on the outputs of a network that gets no head."""
+
+    multilabel: bool = False
+    """Whether each output is a label by itself."""
+    stated: bool = False
+    """Whether the outputs are logits though they may look like something else."""
 
 
 Array = TypeVar("Array", bound=Any)
@@ -90,7 +102,7 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
     That is so by its name, where its last layer is a normalization, where an activation follows its last linear layer,
     or where it is pooled from other values than scores of such a layer. A 1 x 1 convolution, a ReLU and a pool end both
     SqueezeNet and many a backbone; they give scores where their number is unusual for features. What a last linear
-    layer gives passes for logits.
+    layer gives passes for logits, and so does a sum of what several give.
     """
     graph = onnx.load_from_string(content).graph
     makers = {name: node for node in graph.node for name in node.output if name}
@@ -101,31 +113,87 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
             constants.update((node.output[0], attribute.t) for attribute in node.attribute)
         elif node.op_type == "Identity" and node.input[0] in constants:  # equal weights are kept once
             constants[node.output[0]] = constants[node.input[0]]
-    last, kinds = makers.get(output), set[str]()
-    while last is not None:
-        kind, inputs = last.op_type, [name for name in last.input if name not in constants]
+    ending = _find_ending(output, makers, constants)
+    kind, processed = ending.node.op_type, ending.kinds & (ACTIVATIONS | POOLINGS)
+    is_hidden_layer = bool(kind and processed) and not _gives_scores(ending, width, makers, constants)
+    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or is_hidden_layer:
+        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}; {STATE_LOGITS}")
+
+
+class _Ending(NamedTuple):
+    """The way back from a tensor to the last node that does more than to arrange, pool or activate."""
+
+    node: onnx.NodeProto
+    """The node there; an empty one where the way leads to the images."""
+    inputs: list[str]
+    """The tensors that it takes and that are no constants."""
+    kinds: frozenset[str]
+    """The operators on the way."""
+
+
+Makers = Mapping[str, onnx.NodeProto]
+"""Names of tensors -> the nodes that compute them."""
+Constants = Mapping[str, onnx.TensorProto]
+"""Names of tensors -> their numbers, of those that do not depend on the images."""
+
+
+def _find_ending(tensor: str, makers: Makers, constants: Constants, kinds: Iterable[str] = ()) -> _Ending:
+    """The ending of a tensor behind which the operators `kinds` follow."""
+    kinds = set(kinds)
+    while True:
+        node = makers.get(tensor, onnx.NodeProto())
+        kind, inputs = node.op_type, [name for name in node.input if name not in constants]
         if kind == "Mul" and len(inputs) > 1 and (source := _gated_tensor(inputs, makers, constants)):
             kind, inputs = "Swish", [source]
         transparent_kinds = ARRANGES | POOLINGS | ACTIVATIONS | (ARITHMETIC if len(inputs) == 1 else set())
         if kind not in transparent_kinds or not inputs:
-            break
-        if not _limits_logits(last, constants, kinds):
+            return _Ending(node, inputs, frozenset(kinds))
+        if not _limits_logits(node, constants, kinds):
             kinds.add(kind)
-        last = makers.get(inputs[0])
-    kind, activations = last.op_type if last else "", kinds & ACTIVATIONS
+        tensor = inputs[0]
+
+
+def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Constants) -> bool:
+    """Whether `width` numbers with this ending are scores of classes, or a sum of separate ones.
+
+    A residual block adds to a tensor what it computes from it, and gives features.
+    """
+    node, inputs, kinds = ending
+    if node.op_type == "Add":
+        branches = [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
+        ancestors = {name for branch in branches for tensor in branch.inputs for name in find_ancestors(tensor, makers)}
+        return all(
+            ancestors.isdisjoint(branch.node.output) and _gives_scores(branch, width, makers, constants)
+            for branch in branches
+        )
+    activations = kinds & ACTIVATIONS
     squeezed = (
-        activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(last) and width % STEP_OF_WIDTHS != 0
+        activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(node) and width % STEP_OF_WIDTHS != 0
     )
-    scores = kind in GIVES_SCORES and (kind not in LINEAR or not activations or squeezed)
-    is_hidden_layer = last is not None and not scores and bool(kinds & (ACTIVATIONS | POOLINGS))
-    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or is_hidden_layer:
-        advice = "; if these are logits, export it without its last activation" if activations else ""
-        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{advice}")
+    return node.op_type in GIVES_SCORES and (node.op_type not in LINEAR or not activations or squeezed)
 
 
-def _gated_tensor(
-    factors: Iterable[str], makers: Mapping[str, onnx.NodeProto], constants: Collection[str]
-) -> str | None:
+def find_ancestors(tensor: str, makers: Makers) -> set[str]:
+    """The names of a tensor and of all that it is computed from, weights included."""
+    names, waiting = set[str](), [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += _inputs_of(makers[name]) if name in makers else []
+    return names - {""}  # an input that is left out is not an output that is left out elsewhere
+
+
+def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node takes, those that the graphs inside it take from outside included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _inputs_of(inner)
+
+
+def _gated_tensor(factors: Iterable[str], makers: Makers, constants: Collection[str]) -> str | None:
     """The tensor x where factors are functions of its numbers alone, as in the x f(x) of SiLU and GELU; else None."""
     queue, visited, sources = list(factors), set[str](), set[str]()
     while queue:
@@ -141,7 +209,7 @@ def _gated_tensor(
     return sources.pop() if len(sources) == 1 else None
 
 
-def _limits_logits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], kinds: Collection[str]) -> bool:
+def _limits_logits(node: onnx.NodeProto, constants: Constants, kinds: Collection[str]) -> bool:
     """Whether a node keeps logits of both signs within limits, as a clip may, and tanh if its values are scaled."""
     if node.op_type == "Tanh":
         return bool(ARITHMETIC.intersection(kinds))
@@ -149,51 +217,55 @@ def _limits_logits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProt
     return lower is not None and lower.data_type != 0 and bool(numpy_helper.to_array(lower) < 0)
 
 
-def _is_pointwise(node: onnx.NodeProto | None) -> bool:
+def _is_pointwise(node: onnx.NodeProto) -> bool:
     """Whether the node is a convolution of single positions."""
-    if node is None or node.op_type != "Conv":
+    if node.op_type != "Conv":
         return False
     return all(side == 1 for attribute in node.attribute if attribute.name == "kernel_shape" for side in attribute.ints)
 
 
-def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, multilabel: bool = False) -> None:
-    """ExportError unless finite (n, classes) outputs are logits, or `multilabel` ones those of a last sigmoid.
+def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, statement: Outputs = Outputs()) -> None:
+    """ExportError unless finite (n, classes) outputs are logits, or multilabel ones those of a last sigmoid.
 
-    `content` is the ONNX file with these outputs, and `network` is named in the error.
-    """
-    refuse_features(content, network, outputs.shape[1])
-    if multilabel and outputs.shape[1] > MOST_LABELS:
-        raise ExportError(
-            f"{network} gives {outputs.shape[1]} labels, and sets of more than {MOST_LABELS} are too many to tell "
-            "apart; export it with the labels that matter"
-        )
-    if not (multilabel and last_node(onnx.load_from_string(content).graph).op_type == "Sigmoid"):
-        check_logits(outputs, network, multilabel)
-
-
-def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
-    """ExportError for finite (n, classes) outputs of a softmax or a sigmoid, and for embeddings.
-
-    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
-    (0, 1] on every image. So do logits now and then, and the error says how to shift them. `network` is named in it.
+    `content` is the ONNX file with these outputs, and `network` is named in the error. Outputs that the user has
+    stated to be logits are judged by their number alone.
     """
     if not 1 <= outputs.shape[1] <= MOST_CLASSES:
         raise ExportError(
             f"{network} gives {outputs.shape[1]:,} outputs, and predictions are stored of 1 to {MOST_CLASSES:,} "
             "classes; export it with the classes that matter"
         )
+    if statement.multilabel and outputs.shape[1] > MOST_LABELS:
+        raise ExportError(
+            f"{network} gives {outputs.shape[1]} labels, and sets of more than {MOST_LABELS} are too many to tell "
+            "apart; export it with the labels that matter"
+        )
+    if statement.stated:
+        return
+    refuse_features(content, network, outputs.shape[1])
+    if not (statement.multilabel and last_node(onnx.load_from_string(content).graph).op_type == "Sigmoid"):
+        check_logits(outputs, network, statement.multilabel)
+
+
+def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
+    """ExportError for finite (n, classes) outputs of a softmax or a sigmoid, and for embeddings.
+
+    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
+    (0, 1] on every image. So do logits of some untrained networks. `network` is named in the error.
+    """
     if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
-        raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
+        raise ExportError(
+            f"{network} gives probabilities, not logits; export the network without its last softmax; {STATE_LOGITS}"
+        )
     if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
-        raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
+        raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}; {STATE_LOGITS}")
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
     if outputs.min() > 0 and outputs.max() <= 1:
-        shift_advice = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
-        label_advice = "; if images may have several labels, export it with --head multilabel"
+        label_advice = "if images may have several labels, export it with --head multilabel; "
         raise ExportError(
             f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
-            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
-            f"{'' if multilabel or outputs.shape[1] == 1 else shift_advice}{'' if multilabel else label_advice}"
+            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid; "
+            f"{'' if multilabel else label_advice}{STATE_LOGITS}"
         )
 
 

@@ -124,6 +124,17 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     assert not (tmp_path / "models").exists()
 
 
+def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path) -> None:
+    options = {**USUAL, "out": tmp_path}
+    network = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(bandlens.ExportError, match=r"gives features .*; if these are logits, say so with --outp"):
+        bandlens.export_model(network, "mine", **options)
+    assert bandlens.export_model(network, "mine", outputs="logits", **options).classes == 8
+    backbone = bandlens.Backbone(network, np.eye(8), class_names=list("abcdefgh"))
+    assert "leave it out" in refusal(bandlens.export_model, backbone, "b", outputs="logits", **options)
+    assert "classes of its own" in refusal(bandlens.export_model, "tv_resnet50", outputs="logits", out=tmp_path)
+
+
 # Study, plan, run, analyze, compare, report
 
 

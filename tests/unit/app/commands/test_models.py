@@ -76,6 +76,13 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     assert "--normalization" in str(failure(run(*words, "--architecture", "resnet18")))
 
 
+def test_the_option_that_states_logits_is_for_files_of_ones_own(tiny: Path, tmp_path: Path) -> None:
+    words = ("--outputs", "logits", "--out", tmp_path / "models")
+    file = ("export", tiny, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
+    assert run(*file, *words).exit_code == 0
+    assert "--outputs is about weights and files of your own" in str(failure(run("export", "tv_resnet50", *words)))
+
+
 def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     make_model(tmp_path, "mine", size=64)
     message = str(failure(run("export", "mine2", "--out", tmp_path)))

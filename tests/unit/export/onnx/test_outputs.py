@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnx.parser import parse_graph
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
-from bandlens.export.onnx.outputs import Features, check_outputs, pool_features, refuse_features
+from bandlens.export.onnx.outputs import Features, Outputs, check_outputs, pool_features, refuse_features
 
 RNG = np.random.default_rng(0)
 
@@ -90,10 +93,45 @@ def test_scores_of_positions_are_pooled_logits(operators: list[str], width: int)
     refuse_features(ending_in("output", *operators), "mine", width)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "refused"),
+    [
+        ("a = Conv(x, w)  b = Conv(x, w)  sum = Add(a, b)  y = GlobalAveragePool(sum)", False),
+        ("f = Relu(x)  a = Gemm(f, w)  b = Gemm(f, w)  sum = Add(a, b)  all = Concat(sum)  y = ReduceMean(all)", False),
+        ("a = Conv(x, w)  b = Relu(a)  sum = Add(a, b)  y = GlobalAveragePool(sum)", True),  # a residual block
+        ("a = Conv(x, w)  b = Conv(a, w)  sum = Add(b, a)  y = GlobalAveragePool(sum)", True),
+        ("a = Conv(x, w)  b = Conv(x, w)  c = Relu(b)  sum = Add(a, c)  y = GlobalAveragePool(sum)", True),
+        ("a = Conv(x, w)  b = Conv(x, w)  sum = Add(a, b)  y = Relu(sum)", True),
+        ("a = Gemm(x, w)  b = Relu(x)  y = Add(a, b)", False),
+    ],
+)
+def test_a_sum_of_separate_scores_is_of_scores_and_that_of_a_residual_block_is_none(nodes: str, refused: bool) -> None:
+    graph = parse_graph(f"sums (float[N, 3, 8, 8] x) => (float[N, 32] y) <float[1] w = {{1}}> {{ {nodes} }}")
+    content = helper.make_model(graph).SerializeToString()
+    with pytest.raises(ExportError, match="gives features") if refused else nullcontext():
+        refuse_features(content, "mine", 32)
+
+
+def test_outputs_that_are_stated_to_be_logits_are_believed() -> None:
+    shares = RNG.uniform(0.2, 0.9, size=(4, 5)).astype(np.float32)
+    suspects = [
+        (shares, ending_in("output", "Gemm")),
+        (shares - 0.5, ending_in("output", "LRN", "ReduceMean")),
+        (shares / shares.sum(axis=1, keepdims=True), ending_in("output", "Hardmax", "ReduceMean")),
+        (shares / np.linalg.norm(shares, axis=1, keepdims=True), ending_in("output", "Gemm")),
+    ]
+    for outputs, content in suspects:
+        with pytest.raises(ExportError, match=r"not logits.*; if these are logits, say so with --outputs logits"):
+            check_outputs(outputs, content, "mine")
+        check_outputs(outputs, content, "mine", Outputs(stated=True))
+    with pytest.raises(ExportError, match="predictions are stored of 1 to"):
+        check_outputs(np.zeros((2, 70000), np.float32), ending_in("output", "Gemm"), "mine", Outputs(stated=True))
+
+
 def test_labels_with_a_last_sigmoid_pass_and_without_it_or_too_many_they_are_refused() -> None:
     shares = 1 / (1 + np.exp(-RNG.normal(size=(4, 5)).astype(np.float32)))
-    check_outputs(shares, ending_in("output", "Gemm", "Sigmoid"), "mine", multilabel=True)
-    with pytest.raises(ExportError, match=r"as a sigmoid does, .* export the network without its last sigmoid$"):
-        check_outputs(shares, ending_in("output", "Gemm"), "mine", multilabel=True)
+    check_outputs(shares, ending_in("output", "Gemm", "Sigmoid"), "mine", Outputs(multilabel=True))
+    with pytest.raises(ExportError, match=r"as a sigmoid does, .* export the network without its last sigmoid; if"):
+        check_outputs(shares, ending_in("output", "Gemm"), "mine", Outputs(multilabel=True))
     with pytest.raises(ExportError, match="mine gives 16 labels, and sets of more than 15 are too many"):
-        check_outputs(np.zeros((4, 16), np.float32), ending_in("output", "Gemm"), "mine", multilabel=True)
+        check_outputs(np.zeros((4, 16), np.float32), ending_in("output", "Gemm"), "mine", Outputs(multilabel=True))
