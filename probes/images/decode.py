@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.records import Crop, Range
 from ...core.untrusted import words_of
-from .samples import DICOM, TIFF, BrokenImageError, deep_samples, dicom_samples, scale, tiff_samples
+from .samples import DICOM, TIFF, BrokenImageError, Clipping, deep_samples, dicom_samples, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,19 +46,19 @@ def pillow_warnings() -> Iterator[None]:
         yield
 
 
-def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int], Clipping | None]:
     """The cropped picture of a JPEG, PNG, TIFF, WebP or DICOM file, (3, size, size) uint8, and its width and height.
 
-    It is the first frame; like torchvision, EXIF rotation is not applied. Raises BrokenImageError where the file is
-    truncated, of another format, larger than Pillow's pixel limit, or of more than 8 bits and the crop has no range,
-    and as `planar` does.
+    The last is the clipping of a picture of more than 8 bits. The picture is the first frame; like torchvision, EXIF
+    rotation is not applied. Raises BrokenImageError where the file is truncated, of another format, larger than
+    Pillow's pixel limit, or of more than 8 bits and the crop has no range, and as `planar` does.
     """
-    pixels = None if crop.range else _plain_jpeg(data)
+    pixels = _plain_jpeg(data)
     if pixels is None:
-        photo = _any_file(data, crop.range)
-        return planar(photo, crop), photo.size
+        photo, clipping = _any_file(data, crop.range)
+        return planar(photo, crop), photo.size, clipping
     sides = (pixels.shape[1], pixels.shape[0])
-    return _planar(sides, lambda top, end: _photo_of_rgba(pixels[top:end]), crop), sides
+    return _planar(sides, lambda top, end: _photo_of_rgba(pixels[top:end]), crop), sides, None
 
 
 def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
@@ -80,23 +80,21 @@ def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _any_file(data: bytes, levels: Range | None) -> Photo:
+def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
         samples = tiff_samples(data, Image.MAX_IMAGE_PIXELS) if data.startswith(TIFF) else None
         if data[128:132] == DICOM:
             samples = dicom_samples(data, Image.MAX_IMAGE_PIXELS)
-            if samples.dtype == np.uint8 and levels is None:
-                return Image.fromarray(samples).convert("RGB")
-        if samples is not None:
-            return photo_of(scale(samples, levels))
-        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-            _refuse_more_pixels_than_allowed(*photo.size)
-            samples = deep_samples(data, photo)
-            if samples is None and levels is None:
-                return photo.convert("RGB")
-            return photo_of(scale(np.asarray(photo.convert("RGB")) if samples is None else samples, levels))
+        if samples is None:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+                _refuse_more_pixels_than_allowed(*photo.size)
+                samples = deep_samples(data, photo)
+                if samples is None:
+                    return photo.convert("RGB"), None
+        pixels, clipping = scale(samples, levels)
+        return photo_of(pixels), clipping
     except (BrokenImageError, MemoryError):
         raise
     except UnidentifiedImageError:

@@ -16,7 +16,7 @@ import numpy as np
 from ...core.errors import ImageSetError, UsageError
 from ...core.jobs import in_parallel
 from ...core.protocol import SPACE_CLASSES
-from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
+from ...core.records import MULTILABEL, PERCENTILES, PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, pillow_warnings, planar
@@ -36,7 +36,7 @@ from .labels import (
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
 from .pixels import finish_pixels, write_row
-from .samples import BrokenImageError, scale
+from .samples import BrokenImageError, Clipping, scale
 from .set_files import (
     PIXELS,
     Index,
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 FOLDERS = Path("folders")
 """A path in place of a CSV file's: the folders at the top are the classes."""
+MOST_CLIPPED = 0.1
+"""The largest share of samples beyond a range of which nothing is said."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
 """A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
 
@@ -163,9 +165,11 @@ def hash_photographs(
         how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
     place = {row: at for at, row in enumerate(rows, first)}
     sides = dict[int, tuple[int, int]]()
+    clippings: list[Clipping | None] = []
 
     def pixels_of(at: int, read_bytes: Callable[[], bytes]) -> NDArray[np.uint8]:
-        pixels, sides[at] = cropped(read_bytes(), crop)
+        pixels, sides[at], clipping = cropped(read_bytes(), crop)
+        clippings.append(clipping)
         return pixels
 
     photographs = (
@@ -175,7 +179,21 @@ def hash_photographs(
     sha256s, skipped = hash_rows(photographs, len(place), file, source.where, f"packing {name}", how)
     if len(sha256s) + len(skipped) < len(place):
         raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
+    _tell_clipping(source.where, crop, clippings, how)
     return sha256s, skipped, sides
+
+
+def _tell_clipping(where: Path, crop: Crop, clippings: Iterable[Clipping | None], how: How) -> None:
+    """Warn where more than a tenth of the samples of more than 8 bits lie beyond a range that the user gave."""
+    deep = [clipping for clipping in clippings if clipping is not None]
+    share = sum(clipping.share for clipping in deep) / max(1, len(deep))
+    if share > MOST_CLIPPED and isinstance(crop.range, tuple):
+        minimum, maximum = min(clipping.minimum for clipping in deep), max(clipping.maximum for clipping in deep)
+        how.say(
+            f"{where}: warning: {share:.0%} of the samples, which go from {minimum:,g} to {maximum:,g}, lie beyond "
+            f"--range {crop.range[0]:g},{crop.range[1]:g} and are black or white; give it in the units of the files, "
+            f"or --range {PERCENTILES}"
+        )
 
 
 def _index(
@@ -303,7 +321,7 @@ def pack_arrays(
 ) -> ImageSet:
     """Pack pictures in memory: pairs of a unique path, with '/', and (height, width, 3) uint8 RGB.
 
-    With a range of the crop they are (height, width) or (height, width, 3) of any other type of numbers.
+    With a range of the crop they may be (height, width) or (height, width, 3) of any type of numbers.
 
     The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each. All
     items are packed, so UsageError where they are to be drawn, skipped or streamed.
@@ -313,6 +331,12 @@ def pack_arrays(
     space = decision_space(contents.decision_space)
     check_clustering(contents.clusters)
     paths: list[str] = []
+    clippings: list[Clipping | None] = []
+
+    def pixels_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+        pixels, clipping = scale(array, crop.range)
+        clippings.append(clipping)
+        return planar(photo_of(pixels), crop)
 
     def photographs() -> Iterator[Photograph]:
         for row, (path, array) in enumerate(items):
@@ -320,10 +344,11 @@ def pack_arrays(
                 received = f"received {array.shape} {array.dtype}"
                 raise ImageSetError(f"{out}: '{path}' must be a (height, width, 3) uint8 array, {received}")
             paths.append(path)
-            yield row, path, partial(_planar, array, crop)
+            yield row, path, partial(pixels_of, array)
 
     with new_folder(out) as folder:
         sha256s, _ = hash_rows(photographs(), None, folder / PIXELS, out, "packing", how)
+        _tell_clipping(out, crop, clippings, how)
         rows = range(len(paths))
         if len(set(paths)) < len(paths):
             raise ImageSetError(f"{out}: {len(paths)} images have {len(set(paths))} different paths; give each its own")
@@ -338,10 +363,6 @@ def pack_arrays(
         entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
         finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)
     return open_image_set(out)
-
-
-def _planar(array: NDArray[Any], crop: Crop) -> NDArray[np.uint8]:
-    return planar(photo_of(array if crop.range is None else scale(array, crop.range)), crop)
 
 
 def _info(out: Path, crop: Crop, contents: Contents) -> ImageSetInfo:

@@ -189,7 +189,7 @@ class Stream(Pixels):
     def read(self, row: int) -> NDArray[np.uint8]:
         file = self.source / self.paths[row]
         try:
-            pixels, _ = cropped(read_file(file), self.crop)
+            pixels, *_ = cropped(read_file(file), self.crop)
         except BrokenImageError as error:
             raise ImageSetError(
                 f"{file}: {error}; restore the file that was indexed, or pack the images again"

@@ -3,7 +3,7 @@
     pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
 
 LOW is black and HIGH white, in the file's own units. With `percentiles` they are the 1st and 99th percentile of each
-image. 8-bit files have a range already, and take none.
+image. Pictures of 8 bits have a range already, and stay as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,15 @@ ENDS = (1, 99)
 """Percentiles that `percentiles` takes as black and white."""
 GREY, RGB = 0, 2
 """Colour types of a PNG without transparency."""
+
+
+class Clipping(NamedTuple):
+    """The samples of one picture of more than 8 bits."""
+
+    share: float
+    """The share of them that lies below black or above white."""
+    minimum: float
+    maximum: float
 
 
 class BrokenImageError(ImageSetError):
@@ -115,30 +124,34 @@ def refuse_channels(channels: int) -> None:
         raise BrokenImageError(f"it has {channels} channels", "save one of them, or three as RGB")
 
 
-def scale(samples: NDArray[Any], levels: Range | None) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of samples, (height, width) or (height, width, 3).
+def scale(samples: NDArray[Any], levels: Range | None) -> tuple[NDArray[np.uint8], Clipping | None]:
+    """(height, width, 3) uint8 of samples, (height, width) or (height, width, 3), and their clipping.
 
-    Raises BrokenImageError where the samples have more than 8 bits and there is no range, or 8 bits and there is one,
-    and where some are no numbers or `percentiles` are one value.
+    Samples of 8 bits stay as they are, and have none. Raises BrokenImageError where they have more and there is no
+    range, and where some are no numbers or `percentiles` are one value.
     """
     if samples.ndim not in (2, 3) or 0 in samples.shape:
         raise BrokenImageError(f"it is an array of {samples.shape}", "give (height, width) or (height, width, 3)")
     refuse_channels(1 if samples.ndim == 2 else samples.shape[2])
+    if samples.dtype == np.uint8:
+        return _three_channels(samples), None
     if not np.isfinite(samples).all():
         raise BrokenImageError("some of its samples are no numbers", "replace them")
     minimum, maximum = samples.min(), samples.max()
-    contents = f"it holds {samples.dtype.name} from {minimum:g} to {maximum:g}"
-    if samples.dtype == np.uint8:
-        raise BrokenImageError(contents, "pack such files in a set without --range")
     if levels is None:
         raise BrokenImageError(
-            contents, "pack the set with --range LOW,HIGH, its black and white, or --range percentiles"
+            f"it holds {samples.dtype.name} from {minimum:g} to {maximum:g}",
+            "pack the set with --range LOW,HIGH, its black and white, or --range percentiles",
         )
     low, high = np.percentile(samples, ENDS) if isinstance(levels, str) else levels
     if low == high:
         raise BrokenImageError(f"its 1st and 99th percentile are both {low:g}", "pack the set with --range LOW,HIGH")
     shares = ((samples.astype(np.float64) - low) / (high - low)).clip(0, 1)
-    pixels = np.rint(255 * shares).astype(np.uint8)
+    clipping = Clipping(float(((samples < low) | (samples > high)).mean()), float(minimum), float(maximum))
+    return _three_channels(np.rint(255 * shares).astype(np.uint8)), clipping
+
+
+def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
 
 
