@@ -107,7 +107,7 @@ def kappa(draws: int, images: int) -> Row:
 
 def correlation(draws: int, models: int) -> Row:
     """Two normal variables whose Spearman coefficient is the smallest that is found."""
-    rng, rho = np.random.default_rng([SEED, models]), smallest_correlation(models)
+    rng, rho = np.random.default_rng([SEED, models]), smallest_correlation(models, method="spearman")
     pearson = 2 * sin(pi * rho / 6)
     x = rng.standard_normal((draws, 1, models))
     y = pearson * x + sqrt(1 - pearson**2) * rng.standard_normal(x.shape)

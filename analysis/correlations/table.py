@@ -7,7 +7,7 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
     low_images, high_images   the same over models and images
     p_permutation             of shuffled models
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
-    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`, exact for Pearson)
+    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
@@ -85,7 +85,9 @@ def correlate(
     p = table["p"].fill_null(np.nan).to_numpy()
     has_p = ~np.isnan(p)
     tests = int(has_p.sum())
-    detectable = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], has_p, strict=True)]
+    detectable = [
+        smallest_correlation(n, tests, method) if test else None for n, test in zip(table["n"], has_p, strict=True)
+    ]
     table = table.with_columns(
         method=pl.lit(method),
         p_holm=pl.Series(holm(p)),

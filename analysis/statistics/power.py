@@ -9,7 +9,8 @@
     an interval (low, high)             s = (high - low) / (2 * 1.96)
     kappa of n images, told from 0      s^2 = (1 - kappa) ((1 - kappa) (1 - 2 kappa) + c) / n,
                                         c = kappa (2 - kappa) / (2 p (1 - p))     (Bloch & Kraemer 1989)
-    a correlation over m models         atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
+    Pearson's coefficient over m models atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
+    Spearman's                          with z(0.8) sqrt(1 + rho^2 / 2) for z(0.8)  (Bonett & Wright 2000)
 
 d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
 image's two scores (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose answers are all alike
@@ -29,6 +30,8 @@ from . import ALPHA, Z
 
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""
+CORRELATION_SPREADS = {"pearson": 0.0, "spearman": 0.5}
+"""Coefficient -> c, where the variance of its atanh is (1 + c rho^2) / (m - 3)."""
 DISCORDANCE = 0.1
 """The discordance of two models that is assumed where nothing tells it."""
 
@@ -90,11 +93,19 @@ def smallest_kappa(images: float, tests: int = 1, accuracy: float = 0.75) -> flo
     return high
 
 
-def smallest_correlation(models: int, tests: int = 1) -> float:
-    """The smallest |rho| over so many models, at least 4, that a test would find."""
-    return tanh(detection_quantile(tests) / sqrt(models - 3))
+def smallest_correlation(models: int, tests: int = 1, method: str = "spearman") -> float:
+    """The smallest |rho| over so many models, at least 4, that a test of the coefficient `method` would find."""
+    rho = 0.0
+    for _ in range(60):  # each step halves the distance at least
+        rho = tanh(_correlation_quantile(rho, tests, method) / sqrt(models - 3))
+    return rho
 
 
-def models_needed(correlation: float, tests: int = 1) -> int:
+def models_needed(correlation: float, tests: int = 1, method: str = "spearman") -> int:
     """The models over which a correlation, between -1 and 1 and not 0, would be found."""
-    return 3 + ceil((detection_quantile(tests) / atanh(abs(correlation))) ** 2)
+    return 3 + ceil((_correlation_quantile(correlation, tests, method) / atanh(abs(correlation))) ** 2)
+
+
+def _correlation_quantile(rho: float, tests: int, method: str) -> float:
+    spread = sqrt(1 + CORRELATION_SPREADS[method] * rho**2)
+    return detection_quantile(tests) + (spread - 1) * float(scipy.special.ndtri(POWER))

@@ -120,8 +120,9 @@ def power(
     """Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one.
 
     Tests are at 5 %. Differences are of two accuracies, as shares: `by_interval` where the 95 % interval leaves zero
-    out, `by_test` where McNemar's test finds it. `kappa` is an error consistency that is told from 0, and `enough_for`
-    says which difference or correlation asks for the number of the row. `bandlens plan` has the differences of
+    out, `by_test` where McNemar's test finds it. `kappa` is an error consistency that is told from 0, `pearson` and
+    `spearman` are the two coefficients, and `enough_for` says which difference or correlation asks for the number of
+    the row. `bandlens plan` has the differences of
     accuracies on the sets of a study, and takes clusters into account.
 
     Args:
@@ -166,7 +167,10 @@ def power(
             (formulas.images_needed_by_test(difference, discordance, tests), f"{difference:g} by test"),
         ]
     if correlation is not None:
-        sizes.append((formulas.models_needed(correlation, tests), f"{correlation:g}"))
+        sizes += [
+            (formulas.models_needed(correlation, tests, method), f"{correlation:g} by {method}")
+            for method in formulas.CORRELATION_SPREADS
+        ]
     tables: dict[str, list[dict[str, Any]]] = {
         "images": [
             {
@@ -179,7 +183,12 @@ def power(
             for count, purpose in counts
         ],
         "models": [
-            {"models": count, "correlation": formulas.smallest_correlation(count, tests), "enough_for": purpose}
+            {
+                "models": count,
+                "pearson": formulas.smallest_correlation(count, tests, "pearson"),
+                "spearman": formulas.smallest_correlation(count, tests, "spearman"),
+                "enough_for": purpose,
+            }
             for count, purpose in sizes
         ],
     }

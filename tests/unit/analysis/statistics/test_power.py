@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import pi, sin, sqrt
 
 import numpy as np
 import pytest
 from statsmodels.stats.power import NormalIndPower
 
+from bandlens.analysis.statistics.coefficients import coefficients, t_test
 from bandlens.analysis.statistics.paired import mcnemar_p
 from bandlens.analysis.statistics.power import (
     POWER,
@@ -32,7 +33,18 @@ def test_the_smallest_differences_are_those_of_the_table(images: int, points: tu
 
 
 def test_forty_eight_models_show_a_correlation_of_point_39() -> None:
-    assert round(smallest_correlation(48), 2) == 0.39
+    assert round(smallest_correlation(48, method="pearson"), 2) == 0.39
+
+
+@pytest.mark.parametrize("models", [12, 48])
+def test_spearmans_smallest_correlation_is_found_in_four_of_five_studies(models: int) -> None:
+    rho, rng = smallest_correlation(models, method="spearman"), np.random.default_rng(models)
+    pearson = 2 * sin(pi * rho / 6)  # the coefficient of two normal variables whose ranks have rho
+    x, errors = rng.standard_normal((2, 10_000, 1, models))
+    y = pearson * x + sqrt(1 - pearson**2) * errors
+    r = coefficients("spearman", x, y, np.ones((len(x), models)))[:, 0]
+    assert np.mean((t_test(r, models - 2) < 0.05) & (r > 0)) == pytest.approx(POWER, abs=0.01)
+    assert models_needed(rho, method="spearman") in (models, models + 1)
 
 
 @pytest.mark.parametrize("tests", [1, 3, 72])
@@ -47,8 +59,8 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     difference = smallest_tested_difference(900, 0.2, tests)
     assert images_needed_by_test(difference, 0.2, tests) in (900, 901)
     fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
-    assert smallest_correlation(40, tests) == pytest.approx(np.tanh(fisher), rel=1e-4)
-    assert models_needed(-np.tanh(fisher), tests) in (40, 41)
+    assert smallest_correlation(40, tests, "pearson") == pytest.approx(np.tanh(fisher), rel=1e-4)
+    assert models_needed(-np.tanh(fisher), tests, "pearson") in (40, 41)
 
 
 def test_a_difference_is_no_larger_than_the_images_that_differ() -> None:

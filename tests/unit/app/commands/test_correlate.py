@@ -58,7 +58,7 @@ def test_the_published_figures_are_the_default() -> None:
     assert "critical_bandwidth has 20 different values" in page
     assert "72 of 72 correlations tested; below 0.05: p 40, " in page
     assert "after Holm 22, after Benjamini-Hochberg 36" in page
-    sentence = "one smaller than 0.56 to 0.84, by the number of models, could not have been found"
+    sentence = "one smaller than 0.57 to 0.85, by the number of models, could not have been found"
     assert f"no correlation was found in 50 after Holm; {sentence}" in page
 
 

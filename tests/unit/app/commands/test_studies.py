@@ -31,9 +31,11 @@ def test_it_answers_for_the_numbers_that_are_asked_for_and_else_for_usual_ones()
     answer = ask("--images", 1000, "--images", 5000)
     assert [round(100 * row["by_interval"], 2) for row in answer["images"]] == [2.80, 1.25]
     assert "models" not in answer
-    [by_count, by_correlation] = ask("--models", 48, "--correlation", -0.2)["models"]
-    assert round(by_count["correlation"], 2) == 0.39
-    assert by_correlation["correlation"] <= 0.2
+    [by_count, by_pearson, by_spearman] = ask("--models", 48, "--correlation", -0.2)["models"]
+    assert 0.39 < by_count["pearson"] < 0.395 < by_count["spearman"] < 0.40
+    assert by_pearson["pearson"] <= 0.2 < by_pearson["spearman"]
+    assert by_spearman["spearman"] <= 0.2
+    assert by_spearman["models"] > by_pearson["models"]
     assert {*ask()} == {"images", "models"}
 
 
