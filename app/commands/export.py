@@ -232,11 +232,13 @@ def _pretrained_model(name: str, with_head: WithHead | None, folder: Path) -> Ex
 def _lower_all(exports: Exports, lowering: Lowering) -> tuple[Rows, list[str]]:
     def make_files(export_or_load: Callable[[], Model]) -> Rows:
         model = export_or_load()
-        if model.head is not None and model.head.accuracy is not None:
+        if model.head is not None and model.head.accuracy is not None and model.head.strength is not None:
+            from ...export.heads.linear import strength_in_words
+
             log.info(
                 f"bandlens: {model.name}: a {model.head.method} head on {model.head.images:,} images of "
                 f"{model.head.source} is right on {model.head.accuracy:.1%} of held-out images, with strength "
-                f"{model.head.strength:g}"
+                f"{strength_in_words(model.head.strength)}"
             )
         return lower(model, lowering)
 

@@ -130,6 +130,12 @@ class FitMethod(NamedTuple):
 METHODS = {"ridge": FitMethod(fit_ridge, _squared_error), "logistic": FitMethod(fit_logistic, _cross_entropy)}
 
 
+def strength_in_words(strength: float) -> str:
+    """A strength, and whether it is an end of those that are tried, beyond which a better one may lie."""
+    ends = {STRENGTHS[0]: ", the largest that is tried", STRENGTHS[-1]: ", the smallest that is tried"}
+    return f"{strength:g}{ends.get(strength, '')}"
+
+
 class FittedHead(NamedTuple):
     """A head with its strength and its accuracy."""
 

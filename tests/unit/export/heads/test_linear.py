@@ -8,7 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bandlens.export.heads.linear import FOLDS, METHODS, STRENGTHS, fit_head, fit_logistic, fit_ridge, make_folds
+from bandlens.export.heads.linear import (
+    FOLDS,
+    METHODS,
+    STRENGTHS,
+    fit_head,
+    fit_logistic,
+    fit_ridge,
+    make_folds,
+    strength_in_words,
+)
 
 Examples = tuple[NDArray[np.float64], NDArray[np.int32]]
 
@@ -95,3 +104,13 @@ def test_the_factor_of_ridge_makes_confidence_fit_accuracy(examples: Examples) -
     assert abs(confidence - float((logits.argmax(1).numpy() == labels).mean())) < 0.1
     (ridge_head,) = fit_ridge(features, np.eye(4)[labels], [fitted.strength])
     assert np.array_equal(ridge_head.logits(features).argmax(1), logits.argmax(1).numpy())
+
+
+def test_a_strength_at_the_end_of_the_grid_is_said_to_be_there() -> None:
+    """Labels that features say nothing about take all the strength there is; those that they decide take little."""
+    features, labels = np.random.default_rng(0).normal(size=(60, 30)), np.arange(60, dtype=np.int32) % 2
+    clusters = np.arange(60, dtype=np.int32)
+    strengths = [fit_head(x, labels, clusters, "ridge", 0).strength for x in (features, np.eye(2)[labels])]
+    assert [strength_in_words(strength) for strength in (*strengths, 1.0)] == [
+        "1000, the largest that is tried", "0.0001, the smallest that is tried", "1",
+    ]  # fmt: skip
