@@ -73,7 +73,7 @@ class Gated:
     """The row of the worst loss of a release, whose interval allows for its having been chosen; None where no row has
     an interval."""
     lacking: str = ""
-    """Cells that only one of the two has, in words; empty where there are none."""
+    """Cells and images that only one of the two has, in words; empty where there are none."""
     run_summary: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of the run of what lacked; empty where nothing was to be run."""
 

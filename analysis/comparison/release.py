@@ -35,7 +35,7 @@ import polars as pl
 import scipy
 from numpy.typing import NDArray
 
-from ...core.errors import UnknownName, UsageError, some_of
+from ...core.errors import UnknownName, UsageError, plural, some_of
 from ..measures.base import Measure
 from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
@@ -214,9 +214,10 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     cells_a, cells_b = (_select_cells(run, limits) for run in (a, b))
     pairs = match_cells(a, b, cells_a, cells_b)
     sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
-    lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
+    lacking = [words for side in sides if (words := _rest_in_words(*side))]
     if pairs.is_empty():
-        raise UsageError(f"{label}: no cell in common: {lacking or 'neither has any'}; run both on the same sets")
+        rest = "; ".join(lacking) or "neither has any"
+        raise UsageError(f"{label}: no cell in common: {rest}; run both on the same sets")
     side_a, side_b = read_sides(a, b)
     differing_cells = pairs.filter(~pl.col("same"))
     frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
@@ -228,6 +229,9 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         frames.append(pair_rows)
         # Checkpoints on the same images share the draws of these.
         np.maximum(maxima, draw_largest(contributions, pair.clusters, int(group["digest"][0][:8], 16)), out=maxima)
+        for (name, *_), column in zip(sides, ("n", "n_b"), strict=True):
+            if unmatched := group[column][0] - len(pair.clusters):
+                lacking.append(f"{plural(unmatched, 'image')} of {image_set} of {name} alone")
         advance(len(group))
     rows = decide(pl.concat(frames, how="diagonal"))
     if absences := [name for name in limits.measures if len(differing_cells) and name not in rows["measure"]]:
@@ -241,7 +245,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
     rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
     table = pl.concat([rows.select(*ROWS), _same_rows(pairs.filter("same"), limits)], how="diagonal_relaxed")
-    return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking=lacking)
+    return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking="; ".join(dict.fromkeys(lacking)))
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:

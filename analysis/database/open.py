@@ -46,6 +46,14 @@ def names_database(word: str) -> bool:
     return Path(word).is_file() or Path(word).suffix in (".duckdb", ".db")
 
 
+def split_against(word: str) -> tuple[Path | None, str | None]:
+    """The database and the study that a word names: NAME, FILE, or FILE:NAME; None for either that it does not name."""
+    path, _, name = word.rpartition(":")
+    if names_database(word):
+        return Path(word), None
+    return (Path(path), name) if names_database(path) else (None, word)
+
+
 def relative_path(path: Path, base: Path) -> str:
     """The path of a database from the folder of the one it is compared with, which tells it from all other files."""
     return os.path.relpath(path.resolve(), base.resolve().parent)

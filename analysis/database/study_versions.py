@@ -14,7 +14,6 @@ import polars as pl
 from ...core.errors import UnknownName, UsageError, quoted
 from ...core.records import FREQUENCY_TITLES, frequency_in_words
 from .catalogue import tables_with
-from .open import names_database
 from .store import Store
 
 ORDER = "probe <> 'clean', probe, cutoff, noise_sd, frequency, parameters"
@@ -50,18 +49,18 @@ def study_label(store: Store, word: str | None) -> str:
     return str(labels[0])
 
 
-def earlier_label(store: Store, against: str, name: str) -> str:
+def earlier_label(store: Store, word: str | None, name: str) -> str:
     """The label of what a study `name` is compared with.
 
-    It is the study that `against` names; where that names the database, its study of the same name, or else the one
-    that ran last. Raises UnknownName, and UsageError where there is none.
+    It is the study that the word asks for; without one, the study of the same name, or else the one that ran last.
+    Raises UnknownName, and UsageError where there is none.
     """
-    if not names_database(against):
-        return study_label(store, against)
+    if word is not None:
+        return study_label(store, word)
     versions = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
     label = study_label(store, name) if versions else last_run(store)
     if label is None:
-        raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+        raise UsageError(f"{store.path} holds no study to compare with; run one, or name another with --against")
     return label
 
 

@@ -341,7 +341,8 @@ def report(
         db: the results database; it is only read.
         out: the report, an HTML file.
         study: name, or name@version; by default the one that ran last.
-        against: show what changed: another results database, or another study or name@version of this one.
+        against: show what changed: another results database, FILE or FILE:name, or another study or name@version of
+            this one.
         published: show published models, too, and yours among them.
         figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
         folder: where --figures go, with a list of them.

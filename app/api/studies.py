@@ -122,8 +122,7 @@ def power(
     Tests are at 5 %. Differences are of two accuracies, as shares: `by_interval` where the 95 % interval leaves zero
     out, `by_test` where McNemar's test finds it. `kappa` is an error consistency that is told from 0, `pearson` and
     `spearman` are the two coefficients, and `enough_for` says which difference or correlation asks for the number of
-    the row. `bandlens plan` has the differences of
-    accuracies on the sets of a study, and takes clusters into account.
+    the row. `bandlens plan` has the differences of accuracies on the sets of a study, and takes clusters into account.
 
     Args:
         images: images on which two models are compared; may be repeated.
@@ -286,7 +285,7 @@ def gate(
 
     Args:
         study: the study: a TOML file, or one that was run, as name or name@version.
-        against: the release before: name or name@version in the database, or another database.
+        against: the release before: name or name@version in the database, or another database, FILE or FILE:name.
         margin: the loss that a release has to stay below; by default the study's, or 0.01.
         flips: the largest share of negative flips; by default the study's, or any.
         slices: judge by `class`, or `attribute`, too; by default as the study says.

@@ -126,7 +126,7 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
     if gated.same:
         note(f"{gated.same:,} cells are one and the same in both")
     if gated.lacking:
-        note(f"cells that only one of the two has, which are not judged: {gated.lacking}")
+        note(f"what only one of the two has, which is not judged: {gated.lacking}")
     if gated.differs_in:
         note(f"the two differ in: {gated.differs_in}")
     order = {"fail": 0, "undecided": 1}

@@ -20,7 +20,7 @@ from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
-from ...analysis.database.open import names_database, open_store, relative_path
+from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
@@ -93,18 +93,18 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
     """Give the verdict on the study `against` and this one, before that on this one, and draw their differences.
 
     The section has a figure for each image set, and that a panel for each probe. `against` is another results database,
-    of which the study of the same name is taken, or else the one that ran last; or the name, or name@version, of a
-    study of this database. Raises UsageError where there is nothing to compare with.
+    of which the study of the same name is taken, or else the one that ran last, or that which is named behind a colon;
+    or the name, or name@version, of a study of this database. Raises UsageError where there is nothing to compare with.
     """
-    file, is_database = Path(against), names_database(against)
+    file, word = split_against(against)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(results.path, read_only=True))
-        store_a = stack.enter_context(open_store(file, read_only=True)) if is_database else store
-        label = earlier_label(store_a, against, str(results.study["name"]))
+        store_a = stack.enter_context(open_store(file, read_only=True)) if file else store
+        label = earlier_label(store_a, word, str(results.study["name"]))
         runs = Run(store_a, label), Run(store, results.label)
         comparison = compare_cells(*runs)
         verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
-    title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if is_database else "")
+    title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if file else "")
     rows = changes(comparison, results)
     count = len(rows.filter("differs"))
     text = (

@@ -12,7 +12,7 @@ from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_names, gate_release
-from ...analysis.database.open import names_database, open_store, relative_path
+from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted
 from ...core.jobs import Progress, silent
@@ -95,18 +95,18 @@ def gate_study_release(
     are called. Raises UsageError where there is nothing to compare, BandlensError where a cell failed, StoreError for a
     database that cannot be read.
     """
-    name, other_database = study if isinstance(study, str) else study.name, names_database(against)
-    with open_store(Path(against) if other_database else database, read_only=True) as store:
+    name, (file, word) = study if isinstance(study, str) else study.name, split_against(against)
+    with open_store(file or database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
-        label_a = earlier_label(store, against, name.partition("@")[0])
+        label_a = earlier_label(store, word, name.partition("@")[0])
     summary = None
     if isinstance(study, Study):
         check_names(replace(study.gate, **limits))  # before what may run for hours
         summary = run_study(resolve(study, database), database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
-        is_other_file = other_database and Path(against).resolve() != database.resolve()
-        store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
+        is_other_file = file is not None and file.resolve() != database.resolve()
+        store_a = stack.enter_context(open_store(file or database, read_only=True)) if is_other_file else store_b
         run_a, run_b = Run(store_a, label_a), Run(store_b, summary.label if summary else study_label(store_b, name))
         toml = run_b.store.frame(
             "SELECT toml FROM study JOIN study_version ON study_id = id WHERE label = ?", [run_b.label]

@@ -170,6 +170,28 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
     assert "(image set other, probe highpass, some settings of lowpass)" in limits
 
 
+def test_a_study_of_another_database_is_named_behind_its_file(command: Command, db: Path, tmp_path: Path) -> None:
+    other = shutil.copy(db, tmp_path / "other.duckdb")
+    for name in ("old@1", "old"):
+        answer = command("gate", "worse", "--against", f"{other}:{name}", "--margin", 0.3, "--db", db)
+        assert answer.code == 0
+        assert "worse against old: 1 pass, 0 fail, 0 undecided" in answer.out
+    answer = command("gate", "worse", "--against", f"{other}:olds", "--db", db)
+    assert (answer.code, "unknown study 'olds'; did you mean old or old@1?" in answer.err) == (2, True)
+
+
+def test_images_that_one_side_lacks_are_counted(command: Command, tmp_path: Path) -> None:
+    for side, count in (("old", N), ("new", N + 42)):
+        images, rank = image_set(count, labels=np.zeros(count, int)), np.zeros(count, int)
+        cells = [cell(images, setting) for setting in SETTINGS]
+        parts = [part(of, rank, rank) for of in cells]
+        database_of(tmp_path, [images], parts, "mine", file=f"{side}.duckdb")
+    words = ("gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "json")
+    document = json.loads(command(*words).out)
+    assert {row["n"] for row in document["rows"]} == {N}
+    assert document["lacking"] == "42 images of set of mine@1 of new.duckdb alone"
+
+
 def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:
     images = image_set(N, labels=np.zeros(N, int))
     cells = [cell(images, setting, by=model("broken")) for setting in SETTINGS]
