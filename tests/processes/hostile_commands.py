@@ -30,7 +30,7 @@ COMMANDS = (
     *("report --out report.html", "analyze", "plan study.toml", "run study.toml"),
     *("studies rename s t", "studies delete s --yes"),
 )
-VARYING = re.compile(r"[\d.]+ (s|MB)\b|[\d.]+ a second")
+VARYING = re.compile(r"[\d.]+ (s|[kM]?B)\b|[\d.]+ a second")
 """Times and sizes that a command prints, which differ from one call to the next."""
 
 
