@@ -113,7 +113,8 @@ class OnnxRuntimeSession:
         self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
             self._run_options.add_run_config_entry(NO_WAIT, "1")
-        self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
+        with network_stream(self._shared.xp):  # CuPy hands out memory for the next work of this stream
+            self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._bindings: list[Any] = [self._session.io_binding() for _ in range(batch // self._part)]
         for binding, part in zip(self._bindings, parts_of(self._logits, self._part), strict=True):
             self._bind(binding.bind_output, "logits", part)

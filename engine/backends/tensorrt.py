@@ -189,7 +189,7 @@ class TensorRTSession:
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
         self._engine = _load(variant, trt_plan, device)
-        with self._errors_of_memory():
+        with self._errors_of_memory(), device.stream:  # CuPy hands out memory for the next work of this stream
             self._logits: Array = xp.empty((batch, variant.model.classes), dtype=xp.float32)
             device.reserve(self._engine.device_memory_size_v2)
         self._context = self._engine.create_execution_context(

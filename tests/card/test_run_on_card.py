@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deferred_card import CudaError, DeferredCard
+from deferred_card import CudaError, DeferredCard, Event
 from drawn_threads import draw_threads
 from imports_of_folders import PACKAGE
 from pretend_cupy import CardArray, OutOfMemoryError, PretendCupy, illegal
@@ -39,7 +39,7 @@ from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
 from bandlens.engine.device.run_images import working_bytes
-from bandlens.engine.device.streams import new_stream
+from bandlens.engine.device.streams import finish, network_stream, new_stream
 from bandlens.engine.tasks import Outcome, Task
 from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import save_onnx_file
@@ -245,6 +245,26 @@ def test_no_order_that_a_card_may_take_changes_a_row(
     for seed in range(first, first + kind.orders):
         card_rows = on_card(kind, benches[kind.bench], ROOM[room], seed)
         assert_rows(card_rows, cpu_rows[name])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "tensorrt"])
+def test_a_session_has_no_memory_that_another_stream_is_about_to_write(benches: dict[str, Bench], name: str) -> None:
+    bench = benches["filters"]
+    variant = variant_of(bench.models[0], name, "fp32")
+    images = bench.images.pixels[:BATCH] / np.float32(255)
+    with card(bench, ROOM["resident"], 0) as xp:
+        open_session(variant, BATCH, 1).__exit__(None, None, None)  # a plan is built and compared
+        late = Event(xp.card)
+        xp.card.null.wait_event(late)
+        scores = [xp.zeros((BATCH, CLASSES), xp.float32) for _ in range(8)]
+        del scores  # nobody holds them, and their stream has not come to them
+        with open_session(variant, BATCH, 1) as session, network_stream(xp):
+            logits = session.infer(xp.asarray(images))
+            finish(xp)
+            late.reached = True
+            xp.card.drain()
+            expected = onnx_logits(variant.model.path.read_bytes(), images)
+            np.testing.assert_allclose(to_numpy(logits), expected, atol=1e-3)
 
 
 def test_ranges_name_what_is_done_and_end(benches: dict[str, Bench]) -> None:
