@@ -1,7 +1,8 @@
 """Files that are written in one step: partial files, how they take their place, and the removal of those left behind.
 
 A partial file lies in the folder of the file that it will be. Its name says which process of which machine makes it, so
-that others can tell whether it is still being made.
+that others can tell whether it is still being made. The rest of the name is random, and the process makes the file
+itself: what lies there by such a name, such as a link of somebody else's, is neither followed nor written to.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
+from tempfile import TemporaryDirectory, mkdtemp
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
@@ -34,7 +35,7 @@ def partial_prefix(path: Path) -> str:
 def remove_partial_files(path: Path) -> None:
     """Remove what processes of this machine that have ended left in the folder on the way to `path`."""
     with suppress(OSError):  # a folder that may only be read
-        for partial in path.parent.iterdir():
+        for partial in partial_files(path):
             if lost_its_maker(partial, path.name):
                 if partial.is_dir() and not partial.is_symlink():
                     shutil.rmtree(partial, ignore_errors=True)
@@ -42,10 +43,24 @@ def remove_partial_files(path: Path) -> None:
                     partial.unlink(missing_ok=True)
 
 
+def partial_files(path: Path) -> list[Path]:
+    """What processes of any machine make, or left, in the folder on the way to `path`."""
+    match_partial = re.compile(rf"\.{re.escape(path.name)}\.[\w-]+\.\d+\.").match
+    return [file for file in path.parent.iterdir() if match_partial(file.name)]
+
+
 def lost_its_maker(partial: Path, name: str) -> bool:
     """Whether a process of this machine that has ended made a partial file on the way to `name`."""
     maker = re.match(rf"\.{re.escape(name)}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
     return maker is not None and not _runs(int(maker[1]))
+
+
+@contextmanager
+def open_draft(path: Path) -> Iterator[Path]:
+    """A path of the same name in a new hidden folder beside `path`, which is of this process and goes with the block."""
+    remove_partial_files(path)
+    with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / path.name
 
 
 @contextmanager
@@ -58,13 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():  # `.` has no name that a file beside it could take up
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_partial_files(path)
-    temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        take_name(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_draft(path) as draft:
+        yield draft
+        take_name(draft, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -96,14 +107,14 @@ def exchange_folders(partial: Path, path: Path) -> None:
     """Give a folder that is whole the name of the one at `path`, which gets the partial one's, in one step.
 
     Where the system or the file system cannot do that, it takes three, and the old folder has another hidden name
-    in between.
+    in between, which no later command removes.
     """
     shutil.copymode(path, partial)
     _sync(*partial.rglob("*"), partial)
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(partial), os.fsencode(path)
     if not hasattr(libc, "renameat2") or libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
-        replaced = partial.with_name(f"{partial.name}.replaced")
+        replaced = Path(mkdtemp(prefix=f".{path.name}.replaced.", dir=path.parent))
         path.rename(replaced)
         partial.rename(path)
         replaced.rename(partial)

@@ -18,13 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from ...core.errors import StoreError, UsageError, quoted, some_of
-from ...core.files import partial_prefix, put_beside, remove_partial_files
+from ...core.files import open_draft, put_beside
 from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
 from .open import attached, open_store, write_empty
@@ -160,10 +159,8 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     if not out.parent.is_dir():
         raise UsageError(f"no folder {out.parent} for the merged database; make it first")
     preference = None if prefer is None else _place_of(prefer, paths)
-    remove_partial_files(out)
     try:
-        with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
-            draft = Path(folder) / out.name
+        with open_draft(out) as draft:
             write_empty(draft, out)
             with attached(paths, draft, out) as connection:
                 merger = _Merger(connection, paths, out)

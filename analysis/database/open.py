@@ -18,7 +18,7 @@ import duckdb
 
 from ...core import __version__
 from ...core.errors import StoreError, UsageError, quoted
-from ...core.files import behind_links, partial_prefix, remove_partial_files, take_name
+from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
 from .queries import explained
 from .store import Store
@@ -94,8 +94,7 @@ def create(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
     try:
-        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
-            draft = Path(folder) / path.name
+        with open_draft(path) as draft:
             write_empty(draft, path)
             with suppress(FileExistsError):
                 os.link(draft, path)
@@ -172,7 +171,6 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
-    remove_partial_files(path)
     due = 0.0
 
     def renew() -> bool:
@@ -192,8 +190,7 @@ def write_snapshot(store: Store, path: Path) -> None:
     store.checkpoint()
     path = behind_links(path)
     try:
-        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
-            draft = Path(folder) / path.name
+        with open_draft(path) as draft:
             # Another process copies, since closing the file in this one would give up this process's lock on it.
             copy = subprocess.run(
                 [sys.executable, "-I", "-c", COPY, store.path, draft], capture_output=True, text=True, check=False

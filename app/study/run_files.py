@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...core.files import lost_its_maker, partial_prefix
+from ...core.files import lost_its_maker, open_draft, partial_prefix
 from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
 from ...core.user_code import is_of_python
@@ -32,6 +32,8 @@ from ...core.user_functions import crash_notes
 ENDING = "progress"
 MOST_BYTES = 4096
 """The most bytes of a file of progress."""
+MOST_NOTES = 1 << 20
+"""The most characters that are read of a note on a crash."""
 WRITE_SECONDS = 1.0
 """Seconds between two states that are written."""
 PACKAGE = Path(__file__).parents[2]
@@ -82,8 +84,7 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
                     activity, position, float(total), unit, os.getpid(), socket.gethostname(), start, time.time()
                 )
                 due = time.monotonic() + WRITE_SECONDS
-                with suppress(OSError):
-                    draft = file.with_name(f"{file.name}.new")
+                with suppress(OSError), open_draft(database) as draft:
                     draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
                     draft.replace(file)
 
@@ -116,8 +117,9 @@ def note_crashes(database: Path) -> Iterator[None]:
     file = database.parent / f"{partial_prefix(_maker_name(database))}txt"
     command, was_enabled = ["tee", "-a", str(file)], faulthandler.is_enabled()
     try:
+        file.unlink(missing_ok=True)
         with (
-            file.open("wb") as notes,
+            file.open("xb") as notes,
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.__stderr__, start_new_session=True) as tee,
         ):
 
@@ -143,7 +145,7 @@ def read_crashes(database: Path) -> dict[str, str]:
     name = _maker_name(database)
     crashes = {}
     for file in [file for file in database.parent.iterdir() if lost_its_maker(file, name.name)]:
-        digest, _, words = file.read_text(encoding="utf-8", errors="replace").partition("\n")
+        digest, _, words = _read_notes(file).partition("\n")
         if fault := re.search("^Fatal Python error: (.+)$", words, re.MULTILINE):
             frames = re.findall(
                 r'^  File "(.+)", line (\d+)', words.partition("Current thread")[2] or words, re.MULTILINE
@@ -159,6 +161,14 @@ def read_crashes(database: Path) -> dict[str, str]:
             )
         file.unlink(missing_ok=True)
     return crashes
+
+
+def _read_notes(file: Path) -> str:
+    """The text of a note on a crash; nothing where it is no note, but a link or a pipe of somebody else's."""
+    if file.is_symlink() or not file.is_file():
+        return ""
+    with file.open(encoding="utf-8", errors="replace") as notes:
+        return notes.read(MOST_NOTES)
 
 
 def _maker_name(database: Path) -> Path:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.errors import ImageSetError, UsageError, amount
-from ...core.files import exchange_folders, put_in_place
+from ...core.files import exchange_folders, open_draft, partial_files, put_in_place
 from ...core.untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
@@ -173,29 +173,27 @@ def damaged(file: Path, error: Exception) -> ImageSetError:
 def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
 
-    A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it. With `replace` it
-    takes the place of the folder at `out`, which is removed.
+    A killed process leaves it behind as a partial file (see `core.files`); the next one for the same `out` clears it.
+    With `replace` it takes the place of the set at `out`, and what else lies in that one's folder moves along.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    with writing(out):
-        if not replace:
-            refuse_taken(out)
-        if not out.parent.is_dir():
-            raise UsageError(f"{out.parent}: no such folder; make it first")
-        partial.mkdir(exist_ok=True)
-    with _locked(partial, out):
-        try:
-            with writing(out):
-                for leftover in partial.iterdir():
-                    leftover.unlink()
-            yield partial
-            with writing(out):
-                (exchange_folders if replace else put_in_place)(partial, out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if replace:
-            shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as stack:
+        with writing(out):
+            if not replace:
+                refuse_taken(out)
+            if not out.parent.is_dir():
+                raise UsageError(f"{out.parent}: no such folder; make it first")
+            draft = stack.enter_context(open_draft(out))
+            draft.mkdir()
+            stack.callback(os.close, _lock(draft))
+            _refuse_neighbours(draft, out)
+        yield draft
+        with writing(out):
+            if replace:
+                _link_others(out, draft)
+                exchange_folders(draft, out)
+                _link_others(draft, out)  # what has come there meanwhile
+            else:
+                put_in_place(draft, out)
 
 
 @contextmanager
@@ -205,21 +203,46 @@ def changed_folder(path: Path) -> Iterator[Path]:
     Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name.
     """
     read_description(path)
-    with _locked(path, path), new_folder(path.resolve(), replace=True) as folder:
-        yield folder
+    with ExitStack() as stack:
+        with writing(path):
+            stack.callback(os.close, _lock(path))
+        yield stack.enter_context(new_folder(path.resolve(), replace=True))
 
 
-@contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """The time in which no other process packs into the folder, which is or becomes `out`."""
-    with writing(out):
-        lock = os.open(folder, os.O_RDONLY)
+def _lock(folder: Path) -> int:
+    """Lock a folder for this process until the number is closed; BlockingIOError where another process has it."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with writing(out):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         os.close(lock)
+        raise
+    return lock
+
+
+def _refuse_neighbours(draft: Path, out: Path) -> None:
+    """BlockingIOError where another process fills a folder for the same `out`."""
+    for folder in partial_files(out):
+        if folder != draft.parent:
+            try:
+                os.close(_lock(folder / out.name))
+            except BlockingIOError:
+                raise
+            except OSError:  # it has just gone, or is no draft
+                continue
+
+
+def _link_others(folder: Path, target: Path) -> None:
+    """Give what is no part of the set in a folder a name in another one too, unless it has one there."""
+    own = {PIXELS, INDEX, ATTRIBUTES, ABOUT, *earlier_indexes(folder)}
+    for place in folder.iterdir():
+        link = target / place.name
+        if place.name in own or os.path.lexists(link):
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.copytree(place, link, symlinks=True, copy_function=os.link)
+        else:
+            os.link(place, link, follow_symlinks=False)
 
 
 def refuse_taken(out: Path) -> None:
@@ -237,7 +260,7 @@ def writing(out: Path | str) -> Iterator[None]:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
     except OSError as error:
         raise ImageSetError(
-            f"{out}: cannot be written ({error.strerror}); make room or choose another folder"
+            f"{out}: cannot be written ({words_of(error)}); make room or choose another folder"
         ) from error
 
 

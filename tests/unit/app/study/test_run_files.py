@@ -181,3 +181,15 @@ def test_a_run_that_goes_on_is_let_be_and_leaves_nothing(tmp_path: Path) -> None
         assert read_crashes(tmp_path / "r.duckdb") == {}
         assert file.exists()
     assert (list(tmp_path.iterdir()), crash_notes) == ([], [])
+
+
+def test_no_link_that_lies_there_by_the_name_of_a_file_of_a_run_is_followed(tmp_path: Path) -> None:
+    database, private = tmp_path / "r.duckdb", tmp_path / "letter.txt"
+    private.write_text("dear")
+    for name in (f"{HOST}.{os.getpid()}.{ENDING}.new", f"crash.{HOST}.{os.getpid()}.txt", f"crash.{HOST}.{NOBODY}.txt"):
+        (tmp_path / f".r.duckdb.{name}").symlink_to(private)
+    assert read_crashes(database) == {}
+    with keep_progress(database, silent)("running", 3, "predictions"), note_crashes(database):
+        crash_notes[-1]("a" * 64)
+        assert [state.total for state in read_progress(database)] == [3]
+    assert private.read_text() == "dear"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from small import make_pictures
 
+from bandlens.core import files
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
 from bandlens.probes.images.attributes import write_attributes
@@ -206,3 +207,41 @@ def test_pictures_of_many_levels_keep_their_range(tmp_path: Path, crop: Crop) ->
         superset = add_images(out, folder) if out.exists() else pack(folder, out, crop=crop)
     assert superset.info.digest == pack(folder, tmp_path / "whole.set", crop=crop).info.digest
     assert superset.crop == crop
+
+
+def test_no_folder_of_a_strangers_is_filled_or_emptied(photos: Path) -> None:
+    """A hidden folder or link that lies where drafts are made is left alone, and so is what lies behind it."""
+    out, private = photos.with_name("mine.set"), photos.with_name("private")
+    private.mkdir()
+    (private / "letter.txt").write_text("dear")
+    for name in (".mine.set.partial", ".mine.set.replaced"):
+        photos.with_name(name).symlink_to(private)
+    pack(some(photos, *NAMES[:3]), out, crop=CROP)
+    add_images(out, photos)
+    remove_images(out, NAMES[:1])
+    assert check_image_set(out).info.count == 4
+    assert {file.name: file.read_text() for file in private.iterdir()} == {"letter.txt": "dear"}
+    assert sorted(path.name for path in photos.parent.glob(".*")) == [".mine.set.partial", ".mine.set.replaced"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_what_else_lies_in_the_folder_of_a_set_stays(
+    photos: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:  # a file system that cannot exchange two names
+        monkeypatch.setattr(files, "RENAME_EXCHANGE", 1 << 30)
+    out = photos.with_name("mine.set")
+    pack(some(photos, *NAMES[:3]), out, crop=CROP)
+    (out / "notes" / "deep").mkdir(parents=True)
+    (out / "notes" / "deep" / "why.txt").write_text("since")
+    (out / "results.duckdb").write_bytes(b"rows")
+    (out / "link").symlink_to(photos)
+    with (out / "results.duckdb").open("ab") as database:  # another program has it open
+        add_images(out, photos)
+        database.write(b" and more")
+    remove_images(out, NAMES[:1])
+    assert check_image_set(out).info.count == 4
+    assert (out / "results.duckdb").read_bytes() == b"rows and more"
+    assert (out / "notes" / "deep" / "why.txt").read_text() == "since"
+    assert (out / "link").readlink() == photos
+    assert not [path.name for path in photos.parent.iterdir() if path.name.startswith(".")]
