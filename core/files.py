@@ -16,6 +16,8 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from stat import S_IMODE
 from tempfile import TemporaryDirectory, mkdtemp
@@ -64,10 +66,11 @@ def open_draft(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sources: Sequence[Path] = ()) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
 
-    A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one.
+    A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one. Where it
+    shows what is in files of `sources`, nobody may read it who may not read these.
     """
     path = behind_links(path)
     if path.is_dir():  # `.` has no name that a file beside it could take up
@@ -75,11 +78,11 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_draft(path) as draft:
         yield draft
-        take_name(draft, path)
+        take_name(draft, path, sources)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
+def write_bytes(path: Path, content: bytes, sources: Sequence[Path] = ()) -> None:
+    with replacing(path, sources) as temporary:
         temporary.write_bytes(content)
 
 
@@ -121,18 +124,26 @@ def exchange_folders(partial: Path, path: Path) -> None:
     _sync(path.parent)
 
 
-def take_name(partial: Path, path: Path) -> None:
+def take_name(partial: Path, path: Path, sources: Sequence[Path] = ()) -> None:
     """Replace the file at `path` by one that is whole, which gets the mode and, where that is allowed, the owner.
 
-    `path` is no link: see `behind_links`.
+    `path` is no link: see `behind_links`. Of `sources` and the file at `path` the mode is what all of them have.
     """
+    files = [*sources]
     with suppress(FileNotFoundError):
         replaced = path.stat()
         if not partial.is_dir():
             with suppress(PermissionError):
                 os.chown(partial, replaced.st_uid, replaced.st_gid)
-            partial.chmod(S_IMODE(replaced.st_mode))
+            files.append(path)
+    if files:
+        partial.chmod(common_mode(files))
     partial.replace(path)
+
+
+def common_mode(paths: Sequence[Path]) -> int:
+    """The permissions that all of some files have; there is one at least."""
+    return reduce(and_, (S_IMODE(path.stat().st_mode) for path in paths))
 
 
 def behind_links(path: Path) -> Path:

@@ -258,7 +258,10 @@ def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
 
 
 PROGRAM = """
-import sys, vl_convert
+import sys
+from bandlens.core.jobs import end_with_parent
+end_with_parent()
+import vl_convert
 script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=sys.argv[1])
 sys.stdout.buffer.write(script.encode())
 """

@@ -23,7 +23,7 @@ from typing import Any
 import duckdb
 
 from ...core.errors import StoreError, UsageError, quoted, some_of
-from ...core.files import open_draft, put_beside
+from ...core.files import common_mode, open_draft, put_beside
 from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
 from .open import attached, open_store, write_empty
@@ -167,6 +167,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
                 merged = merger.fill(preference, progress) if len(paths) > 1 else merger.copy()
                 connection.execute("DETACH merged")
             if merged.written:
+                draft.chmod(common_mode(paths))
                 put_beside(draft, out)
     except FileExistsError:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None

@@ -186,7 +186,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 
 
 def write_snapshot(store: Store, path: Path) -> None:
-    """Copy the database, as it is now, to `path`."""
+    """Copy the database, as it is now, to `path`; whoever may not read it may not read the copy either."""
     store.checkpoint()
     path = behind_links(path)
     try:
@@ -198,6 +198,6 @@ def write_snapshot(store: Store, path: Path) -> None:
             if copy.returncode:
                 reason = (copy.stderr.strip().splitlines() or [f"the copy ended with {copy.returncode}"])[-1]
                 raise StoreError(f"cannot write the snapshot {path}: {reason}")
-            take_name(draft, path)
+            take_name(draft, path, [store.path])
     except OSError as error:
         raise StoreError(f"cannot write the snapshot {path}: {error.strerror}") from error

@@ -71,8 +71,8 @@ def write_report(
     selection = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
     with writing(out, "name another file with --out"):
-        write_bytes(out, page)
-    files = write_figures(selection, folder, advance) if figures else []
+        write_bytes(out, page, [db])
+    files = write_figures(selection, folder, advance, [db]) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 
 

@@ -69,18 +69,20 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
     return [file for file in files.values() if {*names} & {ALL_FIGURES, file.name, slug(file.figure.title)}]
 
 
-def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None]) -> list[Path]:
-    """Write each panel as SVG, PDF and PNG, and list them in figures.csv."""
+def write_figures(
+    files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None], sources: Sequence[Path] = ()
+) -> list[Path]:
+    """Write each panel as SVG, PDF and PNG, and list them in figures.csv, for whoever may read the `sources`."""
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
             spec = printed(file.panel, file.figure, file.inches)
             svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
             for ending in ENDINGS:
-                write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending))
+                write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending), sources)
             advance(1)
         rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
-        write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
+        write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode(), sources)
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
 
 

@@ -45,6 +45,13 @@ def test_readers_see_what_was_committed_and_the_writer_keeps_its_lock(tmp_path: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["results.duckdb", "snapshot.duckdb"]
 
 
+def test_whoever_may_not_read_the_database_may_not_read_a_snapshot(tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb") as store:
+        store.path.chmod(0o600)
+        write_snapshot(store, tmp_path / "snapshot.duckdb")
+    assert (tmp_path / "snapshot.duckdb").stat().st_mode & 0o777 == 0o600
+
+
 def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     with open_store(tmp_path / "results.duckdb") as store:

@@ -58,3 +58,17 @@ def test_a_folder_is_not_replaced(folder: str, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(IsADirectoryError):
         write_bytes(Path(folder), b"1")
     assert list(tmp_path.iterdir()) == [tmp_path / "below"]
+
+
+@pytest.mark.parametrize(("source", "replaced", "mode"), [(0o600, None, 0o600), (0o664, 0o646, 0o644)])
+def test_whoever_may_not_read_the_source_of_a_file_may_not_read_the_file(
+    source: int, replaced: int | None, mode: int, tmp_path: Path
+) -> None:
+    database, file = tmp_path / "results.duckdb", tmp_path / "report.html"
+    database.touch(source)
+    database.chmod(source)
+    if replaced is not None:
+        file.touch()
+        file.chmod(replaced)
+    write_bytes(file, b"1", [database])
+    assert file.stat().st_mode & 0o777 == mode

@@ -297,6 +297,16 @@ def test_a_database_that_is_named_twice_adds_nothing(pair: list[Path], tmp_path:
     assert rows_of(merged.out).equals(rows_of(pair[0]))
 
 
+def test_whoever_may_not_read_one_of_the_databases_may_not_read_the_merged_one(
+    databases: dict[str, Path], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "a.duckdb", tmp_path / "b.duckdb"]
+    for path, mode in zip(paths, (0o640, 0o604), strict=True):
+        path.write_bytes(databases["bands"].read_bytes())
+        path.chmod(mode)
+    assert merge(paths, tmp_path / "out.duckdb").out.stat().st_mode & 0o777 == 0o600
+
+
 # Refusals
 
 

@@ -49,6 +49,14 @@ def test_it_is_one_small_file_that_loads_nothing(page: ReportPage) -> None:
     assert "unsafe-inline" not in str(policy).split("style-src")[0]
 
 
+def test_whoever_may_not_read_the_database_may_not_read_its_report(stored_study: Path, tmp_path: Path) -> None:
+    database = tmp_path / "results.duckdb"
+    database.write_bytes(stored_study.read_bytes())
+    database.chmod(0o600)
+    written = write_report(database, tmp_path / "report.html", figures=["your-models"], folder=tmp_path / "figures")
+    assert {file.stat().st_mode & 0o777 for file in (written.out, *written.figures)} == {0o600}
+
+
 def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
     assert page.named("html") == [{"lang": "en"}]
     assert all(a.get("alt") for a in page.named("img"))
