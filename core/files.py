@@ -59,7 +59,7 @@ def lost_its_maker(partial: Path, name: str) -> bool:
 
 @contextmanager
 def open_draft(path: Path) -> Iterator[Path]:
-    """A path of the same name in a new hidden folder beside `path`, which is of this process and goes with the block."""
+    """A path of the same name in a new hidden folder beside `path`; this process makes the folder, and removes it."""
     remove_partial_files(path)
     with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / path.name
