@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,12 @@ def explanation(path: Path, message: str) -> BandlensError:
         return StoreError(
             f"{path} is in use by {user}; wait for it to end, read the copy that `bandlens run --snapshot FILE` keeps, "
             f"or name another file; `bandlens progress --db {quoted(path)}` says how far a run is"
+        )
+    if re.search("replaying WAL|Corrupt WAL|WAL does not match", line):
+        log, since = path.with_name(f"{path.name}.wal"), datetime.fromtimestamp(path.stat().st_mtime)
+        return StoreError(
+            f"{log} is damaged, the log of what was last committed to {path}: move it away, which loses what was "
+            f"committed after {since:%Y-%m-%d %H:%M:%S}, then run again; or take the copy of a snapshot"
         )
     for pattern, meaning in MEANINGS.items():
         if re.search(pattern, line):

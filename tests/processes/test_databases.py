@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up_results import cell, condition, image_set, part, python, store_study
-from waiting import wait_until
+from small import ask
+from waiting import LIMIT_SECONDS, wait_until
 
 import bandlens
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.open import open_store
 from bandlens.core.errors import BandlensError
@@ -52,6 +56,44 @@ def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: 
         holder.communicate("")
     with open_store(path, read_only):
         pass
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from made_up_results import cell, condition, image_set, part, store_study
+from bandlens.analysis.database.open import open_store
+images = image_set(20, labels=[0] * 20)
+with open_store(Path(sys.argv[1])) as store:
+    store_study(store, "first", images, [part(cell(images), [0] * 20, [0] * 20)])
+    store.checkpoint()
+    store_study(store, "second", images, [part(cell(images, condition("lowpass")), [0] * 20, [0] * 20)])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda log: log[:-8] + bytes(8), lambda log: log[:-1] + bytes([log[-1] ^ 1])],
+    ids=["zeros", "one bit"],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_damaged_log_is_named_and_without_it_the_database_is_what_the_file_holds(
+    path: Path, damage: Callable[[bytes], bytes], read_only: bool
+) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    subprocess.run(python(KILLED, path), env=environment, check=False, timeout=LIMIT_SECONDS)
+    log = path.with_name("results.duckdb.wal")
+    log.write_bytes(damage(log.read_bytes()))
+    since = datetime.fromtimestamp(path.stat().st_mtime)
+    assert f"StoreError: {log} is damaged" in refusal(path, read_only)
+    assert f"move it away, which loses what was committed after {since:%Y-%m-%d %H:%M:%S}" in refusal(path, read_only)
+    log.rename(path.with_name("moved"))
+    assert ask(path, "SELECT study FROM accuracy") == [("first",)]
+    with open_store(path) as store:
+        images = image_set(20, labels=[0] * 20)
+        store_study(store, "second", images, [part(cell(images, condition("lowpass")), [0] * 20, [0] * 20)])
+        assert [check.problems for check in check_database(store) if check.problems] == []
 
 
 OPEN_BY_DUCKDB = """
@@ -207,6 +249,7 @@ def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) 
 ANEW = """
 import resource, sys
 from pathlib import Path
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import merge
 from bandlens.core.errors import BandlensError
 database, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -236,6 +279,7 @@ def test_a_merge_that_finds_no_room_names_the_file_of_the_user(path: Path) -> No
 MERGE = """
 import sys
 from pathlib import Path
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import merge
 merge([Path(name) for name in sys.argv[2:]], Path(sys.argv[1]))
 """
