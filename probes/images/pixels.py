@@ -176,11 +176,13 @@ class Stream(Pixels):
     """The photographs of a set, in their folder."""
 
     def __init__(self, source: Path, crop: Crop, paths: Sequence[str], sha256s: Sequence[str]) -> None:
-        """ImageSetError where the folder is gone."""
+        """ImageSetError where the folder is gone, or a path leads out of it."""
         if not source.is_dir():
             raise ImageSetError(
                 f"{source}: no such folder, and its images were not packed; bring it back or pack again"
             )
+        if outside := next((path for path in paths if path.startswith("/") or ".." in path.split("/")), None):
+            raise ImageSetError(f"image '{outside}' of a streamed set lies outside of {source}; pack the images again")
         super().__init__(paths, sha256s, crop.size)
         self.source, self.crop = source, crop
         # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.

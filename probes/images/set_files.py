@@ -93,6 +93,8 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
 
     file = folder / name
     try:
+        if file.is_symlink():
+            raise ValueError("it is a link")
         with parquet.ParquetFile(regular(file)) as rows:
             if count not in (None, rows.metadata.num_rows) or rows.metadata.num_rows > MOST_IMAGES:
                 raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")

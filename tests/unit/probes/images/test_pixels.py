@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from bandlens.probes.images.image_set import ImageSet, check_image_set, open_ima
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.pixels import Stream
+from bandlens.probes.images.set_files import read_index, write_index
 
 SIDE = 32
 STREAM = How(stream=True)
@@ -167,3 +169,19 @@ def test_a_file_that_is_cut_off_while_it_is_open_is_one_line(folder: Path) -> No
             images.take(ROWS)
     with pytest.raises(ImageSetError, match=r"pixels\.npy: damaged or missing \(.*\); pack the images again"):
         open_image_set(folder)
+
+
+@pytest.mark.parametrize("path", ["../private.png", "/private.png", "n01440764/../../private.png"])
+def test_a_streamed_set_names_pictures_below_its_source_alone(path: str, streamed: ImageSet) -> None:
+    index = read_index(streamed.folder, 12)
+    write_index(streamed.folder, replace(index, paths=[path, *index.paths[1:]]))
+    with pytest.raises(ImageSetError, match=r"lies outside of .*; pack the images again"):
+        open_image_set(streamed.folder)
+
+
+def test_a_linked_index_is_refused(streamed: ImageSet, tmp_path: Path) -> None:
+    """It may be any file of the user's, whose content would go into a database."""
+    (streamed.folder / "index.parquet").rename(tmp_path / "index.parquet")
+    (streamed.folder / "index.parquet").symlink_to(tmp_path / "index.parquet")
+    with pytest.raises(ImageSetError, match=r"index\.parquet: .*it is a link"):
+        open_image_set(streamed.folder)
