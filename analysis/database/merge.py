@@ -3,12 +3,14 @@
 One database alone is copied as it is: the copy lacks the room of what was deleted.
 
 A row is known by its content: a checkpoint, an image set, a condition and a cell by their digests, a study by name,
-version and digest. Ids follow an order of the content, and where databases have different rows of one thing, such as
-other names of the same weights, a rule takes those of one of them that asks for content alone. So the result does not
-depend on the order in which databases are merged, nor on how they are grouped.
+version and digest. Ids follow an order of the content, and where databases have different names of one thing, such as
+the same weights, a rule takes one of them that asks for content alone. So the result does not depend on the order in
+which databases are merged, nor on how they are grouped.
 
 A cell's predictions are those of its first images. Of two databases with the same cell, the one with more images has
-all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is.
+all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is. The
+same holds for whatever else both of them say of one thing: labels, paths and attributes of images, names of classes,
+figures of a source, and what a digest stands for. Which cells are complete follows from what is merged.
 
 Of several, numbers that `bandlens analyze` computes are left out: they may be of fewer cells than the result has.
 """
@@ -26,6 +28,7 @@ from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import common_mode, open_draft, put_beside
 from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
+from .integrity import check_database
 from .open import attached, open_store, write_empty
 from .store import SESSION
 from .study_versions import ORDER
@@ -41,16 +44,31 @@ IDENTITIES = {
 }
 """Table -> the columns that tell its rows apart, and the order of the new ids."""
 GROUPS = {
-    **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), "image_set"),
+    "image": "image_set",
+    "label": "image_set, scheme",
+    "image_attribute": "image_set, name",
+    "own_class_name": "image_set, class",
     **dict.fromkeys(("study_cell", "study_checkpoint", "study_image_set"), "study"),
-    "class_name": "decision_space",
+    "class_name": "decision_space, class",
     "published_value": "source",
-    "human_trial": "0",
-    "precision_gate": "list_value(reference, candidate)",
-    "release_verdict": "list_value(study::VARCHAR, against)",
+    "human_trial": "stimulus_set",
+    "precision_gate": "reference, candidate",
+    "release_verdict": "study, against",
 }
 """Table -> the subject of its rows. All rows of one subject are those of one database: the one that decided last, where
-they are decided, and else the one with the most."""
+they are decided, and else they are a contradiction where they differ."""
+FACTS = {
+    "checkpoint": "classes, normalization, weights_sha256",
+    "image_set": "count, size, clusters, preprocessing, labelled, scheme, decision_space",
+    "condition": "probe, parameters, cutoff, frequency, noise_sd, attack",
+    "cell": "checkpoint, image_set, condition, engine, precision, onnx_sha256, decision_space, seed",
+}
+"""Table of IDENTITIES -> its columns that follow from the identity; other columns are names, or how it is shown."""
+NAMES = {
+    "image_set": "(SELECT any_value(name) FROM merged.image_set AS named WHERE id = decidable.image_set)",
+    "study": "(SELECT any_value(name || '@' || version) FROM merged.study AS named WHERE id = decidable.study)",
+}
+"""Column of a subject -> its name."""
 REFERENCES = {
     "cell": ("checkpoint", "image_set", "condition"),
     "part": ("session",),
@@ -62,6 +80,8 @@ REFERENCES = {
     **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), ("image_set",)),
 }
 """Table -> its columns that are ids of other rows."""
+NOBODY = -1
+"""The number of a preferred database where there is none."""
 MOST_DESCRIBED = 20
 """The most contradictions that are described: each asks both databases for the predictions of a cell."""
 
@@ -94,9 +114,9 @@ UNION ALL SELECT pair, new, origin, id, n FROM pair
 """A database with the most images of a cell beside each other one, and the images that both of them have."""
 CELLS = """
 INSERT INTO merged.cell BY NAME
-SELECT new_cell.* EXCLUDE (new, complete, error), new AS id, holder.complete, IF(holder.complete, NULL, errors.error)
-    AS error
-FROM new_cell JOIN chosen USING (new) JOIN all_cell AS holder USING (origin, id)
+SELECT new_cell.* EXCLUDE (new, complete, error), new AS id, n = image_set.count AS complete,
+       IF(n = image_set.count, NULL, errors.error) AS error
+FROM new_cell JOIN chosen USING (new) JOIN merged.image_set ON image_set.id = new_cell.image_set
 JOIN (SELECT key, min(error) AS error FROM all_cell GROUP BY key) AS errors ON errors.key = new_cell.key ORDER BY new
 """
 CELL_IN_WORDS = """
@@ -105,6 +125,15 @@ FROM new_cell JOIN merged.checkpoint ON checkpoint.id = new_cell.checkpoint
 JOIN merged.image_set ON image_set.id = new_cell.image_set JOIN merged.condition ON condition.id = new_cell.condition
 WHERE new = {cell}
 """
+DIFFERENCES = """
+WITH rows AS (
+    SELECT origin, {subject}, count(*) AS n, sum(hash({columns})::HUGEINT) AS h FROM ({union}) GROUP BY ALL
+), decidable AS (SELECT *, bool_or(origin = {preference}) OVER (PARTITION BY {subject}) AS decided FROM rows)
+SELECT concat_ws(', ', {words}), origin, other, decided
+FROM decidable JOIN (SELECT {subject}, origin AS other, n AS other_n, h AS other_h FROM rows) USING ({subject})
+WHERE origin < other AND (n, h) IS DISTINCT FROM (other_n, other_h) ORDER BY ALL
+"""
+"""Every two databases whose rows about a subject differ, and whether one that is preferred has rows about it."""
 RAN = """
 SELECT string_agg(DISTINCT engine || ' ' || precision || ' on ' || device || ', batch ' || batch || ', ' || threads
                   || ' threads, ' || versions, '; ')
@@ -123,11 +152,12 @@ class Merged:
     """The number of cells that several databases have."""
     predictions: int
     contradicted: int
-    """The number of contradictions between two databases over a cell."""
+    """The number of contradictions between two databases."""
     contradictions: list[dict[str, Any]]
-    """A row for each of the first of them, up to MOST_DESCRIBED: the `cell`; the number of `images` that both databases
-    have, and of these with another predicted class (`other_class`); the largest difference of a `confidence`; and of
-    both databases, a and b, the path (`database_a`) and the sessions that ran the cell (`ran_a`).
+    """A row for each of the first of them, up to MOST_DESCRIBED: its `subject`, a cell or rows of a table; and of both
+    databases, a and b, the path (`database_a`). Of a cell also the number of `images` that both databases have, and of
+    these with another predicted class (`other_class`) or another rank of a label (`other_rank`), the largest
+    difference of a `confidence`, and the sessions that ran it (`ran_a`).
     """
     written: bool
     """Whether the file was written: it is not where a contradiction stays that nothing decides."""
@@ -136,11 +166,18 @@ class Merged:
         """This, where the file was written; or StoreError, which names the first contradiction."""
         if not self.written:
             first = self.contradictions[0]
+            details = (
+                ""
+                if first["images"] is None
+                else (
+                    f": {first['other_class']} of {first['images']} images have another class, {first['other_rank']} "
+                    f"another rank, and confidences differ by up to {first['confidence']:.2g}"
+                )
+            )
             raise StoreError(
                 f"{first['database_a']} and {first['database_b']} contradict each other, {self.contradicted} times in "
-                f"all, the first: {first['cell']}: {first['other_class']} of {first['images']} images have another "
-                f"class and confidences differ by up to {first['confidence']:.2g}; nothing was written: name with "
-                "--prefer the database that is right, or delete what is wrong"
+                f"all, the first: {first['subject']}{details}; nothing was written: name with --prefer the database "
+                "that is right, or delete what is wrong"
             )
         return self
 
@@ -149,7 +186,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     """Write what several databases hold into the new one `out`, which gets its name when it is whole: see `app.api`.
 
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
-    where a database cannot be opened or disagrees with itself, or the disk is full.
+    where a database cannot be opened or disagrees with itself, which the result would show, or the disk is full.
     """
     for path in paths:
         with open_store(path, read_only=True):  # which says what is wrong with a file
@@ -158,15 +195,16 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
         raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
     if not out.parent.is_dir():
         raise UsageError(f"no folder {out.parent} for the merged database; make it first")
-    preference = None if prefer is None else _place_of(prefer, paths)
+    preference = NOBODY if prefer is None else _place_of(prefer, paths)
     try:
         with open_draft(out) as draft:
             write_empty(draft, out)
             with attached(paths, draft, out) as connection:
-                merger = _Merger(connection, paths, out)
-                merged = merger.fill(preference, progress) if len(paths) > 1 else merger.copy()
+                merger = _Merger(connection, paths, out, preference)
+                merged = merger.fill(progress) if len(paths) > 1 else merger.copy()
                 connection.execute("DETACH merged")
             if merged.written:
+                _verify(draft, out)
                 draft.chmod(common_mode(paths))
                 put_beside(draft, out)
     except FileExistsError:
@@ -174,6 +212,17 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error.strerror}; nothing was written") from error
     return merged
+
+
+def _verify(draft: Path, out: Path) -> None:
+    """StoreError where a merged database, on the way to `out`, does not agree with itself."""
+    with open_store(draft, read_only=True) as store:
+        problems = [problem for check in check_database(store) for problem in check.problems]
+    if problems:
+        raise StoreError(
+            f"{out} would not agree with itself, {len(problems)} times in all, the first: {problems[0]}; nothing was "
+            "written: `bandlens verify` finds the database that it comes from"
+        )
 
 
 def _place_of(prefer: Path, paths: Sequence[Path]) -> int:
@@ -195,6 +244,8 @@ class _Merger:
     connection: duckdb.DuckDBPyConnection
     paths: Sequence[Path]
     out: Path
+    preference: int
+    """The number of the database that is right where several contradict each other, or NOBODY."""
 
     def copy(self) -> Merged:
         """Fill the draft with all rows of the only database, under their ids."""
@@ -207,7 +258,7 @@ class _Merger:
         ((predictions,),) = self._run("SELECT count(*) FROM merged.prediction")
         return Merged(self.out, [label for (label,) in studies], cells, 0, predictions, 0, [], written=True)
 
-    def fill(self, preference: int | None, progress: Progress) -> Merged:
+    def fill(self, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
         for table in IDENTITIES:
             self._make(f"all_{table}", self._union(table))
@@ -216,8 +267,9 @@ class _Merger:
         for table, query in {"holding": HOLDINGS, "chosen": CHOICES, "side": SIDES}.items():
             self._make(table, query)
         pairs = self._contradicted_pairs()
-        contradictions = [self._describe(pair) for pair in pairs[:MOST_DESCRIBED]]
-        is_written = self._decide(pairs, preference)
+        differences, is_decided = self._find_differences()
+        contradictions = [*(self._describe(pair) for pair in pairs[:MOST_DESCRIBED]), *differences][:MOST_DESCRIBED]
+        is_written = self._decide(pairs) and is_decided
         studies = self._run("SELECT name || '@' || version FROM new_study ORDER BY new")
         ((cells, shared),) = self._run(
             "SELECT count(*), count(*) FILTER (n > 1) FROM (SELECT count(*) AS n FROM cell_id GROUP BY new)"
@@ -228,7 +280,7 @@ class _Merger:
             cells=cells,
             shared=shared,
             predictions=self._copy(progress) if is_written else 0,
-            contradicted=len(pairs),
+            contradicted=len(pairs) + len(differences),
             contradictions=contradictions,
             written=is_written,
         )
@@ -261,7 +313,8 @@ class _Merger:
     def _number(self, table: str) -> None:
         """Give each row of a table of IDENTITIES its new id, and store it, unless its predictions decide on it."""
         identity, order = IDENTITIES[table]
-        rows = f"SELECT DISTINCT ON ({identity}) * EXCLUDE (origin, id) FROM all_{table} ORDER BY ALL"
+        order_of_rows = f"origin <> {self.preference}, COLUMNS(* EXCLUDE (origin, id))"
+        rows = f"SELECT DISTINCT ON ({identity}) * EXCLUDE (origin, id) FROM all_{table} ORDER BY {order_of_rows}"
         if table == "study":
             self._check_studies()
             rows = STUDIES
@@ -284,12 +337,37 @@ class _Merger:
                 f"bandlens studies rename {quoted(name)} NEW --db {quoted(paths[-1])}"
             )
 
-    # Cells that several databases have
+    # What several databases have
+
+    def _find_differences(self) -> tuple[list[dict[str, Any]], bool]:
+        """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""
+        subjects = {table: (IDENTITIES[table][0], columns, f"FROM all_{table}") for table, columns in FACTS.items()}
+        for table, subject in GROUPS.items():
+            names = self._columns(table)
+            if "decided" not in names:
+                columns = ", ".join(name for name in names if name not in subject.split(", "))
+                subjects[table] = (subject, columns, self._union(table))
+        differences, is_decided = list[dict[str, Any]](), True
+        for table, (subject, columns, union) in subjects.items():
+            words = ", ".join([f"'{table}'", *(NAMES.get(name, name) for name in subject.split(", "))])
+            query = DIFFERENCES.format(
+                subject=subject, columns=columns, union=union, words=words, preference=self.preference
+            )
+            for name, origin_a, origin_b, decided in self._run(query):
+                row = dict.fromkeys(("images", "other_class", "other_rank", "confidence"))
+                row |= {"database_a": str(self.paths[origin_a]), "ran_a": None}
+                row |= {"database_b": str(self.paths[origin_b]), "ran_b": None}
+                differences.append({"subject": name} | row)
+                is_decided &= decided
+        return differences, is_decided
+
+    def _columns(self, table: str) -> list[str]:
+        return [name for name, *_ in self._run(f"DESCRIBE merged.{table}")]
 
     def _contradicted_pairs(self) -> list[int]:
         """The pairs of databases, by `side.pair`, with other predictions for the same images of a cell."""
         prints = " UNION ALL ".join(
-            "SELECT pair, sum(hash(image_index, predicted, label_rank, confidence)::HUGEINT) AS print "
+            "SELECT pair, sum(hash(image_index, predicted, label_rank, confidence, best_rank)::HUGEINT) AS print "
             f"FROM side JOIN {database}.prediction ON prediction.cell = side.id AND image_index < n "
             f"WHERE origin = {origin} GROUP BY pair"
             for origin, database in enumerate(self._databases)
@@ -305,27 +383,28 @@ class _Merger:
             f"(FROM {self._databases[origin]}.prediction WHERE cell = {old} AND image_index < {images})"
             for *_, origin, old in sides
         ]
-        ((classes, confidence),) = self._run(
-            "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
+        ((classes, ranks, confidence),) = self._run(
+            "SELECT count(*) FILTER (a.predicted <> b.predicted), "
+            "count(*) FILTER ((a.label_rank, a.best_rank) IS DISTINCT FROM (b.label_rank, b.best_rank)), "
+            "coalesce(max(abs(a.confidence - b.confidence)), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
         ((name,),) = self._run(CELL_IN_WORDS.format(cell=cell))
-        row = {"cell": name, "images": images, "other_class": classes, "confidence": confidence}
+        row = {"subject": name, "images": images, "other_class": classes, "other_rank": ranks, "confidence": confidence}
         for letter, (*_, origin, old) in zip("ab", sides, strict=True):
             ((sessions,),) = self._run(RAN.format(database=self._databases[origin], cell=old))
             row |= {f"database_{letter}": str(self.paths[origin]), f"ran_{letter}": sessions}
         return row
 
-    def _decide(self, pairs: Sequence[int], preference: int | None) -> bool:
+    def _decide(self, pairs: Sequence[int]) -> bool:
         """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
         self._make("contradicted", f"SELECT DISTINCT new FROM side WHERE list_contains({list(pairs)}::BIGINT[], pair)")
-        if preference is not None:
-            self._run(
-                "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
-                f"WHERE chosen.new = holding.new AND holding.origin = {preference} AND holding.n > 0 "
-                "AND chosen.new IN (FROM contradicted)"
-            )
-            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {preference})")
+        self._run(
+            "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
+            f"WHERE chosen.new = holding.new AND holding.origin = {self.preference} AND holding.n > 0 "
+            "AND chosen.new IN (FROM contradicted)"
+        )
+        self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {self.preference})")
         return not self._run("FROM contradicted LIMIT 1")
 
     # The rows, once each cell has its database
@@ -344,21 +423,21 @@ class _Merger:
         return int(total)
 
     def _copy_groups(self, table: str, subject: str) -> None:
-        """Copy the rows about each subject from the database that decided last, or has the most of them."""
-        names = [name for name, *_ in self._run(f"DESCRIBE merged.{table}")]
+        """Copy the rows about each subject from the preferred database, the one that decided last, or any of them."""
+        names = self._columns(table)
         latest = "max(decided)" if "decided" in names else "0"
-        columns = ", ".join(name for name in names if name != subject)
+        columns = ", ".join(name for name in names if name not in subject.split(", "))
         self._make(
             "holder",
-            "SELECT DISTINCT ON (subject) subject, origin FROM ("
-            f"SELECT origin, {subject} AS subject, {latest} AS latest, count(*) AS n, "
-            f"sum(hash({columns})::HUGEINT) AS h FROM ({self._union(table)}) GROUP BY ALL"
-            ") ORDER BY subject, latest DESC, n DESC, h, origin",
+            f"SELECT DISTINCT ON ({subject}) {subject}, origin FROM ("
+            f"SELECT origin, {subject}, {latest} AS latest, sum(hash({columns})::HUGEINT) AS h "
+            f"FROM ({self._union(table)}) GROUP BY ALL"
+            f") ORDER BY latest DESC, origin <> {self.preference}, h, origin",
         )
         for origin in range(len(self.paths)):
             self._run(
                 f"INSERT INTO merged.{table} SELECT * EXCLUDE (origin) FROM ({self._mapped(table, origin)}) "
-                f"WHERE {subject} IN (SELECT subject FROM holder WHERE origin = {origin})"
+                f"SEMI JOIN (SELECT {subject} FROM holder WHERE origin = {origin}) USING ({subject})"
             )
 
     def _copy_predictions(self, origin: int, path: Path) -> int:

@@ -488,8 +488,8 @@ def merge(
 ) -> Merged:
     """Write what several databases hold into a new one: each cell once, studies under their names.
 
-    Of one database it makes a copy without the room of what was deleted. Where two have other predictions of a cell,
-    nothing is written unless one is preferred.
+    Of one database it makes a copy without the room of what was deleted. Where two have other predictions of a cell, or
+    other labels, paths, names or figures of one thing, nothing is written unless one is preferred.
 
     Args:
         databases: results databases, which are only read.

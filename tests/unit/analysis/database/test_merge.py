@@ -230,9 +230,10 @@ def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], t
     (contradiction,) = merger.contradictions
     session = 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
     assert contradiction == {
-        "cell": "net, set, lowpass cutoff=0.1",
+        "subject": "net, set, lowpass cutoff=0.1",
         "images": 5,
         "other_class": 2,
+        "other_rank": 2,
         "confidence": 0,
         "database_a": str(pair[0]),
         "ran_a": session,
@@ -268,6 +269,91 @@ def test_a_confidence_that_differs_in_its_last_digit_is_told_too(tmp_path: Path)
     paths = [make(tmp_path / f"{k}.duckdb", str(k), [0] * 6, 0.5 + k * 2**-24) for k in range(2)]
     (contradiction,) = merge(paths, tmp_path / "out.duckdb").contradictions
     assert (contradiction["other_class"], contradiction["confidence"]) == (0, 2**-24)
+
+
+CHANGES = {
+    "label": "UPDATE label SET class = 1 - class",
+    "more labels": "INSERT INTO label SELECT image_set, scheme, image_index, class + 1 FROM label",
+    "image": "UPDATE image SET path = path || '.png'",
+    "more images": "INSERT INTO image SELECT image_set, image_index + 3, path, cluster FROM image",
+    "own_class_name": "UPDATE own_class_name SET name = 'arch' WHERE class = 0",
+    "image_attribute": "UPDATE image_attribute SET value = 'B'",
+    "image_set": "UPDATE image_set SET count = 2",
+    "condition": "UPDATE condition SET parameters = '{}', probe = 'lowpass'",
+    "cell": "UPDATE cell SET precision = 'int8'",
+    "best_rank": "UPDATE prediction SET best_rank = 1",
+    "published_value": "UPDATE published_value SET value = 2",
+}
+"""What another database says of the same things."""
+FIGURE = (
+    "INSERT INTO published_value (source, model, benchmark, metric, condition, value, unit) "
+    "VALUES ('s', 'm', '', 'x', '', 1, '')"
+)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of which others are changed copies."""
+    path = tmp_path_factory.mktemp("original") / "original.duckdb"
+    with open_store(path) as store:
+        store_study(store, "sites", SITES, [answered(SITES, cell(SITES, by=model("net", classes=2)))])
+        store.execute(FIGURE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def twice(original: Path) -> Rows:
+    return content(merge([original, original], original.with_name("twice.duckdb")).out)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_differs_of_one_thing_is_a_contradiction_that_the_user_decides(
+    change: str, original: Path, twice: Rows, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed.duckdb"
+    changed.write_bytes(original.read_bytes())
+    with open_store(changed) as store:
+        store.execute(change)
+    refused = merge([original, changed], tmp_path / "out.duckdb")
+    assert (refused.written, refused.contradicted > 0) == (False, True)
+    with pytest.raises(StoreError, match=r"contradict each other, .*; nothing was written: name with --prefer"):
+        refused.raise_contradictions()
+    for number, order in enumerate(([original, changed], [changed, original])):
+        merged = merge(order, tmp_path / f"out{number}.duckdb", prefer=original).raise_contradictions()
+        assert content(merged.out) == twice
+
+
+def test_labels_attributes_and_names_that_one_database_alone_has_are_no_contradiction(
+    original: Path, tmp_path: Path
+) -> None:
+    changes = ("UPDATE {} SET scheme = 'other'", "UPDATE {} SET name = 'scanner'", "DELETE FROM {} WHERE class = 1")
+    tables = ("label", "image_attribute", "own_class_name")
+    paths = [original, tmp_path / "changed.duckdb"]
+    paths[1].write_bytes(original.read_bytes())
+    with open_store(paths[1]) as store:
+        for table, change in zip(tables, changes, strict=True):
+            store.execute(change.format(table))
+    rows = content(merge(paths, tmp_path / "out.duckdb").raise_contradictions().out)
+    assert [len(rows[table]) for table in tables] == [6, 4, 2]
+    assert content(merge(paths[::-1], tmp_path / "again.duckdb").out) == rows
+
+
+def test_a_cell_is_complete_if_its_images_are_there(pair: list[Path], tmp_path: Path) -> None:
+    with open_store(pair[1]) as store:
+        store.execute("UPDATE cell SET complete = true")
+    out = merge(pair, tmp_path / "out.duckdb", prefer=pair[1]).raise_contradictions().out
+    assert ask(out, "SELECT probe FROM cell JOIN condition ON condition.id = condition WHERE complete") == [
+        ("highpass",)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_does_not_agree_with_itself_gets_no_name(pair: list[Path], tmp_path: Path, count: int) -> None:
+    with open_store(pair[0]) as store:
+        store.execute("UPDATE part SET right1 = 6")
+    with pytest.raises(StoreError, match=r"net, set, \w+pass .* has sums of right answers .*; nothing was written"):
+        merge(pair[:count], tmp_path / "out.duckdb", prefer=pair[0])
+    assert sorted(tmp_path.iterdir()) == sorted(pair)
 
 
 # One database
