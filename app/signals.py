@@ -14,6 +14,8 @@ from types import FrameType
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on"
 GRACE_SECONDS = 1.5
+SAVE_SECONDS = 10.0
+"""Seconds that a job has to store what is computed."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TELL = bytes([255])
 """A byte that is no signal's number; it asks the watching thread to print the message."""
@@ -21,14 +23,16 @@ TELL = bytes([255])
 _received: list[int] = []
 _read_end, _write_end = os.pipe()
 _message_event = threading.Event()
+_words: list[str] = []
+"""What jobs say of what they have stored."""
 
 
 def obey() -> None:
     """Let the first signal raise KeyboardInterrupt, and the second, or 1.5 s, end the process.
 
     Python handles signals only between two of its own steps, and one batch of a large model, or one call of a user's
-    probe, can take a minute; so a thread watches for them, too. Nothing is lost by leaving at once: what the database
-    has committed stays.
+    probe, can take a minute; so a thread watches for them, too. Nothing is lost by leaving at once: another thread has
+    stored what was computed, and what the database has committed stays.
     """
     os.set_blocking(_write_end, False)
     threading.Thread(target=_watch, name="signals", daemon=True).start()
@@ -83,20 +87,40 @@ def _print_message() -> None:
             jobs = sys.modules.get("bandlens.core.jobs")
             slow = jobs.slow_step() if jobs else ""
             line = MESSAGE.replace("interrupted", f"interrupted while {slow}", 1) if slow else MESSAGE
+            line = line.replace("what was committed stays", _words[0]) if _words else line
             os.write(2, f"{line}\n".encode())  # the main thread may be in the middle of a print
         _message_event.set()
 
 
+def _save() -> None:
+    """Have the jobs under way store what they have computed."""
+    jobs = sys.modules.get("bandlens.core.jobs")
+    for save in [*getattr(jobs, "savers", ())]:
+        with suppress(Exception):
+            _words.append(save())
+
+
 def _watch() -> None:
     """Wait for signals in a thread, since the main thread may be inside a call that lasts."""
-    signal_number, end = 0, 0.0
-    while select.select([_read_end], [], [], max(end - time.monotonic(), 0) if signal_number else None)[0]:
+    signal_number, end, last_end = 0, 0.0, 0.0
+    saver = threading.Thread(target=_save, name="save", daemon=True)
+    while True:
+        if not select.select([_read_end], [], [], max(end - time.monotonic(), 0) if signal_number else None)[0]:
+            if not saver.is_alive() or time.monotonic() > last_end:
+                break
+            end = time.monotonic() + 0.01
+            continue
         byte = os.read(_read_end, 1)
         if byte == TELL:
+            if saver.is_alive():  # the main thread has waited for it already
+                saver.join(GRACE_SECONDS)
             _print_message()
         elif byte[0] in ENDING:
             if signal_number:
                 break
             signal_number, end = byte[0], time.monotonic() + GRACE_SECONDS
+            last_end = end + SAVE_SECONDS
+            with suppress(RuntimeError):  # Python is at its end, and starts no thread
+                saver.start()
     _print_message()
     os._exit(128 + (_received or [signal_number])[0])

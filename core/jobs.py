@@ -97,6 +97,10 @@ def silent(_activity: str, _total: float | None, _unit: str) -> AbstractContextM
     return nullcontext(lambda _amount=1, /: None)
 
 
+savers: list[Callable[[], str]] = []
+"""Functions of jobs under way, which a thread calls once a signal ends the process: each stores what is computed so
+far, and gives words on what is stored."""
+
 _steps: dict[int, tuple[str, float]] = {}
 """The step of each thread that is in one, and when that began."""
 

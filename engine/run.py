@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -78,6 +78,7 @@ def run(
     works = {cell: CellProgress(cell, first) for cell, first in cells if first < last}
     if not works:
         return
+    resources.works[:] = works.values()
     groups = [
         _Group(grid.family(members[0].condition).perturb, [works[cell] for cell in members], resources, last)
         for members in cells_together(list(works), grid)
@@ -119,6 +120,8 @@ class RunResources:
     """(n, k) classes that count as right, as `best_rank` takes them, where images have several."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
+    works: list[CellProgress] = field(default_factory=list)
+    """The cells of the present run."""
 
 
 def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
@@ -142,50 +145,61 @@ Columns = tuple[Array, Array | None, Array, Array | None]
 """The columns of `Predictions`, in their order."""
 
 
+class CellBatch(NamedTuple):
+    """The columns of a batch of a cell."""
+
+    columns: Columns
+    start: Point
+    end: Point
+    """The points at which the model began and ended the batch."""
+    pending: int
+    """The number of the cell's images that are not yet yielded, up to this batch."""
+
+
 @dataclass(slots=True)
 class CellProgress:
-    """A cell under way, and the columns that are not yet yielded."""
+    """A cell under way, and the batches that are not yet yielded; a batch joins these in one step of Python's."""
 
     cell: Cell
     first: int
     """The first image that is not yet yielded."""
-    columns: list[Columns] = field(default_factory=list)
-    """The columns of each batch."""
-    times: list[tuple[Point, Point]] = field(default_factory=list)
-    """The points at which the model began and ended each batch."""
-    pending: int = 0
+    batches: list[CellBatch] = field(default_factory=list)
     error: str | None = None
     has_ended: bool = False
+
+    @property
+    def pending(self) -> int:
+        return self.batches[-1].pending if self.batches else 0
 
 
 def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
     """The parts of cells of one image set since the last time, or their failures, where there is one to yield.
 
     The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
+    Another thread may call this while the run is interrupted, so each cell is looked at once.
     """
-    pieces = [columns for work in works if not (work.error or work.has_ended) for columns in work.columns]
+    states = [(work, work.first, [*work.batches], work.error) for work in works if not work.has_ended]
+    pieces = [batch.columns for _, _, batches, error in states if not error for batch in batches]
     columns = [None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)]
     outcomes: list[Outcome] = []
     row = 0
-    for work in works:
-        if work.has_ended or not (work.pending or work.error):
-            continue
-        if work.error is None:
-            rows, row = slice(row, row + work.pending), row + work.pending
+    for work, first, batches, error in states:
+        if error is None and batches:
+            count = batches[-1].pending
+            rows, row = slice(row, row + count), row + count
             cell_columns: list[Any] = [None if column is None else column[rows] for column in columns]
             cell_predictions = Predictions(*cell_columns)
             nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
             if not len(nan_rows):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.
-                seconds = sum(seconds_between(xp, start, end) for start, end in work.times)
-                outcomes.append(Finished(work.cell, work.first, cell_predictions, seconds))
-                work.first, work.columns, work.times, work.pending = work.first + work.pending, [], [], 0
+                seconds = sum(seconds_between(xp, batch.start, batch.end) for batch in batches)
+                outcomes.append(Finished(work.cell, first, cell_predictions, seconds))
+                work.first, work.batches = first + count, []
                 continue
-            work.error = (
-                f"logits are not finite at image {work.first + nan_rows[0]}; check the weights and the precision"
-            )
-        work.has_ended = True
-        outcomes.append(Failed(work.cell, work.error))
+            work.error = f"logits are not finite at image {first + nan_rows[0]}; check the weights and the precision"
+        if work.error:
+            work.has_ended = True
+            outcomes.append(Failed(work.cell, work.error))
     return outcomes
 
 
@@ -302,7 +316,6 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         scores = resources.decision.scores(logits)
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
         real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
-    work.columns.append((resources.decision.classes(predicted), rank, confidence, real_rank))
-    work.times.append((start, point(resources.xp)))
-    work.pending += end - begin
+    columns = (resources.decision.classes(predicted), rank, confidence, real_rank)
+    work.batches.append(CellBatch(columns, start, point(resources.xp), work.pending + end - begin))
     return end - begin

@@ -20,7 +20,8 @@ from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_sess
 from .device.card_state import card_state
 from .device.devices import readiness
 from .device.gpu_errors import first_error, gpu_errors
-from .run import RunResources, make_resources, run
+from .device.streams import network_stream
+from .run import RunResources, flush, make_resources, run
 from .tasks import Outcome, Task, by_attack
 
 
@@ -127,6 +128,13 @@ class Workbench:
         self._resources = self._resources or make_resources(xp, self.images(digest), self.sessions)
         cells = [(cell, max(task.first, starts.get(cell.key, 0))) for cell in task.cells]
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
+
+    def pending(self) -> list[Outcome]:
+        """What of the present task is computed and not yet yielded, for another thread once the task is interrupted."""
+        if self._resources is None:
+            return []
+        with network_stream(self._resources.xp):
+            return flush(self._resources.xp, self._resources.works)
 
     def infos(self) -> dict[Variant, SessionInfo]:
         """The devices and software that the open sessions run on."""

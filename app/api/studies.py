@@ -258,14 +258,30 @@ def _workers(executor: str, devices: Sequence[str], address: str | None) -> Work
     return Workers(tuple(devices), address) if devices or executor == "ray" else None
 
 
-def run_progress(db: Database = RESULTS) -> list[RunProgress]:
-    """Say how far the run is that holds a results database, and how long it will take; the database is not opened.
+STORED = """
+SELECT (SELECT coalesce(sum(count), 0) FROM part)::DOUBLE,
+       (SELECT coalesce(sum(image_set.count), 0) FROM cell JOIN image_set ON image_set.id = cell.image_set)::DOUBLE
+"""
+"""Predictions that a database holds, and those that all of its cells have."""
 
-    Returns the states that the runs, usually one, last wrote.
+
+def run_progress(db: Database = RESULTS) -> list[RunProgress]:
+    """Say how far the run is that holds a results database, and how long it will take.
+
+    Returns the states that the runs, usually one, last wrote. The database is not opened, unless they were killed: then
+    `done` and `total` are the predictions that it holds, and that all of its cells have.
     """
     from ..study.run_files import read_progress
 
-    return read_progress(existing(db))
+    states = read_progress(existing(db))
+    if states and all(state.gone for state in states):
+        from ...analysis.database.open import open_store
+
+        with open_store(Path(db), read_only=True) as store:
+            [(stored, total)] = store.execute(STORED)
+        if total:
+            return [replace(state, done=stored, total=total, unit="predictions") for state in states]
+    return states
 
 
 def gate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ...core.errors import BandlensError, plural, some_of
+from ...core.jobs import savers
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.device.card_state import throttling
@@ -89,6 +91,12 @@ class RunRecord:
     """Records all cells, and gives the label of the summary."""
     image_counts: dict[str, int]
     """Cell key -> number of its images that are stored."""
+    pending: Callable[[], Sequence[Outcome]] = tuple
+    """Gives what is computed and not yet committed, once the run is interrupted."""
+    sessions: Callable[[], Mapping[Variant, SessionInfo]] = dict
+    """Gives the sessions that computed it."""
+    computed: int | None = None
+    """The number of predictions that were computed so far; None where workers do, and have not answered yet."""
     label: str | None = None
     predictions: int = 0
     failed: list[Failed] = field(default_factory=list)
@@ -101,6 +109,11 @@ class RunRecord:
         """The cells that were not complete before."""
         self._thread = ThreadPoolExecutor(1, "commit")
         self._under_way: Future[None] | None = None
+        self._stored = dict(self.image_counts)
+        """Cell key -> number of its images that the thread has stored."""
+        self._stored_before = sum(self._stored.values())
+        self._saved: Future[None] | None = None
+        self._save_lock = threading.Lock()
 
     def begin(self) -> None:
         """Record the cells, unless they are recorded."""
@@ -120,8 +133,33 @@ class RunRecord:
 
     def _store_range(self, outcomes: Sequence[Outcome], sessions: Callable[[], Mapping[Variant, SessionInfo]]) -> None:
         infos = sessions()
+        # An interrupted run may have given a range away, or stored it already: what begins elsewhere is left out.
+        outcomes = [
+            outcome
+            for outcome in outcomes
+            if isinstance(outcome, Failed) or outcome.first == self._stored.get(outcome.cell.key, 0)
+        ]
         self.store.commit(outcomes, infos)
+        for outcome in outcomes:
+            if not isinstance(outcome, Failed):
+                self._stored[outcome.cell.key] = outcome.first + len(outcome.predictions.predicted)
         self.throttled |= dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values())))
+
+    def save(self) -> str:
+        """Store what is computed of an interrupted run, in whichever thread; gives words on what is stored."""
+        self._begin_saving().result()
+        stored = sum(self._stored.get(cell.key, 0) for cell in self.cells)
+        total = sum(cell.image_set.count for cell in self.cells)
+        left = "what workers have not answered is given away"
+        if self.computed is not None:
+            new = sum(self._stored.values()) - self._stored_before
+            left = f"{max(self.computed - new, 0):,} that were computed are given away"
+        return f"{stored:,} of {total:,} predictions are stored, and {left}"
+
+    def _begin_saving(self) -> Future[None]:
+        with self._save_lock:
+            self._saved = self._saved or self._thread.submit(lambda: self._store_range(self.pending(), self.sessions))
+            return self._saved
 
     def _wait(self) -> None:
         future, self._under_way = self._under_way, None
@@ -129,10 +167,14 @@ class RunRecord:
             future.result()
 
     def __enter__(self) -> Self:
+        savers.append(self.save)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self._begin_saving()
         self._thread.shutdown()
+        savers.remove(self.save)
         if kind is None:
             self._wait()
 

@@ -13,8 +13,8 @@ from ...analysis.comparison.precision import not_passed
 from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
-from ...core.jobs import Progress, silent
-from ...core.records import Failed
+from ...core.jobs import Advance, Progress, silent
+from ...core.records import Failed, SessionInfo, Variant
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import with_card_state
 from ..console import log
@@ -117,13 +117,23 @@ def run_here(
     Cells of conditions that have `crashes` fail: by digest, what came of one.
     """
     cells_left = [cell for cell in record.todo if cell.condition.digest not in crashes]
-    with record, work.workbench() as bench:
+
+    def sessions() -> Mapping[Variant, SessionInfo]:
+        return with_card_state(bench.infos())
+
+    with work.workbench() as bench, record:
+        record.pending, record.sessions, record.computed = bench.pending, sessions, 0
         bench.prepare(work.cells, cells_left, progress)
         record.begin()
         record.commit([Failed(cell, error) for cell in record.todo if (error := crashes.get(cell.condition.digest))])
         for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
             with progress(activity, images_left(cells, record.image_counts), "predictions") as advance:
+
+                def count(predictions: int, advance: Advance = advance) -> None:
+                    record.computed = (record.computed or 0) + predictions
+                    advance(predictions)
+
                 for task in whole_tasks(cells, work.grid):
-                    for outcomes in bench.compute(task, record.image_counts, range_seconds, advance):
+                    for outcomes in bench.compute(task, record.image_counts, range_seconds, count):
                         record.commit(outcomes, partial(with_card_state, bench.infos()))
     return record.summarize()

@@ -31,6 +31,8 @@ class Workers:
     """The address of a Ray cluster; RAY_ADDRESS by default."""
 
 
+FIRST_SECONDS = 5.0
+"""Seconds after which a worker answers first; later it does after as many as it has worked."""
 Request = Mapping[str, int]
 """A task as a worker gets it: the key of each cell, and the number of its images that are stored."""
 
@@ -54,7 +56,7 @@ class StudyComputer:
     lacking: frozenset[str]
     """The names of the variants that lack predictions, whose sessions are opened first."""
     range_seconds: float
-    """Seconds after which it answers with what it has."""
+    """Seconds after which it answers with what it has; at first sooner, so that a short session advances, too."""
 
     def open(self) -> None:
         """Resolve the study and open its sessions; EngineError where a file is another than the driver's."""
@@ -68,18 +70,20 @@ class StudyComputer:
         self.cells = {cell.key: cell for cell in self.work.cells}
         self.bench = self.work.workbench()
         self.bench.prepare(self.work.cells, [cell for cell in self.work.cells if str(cell.variant) in self.lacking])
+        self.opened = time.monotonic()
 
     def compute(self, request: Request) -> Reply:
-        """Compute cells for about a minute, each from the image on that it has come to."""
+        """Compute cells for about a minute at most, each from the image on that it has come to."""
         if not request.keys() <= self.cells.keys():
             raise EngineError("the task has cells of another study; are all versions of bandlens the same?")
         cells = [self.cells[key] for key in request]
         task = Task(tuple(cells), 0, cells[0].image_set.count)
-        end, ranges = time.monotonic() + self.range_seconds, list[list[Outcome]]()
-        with closing(self.bench.compute(task, request, self.range_seconds)) as parts:
+        start, ranges = time.monotonic(), list[list[Outcome]]()
+        seconds = min(self.range_seconds, max(FIRST_SECONDS, start - self.opened))
+        with closing(self.bench.compute(task, request, seconds)) as parts:
             for outcomes in parts:
                 ranges += [outcomes] if outcomes else []  # a slow probe may take longer than that for its first images
-                if ranges and time.monotonic() >= end:
+                if ranges and time.monotonic() >= start + seconds:
                     break
         return Reply(ranges, with_card_state(self.bench.infos()))
 

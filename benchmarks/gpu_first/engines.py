@@ -22,7 +22,7 @@ from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.device.run_images import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
-from bandlens.engine.run import CellProgress, flush, make_resources, run
+from bandlens.engine.run import CellBatch, CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid
@@ -218,11 +218,10 @@ def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
     with network_stream(xp):
         for cell, _ in cells_of(bench, sessions, bench.grid.conditions[-29:]):
             work = CellProgress(cell, 0)
-            for _ in range(7):
+            for number in range(1, 8):
                 columns = [xp.zeros(sizes.batch, dtype=kind) for kind in (xp.uint16, xp.uint16, xp.float32)]
-                work.columns.append((columns[0], columns[1], columns[2], None))
-                work.times.append((point(xp), point(xp)))
-                work.pending += sizes.batch
+                columns_of_batch = (columns[0], columns[1], columns[2], None)
+                work.batches.append(CellBatch(columns_of_batch, point(xp), point(xp), number * sizes.batch))
             works.append(work)
         finish(xp)
         start = time.perf_counter()

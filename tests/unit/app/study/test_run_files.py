@@ -138,6 +138,17 @@ def test_a_run_that_was_killed_is_gone_until_the_database_is_opened(command: Com
     assert not file.exists()
 
 
+def test_of_a_run_that_was_killed_it_says_what_is_stored(
+    command: Command, stored_octaves: Path, tmp_path: Path
+) -> None:
+    database = tmp_path / "results.duckdb"
+    database.write_bytes(stored_octaves.read_bytes())
+    [(stored,)] = ask(database, "SELECT count(*) FROM prediction")
+    write_state(database, NOBODY, done=0.0)
+    answer = command("progress", "--db", database)
+    assert f"a run was killed while running, after {stored:,} of {stored:,} predictions (100%)" in answer.err
+
+
 @pytest.mark.parametrize("text", ["", '{"activity": 3}', "[" * 4000, "\xff" * 9000])
 def test_a_file_that_is_damaged_says_nothing(text: str, database: Path) -> None:
     write_state(database, os.getpid()).write_text(text, encoding="latin-1")

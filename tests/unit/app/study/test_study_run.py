@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.jobs import Advance, savers
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
@@ -110,3 +113,29 @@ def test_a_function_in_memory_is_not_for_workers(work: Work, tmp_path: Path) -> 
     study = replace(work.study, probes={"blur": {"function": print}})
     with pytest.raises(UsageError, match="probe blur is a function in memory, which workers lack; put it into a file"):
         run_study(replace(work, study=study), tmp_path / "r.duckdb", workers=Workers(("cpu",)))
+
+
+@pytest.mark.parametrize("count", [1, 45])
+def test_what_is_computed_when_a_run_is_interrupted_is_stored(
+    work: Work, direct: Path, tmp_path: Path, count: int
+) -> None:
+    """And the next run computes the rest, once."""
+    done, database = 0, tmp_path / "results.duckdb"
+
+    @contextmanager
+    def interrupt(activity: str, _total: float | None, _unit: str) -> Iterator[Advance]:
+        def advance(amount: float = 1, /) -> None:
+            nonlocal done
+            if activity in ("running", "attacking"):
+                done += int(amount)
+                if done >= count:
+                    raise KeyboardInterrupt
+
+        yield advance
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(work, database, progress=interrupt)
+    assert ask(database, "SELECT count(*) FROM prediction") == [(done,)]
+    assert run_study(work, database).predictions == COUNT * len(work.cells) - done
+    assert ask(database, SAME) == ask(direct, SAME)
+    assert savers == []
