@@ -24,7 +24,7 @@ _received: list[int] = []
 _read_end, _write_end = os.pipe()
 _message_event = threading.Event()
 _words: list[str] = []
-"""What jobs say of what they have stored."""
+"""Words of jobs on what they have stored."""
 
 
 def obey() -> None:

@@ -46,7 +46,7 @@ def remove_partial_files(path: Path) -> None:
 
 
 def partial_files(path: Path) -> list[Path]:
-    """What processes of any machine make, or left, in the folder on the way to `path`."""
+    """List the partial files on the way to `path` that processes of any machine make, or left in its folder."""
     match_partial = re.compile(rf"\.{re.escape(path.name)}\.[\w-]+\.\d+\.").match
     return [file for file in path.parent.iterdir() if match_partial(file.name)]
 

@@ -130,7 +130,7 @@ class Workbench:
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def pending(self) -> list[Outcome]:
-        """What of the present task is computed and not yet yielded, for another thread once the task is interrupted."""
+        """Give what is computed of the present task and not yet yielded; for another thread, once it is interrupted."""
         if self._resources is None:
             return []
         with network_stream(self._resources.xp):

@@ -337,7 +337,7 @@ class _Merger:
                 f"bandlens studies rename {quoted(name)} NEW --db {quoted(paths[-1])}"
             )
 
-    # What several databases have
+    # Cells and other rows that several databases have
 
     def _find_differences(self) -> tuple[list[dict[str, Any]], bool]:
         """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""

@@ -31,7 +31,7 @@ class Workers:
     """The address of a Ray cluster; RAY_ADDRESS by default."""
 
 
-FIRST_SECONDS = 5.0
+FIRST_SECONDS = 1.0
 """Seconds after which a worker answers first; later it does after as many as it has worked."""
 Request = Mapping[str, int]
 """A task as a worker gets it: the key of each cell, and the number of its images that are stored."""

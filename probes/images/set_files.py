@@ -193,7 +193,7 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
             if replace:
                 _link_others(out, draft)
                 exchange_folders(draft, out)
-                _link_others(draft, out)  # what has come there meanwhile
+                _link_others(draft, out)  # others may have come there meanwhile
             else:
                 put_in_place(draft, out)
 

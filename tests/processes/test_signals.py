@@ -142,7 +142,7 @@ STORED = (
 def test_a_run_that_is_told_to_end_ends_soon_and_stores_what_is_computed(
     number: signal.Signals, workplace: Path
 ) -> None:
-    """Though the main thread waits for a probe that would take an hour, in a group of which nothing is committed yet."""
+    """Though the main thread waits for a probe that would take an hour, and nothing of its group is committed yet."""
     (workplace / "slow.py").write_text(SLOW, encoding="utf-8")
     study = make_study(workplace, batch=1, probes="lowpass = {cutoff = 0.3}\nslow = {file = 'slow.py'}")
     database = workplace / "results.duckdb"

@@ -284,7 +284,7 @@ CHANGES = {
     "best_rank": "UPDATE prediction SET best_rank = 1",
     "published_value": "UPDATE published_value SET value = 2",
 }
-"""What another database says of the same things."""
+"""Statements that have another database say something else of the same things."""
 FIGURE = (
     "INSERT INTO published_value (source, model, benchmark, metric, condition, value, unit) "
     "VALUES ('s', 'm', '', 'x', '', 1, '')"

@@ -112,6 +112,17 @@ def test_paths_do_not_depend_on_the_current_folder_nor_on_the_environment(
     assert load_model(Path(computer.study.models), "one").sha256 == work.models[0].sha256
 
 
+def test_a_worker_answers_early_at_first(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of seconds advances, though a worker may take a minute for an answer."""
+    monkeypatch.setattr(study_workers, "FIRST_SECONDS", 0.0)
+    computer = computer_of(work, work.cells, 1, 60)
+    computer.open()
+    cells = [cell for cell in work.cells if not cell.condition.facts.attack]
+    reply = computer.compute(dict.fromkeys((cell.key for cell in cells), 0))
+    predictions = sum(len(outcome.predictions.predicted) for outcomes in reply.ranges for outcome in outcomes)
+    assert 0 < predictions < COUNT * len(cells)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
