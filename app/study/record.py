@@ -122,6 +122,8 @@ class RunRecord:
     def commit(self, outcomes: Sequence[Outcome], sessions: Callable[[], Mapping[Variant, SessionInfo]] = dict) -> None:
         """Store the outcomes of a range, and count them; the thread asks for the sessions that computed them."""
         self._wait()
+        if self._saved is not None:  # the run is interrupted
+            return
         self._under_way = self._thread.submit(self._store_range, outcomes, sessions)
         for outcome in outcomes:
             if isinstance(outcome, Failed):
@@ -132,13 +134,15 @@ class RunRecord:
                 self.image_counts[outcome.cell.key] = outcome.first + count
 
     def _store_range(self, outcomes: Sequence[Outcome], sessions: Callable[[], Mapping[Variant, SessionInfo]]) -> None:
-        infos = sessions()
-        # An interrupted run may have given a range away, or stored it already: what begins elsewhere is left out.
+        # An interrupted run may have given a range away: what comes after that is left out.
         outcomes = [
             outcome
             for outcome in outcomes
             if isinstance(outcome, Failed) or outcome.first == self._stored.get(outcome.cell.key, 0)
         ]
+        if not outcomes:
+            return
+        infos = sessions()
         self.store.commit(outcomes, infos)
         for outcome in outcomes:
             if not isinstance(outcome, Failed):

@@ -32,8 +32,6 @@ from ...core.user_functions import crash_notes
 ENDING = "progress"
 MOST_BYTES = 4096
 """The most bytes of a file of progress."""
-MOST_NOTES = 1 << 20
-"""The most characters that are read of a note on a crash."""
 WRITE_SECONDS = 1.0
 """Seconds between two states that are written."""
 PACKAGE = Path(__file__).parents[2]
@@ -145,7 +143,8 @@ def read_crashes(database: Path) -> dict[str, str]:
     name = _maker_name(database)
     crashes = {}
     for file in [file for file in database.parent.iterdir() if lost_its_maker(file, name.name)]:
-        digest, _, words = _read_notes(file).partition("\n")
+        is_note = file.is_file() and not file.is_symlink()  # and no link or pipe of somebody else's
+        digest, _, words = (file.read_text("utf-8", "replace") if is_note else "").partition("\n")
         if fault := re.search("^Fatal Python error: (.+)$", words, re.MULTILINE):
             frames = re.findall(
                 r'^  File "(.+)", line (\d+)', words.partition("Current thread")[2] or words, re.MULTILINE
@@ -161,14 +160,6 @@ def read_crashes(database: Path) -> dict[str, str]:
             )
         file.unlink(missing_ok=True)
     return crashes
-
-
-def _read_notes(file: Path) -> str:
-    """The text of a note on a crash; nothing where it is no note, but a link or a pipe of somebody else's."""
-    if file.is_symlink() or not file.is_file():
-        return ""
-    with file.open(encoding="utf-8", errors="replace") as notes:
-        return notes.read(MOST_NOTES)
 
 
 def _maker_name(database: Path) -> Path:

@@ -14,7 +14,7 @@ from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.jobs import Advance, Progress, silent
-from ...core.records import Failed, SessionInfo, Variant
+from ...core.records import Failed
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import with_card_state
 from ..console import log
@@ -117,12 +117,9 @@ def run_here(
     Cells of conditions that have `crashes` fail: by digest, what came of one.
     """
     cells_left = [cell for cell in record.todo if cell.condition.digest not in crashes]
-
-    def sessions() -> Mapping[Variant, SessionInfo]:
-        return with_card_state(bench.infos())
-
     with work.workbench() as bench, record:
-        record.pending, record.sessions, record.computed = bench.pending, sessions, 0
+        record.pending, record.computed = bench.pending, 0
+        record.sessions = lambda: with_card_state(bench.infos())
         bench.prepare(work.cells, cells_left, progress)
         record.begin()
         record.commit([Failed(cell, error) for cell in record.todo if (error := crashes.get(cell.condition.digest))])
