@@ -296,7 +296,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of which others are changed copies."""
     path = tmp_path_factory.mktemp("original") / "original.duckdb"
     with open_store(path) as store:
-        store_study(store, "sites", SITES, [answered(SITES, cell(SITES, by=model("net", classes=2)))])
+        store_study(store, "sites", SITES, [outcome(SITES, cell(SITES, by=model("net", classes=2)))])
         store.execute(FIGURE)
     return path
 
