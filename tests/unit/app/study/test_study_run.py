@@ -117,7 +117,7 @@ def test_a_function_in_memory_is_not_for_workers(work: Work, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("count", [1, 45])
 def test_what_is_computed_when_a_run_is_interrupted_is_stored(
-    work: Work, direct: Path, tmp_path: Path, count: int
+    work: Work, reference: Path, tmp_path: Path, count: int
 ) -> None:
     """And the next run computes the rest, once."""
     done, database = 0, tmp_path / "results.duckdb"
@@ -137,5 +137,5 @@ def test_what_is_computed_when_a_run_is_interrupted_is_stored(
         run_study(work, database, progress=interrupt)
     assert ask(database, "SELECT count(*) FROM prediction") == [(done,)]
     assert run_study(work, database).predictions == COUNT * len(work.cells) - done
-    assert ask(database, ROWS) == ask(direct, ROWS)
+    assert ask(database, ROWS) == ask(reference, ROWS)
     assert savers == []
