@@ -268,7 +268,7 @@ def test_a_merge_that_finds_no_room_names_the_file_of_the_user(path: Path) -> No
             columns = "source, model, benchmark, metric, condition, unit, value"
             rows = "SELECT 's', 'm', '', 'x', random()::VARCHAR, '', random() FROM range(60000)"
             store.execute(f"INSERT INTO published_value ({columns}) {rows}")
-            store.execute("UPDATE published_value SET metric = ?", [str(number)])
+            store.execute("UPDATE published_value SET source = ?", [str(number)])
     out = path.with_name("out.duckdb")
     result = subprocess.run(python(ANEW, path, out, 600_000, databases[1]), capture_output=True, text=True)
     assert result.stderr.startswith(f"StoreError: {out}: the file may not grow further")
