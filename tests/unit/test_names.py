@@ -44,7 +44,7 @@ EMPTY_NAMES = {
         "both",
     ),
 }
-"""Pronouns, participles and adjectives. A name is a noun of the field instead: `cell`, not `one`; `hits`, not `right`."""
+"""Pronouns, participles and adjectives. A name is a noun of the field: `cell`, not `one`; `hits`, not `right`."""
 MOST_EMPTY_NAMES = 5
 """The most of 1,000 assignments and parameters that may bind one of these."""
 TOP_FILES = 10
