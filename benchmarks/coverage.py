@@ -1,9 +1,10 @@
 """How often 95 % intervals hold the true number, on simulated images of which it is known.
 
-`share`: statistics.wilson, as in the view `accuracy`, for flips of gates and shape bias. The right answers of
-a cluster are beta-binomial, with an intraclass correlation (ICC); at 1, a cluster is right or wrong as a whole.
-Clusters have 8 images, 1 to 40 (evenly, or as a geometric series), or 40 in every second or fifth and else 1.
-`normal`: Wilson's with the normal quantile.
+`share`: statistics.wilson, as in the view `accuracy`, for flips of gates and shape bias. With an intraclass
+correlation (ICC), the right answers of a cluster are beta-binomial; or some clusters are right or wrong as a whole
+(`whole`), or right as a whole (`right`), and the images of all others are independent.
+Clusters have 8 images, 200, 1 to 40 (evenly, or as a geometric series), or 40 in every second or fifth and else 1.
+`normal`: Wilson's with the normal quantile, and no clusters that are not seen.
 `mean`: statistics.shares, the mean of the accuracies on two sets that show the same photographs.
 `ratio`: statistics.shares, accuracy under a filter over clean accuracy, of independent images.
 `bias`: measures.spectral_bias, high-frequency bias and spectral bias.
@@ -37,13 +38,14 @@ from bandlens.analysis.statistics import Floats, Ints
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
-from bandlens.analysis.statistics.wilson import counted_share, student, wilson
+from bandlens.analysis.statistics.wilson import SampledShare, counted_share
 from bandlens.core.protocol import SIZE as IMAGE_SIZE
 
-SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
-CLUSTERS = (10, 20, 30, 100, 1000)
+SHARES = (0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99)
+CLUSTERS = (10, 20, 50, 100, 1000)
 SIZE = 8
-ICC = (0.0, 0.1, 0.3, 0.5, 1.0)
+KINDS = {"beta-binomial": (0.0, 0.1, 0.3, 0.6, 1.0), "whole": (0.1, 0.3, 0.6), "right": (0.1, 0.3, 0.6)}
+"""Kind of clusters -> its intraclass correlations."""
 SEED = 0
 
 
@@ -52,6 +54,7 @@ def cluster_sizes(clusters: int) -> dict[str, Ints]:
     place = np.arange(clusters)
     return {
         str(SIZE): np.full(clusters, SIZE),
+        "200": np.full(clusters, 200),
         "1 to 40": np.rint(np.linspace(1, 40, clusters)).astype(np.int64),
         "1 to 40, geometric": np.rint(np.geomspace(1, 40, clusters)).astype(np.int64),
         "40, 1, …": np.where(place % 2, 1, 40),
@@ -59,10 +62,15 @@ def cluster_sizes(clusters: int) -> dict[str, Ints]:
     }
 
 
-def answers(rng: np.random.Generator, p: float, icc: float, draws: int, sizes: Ints) -> Floats:
+def answers(rng: np.random.Generator, p: float, kind: str, icc: float, draws: int, sizes: Ints) -> Floats:
     """Right answers of clusters (draws, clusters) of `sizes` (clusters,)."""
     shape = (draws, len(sizes))
-    if icc == 0:
+    if kind == "whole":
+        chance = np.where(rng.random(shape) < icc, rng.random(shape) < p, p)
+    elif kind == "right":
+        alike = icc * p / (1 - p + icc * p)
+        chance = np.where(rng.random(shape) < alike, 1, (p - alike) / (1 - alike))
+    elif icc == 0:
         chance = np.full(shape, p)
     elif icc == 1:
         chance = (rng.random(shape) < p).astype(np.float64)
@@ -79,25 +87,36 @@ def held(low: Floats, high: Floats, truth: float) -> float:
 def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]]:
     """The numbers that head a row, and its coverages now and with the normal quantile."""
     for clusters in CLUSTERS:
-        designs = [("1", np.ones(clusters, np.int64), 0.0)]
-        designs += [(name, sizes, icc) for name, sizes in cluster_sizes(clusters).items() for icc in ICC]
-        for name, sizes, icc in designs:
+        designs = [("1", np.ones(clusters, np.int64), "beta-binomial", 0.0)]
+        designs += [
+            (name, sizes, kind, icc)
+            for name, sizes in cluster_sizes(clusters).items()
+            for kind, iccs in KINDS.items()
+            for icc in iccs
+        ]
+        for name, sizes, kind, icc in designs:
             coverages, normal = [], []
             for p in SHARES:
-                hits = answers(np.random.default_rng([SEED, clusters, len(name)]), p, icc, draws, sizes)
-                share, effective, freedom = counted_share(hits, sizes)
-                coverages.append(held(*wilson(share, effective, student(freedom)), p))
-                normal.append(held(*wilson(share, effective), p))
-            yield [clusters, name, icc], coverages, normal
+                hits = answers(np.random.default_rng([SEED, clusters, len(name)]), p, kind, icc, draws, sizes)
+                sampled = counted_share(hits, sizes)
+                coverages.append(held(*sampled.ends(), p))
+                normal.append(held(*SampledShare(sampled.share, sampled.effective).ends(), p))
+            yield [clusters, name, kind, icc], coverages, normal
 
 
-def means(draws: int, clusters: int, p: float) -> float:
-    """The mean over two sets of the same photographs, accuracies p and p / 2."""
-    rng, holds = np.random.default_rng([SEED, 1, clusters]), []
+def draw_fates(rng: np.random.Generator, sizes: Ints, alike: float, whole: bool) -> Floats:
+    """Uniform draws (images,); a share `alike` of whole clusters, or else of each one's images, have a single draw."""
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    share = rng.random(len(sizes))[ids] if whole else rng.random(len(ids))
+    return np.where(share < alike, rng.random(len(sizes))[ids], rng.random(len(ids)))
+
+
+def means(draws: int, sizes: Ints, icc: float, p: float) -> float:
+    """The mean over two sets of the same photographs, accuracies p and p / 2, of clusters that are `whole`."""
+    rng, holds, ids = np.random.default_rng([SEED, 1, len(sizes)]), [], np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(draws):
-        easy = rng.random(clusters) < p
-        set_shares = [share_of(hits, np.arange(clusters)) for hits in (easy, easy & (rng.random(clusters) < 0.5))]
-        low, high = share_interval(mean_of(set_shares))
+        fate = draw_fates(rng, sizes, icc, whole=True)
+        low, high = share_interval(mean_of([share_of(fate < share, ids) for share in (p, p / 2)]))
         holds.append(low <= 0.75 * p <= high)
     return float(np.mean(holds))
 
@@ -117,10 +136,11 @@ def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
     return count["high_frequency_bias"] / draws, count["spectral_bias"] / draws
 
 
-def differences(draws: int, sizes: Ints, p: float, changed_share: float, alike: float) -> tuple[float, float]:
-    """Coverage for cells, as in `compare`, and for means of accuracies.
+def differences(
+    draws: int, sizes: Ints, alike: float, whole: bool, p: float, changed_share: float
+) -> tuple[float, float]:
+    """Coverage for cells, as in `compare`, and for means of accuracies, where answers are alike by `draw_fates`.
 
-    A share `alike` of a cluster's images has one fate.
     B is right with probability p. A is right in half of these; or, with changed_share > 0, wherever B is, but for that
     share of clusters, which have other answers, half as often right.
     """
@@ -128,9 +148,8 @@ def differences(draws: int, sizes: Ints, p: float, changed_share: float, alike: 
     rng = np.random.default_rng([SEED, 4, clusters])
     ids, truth, count = np.repeat(np.arange(clusters), sizes), p / 2 * (changed_share or 1), [0.0, 0.0]
     for _ in range(draws):
-        fate = np.repeat(rng.random(clusters), sizes)
-        draw = np.where(rng.random(len(ids)) < alike, fate, rng.random(len(ids)))
-        a, b = draw < p / 2, draw < p
+        fate = draw_fates(rng, sizes, alike, whole)
+        a, b = fate < p / 2, fate < p
         if changed_share:
             redraw, chance = np.repeat(rng.random((2, clusters)), sizes, axis=1)
             a = np.where(chance < changed_share, redraw < p / 2, b)
@@ -242,16 +261,20 @@ def main() -> None:
         return 2 if options.quick else max(20, draws // divisor)
 
     print(f"seed {SEED}, {draws} draws\n")
-    rows, minimum, minimum_normal = [], 1.0, 1.0
+    rows, minima = [], dict.fromkeys(("independent", *KINDS), (1.0, 1.0))
     for names, coverages, normal in shares(draws):
         rows.append([*map(str, names), *numbers(coverages), f"{min(normal):.3f}"])
-        minimum, minimum_normal = min(minimum, *coverages), min(minimum_normal, *normal)
-    table(["clusters", "images each", "ICC", *(f"p = {p}" for p in SHARES), "worst, normal"], rows)
-    print(f"share: worst {minimum:.3f}; with the normal quantile {minimum_normal:.3f}\n")
-    sizes = (30, 100, 1000)
+        kind = "independent" if names[1] == "1" else str(names[2])
+        minima[kind] = min(minima[kind][0], *coverages), min(minima[kind][1], *normal)
+    table(["clusters", "images each", "kind", "ICC", *(f"p = {p}" for p in SHARES), "worst, normal"], rows)
+    for kind, (minimum, minimum_normal) in minima.items():
+        print(f"share, {kind}: worst {minimum:.3f}; with the normal quantile {minimum_normal:.3f}")
+    designs = [(f"{n} photographs", np.ones(n, np.int64), 0.0) for n in (30, 100, 1000)]
+    for name, icc in itertools.product(("8", "1 to 40"), (0.3, 0.6)):
+        designs.append((f"50 of {name}, ICC {icc}", cluster_sizes(50)[name], icc))
     table(
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
-        [[f"{n} photographs", *numbers([means(share_of_draws(1), n, p) for p in SHARES])] for n in sizes],
+        [[name, *numbers([means(share_of_draws(1), *design, p) for p in SHARES])] for name, *design in designs],
     )
     near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
     coverages = [biases(share_of_draws(5), 300, ratio) for ratio in near]
@@ -264,16 +287,16 @@ def main() -> None:
     )
     rows, minima = [], np.ones(2)
     pairs = ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8))
-    equal = [(f"{n} clusters of {size}", np.full(n, size), 0.5) for n, size in pairs]
+    equal = [(f"{n} clusters of {size}", np.full(n, size), 0.5, False) for n, size in pairs]
     unequal = [
-        (f"{n} of {name}, {alike:g} alike", sizes, alike)
+        (f"{n} of {name}, {alike:g} of {'clusters' if whole else 'images'} alike", sizes, alike, whole)
         for n in (20, 60)
         for name, sizes in cluster_sizes(n).items()
-        for alike in (0.5, 1.0)
+        for alike, whole in ((0.5, False), (0.3, True), (0.6, True), (1.0, True))
     ]
-    for name, sizes, alike in equal + unequal:
+    for name, *design in equal + unequal:
         for changed_share in (0.0, 0.03):
-            held_shares = np.array([differences(share_of_draws(2), sizes, p, changed_share, alike) for p in SHARES]).T
+            held_shares = np.array([differences(share_of_draws(2), *design, p, changed_share) for p in SHARES]).T
             labels = [name, "half" if not changed_share else "3 % anew"]
             rows += [
                 [*labels, quantity, *numbers(shares_held)]

@@ -23,7 +23,7 @@ from ..measures.outcomes import read_decisions
 from ..statistics import ALPHA, Ints, Mask
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
-from ..statistics.paired import paired
+from ..statistics.paired import PairedDifference, paired, undetermined
 from ..statistics.power import detected_widths
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
@@ -218,6 +218,8 @@ class PairedCells:
     """(pairs, n): images with another predicted class."""
     clusters: Ints
     """(n,): images with the same number are not independent."""
+    difference: PairedDifference
+    """The differences of the accuracies, (pairs,), whether they are comparable or not."""
 
 
 def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
@@ -237,7 +239,7 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     images_a, images_b, clusters = common_images(a, b, pairs)
     rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
     if not len(clusters):
-        return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters)
+        return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters, undetermined(len(pairs)))
     predicted_a, right_a = _outcomes(a, pairs, "", images_a)
     predicted_b, right_b = _outcomes(b, pairs, "_b", images_b)
     compared, changes = paired(right_a, right_b, clusters), predicted_a != predicted_b
@@ -250,7 +252,7 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
         changed=pl.Series(changes.sum(axis=1), dtype=pl.Int64),
         **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
-    return PairedCells(rows, changes, clusters)
+    return PairedCells(rows, changes, clusters, compared.scores)
 
 
 def _why_not(n: int) -> pl.Expr:

@@ -6,15 +6,14 @@ difference, a gate
 
 - passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
-- is undecided otherwise; cells that are one and the same pass. So many independent images would decide (`needed`):
-
-    flips f:         n = z^2 L (1 - L) / (f - L)^2
-    difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |,   c: share that one of the two has right
+- is undecided otherwise; cells that are one and the same pass. `needed` is the number of images with which the
+  interval that decides would end at its limit, if all shares and the sizes of the clusters stayed as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -23,8 +22,8 @@ from ...core.records import Cell
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..statistics import Floats, Ints, Mask, Z
-from ..statistics.paired import sums_by_cluster
-from ..statistics.wilson import counted_share, independent_freedom, student, wilson
+from ..statistics.paired import PairedDifference, sums_by_cluster
+from ..statistics.wilson import SampledShare, counted_share
 from .cells import pair_cells
 from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words
 
@@ -32,57 +31,24 @@ TRUSTED = "fp32"
 """The precision that needs no gate, and against which the others pass theirs."""
 
 
-def flip_interval(flipped: Mask, clusters: Ints) -> tuple[Floats, Floats, Floats]:
-    """95 % interval (low, high) of the share of images that are flipped, (cells, n), and what n counts as.
-
-    Dependent images count as fewer, as in the view `cell_accuracy`: see `statistics.wilson`.
-    """
-    share, effective, freedom = flip_share(flipped, clusters)
-    return *wilson(share, effective, student(freedom)), effective
-
-
-def flip_share(flipped: Mask, clusters: Ints) -> tuple[Floats, Floats, Floats]:
-    """(share, effective, degrees of freedom) of the flipped images, which the interval is made of, (cells,) each."""
-    share, n = flipped.mean(axis=1), flipped.shape[1]
+def flip_share(flipped: Mask, clusters: Ints) -> SampledShare:
+    """The shares of images that are flipped, (cells, n), which (n,) clusters make less certain: `statistics.wilson`."""
     sums, sizes, _ = sums_by_cluster(flipped.astype(np.int64), clusters)
-    if len(sizes) == n:
-        return share, np.full(len(share), float(n)), np.full(len(share), independent_freedom(n))
     return counted_share(sums, sizes)
 
 
-def images_needed(
-    flips: Floats, difference: Floats, discordant: Floats, max_flips: float, max_difference: float
-) -> Floats:
-    """Estimate how many independent images would decide, if the shares stayed as they are; infinite on a limit.
+def images_needed(flips: SampledShare, difference: PairedDifference, n: int, limits: Limits) -> Floats:
+    """Estimate how many images would decide, from the shares of n images; infinite on a limit.
 
-    Args:
-        flips: share of flipped images.
-        difference: of the accuracies; NaN where there is none.
-        discordant: share of the images that one of the two has right.
-        max_flips: the limit L of flips.
-        max_difference: the limit M of the difference, in either direction.
-
-    The formulas stand above: the intervals of Wilson and of Bonett & Price 2012 end at the limits with so many images.
+    The difference of the accuracies is NaN where there is none; then the flips alone decide.
     """
-    images_for_flips = images_for_share(flips, max_flips)
-    images_for_loss = images_for_difference(np.abs(difference) - max_difference, discordant - difference**2)
-    too_many, too_far = flips > max_flips, np.abs(difference) > max_difference
+    counts = difference.gained, difference.lost
+    size = replace(difference, gained=np.maximum(*counts), lost=np.minimum(*counts))
+    growth_for_flips, growth_for_size = flips.growth(limits.flips, Z), size.growth(limits.accuracy, Z)
+    too_many, too_far = flips.share > limits.flips, size.difference > limits.accuracy
     # To pass, both have to fit; to fail, the first that does not is enough.
-    to_fail = np.fmin(np.where(too_many, images_for_flips, np.inf), np.where(too_far, images_for_loss, np.inf))
-    return np.where(too_many | too_far, to_fail, np.fmax(images_for_flips, images_for_loss))
-
-
-def images_for_share(share: Floats, limit: Floats | float, quantile: float = Z) -> Floats:
-    """Images with which Wilson's interval of a share ends at the limit; infinite where the share is the limit."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(quantile**2 * limit * (1 - limit) / (share - limit) ** 2)
-
-
-def images_for_difference(distance: Floats, variance: Floats, quantile: float = Z) -> Floats:
-    """Images with which the interval of a mean of d_i ends at `distance` from it, infinite at 0; `variance` is of d."""
-    margin, spread = distance**2, quantile**2 * variance
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((spread + np.sqrt(spread**2 + 8 * margin * quantile**2)) / (2 * margin))
+    to_fail = np.fmin(np.where(too_many, growth_for_flips, np.inf), np.where(too_far, growth_for_size, np.inf))
+    return n * np.where(too_many | too_far, to_fail, np.fmax(growth_for_flips, growth_for_size))
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
@@ -180,14 +146,14 @@ def gate_precision(
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
     compared = pair_cells(store, store, pairs)
-    flips, n = compared.changed.mean(axis=1), len(compared.clusters)
-    flips_low, flips_high, effective = flip_interval(compared.changed, compared.clusters)
+    flips, n = flip_share(compared.changed, compared.clusters), len(compared.clusters)
+    flips_low, flips_high = flips.ends()
     rows = pl.concat([pairs, compared.rows], how="horizontal").with_columns(
-        flips=pl.Series(flips), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
+        flips=pl.Series(np.asarray(flips.share)), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
     )
-    difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
-    counts = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
-    many = two_digits(np.maximum(counts * n / effective, n + 1))
+    gained = np.where(rows["note"].is_null(), compared.difference.gained, np.nan)
+    counts = images_needed(flips, replace(compared.difference, gained=gained), n, limits)
+    many = two_digits(np.maximum(counts, n + 1))
     names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
     equality = pl.col("cell") == pl.col("cell_b")
     return rows.with_columns(verdict=pl.when(equality).then(pl.lit("pass")).otherwise(verdict(limits))).select(

@@ -15,8 +15,8 @@ Holm's correction takes in all rows, at 0.025 for each side: the chance is at mo
 fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
 images would decide at the level 0.025 / rows. Cells that are one and the same pass without a test.
 
-The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval reaches as
-many standard errors to both sides as 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
+The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval has the level
+of the normal quantile that 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
 Chetverikov & Kato 2013):
 
     T = sum_u g_u (D_u - n_u d) / (n * standard error),   g_u ~ N(0, 1) a cluster,   D_u = sum of d over its n_u images
@@ -41,12 +41,12 @@ from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
 from ..statistics import ALPHA, Floats, Ints, Mask
 from ..statistics.coefficients import holm
-from ..statistics.paired import paired_difference, sums_by_cluster
-from ..statistics.wilson import p_above, student, wilson
+from ..statistics.paired import PairedDifference, paired_difference, sums_by_cluster
+from ..statistics.wilson import NO_SPREAD, SampledShare
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
 from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
 from .measures import Side, by_condition, read_sides
-from .precision import flip_share, images_for_difference, images_for_share, two_digits
+from .precision import flip_share, two_digits
 
 LEVEL = ALPHA / 2
 """The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
@@ -83,7 +83,9 @@ SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes
 """Kind of slices -> the slices of an image set."""
 
 
-SCHEMA = ROWS | dict.fromkeys(["variance", "effect", "centre", "error", "freedom"], pl.Float64)
+SCORES = ("gained", "lost", "images", "unseen", "freedom")
+"""Columns of a `PairedDifference` that is a loss; `images` and `unseen` are also those of a share of negative flips."""
+SCHEMA = ROWS | dict.fromkeys(SCORES, pl.Float64)
 """Columns of the rows, and of what their verdicts are made of."""
 Contributions = tuple[Ints, Floats]
 """Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
@@ -121,20 +123,22 @@ class ReleasePair:
                 low, high = compared.ends()
                 block = {"measure": measure, "n": len(places), "margin": float(limits.margin)}
                 block |= {"before": values_a.mean(axis=1), "now": values_b.mean(axis=1), "loss": loss}
-                block |= {"loss_low": low, "loss_high": high, "variance": d.var(axis=1)}
+                block |= {"loss_low": low, "loss_high": high}
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
-                block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
+                block |= {name: getattr(compared, name) for name in SCORES}
                 rows.append(self._block(slice_columns | block))
-                influences = (sums - sizes * loss[:, None]) / d.shape[1] / compared.error[:, None]
+                # Rows in which no image differs from another have no statistic.
+                error = np.where(compared.error > NO_SPREAD, compared.error, np.inf)
+                influences = (sums - sizes * loss[:, None]) / d.shape[1] / error[:, None]
                 order = np.argsort(clusters)
-                contributions.append((clusters[order], np.nan_to_num(influences.T[order].astype(np.float32))))
+                contributions.append((clusters[order], influences.T[order].astype(np.float32)))
             if limit is not None:
-                share, effective, freedom = flip_share(flip_mask[:, images], self.clusters[images])
-                low, high = wilson(share, effective, student(freedom))
-                above = p_above(share, effective, freedom, limit)
+                sampled = flip_share(flip_mask[:, images], self.clusters[images])
+                low, high = sampled.ends()
                 block = {"measure": FLIPS, "n": len(images), "margin": limit, "before": share_a, "now": share_b}
-                block |= {"loss": share, "loss_low": low, "loss_high": high}
-                block |= {"p_pass": 1 - above, "p_fail": above, "effect": len(images) / effective}
+                block |= {"loss": flips, "loss_low": low, "loss_high": high}
+                block |= {"p_pass": sampled.p_below(limit), "p_fail": sampled.p_above(limit)}
+                block |= {"images": sampled.effective, "unseen": sampled.unseen}
                 rows.append(self._block(slice_columns | block))
         return pl.concat(rows, how="diagonal"), contributions
 
@@ -168,19 +172,23 @@ def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Fl
 
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
     """Correct the p of all rows of a table, and add verdict and needed."""
-    numbers = rows.select(pl.col("p_pass", "p_fail", "loss", "margin", "variance", "effect").fill_null(np.nan))
-    p_pass, p_fail, loss, margin, variance, effect = numbers.to_numpy().T
-    p_pass, p_fail = holm(p_pass), holm(p_fail)
+    p_pass, p_fail, n, loss, margin = _numbers(rows, "p_pass", "p_fail", "n", "loss", "margin")
+    p_pass, p_fail, difference = holm(p_pass), holm(p_fail), PairedDifference(*_numbers(rows, *SCORES))
     quantile = float(scipy.special.ndtri(1 - LEVEL / max(1, len(rows))))
-    to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
-    to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
-    flips = images_for_share(loss, margin, quantile)
+    to_pass = np.where(loss < margin, difference.growth(margin, quantile), np.inf)
+    to_fail = np.where(loss > 0, difference.growth(np.zeros_like(margin), quantile), np.inf)
+    flips = SampledShare(loss, difference.images, difference.unseen).growth(margin, quantile)
     counts = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
-    counts = np.maximum(counts * effect, rows["n"].to_numpy() + 1)
+    counts = np.maximum(counts * n, n + 1)
     table = rows.with_columns(
         p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
     ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
     return table.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(counts)))
+
+
+def _numbers(rows: pl.DataFrame, *names: str) -> Floats:
+    """(names, rows): columns, NaN where they are null."""
+    return rows.select(pl.col(names).cast(pl.Float64).fill_null(np.nan)).to_numpy().T
 
 
 def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
@@ -188,15 +196,13 @@ def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
 
     `largest` is the largest statistic of the table in each draw.
     """
-    candidates = rows.filter(pl.col("error").is_not_null())
+    candidates = rows.filter(pl.col("gained").is_not_null())
     if candidates.is_empty():
         return None
     alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
-    half = student(candidates["freedom"].to_numpy(), alpha) * candidates["error"].to_numpy()
-    centre = candidates["centre"].to_numpy()
-    row = int(np.argmax(centre - half))
-    ends = {"loss_low": max(-1.0, float((centre - half)[row])), "loss_high": min(1.0, float((centre + half)[row]))}
-    return candidates.select(*ROWS).row(row, named=True) | ends
+    low, high = PairedDifference(*_numbers(candidates, *SCORES)).ends(alpha)
+    row = int(np.argmax(low))
+    return candidates.select(*ROWS).row(row, named=True) | {"loss_low": float(low[row]), "loss_high": float(high[row])}
 
 
 def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Gated:

@@ -427,23 +427,12 @@ LEFT JOIN (
 ) AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
 COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
 
-CREATE MACRO wilson_low(share, n, quantile) AS
-    greatest(0, least(share, (share + quantile ** 2 / n / 2
-                              - sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
-                             / (1 + quantile ** 2 / n)));
-COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s interval of a share of n independent images, with the quantile of quantile_of; share is not NULL';
-
-CREATE MACRO wilson_high(share, n, quantile) AS
-    least(1, greatest(share, (share + quantile ** 2 / n / 2
-                              + sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
-                             / (1 + quantile ** 2 / n)));
-COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s interval of a share of n independent images, with the quantile of quantile_of; share is not NULL';
-
+-- A list of one stands for a variable: what a macro is given is written out wherever it is named.
 CREATE MACRO student(freedom) AS
-    (((((((((((0.051011287 / freedom + -0.340711781) / freedom + 1.024283675) / freedom + -1.726135368) /
-    freedom + 1.892064374) / freedom + -1.043383249) / freedom + 0.833824003) / freedom + 0.715020944) / freedom
-    + 1.589517498) / freedom + 2.555989273) / freedom + 2.822488655) / freedom + 2.372271441) / freedom +
-    1.959963984;
+    list_transform([1 / freedom], lambda r:
+        (((((((((((0.051011287 * r + -0.340711781) * r + 1.024283675) * r + -1.726135368) * r + 1.892064374) * r
+        + -1.043383249) * r + 0.833824003) * r + 0.715020944) * r + 1.589517498) * r + 2.555989273) * r + 2.822488655)
+        * r + 2.372271441) * r + 1.959963984)[1];
 COMMENT ON MACRO student IS 'The 97.5 % quantile of Student''s distribution with 1 or more degrees of freedom, to 2e-9: a polynomial in 1 / freedom';
 
 CREATE MACRO quantile_of(freedom) AS coalesce(student(freedom), 1.959963984540054);
@@ -452,12 +441,24 @@ COMMENT ON MACRO quantile_of IS 'The quantile for the 95 % interval of a share w
 CREATE MACRO independent_freedom(images) AS CASE WHEN images < 30 THEN greatest(1, images - 1) END;
 COMMENT ON MACRO independent_freedom IS 'Degrees of freedom of a share of independent images: NULL, which is the normal distribution, for 30 and more';
 
-CREATE MACRO clustered_freedom(n, right1, share) AS
-    CASE WHEN count(*) = sum(n) THEN independent_freedom(count(*))
-         ELSE greatest(1, least(count(*) - 1, CASE WHEN sum((right1 - n * share) ** 4) > 1e-9 THEN
-             2 * sum((right1 - n * share) ** 2) ** 2 / sum((right1 - n * share) ** 4) END))
-    END;
-COMMENT ON MACRO clustered_freedom IS 'Of clusters with n images, right1 of them right, and a share over all of them: the degrees of freedom of the share. Satterthwaite''s: clusters - 1, or fewer where few clusters make up the variance';
+CREATE MACRO lower_end(share, effective, unseen, quantile) AS
+    list_transform([quantile ** 2], lambda z:
+        least(share, 2 * share ** 2 / (2 * share + z / effective
+            + sqrt(greatest(0, (2 * share + z / effective) ** 2 - 4 * (1 + z / effective - z * unseen) * share ** 2)))))[1];
+COMMENT ON MACRO lower_end IS 'Lower end of the interval of a share, with a quantile for its level: Wilson''s of so many effective images where no cluster is unseen';
+
+CREATE MACRO freedom_of(error, share) AS
+    CASE WHEN error.most IS NOT NULL
+         THEN greatest(1, least(error.most, 2 * (error.second + error.unseen * share ** 2) ** 2 / error.fourth)) END;
+COMMENT ON MACRO freedom_of IS 'Degrees of freedom of the lower end of an interval near a share. Satterthwaite''s: clusters - 1, or fewer where few clusters make up the variance; NULL for the normal distribution';
+
+CREATE MACRO share_low(share, error) AS
+    lower_end(share, error.effective, error.unseen, quantile_of(freedom_of(error,
+        lower_end(share, error.effective, error.unseen, quantile_of(freedom_of(error, 0))))));
+COMMENT ON MACRO share_low IS 'Lower end of the 95 % interval of a share with an independent_error or a clustered_error';
+
+CREATE MACRO share_high(share, error) AS 1 - share_low(1 - share, error);
+COMMENT ON MACRO share_high IS 'Upper end of the 95 % interval of a share with an independent_error or a clustered_error';
 
 CREATE MACRO cluster_likeness(n, right1, share) AS
     CASE WHEN sum((right1 - n * share) ** 2) > 1e-9 THEN
@@ -477,6 +478,21 @@ CREATE MACRO independent_images(n, right1, share) AS
     END;
 COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. The variance is at least what clusters of these sizes have that are as alike as these. Where all is right, or all wrong, or all in one cluster, it is unknown, and counts as that of images that are all alike within their cluster';
 
+CREATE MACRO independent_error(images) AS
+    {'effective': images::DOUBLE, 'unseen': 0::DOUBLE, 'second': 0::DOUBLE, 'fourth': NULL::DOUBLE,
+     'most': independent_freedom(images)::DOUBLE};
+COMMENT ON MACRO independent_error IS 'How well a share of so many independent images is known, for share_low and share_high: see clustered_error';
+
+CREATE MACRO clustered_error(n, right1, share) AS
+    {'effective': independent_images(n, right1, share)::DOUBLE,
+     'unseen': CASE WHEN count(*) = 1 OR any_value(share) IN (0, 1) THEN 0
+                    ELSE 2 * sum(n * n) / sum(n) ** 2 * (sum(n * n) - sum(n)) / sum(n) ** 2 END::DOUBLE,
+     'second': sum((right1 - n * share) ** 2) / sum(n) ** 2,
+     'fourth': CASE WHEN count(*) < sum(n) AND sum((right1 - n * share) ** 4) > 1e-9
+                    THEN sum((right1 - n * share) ** 4) / sum(n) ** 4 END,
+     'most': CASE WHEN count(*) < sum(n) THEN count(*) - 1 ELSE independent_freedom(count(*)) END::DOUBLE};
+COMMENT ON MACRO clustered_error IS 'How well a share is known over clusters with n images, right1 of them right, for share_low and share_high: as many independent images as say as much; the variance by clusters that are not seen, were all others wrong; sums of squares and fourth powers of what each cluster adds to the error; and the most degrees of freedom';
+
 CREATE MACRO right5_of(label_rank) AS
     CASE WHEN max(label_rank) < 65535 THEN sum((label_rank < 5)::INTEGER) END;
 COMMENT ON MACRO right5_of IS 'Of predictions: how many have their label among the five highest logits; NULL without labels, and where a rank is not known';
@@ -484,7 +500,7 @@ COMMENT ON MACRO right5_of IS 'Of predictions: how many have their label among t
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5,
-           sum(count)::DOUBLE AS effective, independent_freedom(sum(count))::DOUBLE AS freedom, false AS itself
+           independent_error(sum(count)) AS error, false AS itself
     FROM part JOIN cell_detail AS detail ON detail.cell = part.cell
     WHERE detail.labelled AND NOT detail.clustered
     GROUP BY part.cell, detail.scheme
@@ -508,8 +524,7 @@ WITH plain AS (
 ), clustered AS (
     SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1,
            CASE WHEN count(right5) = count(*) THEN sum(right5) END AS right5,
-           independent_images(n, right1, share)::DOUBLE AS effective,
-           clustered_freedom(n, right1, share)::DOUBLE AS freedom, itself
+           clustered_error(n, right1, share) AS error, itself
     FROM summed
     GROUP BY cell, scheme, itself
 ), counted AS (
@@ -517,15 +532,14 @@ WITH plain AS (
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, effective, quantile_of(freedom) AS quantile, itself
-    FROM counted
+    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, error, itself FROM counted
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective, quantile) END AS low,
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective, quantile) END AS high
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN share_low(top1, error) END AS low,
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN share_high(top1, error) END AS high
 FROM shares;
-COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
+COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with its 95 % interval; dependent images count as fewer';
 
 CREATE MACRO classes_decided(space, classes) AS
     CASE space WHEN 'sixteen' THEN 16 WHEN 'imagenet-a' THEN 200 WHEN 'imagenet-r' THEN 200 ELSE classes END;
@@ -626,14 +640,12 @@ WITH judged AS (
     WINDOW whole AS (PARTITION BY images, condition, human, subject)
 ), counted AS (
     SELECT images, condition, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
-           independent_images(n, right1, share)::DOUBLE AS effective,
-           clustered_freedom(n, right1, share)::DOUBLE AS freedom
+           clustered_error(n, right1, share) AS error
     FROM summed
     GROUP BY images, condition, human, subject
 )
-SELECT images, condition, human, subject, n, top1, wilson_low(top1, effective, quantile) AS low,
-       wilson_high(top1, effective, quantile) AS high
-FROM (SELECT *, quantile_of(freedom) AS quantile FROM counted)
+SELECT images, condition, human, subject, n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
+FROM counted
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
@@ -687,19 +699,16 @@ WITH by_cluster AS (
     WINDOW whole AS (PARTITION BY cell, scheme)
 ), counted AS (
     SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
-           CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective,
-           CASE WHEN clustered THEN clustered_freedom(n, right1, share) ELSE independent_freedom(sum(n)) END::DOUBLE
-               AS freedom
+           CASE WHEN clustered THEN clustered_error(n, right1, share) ELSE independent_error(sum(n)) END AS error
     FROM summed
     GROUP BY cell, scheme, clustered
 )
-SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
-       wilson_high(top1, effective, quantile) AS high
-FROM (SELECT *, quantile_of(freedom) AS quantile FROM counted)
+SELECT cell, scheme, n::BIGINT AS n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
+FROM counted
 UNION ALL
 -- By the label that predictions are ranked by, whose sums are kept.
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;
-COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval';
+COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with its 95 % interval';
 
 CREATE MACRO label_accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,

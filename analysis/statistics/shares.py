@@ -6,7 +6,9 @@ The variance is that of Liang & Zeger 1986, at least that of independent images:
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-`wilson` makes the interval of it.
+`wilson` makes the interval of it, with, for W_u the sum of the weights of the images that show u,
+
+    g = 2 W (W - sum w_i^2),     W = sum W_u^2
 
 A quotient of two shares of one set has the interval of MOVER (Donner & Zou 2012) with exact intervals (Clopper &
 Pearson 1934).
@@ -15,7 +17,7 @@ A difference of two numbers over the same clusters has the interval
 
     B - A ± t sqrt(C / (C - 1) (S + w^2)),     D_u = d_u(B) - d_u(A),   S = max(sum D_u^2, m sum D_u^2 / n_u)
 
-with t as in `wilson`, m = sum n_u^2 / sum n_u, and w = sqrt(m / (C sum n_u)) what a cluster adds whose images all
+with t as in `wilson`, m = sum n_u^2 / sum n_u, and w = m / sum n_u what a cluster of m images adds whose images all
 differ.
 
 Two numbers that share no images, with the interval (l, u) of each (MOVER, Zou & Donner 2008), have
@@ -38,7 +40,7 @@ import numpy as np
 import scipy
 
 from . import ALPHA, Floats, Index, Ints, Mask
-from .wilson import UNSEEN, contributing, effective_images, student, widening, wilson
+from .wilson import UNSEEN, SampledShare, contributing, sampled_share, student, unseen_variance, widening
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class Share:
     """How many times sum d_u^2 the variance is at least, by the sizes of the clusters: `wilson.widening`."""
     sizes: Floats
     """(C,): images of each cluster, in the set that has most of them."""
+    weights: Floats
+    """(C,): W_u."""
+    image_weights: float
+    """Sum of w_i^2."""
 
 
 def share_of(scores: Mask | Floats, clusters: Ints) -> Share:
@@ -66,17 +72,20 @@ def share_of(scores: Mask | Floats, clusters: Ints) -> Share:
     away = scores - value
     independent = float(np.square(away).mean()) / n
     if (clusters[1:] > clusters[:-1]).all():  # each image stands for itself
-        return Share(value, n, clusters, away / n, independent, 1.0, np.ones(n))
+        return Share(value, n, clusters, away / n, independent, 1.0, np.ones(n), np.full(n, 1 / n), 1 / n)
     distinct, place = np.unique(clusters, return_inverse=True)
     deviations, sizes = np.bincount(place, weights=away) / n, np.bincount(place).astype(np.float64)
     widest = float(widening(deviations, sizes, np.asarray(independent)))
-    return Share(value, n, distinct, deviations, independent, widest, sizes)
+    return Share(value, n, distinct, deviations, independent, widest, sizes, sizes / n, 1 / n)
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
     """The mean of shares, each with the same weight."""
     distinct, place = np.unique(np.concatenate([share.clusters for share in shares]), return_inverse=True)
-    deviations = np.bincount(place, weights=np.concatenate([share.deviations for share in shares])) / len(shares)
+    deviations, weights = (
+        np.bincount(place, weights=np.concatenate([getattr(share, name) for share in shares])) / len(shares)
+        for name in ("deviations", "weights")
+    )
     return Share(
         sum(share.value for share in shares) / len(shares),
         sum(share.images for share in shares),
@@ -85,6 +94,8 @@ def mean_of(shares: Sequence[Share]) -> Share:
         sum(share.independent for share in shares) / len(shares) ** 2,
         max(share.widest for share in shares),
         _largest(place, shares),
+        weights,
+        sum(share.image_weights for share in shares) / len(shares) ** 2,
     )
 
 
@@ -97,16 +108,14 @@ def _largest(place: Index, shares: Sequence[Share]) -> Floats:
 
 def share_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float]:
     """The interval of the share that misses `alpha` of true shares."""
-    low, high, _ = _wilson_interval(share, alpha)
-    return low, high
+    low, high = _sampled(share).ends(alpha)
+    return float(low), float(high)
 
 
-def _wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, float]:
-    """(low, high, effective): the ends of the interval, and what the images count as."""
-    value, independent = np.array([share.value]), np.array([share.independent])
-    effective, freedom = effective_images(value, share.deviations[None], independent, share.images, share.widest)
-    low, high = wilson(value, effective, student(freedom, alpha))
-    return float(low[0]), float(high[0]), float(effective[0])
+def _sampled(share: Share) -> SampledShare:
+    value, independent = np.array(share.value), np.array(share.independent)
+    unseen = unseen_variance(share.weights, share.image_weights)
+    return sampled_share(value, share.deviations, independent, share.images, share.widest, unseen)
 
 
 def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
@@ -153,7 +162,7 @@ def paired_interval(
     count, second = len(deviations), np.square(deviations).sum()
     if sizes is not None and not (sizes == 1).all():
         average = np.square(sizes).sum() / sizes.sum()
-        weight *= sqrt(average * count / sizes.sum())
+        weight *= average * count / sizes.sum()
         second = np.maximum(second, (deviations**2 / sizes).sum() * average)
     unseen = weight * sqrt(UNSEEN)
     apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / weight)
@@ -166,11 +175,12 @@ def _exact(share: Share) -> tuple[float, float]:
 
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
-    low, high, effective = _wilson_interval(share)
-    n, hits = effective, effective * share.value
+    sampled = _sampled(share)
+    (low, high), n = sampled.ends(), float(sampled.effective)
+    hits = n * share.value
     below = float(scipy.special.betaincinv(hits, n - hits + 1, ALPHA / 2)) if hits > 0 else 0.0
     above = float(scipy.special.betaincinv(hits + 1, n - hits, 1 - ALPHA / 2)) if hits < n else 1.0
-    return min(below, low), max(above, high)
+    return min(below, float(low)), max(above, float(high))
 
 
 def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float, float]:
@@ -205,5 +215,4 @@ Z_99 = 2.5758293035489004
 
 def within_chance(share: Share, chance: float) -> bool:
     """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
-    *_, effective = _wilson_interval(share)
-    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / effective)
+    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / float(_sampled(share).effective))

@@ -332,7 +332,7 @@ def gate_precision(
     db: Database = RESULTS,
     *,
     checkpoints: Annotated[Sequence[str], typer.Option("--checkpoint", metavar="C")] = (),
-    images: Annotated[int, typer.Option(min=0)] = 1000,
+    images: Annotated[int, typer.Option(min=0)] = 1500,
     progress: Progress = silent,
 ) -> Gated:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.

@@ -16,14 +16,15 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits
 from bandlens.analysis.comparison.precision import (
-    flip_interval,
+    flip_share,
     gate_precision,
     images_needed,
     not_passed,
     verdict,
 )
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.statistics.paired import paired_difference
+from bandlens.analysis.statistics.paired import PairedDifference, paired_difference
+from bandlens.analysis.statistics.wilson import SampledShare
 from bandlens.core.records import Cell, Finished
 
 LIMITS = Limits()
@@ -113,24 +114,29 @@ def test_the_bounds_of_the_intervals_decide(
 # Intervals, and how many images they need
 
 
+def count_needed(flips: Sequence[float], lost: ArrayLike, gained: ArrayLike, limits: Limits = LIMITS) -> NDArray[Any]:
+    """The images that would decide, by shares of independent ones."""
+    shares = [np.broadcast_to(share, len(flips)) for share in (gained, lost, 1.0, 0.0, np.inf)]
+    return images_needed(SampledShare(np.array(flips), 1.0), PairedDifference(*shares), 1, limits)
+
+
 @pytest.mark.parametrize("flips", [0.004, 0.05])
 def test_with_the_images_needed_the_interval_of_flips_ends_at_its_limit(flips: float) -> None:
-    n = float(images_needed(np.array([flips]), np.array([np.nan]), np.array([0.0]), 0.01, 0.003)[0])
+    n = float(count_needed([flips], np.nan, np.nan)[0])
     low, high = proportion_confint(flips * n, n, method="wilson")
     assert (high if flips < 0.01 else low) == pytest.approx(0.01, rel=1e-6)
 
 
 def test_381_images_without_a_flip_are_within_1_percent_and_380_are_not() -> None:
-    (n,) = images_needed(np.zeros(1), np.full(1, np.nan), np.zeros(1), 0.01, 0.003)
+    (n,) = count_needed([0], np.nan, np.nan)
     assert np.ceil(n) == 381
-    highs = [flip_interval(np.zeros((1, count), bool), np.arange(count))[1][0] for count in (380, 381)]
+    highs = [flip_share(np.zeros((1, count), bool), np.arange(count)).ends()[1][0] for count in (380, 381)]
     assert highs[0] > 0.01 >= highs[1]
 
 
 @pytest.mark.parametrize(("losses", "gains"), [(5, 0), (12, 2)])
 def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(losses: int, gains: int) -> None:
-    discordant, difference = np.array([(losses + gains) / 1000]), np.array([(gains - losses) / 1000])
-    n = int(np.ceil(images_needed(np.zeros(1), difference, discordant, 0.9, 0.003)[0]))
+    n = int(np.ceil(count_needed([0], losses / 1000, gains / 1000, Limits(flips=0.9))[0]))
     counts = np.array([[round(count * n / 1000)] for count in (losses, gains)], np.int64)
     sums = np.zeros((1, n), np.int64)
     sums[0, : counts[0, 0]], sums[0, n - counts[1, 0] :] = -1, 1
@@ -139,9 +145,8 @@ def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit
 
 
 def test_to_fail_one_is_enough_and_on_a_limit_no_number_of_images_is() -> None:
-    flips, difference = np.array([0.02, 0.02, 0.005, 0.01]), np.array([0.0, 0.02, 0.003, 0.0])
-    n = images_needed(flips, difference, np.full(4, 0.02), 0.01, 0.003)
-    assert n[0] == images_needed(flips[:1], np.full(1, np.nan), np.zeros(1), 0.01, 0.003)[0]
+    n = count_needed([0.02, 0.02, 0.005, 0.01], [0.01, 0, 0.0085, 0.01], [0.01, 0.02, 0.0115, 0.01])
+    assert n[0] == count_needed([0.02], np.nan, np.nan)[0]
     assert n[1] < n[0]
     assert np.isinf(n[2:]).all()
 
@@ -169,14 +174,14 @@ def test_labelled_images_are_compared_by_accuracy(store: Store) -> None:
     assert (row["max_flips"], row["max_difference"]) == (0.01, 0.003)
 
 
-def test_equal_predictions_pass_with_a_thousand_images_and_not_with_nine_hundred(store: Store) -> None:
+def test_equal_predictions_pass_with_1300_images_and_not_with_1200(store: Store) -> None:
     def row(n: int) -> dict[str, Any]:
         predicted = np.arange(n) % 10
         return gate_rows(store, image_set(n, labels=predicted), [(predicted, predicted)]).row(0, named=True)
 
-    assert (row(1000)["verdict"], row(1000)["needed"]) == ("pass", None)
-    gate_row = row(900)
-    assert (gate_row["verdict"], gate_row["needed"]) == ("undecided", 930)
+    assert (row(1300)["verdict"], row(1300)["needed"]) == ("pass", None)
+    gate_row = row(1200)
+    assert (gate_row["verdict"], gate_row["needed"]) == ("undecided", 1300)
     assert gate_row["flips_high"] < 0.01
     assert gate_row["high"] > 0.003
 
@@ -218,7 +223,7 @@ def test_one_cluster_decides_nothing(store: Store) -> None:
 def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) -> None:
     labels = np.zeros(1000, int)
     images = image_set(1000, labels=labels)
-    first_gate = gate_rows(store, images, [(labels, flip(labels, *range(7)))])
+    first_gate = gate_rows(store, images, [(labels, flip(labels, *range(5)))])
     bf16_gate = gate_rows(store, images, [(labels, labels)], precision="bf16")
     second_gate = gate_cells(store, [(cell(images), cell(images, precision="int8"))], Limits(flips=0.1, accuracy=0.1))
     assert (first_gate["verdict"].item(), second_gate["verdict"].item()) == ("undecided", "pass")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
-from scipy.stats import norm, t
-from statsmodels.stats.proportion import proportion_confint
+from scipy.optimize import brentq
+from scipy.stats import t
 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
@@ -32,8 +32,14 @@ def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
     store_study(store, "s", images, [part(cell(images), [0] * 12, [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3)])
     [row] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
     assert row[:2] == (12, 0.5)
-    # Kish's 12 / (1 + 2) = 4 images, times (4 - 1) / 4 for four clusters, are 3; half of these are right.
-    assert row[2:] == pytest.approx(proportion_confint(1.5, 3, 2 * norm.sf(t.ppf(0.975, 3)), "wilson"), abs=1e-6)
+
+    def excess(low: float) -> float:
+        # Kish's 12 / (1 + 2) = 4 images, times (4 - 1) / 4 for four clusters, are 3; two more may be unseen.
+        variance = low * (1 - low) / 3 + 2 * (1 / 4) ** 2 * (1 - 1 / 3) * low**2
+        return float((0.5 - low) ** 2 - t.ppf(0.975, 3) ** 2 * variance)
+
+    low = brentq(excess, 0, 0.5)
+    assert row[2:] == pytest.approx((low, 1 - low), abs=1e-6)
 
 
 @pytest.mark.parametrize(("classes", "space", "top5"), [(5, "all", None), (6, "all", 1.0), (1000, "sixteen", 1.0)])

@@ -208,7 +208,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
     for _, *numbers in rows:
         assert numbers == pytest.approx(expected)
-    independent = store.frame("SELECT wilson_low(0.6, 60, quantile_of(independent_freedom(60)))").item()
+    independent = store.frame("SELECT share_low(0.6, independent_error(60))").item()
     assert expected[2] < independent - 0.05
     person = np.random.default_rng(0).random(60) < 0.7
     store_trials(store, trials_of("contrast", "c100", "subject-01", person))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
@@ -140,7 +141,7 @@ def rows(shared_store: Store) -> dict[str, Row]:
 def test_a_group_is_the_mean_of_its_benchmarks_with_an_interval_over_photographs(
     rows: dict[str, Row], group: str
 ) -> None:
-    """A linear model has a mean for each set, its variance by statsmodels, and Wilson's interval with Student's t."""
+    """A linear model has a mean for each set and its variance; the ends solve the equation of the interval."""
     row, benchmarks = rows[group], members(outcomes(0), group)
     parts = [pair for benchmark in benchmarks for pair in benchmark]
     weights = np.array([1 / len(benchmark) / len(benchmarks) for benchmark in benchmarks for _ in benchmark])
@@ -153,12 +154,21 @@ def test_a_group_is_the_mean_of_its_benchmarks_with_an_interval_over_photographs
     variance = weights @ fit.cov_params() @ weights * (clusters / (clusters - 1) if clusters < len(hits) else 1)
     images = share * (1 - share) / variance
     assert row["value"] == pytest.approx(100 * share)
-    errors = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(set_ids)[set_ids] * fit.resid
-    squares = np.bincount(np.unique(photographs, return_inverse=True)[1], errors) ** 2
-    freedom = min(clusters - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if clusters < len(hits) else np.inf
-    alpha = 2 * norm.sf(t.ppf(0.975, freedom))
-    interval = proportion_confint(share * images, images, alpha, "wilson")
-    assert (row["low"], row["high"]) == pytest.approx((100 * interval[0], 100 * interval[1]), abs=1e-4)
+    image_weights = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(set_ids)[set_ids]
+    squares, squared_weights = (
+        np.bincount(np.unique(photographs, return_inverse=True)[1], numbers) ** 2
+        for numbers in (image_weights * fit.resid, image_weights)
+    )
+    unseen = 2 * squared_weights.sum() * (squared_weights.sum() - np.square(image_weights).sum())
+
+    def lower_end(share: float, first_end: float) -> float:
+        freedom = min(clusters - 1, 2 * (squares.sum() + unseen * first_end**2) ** 2 / (squares**2).sum())
+        quantile = t.ppf(0.975, freedom if clusters < len(hits) else np.inf)
+        variance = Polynomial([0, 1 / images, unseen - 1 / images])
+        return float((Polynomial([share, -1]) ** 2 - quantile**2 * variance).roots().min())
+
+    low, high = (lower_end(side, lower_end(side, 0)) for side in (share, 1 - share))
+    assert (row["low"], row["high"]) == pytest.approx((100 * low, 100 * (1 - high)), abs=1e-4)
 
 
 def test_each_benchmark_has_its_accuracy_in_percent_and_what_is_not_whole_says_so(rows: dict[str, Row]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from bandlens.analysis.published.sources import VALUES
-from bandlens.analysis.statistics.wilson import wilson
+from bandlens.analysis.statistics.wilson import SampledShare
 from bandlens.core.protocol import SHAPE_CUES
 
 DESCRIPTIONS = tomllib.loads(Path(__file__).with_name("atlas.toml").read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def read_cue_answers(source: str, file: Path) -> pl.DataFrame:
             (SHAPE_CUES.bias, shape, shape + texture),
             (SHAPE_CUES.accuracy, shape + texture, conflicts),
         ):
-            low, high = map(float, wilson(count / n, n))
+            low, high = map(float, SampledShare(count / n, n).ends())
             share = {"value": count / n, "low": low, "high": high, "n": n}
             rows.append(keys | {"source": source, "benchmark": "cue-conflict", "metric": metric} | share)
     return pl.DataFrame(rows, VALUES)

@@ -1,4 +1,4 @@
-"""Wilson's interval, of independent images and of clusters, is the same in Python and in SQL."""
+"""The interval of a share, of independent images and of clusters, is the same in Python and in SQL."""
 
 from __future__ import annotations
 
@@ -7,25 +7,38 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t
+from scipy.stats import norm, t
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics import Floats, Ints, Z
-from bandlens.analysis.statistics.wilson import counted_share, independent_freedom, student, wilson
+from bandlens.analysis.statistics.shares import share_interval, share_of
+from bandlens.analysis.statistics.wilson import SampledShare, counted_share, independent_freedom, student
 
 
 def interval(hits: Ints, sizes: Ints) -> tuple[Floats, Floats, Floats]:
     """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
-    share, effective, freedom = counted_share(hits, sizes)
-    return *wilson(share, effective, student(freedom)), effective
+    sampled = counted_share(hits, sizes)
+    low, high = sampled.ends()
+    return low, high, np.asarray(sampled.effective)
 
 
 @given(hits=st.integers(0, 5000), errors=st.integers(0, 5000))
 def test_it_is_that_of_statsmodels(hits: int, errors: int) -> None:
     n = max(1, hits + errors)
-    assert wilson(hits / n, n) == pytest.approx(proportion_confint(hits, n, method="wilson"), abs=1e-12)
+    assert SampledShare(hits / n, n).ends() == pytest.approx(proportion_confint(hits, n, method="wilson"), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 7, 29, 30, 400])
+def test_clusters_of_one_have_wilsons_interval_and_below_30_students_quantile(store: Store, n: int) -> None:
+    alpha = 2 * norm.sf(t.ppf(0.975, n - 1)) if n < 30 else 0.05
+    hits = np.arange(n) < n // 3
+    expected = proportion_confint(n // 3, n, alpha, "wilson")
+    assert interval(hits.astype(np.int64), np.ones(n, np.int64))[:2] == pytest.approx(expected)
+    assert share_interval(share_of(hits, np.arange(n))) == pytest.approx(expected)
+    sql = "SELECT share_low(? / n, independent_error(n)), share_high(? / n, independent_error(n)) FROM (SELECT ? AS n)"
+    assert store.frame(sql, [n // 3, n // 3, n]).row(0) == pytest.approx(expected, abs=5e-9)
 
 
 def test_few_independent_images_have_the_quantile_of_student(store: Store) -> None:
@@ -46,13 +59,14 @@ def test_sql_and_python_agree(store: Store) -> None:
     rng = np.random.default_rng(0)
     n = np.concatenate([rng.integers(1, 60_000, 500), np.exp(rng.uniform(0, 11, 500))]).astype(float)
     share = np.where(rng.random(len(n)) < 0.1, rng.integers(0, 2, len(n)), rng.random(len(n)))
-    quantile = rng.uniform(1.9, 13, len(n))
+    unseen, freedom = rng.uniform(0, 2, len(n)) / n**2, rng.uniform(1, 300, len(n))
     query = (
-        "SELECT wilson_low(share, n, z) AS low, wilson_high(share, n, z) AS high "
-        "FROM (SELECT unnest(?::DOUBLE[]) AS share, unnest(?::DOUBLE[]) AS n, unnest(?::DOUBLE[]) AS z)"
+        "SELECT lower_end(share, n, unseen, q) AS low, 1 - lower_end(1 - share, n, unseen, q) AS high FROM "
+        "(SELECT share, n, unseen, quantile_of(freedom) AS q FROM (SELECT unnest(?::DOUBLE[]) AS share, "
+        "unnest(?::DOUBLE[]) AS n, unnest(?::DOUBLE[]) AS unseen, unnest(?::DOUBLE[]) AS freedom))"
     )
-    ends = store.frame(query, [share.tolist(), n.tolist(), quantile.tolist()]).to_numpy().T
-    assert ends == pytest.approx(np.array(wilson(share, n, quantile)), abs=1e-12)
+    ends = store.frame(query, [column.tolist() for column in (share, n, unseen, freedom)]).to_numpy().T
+    assert ends == pytest.approx(np.array(SampledShare(share, n, unseen, freedom, freedom).ends()), abs=5e-9)
 
 
 @pytest.mark.parametrize("max_size", [1, 9, 400])
@@ -66,9 +80,9 @@ def test_sql_and_python_agree_on_clusters(store: Store, max_size: int) -> None:
     rows = store.frame(
         "WITH one AS (SELECT unnest(?::INTEGER[]) AS k, unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
         "summed AS (SELECT *, sum(right1) OVER (PARTITION BY k) / sum(n) OVER (PARTITION BY k) AS share FROM one), "
-        "counted AS (SELECT k, any_value(share) AS share, independent_images(n, right1, share)::DOUBLE AS effective, "
-        "quantile_of(clustered_freedom(n, right1, share)) AS z FROM summed GROUP BY k) "
-        "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted ORDER BY k",
+        "counted AS (SELECT k, any_value(share) AS share, clustered_error(n, right1, share) AS error "
+        "FROM summed GROUP BY k) "
+        "SELECT share_low(share, error), share_high(share, error), error.effective FROM counted ORDER BY k",
         [column.to_list() for column in frame.explode("n", "right1").get_columns()],
     ).rows()
     expected = [[float(number) for number in interval(hits, sizes)] for sizes, hits in clusters]
@@ -79,23 +93,51 @@ def test_where_nothing_is_right_a_cluster_counts_as_one_image_and_unequal_ones_a
     for hits in (np.zeros(40, np.int64), np.full(40, 8)):
         low, high, effective = interval(hits, np.full(40, 8))
         assert effective == 40
-        assert (low, high) == pytest.approx(wilson(hits.mean() / 8, 40, t.ppf(0.975, 39)))
+        expected = SampledShare(hits.mean() / 8, 40, 0, 39, 39).ends()
+        assert (float(low), float(high)) == pytest.approx([float(end) for end in expected])
     # Three clusters of 40 hold nearly all images, so they are nearly all that is known.
     low, high, effective = interval(np.zeros(30, np.int64), np.repeat([40, 1], [3, 27]))
     assert effective == pytest.approx(147**2 / (3 * 1600 + 27))
-    assert (low, high) == pytest.approx(wilson(0.0, effective, t.ppf(0.975, 29)))
+    assert high == pytest.approx(SampledShare(0.0, effective, 0, 29, 29).ends()[1])
 
 
 @pytest.mark.parametrize("correlation", [0.3, 1.0])
 @pytest.mark.parametrize("p", [0.1, 0.95])
 def test_it_holds_the_share_where_clusters_are_unequal_or_all_or_none(correlation: float, p: float) -> None:
-    """Clusters are beta-binomial, or right or wrong as a whole; the sandwich variance alone held in as few as 0.49."""
+    """Clusters are beta-binomial; the sandwich variance alone held in as few as 0.49."""
     rng, images = np.random.default_rng(2), np.where(np.arange(60) % 5, 1, 40)
     scale = 1 / correlation - 1
     shape = (4000, len(images))
     chance = rng.beta(p * scale, (1 - p) * scale, shape) if scale else (rng.random(shape) < p).astype(float)
     low, high, _ = interval(rng.binomial(images, chance), images)
     assert np.mean((low <= p) & (p <= high)) > 0.93
+
+
+@pytest.mark.parametrize(
+    ("sizes", "correlation", "p"),
+    [
+        (np.full(50, 200), 0.6, 0.01),
+        (np.linspace(1, 40, 50).round().astype(int), 0.3, 0.05),
+        (np.where(np.arange(10) % 5, 1, 40), 1.0, 0.05),
+    ],
+)
+def test_it_holds_the_share_where_clusters_that_are_all_alike_may_be_unseen(
+    sizes: Ints, correlation: float, p: float
+) -> None:
+    """Some clusters are right or wrong as a whole; where none that is right was drawn, the others do not show it.
+
+    The variance of what was drawn alone held in 0.28 and 0.86 of the first two.
+    """
+    rng, shape = np.random.default_rng(3), (1000, len(sizes))
+    chance = np.where(rng.random(shape) < correlation, rng.random(shape) < p, p)
+    low, high, _ = interval(rng.binomial(sizes, chance), sizes)
+    assert np.mean((low <= p) & (p <= high)) > 0.93
+
+
+def test_one_sided_tests_have_half_the_level_where_the_interval_ends() -> None:
+    sampled = counted_share(np.array([[0, 3, 9, 1, 0, 2, 5, 8]]), np.array([4, 9, 9, 6, 3, 5, 8, 20]))
+    low, high = (float(end[0]) for end in sampled.ends())
+    assert (sampled.p_above(low)[0], sampled.p_below(high)[0]) == pytest.approx((0.025, 0.025))
 
 
 def test_where_sizes_hide_nothing_the_variance_is_that_of_statsmodels() -> None:
