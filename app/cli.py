@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..core import __version__
-from ..core.errors import NO_ROOM, BandlensError, UsageError, unwritable
+from ..core.errors import NO_ROOM, BandlensError, UnknownName, UsageError, unwritable
 from ..core.untrusted import one_line
 from . import console
 
@@ -100,6 +100,20 @@ class LoadedCommands(Mapping[str, Any]):
         return len(self._lines)
 
 
+WRONG_WORDS: Any = typer.BadParameter.__base__
+"""The error for words of a command line that make no sense; typer gives it no public name."""
+
+
+def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
+    """The error for an option that a command does not have, and that may be a key of the study file."""
+    from .study.file import KEYS
+
+    key = option.lstrip("-").replace("-", "_")
+    if key in KEYS:
+        return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
+    return UnknownName("option", option, [name for parameter in context.command.params for name in parameter.opts], see)
+
+
 class Grouped(TyperGroup):
     """Loads commands as they are asked for, and lists them under headings."""
 
@@ -108,15 +122,18 @@ class Grouped(TyperGroup):
         self.commands = LoadedCommands()  # type: ignore[assignment]  # nothing is added
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; UsageError where an argument or option is missing or wrong, with what it is."""
+        """Run a command; UsageError where a word is missing, wrong or not known, with what it is."""
         try:
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            text = (getattr(error.param, "help", None) or "").rstrip(".")
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            raise UsageError(
-                f"{error.format_message().rstrip('.')}{text and f' ({text})'}; see `{command} --help`"
-            ) from None
+        except WRONG_WORDS as error:
+            message, context = error.format_message().rstrip("."), error.ctx or ctx
+            if message.startswith("Usage:"):  # the help, which stands for words that are missing altogether
+                raise
+            see = f"see `{context.command_path} --help`"
+            if option := getattr(error, "option_name", None):
+                raise _unknown_option(option, context, see) from None
+            text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
+            raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
         width = max(map(len, self.commands))

@@ -31,7 +31,8 @@ def study_versions(store: Store, word: str) -> pl.DataFrame:
     """
     versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
     if word != "*" and word not in versions["label"] and word not in versions["study"]:
-        raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]))
+        hint = f"{store.path} holds no other"
+        raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]), hint)
     return store.frame("SELECT study_id, label FROM version_of(?) ORDER BY study_id", [word])
 
 

@@ -313,9 +313,11 @@ def gate(
     from ..study.gate import gate_study_release
 
     if not against:
+        holder = "" if is_study_file(study) else ", which --db DB holds"
         raise UsageError(
-            "a gate judges a release by the one before it: --against NAME, or another database; or a precision by "
-            "another: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
+            f"{getattr(study, 'name', study)} is judged by the release before it: --against "
+            f"NAME{holder}, or another database; a precision by another: bandlens gate precision STUDY.toml "
+            "--candidate ENGINE:PRECISION"
         )
     thresholds = {"margin": margin, "negative_flips": flips, "slices": list(slices) or None}
     limits = {key: value for key, value in thresholds.items() if value is not None}

@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 
 
 class Gates(TyperGroup):
-    """The commands of gates, of which `release` need not be spelt."""
+    """The commands of gates, of which none needs to be spelt: `--candidate` is of a precision alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take a first word that is no command for a study."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
-            args = ["release", *args]
+            is_precision = any(word.partition("=")[0] == "--candidate" for word in args)
+            args = ["precision" if is_precision else "release", *args]
         return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
     cls=Gates,
     help="Judge a release by the one before it (`gate STUDY --against …`), or a precision by another: exit status 0 if "
-    "every row passes, 1 if one fails, 3 if none fails and one has too few images to tell. See docs/guide/compare.md.",
+    "every row passes, 1 if one fails, 2 if nothing could be judged, 3 if none fails and one has too few images to "
+    "tell. See docs/guide/compare.md.",
     no_args_is_help=True,
 )
 
@@ -58,7 +60,8 @@ MOST_ROWS = 60
 
 
 def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableFormat = Format.table) -> None:
-    """Exit status 0 if all pass, 1 if one fails, 3 if none fails and one has too few images to tell.
+    """Exit status 0 if all pass, 1 if one fails, 2 if nothing could be judged, 3 if none fails and one has too few
+    images to tell.
 
     Examples: bandlens gate study.toml --against main.duckdb --margin 0.01 --junit gate.xml, bandlens gate precision
     study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
@@ -131,7 +134,8 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
         note(f"the two differ in: {gated.differs_in}")
     order = {"fail": 0, "undecided": 1}
     open_rows = sorted((row for row in rows if row["verdict"] in order), key=lambda row: order[row["verdict"]])
-    tables = {headline: _summaries(gated)}
+    verdict = next((verdict for verdict in ("fail", "undecided") if gated.counts[verdict]), "pass").upper()
+    tables = {headline if table_format == Format.table else f"{verdict}: {headline}": _summaries(gated)}
     if gated.worst:
         loss_row = {"condition": condition_in_words(gated.worst), **gated.worst}
         columns = ("checkpoint", "image_set", "condition", "slice", "measure", "loss", "loss_low", "loss_high")

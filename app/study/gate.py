@@ -14,11 +14,12 @@ from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_names, gate_release
 from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
-from ...core.errors import StoreError, UsageError, plural, quoted
+from ...core.errors import StoreError, UsageError, plural, quoted, some_of
 from ...core.jobs import Progress, silent
 from ...engine.backends.base import engine_of
 from ...engine.tasks import by_attack
 from ..console import log
+from ..printing import condition_in_words
 from .file import Study, stored_limits
 from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
@@ -135,15 +136,16 @@ NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")
 def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
     """UsageError where a release that was run lacks cells: whatever is not judged would pass."""
     query = (
-        "SELECT count(*), count(*) FILTER (NOT complete) FROM study_version "
+        "SELECT probe, parameters, NULL AS cycles, complete FROM study_version "
         "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
         "JOIN condition ON condition.id = cell.condition "
         "WHERE label = $1 AND (len($2::VARCHAR[]) = 0 OR probe IN $2::VARCHAR[])"
     )
-    ((count, lacking),) = run.store.frame(query, [run.label, [*limits.conditions]]).rows()
+    cells = run.store.frame(query, [run.label, [*limits.conditions]]).to_dicts()
+    lacking = [condition_in_words(cell) for cell in cells if not cell["complete"]]
     if lacking:
         raise UsageError(
-            f"{run.label} lacks {lacking:,} of its {plural(count, 'cell')} in {run.store.path}, which would pass "
-            f"unjudged; run them, or name the study's file, whose gate does: bandlens gate STUDY.toml --against "
-            f"{quoted(against)}"
+            f"{run.label} lacks {len(lacking):,} of its {plural(len(cells), 'cell')} in {run.store.path} "
+            f"({some_of(sorted(set(lacking)))}), which would pass unjudged; run them, or name the study's file, "
+            f"whose gate does: bandlens gate STUDY.toml --against {quoted(against)}"
         )

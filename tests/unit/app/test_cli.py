@@ -64,6 +64,15 @@ def test_every_command_has_help_with_an_example() -> None:
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
         (["explore", "--port", "x"], 2, "bandlens: Invalid value for '--port': "),
+        (["plan", "no.toml", "--sumary"], 2, "bandlens: unknown option '--sumary'; did you mean --summary or"),
+        (
+            ["plan", "no.toml", "--batch", "8"],
+            2,
+            "bandlens: unknown option '--batch'; batch is a key of a study, which its file gives",
+        ),
+        (["sql", "SELECT 1", "SELECT 2"], 2, "bandlens: Got unexpected extra argument(s) (SELECT 2); see `"),
+        (["images", "list"], 2, "bandlens: No such command 'list'; see `"),
+        (["repotr"], 2, "bandlens: No such command 'repotr'. Did you mean 'report', 'export'?; see `"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -62,6 +62,7 @@ def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_wo
         f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {np.ceil(10 * count / N) / 10:.1f} times as "
         "many images would decide all: take more images, or widen the limits"
     )
+    assert command("gate", "near", *options, "--format", "markdown").out.startswith("## UNDECIDED: near against old: ")
     assert (document["compared"], document["rows"][0]["margin"]) == ("near against old", 0.005)
     assert document["rule"] == "margin 0.50%; chance of any wrong verdict in the table at most 5 %"
     assert (document["pass"], document["fail"], document["undecided"]) == (0, 0, len(document["rows"]))
@@ -141,7 +142,7 @@ def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     answer = command(*("worse" if word == "study.toml" else word for word in words), "--db", db)
     assert answer.code == 1
     assert answer.err.splitlines()[-1].startswith("bandlens: worse against old: 2 pass, 1 fail, 0 undecided; ")
-    assert answer.out.startswith("## worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
+    assert answer.out.startswith("## FAIL: worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
     failing = answer.out.split("## Rows that do not pass")[1]
     assert "highpass" in failing
     assert "0.05 [" in failing
@@ -163,6 +164,7 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
         "gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "markdown"
     )
     assert answer.code == 0
+    assert answer.out.startswith("## PASS: mine@1 of new.duckdb against mine@1 of old.duckdb: ")
     limits = answer.out.split("## Limits, and what is not judged")[1]
     assert "margin 1.00%" in limits
     assert "images or labels" in limits
@@ -201,7 +203,10 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         store.begin_study("broken", "", cells, [images])
     answer = command("gate", "broken", "--against", "old", "--db", db)
     assert (answer.code, answer.out) == (2, "")
-    assert f"broken@2 lacks 2 of its 3 cells in {db}, which would pass unjudged; run them, or name" in answer.err
+    assert (
+        f"broken@2 lacks 2 of its 3 cells in {db} (highpass cutoff=0.3, lowpass cutoff=0.3), which would pass "
+        "unjudged; run them, or name"
+    ) in answer.err
     with open_store(db) as store:
         store.execute("UPDATE study SET toml = '[gate]\nconditions = [\"clean\"]' WHERE name = 'broken'")
     assert command("gate", "broken", "--against", "old", "--db", db).code == 0, "what is not judged may lack"
@@ -216,11 +221,21 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
             "cannot write /nowhere/gate.xml: No such file or directory; name another",
         ),
         (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
+        (
+            ["--against", ""],
+            "same is judged by the release before it: --against NAME, which --db DB holds, or another database; a "
+            "precision by another: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION",
+        ),
+        (["--against", "own"], "unknown study 'own'; known: "),
+        (["--against", "own"], "results.duckdb holds no other"),
+        (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
+        (["--margn", "1"], "unknown option '--margn'; did you mean --margin or"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], message: str) -> None:
-    answer = command("gate", "same", *([] if "--against" in words else ["--against", "old"]), *words, "--db", db)
+    is_complete = {"--against", "--candidate"} & {*words}
+    answer = command("gate", "same", *([] if is_complete else ["--against", "old"]), *words, "--db", db)
     assert (answer.code, answer.out) == (2, "")
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
