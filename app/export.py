@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
 from ..core.jobs import Progress, processors, silent
-from ..core.records import MULTILABEL, Model
+from ..core.records import MULTILABEL, SEVERAL, Model
 from ..core.untrusted import read_text
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _training_images(path: Path, class_names: list[str] | None) -> TrainingImage
 
     images = open_image_set(path)
     info = images.info
-    if images.labels is None or info.decision_space == MULTILABEL:
+    if images.labels is None or info.decision_space == MULTILABEL or SEVERAL in images.schemes:
         kind = "no labels" if images.labels is None else "several labels an image"
         raise UsageError(f"image set {info.name} has {kind}, and a head is trained on one each; pack it with --labels")
     return TrainingImages(

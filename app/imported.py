@@ -26,6 +26,7 @@ from ..core.errors import StoreError, UsageError
 from ..core.files import sha256_of
 from ..core.protocol import CLASSES, SIZE
 from ..core.records import (
+    SEVERAL,
     UNKNOWN_RANK,
     Cell,
     Finished,
@@ -115,6 +116,9 @@ def import_predictions(
         (clean,) = CLEAN.conditions({})
         predicted, probability = _in_order(_select_model(table, name), labelled)
         rank = np.where(predicted == labelled.labels, 0, UNKNOWN_RANK).astype(np.uint16)
+        if SEVERAL in labelled.schemes:
+            index, classes = labelled.schemes[SEVERAL]
+            rank[index[predicted[index] == classes]] = 0
         predictions = Predictions(predicted.astype(np.uint16), rank, probability)
         parts.append(Finished(Cell(variant, labelled.info, clean, 0), 0, predictions, 0.0))
     imported = []

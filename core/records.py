@@ -38,6 +38,8 @@ def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
 MULTILABEL: Final = "multilabel"
 """The task of networks each of whose outputs decides a label by itself; their classes are the sets of labels. The same
 is the decision space of images that may have several labels."""
+SEVERAL: Final = "several"
+"""The label scheme of images any of whose classes is right: predictions are ranked by the best of them."""
 MOST_LABELS = 15
 """The most labels of such a network: predictions and ranks of its 2^15 label sets fit into 16 bits."""
 

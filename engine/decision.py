@@ -91,16 +91,21 @@ def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[
     return predicted, rank, confidence
 
 
-def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
-    """(n,) uint16: the least label_rank of several right classes; UNKNOWN_RANK for an image without any.
+def best_class(xp: ModuleType, scores: Array, accepted: Array) -> Array:
+    """(n,) int32: of several right classes the one with the least label_rank; 0 for an image without any.
 
     `accepted` is (n, k) int32, the right classes of each image ascending, then -1.
     """
     is_label, classes = accepted >= 0, xp.maximum(accepted, 0)
     # The right class with the highest score, of equal ones the first, is the one that the fewest others precede.
     place = xp.where(is_label, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
-    rank = reduce_logits(xp, scores, xp.take_along_axis(classes, place[:, None], axis=1)[:, 0])[1]
-    return xp.where(is_label[:, 0], rank, xp.uint16(UNKNOWN_RANK))
+    return xp.take_along_axis(classes, place[:, None], axis=1)[:, 0]
+
+
+def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
+    """(n,) uint16: the label_rank of the `best_class`; UNKNOWN_RANK for an image without any."""
+    rank = reduce_logits(xp, scores, best_class(xp, scores, accepted))[1]
+    return xp.where(accepted[:, 0] >= 0, rank, xp.uint16(UNKNOWN_RANK))
 
 
 def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ..core.errors import BandlensError, DeviceError
-from ..core.records import Cell, Condition, Failed, Finished, Predictions, Variant
+from ..core.records import SEVERAL, Cell, Condition, Failed, Finished, Predictions, Variant
 from ..core.timeouts import Watchdog
 from ..core.user_functions import show_stack
 from ..probes.arrays import Array, to_numpy
@@ -26,7 +26,7 @@ from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Attacker, Session
-from .decision import Decision, best_rank, reduce_logits
+from .decision import Decision, best_class, best_rank, reduce_logits
 from .device.gpu_errors import COMMITTED, device_errors
 from .device.run_images import Take, pixels_of
 from .device.streams import (
@@ -116,8 +116,10 @@ class RunResources:
     decision: Decision
     labels: Array | None
     """(n,) indices of the labels among the scores, in the memory where the logits are."""
+    several: Array | None
+    """(n, k) classes, as `best_class` takes them, the best of which stands for the label where images have several."""
     accepted: Array | None
-    """(n, k) classes that count as right, as `best_rank` takes them, where images have several."""
+    """(n, k) classes that ReaL accepts, as `best_rank` takes them."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     works: list[CellProgress] = field(default_factory=list)
@@ -136,9 +138,12 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
         with network_stream(xp):
             decision = Decision(xp, image_set.info.decision_space)
             labels = decision.score_indices(image_set.labels)
-            label_lists = image_set.schemes.get("real") if decision.by_logits else None
-            accepted = None if label_lists is None else xp.asarray(label_lists.padded(image_set.info.count))
-    return RunResources(xp, image_set, sessions, batch, take, decision, labels, accepted, arrays)
+            schemes = image_set.schemes if decision.by_logits else {}
+            several, accepted = (
+                xp.asarray(schemes[name].padded(image_set.info.count)) if name in schemes else None
+                for name in (SEVERAL, "real")
+            )
+    return RunResources(xp, image_set, sessions, batch, take, decision, labels, several, accepted, arrays)
 
 
 Columns = tuple[Array, Array | None, Array, Array | None]
@@ -314,6 +319,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     # columns stay on the card until the part is flushed.
     with named_range(resources.xp, "reduce"):
         scores = resources.decision.scores(logits)
+        if resources.several is not None:
+            labels = best_class(resources.xp, scores, resources.several[rows])
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
         real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
     columns = (resources.decision.classes(predicted), rank, confidence, real_rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.records import SEVERAL
 from .store import Store
 
 MEMORY_LIMIT = "512MB"
@@ -70,7 +71,9 @@ RULES = {
     "sums": "has sums of right answers that are not those of its predictions",
 }
 LABELS = f"""
-SELECT known_cell.name, count(*) FILTER ((label_rank = 0) <> (predicted = class)) AS wrong
+SELECT known_cell.name, count(*) FILTER ((label_rank = 0) <> (predicted = class OR
+       (label.image_set, label.image_index, predicted) IN (SELECT image_set, image_index, class FROM label
+                                                           WHERE scheme = '{SEVERAL}'))) AS wrong
 FROM prediction JOIN ({NAMED_CELLS}) AS known_cell ON known_cell.id = prediction.cell
 JOIN label ON label.image_set = known_cell.image_set AND label.image_index = prediction.image_index
     AND own_scheme(label.scheme)

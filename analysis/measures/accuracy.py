@@ -3,7 +3,7 @@
     accuracy              share of images whose label is predicted
     agreement             without labels: share of images predicted as when clean
     accuracy_real         share of the images listed by ReaL for which a class is predicted that ReaL accepts
-    reciprocal_rank       mean of 1 / (1 + r)     r: number of classes scored above the label
+    reciprocal_rank       mean of 1 / (1 + r)     r: number of classes scored above the label, or the best of several
     reciprocal_rank_real  the same, r that of the best of the classes that ReaL accepts, over the images that it lists
 
 Each, and its paired difference from the clean images, has the interval of `statistics.shares`. Reciprocal ranks take

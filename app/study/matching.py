@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.errors import UsageError, some_of
 from ...core.protocol import CLASSES, SPACE_CLASSES
-from ...core.records import MULTILABEL, ImageSetInfo, Model
+from ...core.records import MULTILABEL, SEVERAL, ImageSetInfo, Model
 from ...engine.decision import decides_by_logits
 from ...export.class_names import class_names_of
 from ...export.model_files import training_keys_of
@@ -78,7 +78,7 @@ def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError when an image's label, or a class that ReaL lists for it, is one that a model does not have."""
+    """UsageError when a class of an image, or one that ReaL lists for it, is one that a model does not have."""
     if not decides_by_logits(image_set.info.decision_space):
         for model in models:
             if model.classes != CLASSES:
@@ -87,7 +87,7 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
                     f"{model.classes} classes, not {CLASSES}; leave one of them out"
                 )
         return
-    schemes = [image_set.schemes["real"]] if "real" in image_set.schemes else []
+    schemes = [image_set.schemes[name] for name in ("real", SEVERAL) if name in image_set.schemes]
     if image_set.labels is not None:
         schemes.append(Scheme(np.arange(len(image_set.labels)), image_set.labels))
     for model in models:

@@ -121,7 +121,9 @@ def _labels(
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
         return None, None
     space = decision_space(images.info.decision_space)
-    classes, names = labels_of_source(source, paths, labels, space, images.class_names or ())
+    classes, names, lists = labels_of_source(source, paths, labels, space, images.class_names or ())
+    if lists is not None:
+        raise UsageError(f"{images.folder} has one class an image, and {labels} several; make the larger set anew")
     if classes is None:
         raise UsageError(f"{images.folder} has labels; name with --labels what the images of {source} show")
     if (names is None) != (images.class_names is None):

@@ -74,7 +74,8 @@ def labels_of_names(
         raise ImageSetError(
             f"{source}: all images lie in '{names[0]}', and one class is none; give the folder that holds the classes"
         )
-    return _numbered(source, parents, names), names
+    numbers = _number_names(source, names)
+    return np.array([numbers[parent] for parent in parents], np.int32), names
 
 
 def _top(path: str) -> str:
@@ -82,11 +83,10 @@ def _top(path: str) -> str:
     return path.partition("/")[0] if "/" in path else ""
 
 
-def _numbered(source: Path, classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int32]:
+def _number_names(source: Path, names: Sequence[str]) -> dict[str, int]:
     if len(names) > LARGEST_CLASS + 1:
         raise ImageSetError(f"{source}: {len(names):,} classes are more than the {LARGEST_CLASS + 1:,} that are kept")
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[name] for name in classes], np.int32)
+    return {name: number for number, name in enumerate(names)}
 
 
 def folders_that_could_be_labels(paths: Sequence[str]) -> int:
@@ -149,30 +149,32 @@ def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
 
 def labels_of_csv(
     file: Path, paths: Sequence[str], multilabel: bool = False
-) -> tuple[NDArray[np.int32], list[str] | None]:
+) -> tuple[NDArray[np.int32], list[str] | None, list[list[int]] | None]:
     """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
 
     Every path must be listed exactly once, and nothing else. Classes are integers, 0 to 65535, without names; or names,
-    at least one of which is no number, which are sorted as text. Where images may have several labels, which
-    `multilabel` says, a path has a row for each, or one without a class; numbers are from 0 to 14, and classes are the
-    sets of labels, numbered by their bits, or named.
+    at least one of which is no number, which are sorted as text. A cell may have several with ';' between them, any of
+    which is right: then the last value has the classes of each image, of which the first is its label. Where networks
+    decide several labels, which `multilabel` says, a path has a row for each, or one without a class; numbers are from
+    0 to 14, and classes are the sets of labels, numbered by their bits, or named.
     Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is no such file.
     """
     labels_of_path: dict[str, list[str]] = {path: [] for path in paths}
     rows: dict[tuple[str, str], int] = {}
-    for row, (path, label) in csv_rows(file, ("path", "class"), "labels", LABELS_ADVICE):
+    for row, (path, cell) in csv_rows(file, ("path", "class"), "labels", LABELS_ADVICE):
         where = f"{file}, row {row}"
         if path not in labels_of_path:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
-        if (labels_of_path[path] and not multilabel) or label in labels_of_path[path]:
+        if (labels_of_path[path] and not multilabel) or cell in labels_of_path[path]:
             advice = (
                 "" if multilabel else f", or pack with --decision-space {MULTILABEL} if images may have several labels"
             )
             raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows{advice}")
-        if not label and not multilabel:
+        labels = [cell] if multilabel else [label.strip() for label in cell.split(";")]
+        if "" in labels and not multilabel:
             raise ImageSetError(f"{where}: the class is missing; write its name, or a number from 0")
-        labels_of_path[path].append(label)
-        rows[path, label] = row
+        labels_of_path[path] += labels
+        rows |= {(path, label): row for label in labels}
     has_names, last_class = (
         not all(_is_number(label) for _, label in rows if label),
         MOST_LABELS - 1 if multilabel else LARGEST_CLASS,
@@ -188,14 +190,17 @@ def labels_of_csv(
             f"{file}: it lacks {plural(len(missing), 'image')}, the first '{missing[0]}'; add a row for each"
         )
     label_sets = [list(filter(None, labels)) for labels in labels_of_path.values()]
-    if not has_names:
-        sets = [{int(label) for label in labels} for labels in label_sets]  # 1 and 01 are one label
-        return np.array(
-            [sum(1 << number for number in numbers) if multilabel else min(numbers) for numbers in sets], np.int32
-        ), None
-    classes = [label_set_in_words(labels) if multilabel else labels[0] for labels in label_sets]
-    names = sorted(set(classes))
-    return _numbered(file, classes, names), names
+    names: list[str] | None = None
+    if has_names:
+        label_sets = [[label_set_in_words(labels)] if multilabel else labels for labels in label_sets]
+        names = sorted({label for labels in label_sets for label in labels})
+        number_of = _number_names(file, names)
+        lists = [[number_of[label] for label in labels] for labels in label_sets]
+    else:
+        lists = [list(dict.fromkeys(map(int, labels))) for labels in label_sets]  # 1 and 01 are one label
+        lists = [[sum(1 << number for number in numbers)] for numbers in lists] if multilabel else lists
+    classes = np.array([numbers[0] for numbers in lists], np.int32)
+    return classes, names, lists if any(len(numbers) > 1 for numbers in lists) else None
 
 
 def _is_number(label: str) -> bool:

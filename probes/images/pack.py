@@ -16,7 +16,7 @@ import numpy as np
 from ...core.errors import ImageSetError, UsageError
 from ...core.jobs import in_parallel
 from ...core.protocol import SPACE_CLASSES
-from ...core.records import MULTILABEL, PERCENTILES, PUBLISHED_CROP, Crop, ImageSetInfo
+from ...core.records import MULTILABEL, PERCENTILES, PUBLISHED_CROP, SEVERAL, Crop, ImageSetInfo
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, pillow_warnings, planar
@@ -266,7 +266,7 @@ def pack(
     check_clustering(contents.clusters)
     refuse_early(source, out, how)
     images = open_source(source)
-    classes, names = labels_of_source(source, images.paths, labels, space)
+    classes, names, lists = labels_of_source(source, images.paths, labels, space)
     values = attributes_of_csv(attributes, images.paths) if attributes else {}
     info = _info(out, crop, contents)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
@@ -279,23 +279,28 @@ def pack(
         rows_of_draw = spread(classes, images.paths, limit, seed)
         rows, classes = rows_of_draw.tolist(), None if classes is None else classes[rows_of_draw]
     how.say(f"{out}: {need_space(out, len(rows), 0 if how.stream else crop.size)}")
-    choice = Choice(rows, classes, names=names, clusters=contents.clusters, attributes=values)
+    schemes = {} if lists is None else {SEVERAL: [lists[row] for row in rows]}
+    choice = Choice(rows, classes, schemes, names=names, clusters=contents.clusters, attributes=values)
     return write_set(images, choice, out, crop, info, how)
 
 
 def labels_of_source(
     source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace, set_classes: Sequence[str] = ()
-) -> tuple[NDArray[np.int32] | None, list[str] | None]:
+) -> tuple[NDArray[np.int32] | None, list[str] | None, list[list[int]] | None]:
     """The classes of the images, None where they have none, and the names of classes that are the user's own.
 
-    The images may all be of one of the `set_classes`.
+    The last value has the classes of each image where some have several. The images may all be of one of the
+    `set_classes`.
     """
     names: list[str] | None = None
+    lists: list[list[int]] | None = None
     classes: NDArray[np.int32] | None
     if labels == FOLDERS:
         classes, names = labels_of_names(source, paths, set_classes)
     elif labels:
-        classes, names = labels_of_csv(labels, paths, space.name == MULTILABEL)
+        classes, names, lists = labels_of_csv(labels, paths, space.name == MULTILABEL)
+        if lists is not None and space.name in SPACE_CLASSES:
+            raise UsageError(f"{labels}: decision space {space.name} takes one class an image; leave out those after ;")
     elif space.name == MULTILABEL:
         raise UsageError(f"{source}: images with several labels need --labels CSV, with a row for each label")
     else:
@@ -307,7 +312,7 @@ def labels_of_source(
         )
     refuse_numbers(source, paths, classes)
     refuse_outside(labels or source, paths, classes, space)
-    return classes, names
+    return classes, names, lists
 
 
 def pack_arrays(

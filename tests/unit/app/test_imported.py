@@ -10,11 +10,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, part, store_study
+from PIL import Image
 from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import Answers, ImageQuery
 from bandlens.app.recorded_images import Conditions
+from bandlens.core.records import Crop
+from bandlens.probes.images.pack import pack
 
 
 @pytest.fixture
@@ -51,6 +54,19 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, place
     assert run(command, place)[0] == 0  # the second import adds nothing
     count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", place / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
+
+
+def test_predictions_of_any_of_an_images_classes_are_right(command: Command, place: Path) -> None:
+    (place / "pictures").mkdir()
+    for name, picture in zip("abcd", make_pictures(4, 16), strict=True):
+        Image.fromarray(picture).save(place / "pictures" / f"{name}.png")
+    (place / "several.csv").write_text("path,class\n" + "a.png,1\nb.png,2;9\nc.png,5;6\nd.png,0;4\n")
+    pack(place / "pictures", place / "images.set", crop=Crop(16, 16), labels=place / "several.csv")
+    predictions = pl.read_csv(place / "predictions.csv").with_columns(pl.col("file_name") + ".png")
+    predictions.write_csv(place / "predictions.csv")
+    assert run(command, place, place / "images.set")[0] == 0
+    query = "SELECT label_rank FROM prediction ORDER BY image_index"
+    assert ask(place / "results.duckdb", query) == [(0,), (0,), (65_535,), (0,)]
 
 
 def test_what_has_no_probabilities_has_no_confidence(command: Command, place: Path) -> None:

@@ -143,6 +143,15 @@ def test_predictions_are_those_of_each_image_by_itself(
     assert baseline.progress == COUNT * len(reference)
 
 
+def test_the_rank_of_several_classes_is_that_of_the_best_of_them(bench: Bench, baseline: CellOutcomes) -> None:
+    lists = [[k % CLASSES, *ACCEPTED[k]] for k in range(COUNT)]
+    several = Scheme(*np.array([(k, c) for k, classes in enumerate(lists) for c in classes], np.int32).T)
+    outcome = bench.run(bench.cells(), images=replace(bench.images, schemes={"several": several}))
+    for key, rows in baseline.rows.items():
+        ranks = [min(row[1], row[2]) for row in rows]  # those of the label and of the best of the other classes
+        assert [row[1] for row in outcome.rows[key]] == ranks
+
+
 @fuzz(10)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, baseline: CellOutcomes, data: st.DataObject) -> None:

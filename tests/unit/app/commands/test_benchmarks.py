@@ -7,12 +7,19 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmark_sets import make_benchmark
+from PIL import Image
+from small import make_pictures
 from typer.testing import CliRunner, Result
 
 from bandlens.app.cli import app
 from bandlens.core.errors import ImageSetError, UsageError
+from bandlens.core.records import Crop
+from bandlens.probes.images.decision_spaces import imagenet_classes
+from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.images.pack import pack
 
 DOCUMENT = (Path(__file__).parents[4] / "docs" / "guide" / "benchmarks.md").read_text(encoding="utf-8")
 LOOP = re.compile(r"^for name in (.*?); do\n  (.*)\ndone$", re.MULTILINE)
@@ -82,3 +89,24 @@ def test_documented_commands_lack_the_data_only(tmp_path: Path, monkeypatch: pyt
         error = run(*shlex.split(command)).exception
         assert isinstance(error, UsageError), command
         assert re.search(r"no such folder|cannot be read \(No such file", str(error)), command
+
+
+def test_the_program_of_the_document_lists_the_classes_of_refined_bias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ImageNet has three clocks, two cameras and two elephants; packing takes all of them for right."""
+    monkeypatch.chdir(tmp_path)
+    counts = {"refined_bias_shape": {"camera": 2, "clock": 3, "mouse": 1}, "refined_bias_texture": {"elephant": 2}}
+    for cue, things in counts.items():
+        for seed, thing in enumerate(things):
+            (tmp_path / cue / thing).mkdir(parents=True)
+            Image.fromarray(make_pictures(1, 32, seed)[0]).save(tmp_path / cue / thing / f"{thing}_0.png")
+    [program] = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    exec(program, {})
+    for cue, things in counts.items():
+        pack(Path(cue), Path(f"{cue}.set"), crop=Crop(32, 32), labels=Path(f"{cue}.csv"))
+        images = open_image_set(Path(f"{cue}.set"))
+        rows, classes = images.schemes["several"]
+        assert dict(zip(things, np.bincount(rows), strict=True)) == things
+        assert images.class_names is not None
+        assert {images.class_names[number] for number in classes} <= {*imagenet_classes()}

@@ -63,6 +63,8 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
         ("path,class\na/w.jpg,1\n", r"row 2: no image 'a/w\.jpg'"),
         ("path,class\na/x.jpg,-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
         ("path,class\na/x.jpg\n", "row 2: the class is missing; write its name"),
+        ("path,class\na/x.jpg,3;\n", "row 2: the class is missing; write its name"),
+        ("path,class\na/x.jpg,3;-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
         ("file,label\na/x.jpg,1\n", "needs the columns path and class, found"),
         ("path,class\na/x.jpg,tench, Tinca tinca\n", "row 2: it has more fields than the header; put text with commas"),
     ],
@@ -73,8 +75,24 @@ def test_csv_errors_name_the_row(text: str, message: str, tmp_path: Path) -> Non
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("cells", "labels", "lists", "names"),
+    [
+        (("7", "3 ; 7", "0;00"), [7, 3, 0], [[7], [3, 7], [0]], None),
+        (("tench", "eel;10", "10"), [2, 1, 0], [[2], [1, 0], [0]], ["10", "eel", "tench"]),
+        (("7", "3", "0"), [7, 3, 0], None, None),
+    ],
+)
+def test_a_cell_may_name_several_classes_of_which_the_first_is_the_label(
+    cells: tuple[str, ...], labels: list[int], lists: list[list[int]] | None, names: list[str] | None, tmp_path: Path
+) -> None:
+    text = "".join(f'"{path}",{classes}\n' for path, classes in zip(PATHS, cells, strict=True))
+    classes = labels_of_csv(csv(tmp_path, "path,class\n" + text), PATHS)
+    assert (classes[0].tolist(), classes[1:]) == (labels, (names, lists))
+
+
 def test_names_in_a_csv_are_sorted_as_text(tmp_path: Path) -> None:
-    labels, names = labels_of_csv(csv(tmp_path, 'path,class\na/x.jpg,tench\nb/y.jpg,10\n"b/z, 2.jpg",9\n'), PATHS)
+    labels, names, _ = labels_of_csv(csv(tmp_path, 'path,class\na/x.jpg,tench\nb/y.jpg,10\n"b/z, 2.jpg",9\n'), PATHS)
     assert (labels.tolist(), names) == ([2, 0, 1], ["10", "9", "tench"])
 
 
@@ -89,7 +107,7 @@ def test_images_with_several_labels_are_of_the_class_of_their_set(
     text: str, labels: list[int], names: list[str] | None, tmp_path: Path
 ) -> None:
     file = csv(tmp_path, "path,class\n" + text.replace("'", '"'))
-    numbers, classes = labels_of_csv(file, PATHS, multilabel=True)
+    numbers, classes, _ = labels_of_csv(file, PATHS, multilabel=True)
     assert (numbers.tolist(), classes) == (labels, names)
 
 
