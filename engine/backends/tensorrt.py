@@ -149,10 +149,8 @@ class Device:
         return int(self.arena.mem.size) if self.arena is not None else 0
 
     def reserve(self, size: int) -> None:
-        """Make the shared memory at least so many bytes."""
+        """Make the shared memory at least so many bytes. Only in the stream of networks, whose pool orders its uses."""
         if self.size < size:
-            # Work that was asked for may still be in the old memory, whose blocks the pool hands out without waiting.
-            self.stream.synchronize()
             self.arena = None  # before the larger one is asked for
             # Also where there is no room for that: graphs of other sessions must not write into what is gone.
             self.grown += 1
