@@ -125,6 +125,24 @@ STIMULUS_PROBES: Mapping[str, tuple[str, int]] = {
     "phase-scrambling": ("phase_scramble", 1),
 }
 """Stimulus set -> the probe that makes such stimuli, and how many times a setting of it the name of a condition has."""
+MODEL_VS_HUMAN = "model-vs-human"
+"""The convention of model-vs-human and brain-score, by which judgements on these sets count in error consistency."""
+UNCOUNTED_CONDITIONS: Mapping[str, tuple[str, ...]] = {
+    "colour": ("cr",),
+    "false-colour": ("true",),
+    "contrast": ("c100", "c03", "c01"),
+    "high-pass": ("inf", "0.55", "0.45", "0.4"),
+    "low-pass": ("0", "15", "40"),
+    "phase-scrambling": ("0", "150", "180"),
+    "power-equalisation": ("0",),
+    "rotation": ("0",),
+    "eidolonI": ("1-10-10", "64-10-10", "128-10-10"),
+    "eidolonII": ("1-3-10", "32-3-10", "64-3-10", "128-3-10"),
+    "eidolonIII": ("1-0-10", "16-0-10", "32-0-10", "64-0-10", "128-0-10"),
+    "uniform-noise": ("0.00", "0.60", "0.90"),
+}
+"""Stimulus set -> conditions that MODEL_VS_HUMAN leaves out (Geirhos et al. 2021): controls, and those in which people
+are right in less than 0.2 of the trials."""
 BENCHMARKS: Mapping[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (

@@ -16,9 +16,9 @@ from pathlib import Path
 import duckdb
 
 from ...core.errors import StoreError, some_of
-from ...core.protocol import STIMULI, STIMULUS_PROBES
+from ...core.protocol import STIMULI, STIMULUS_PROBES, UNCOUNTED_CONDITIONS
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 PLAIN_TABLES = """
     SELECT table_name FROM duckdb_tables()
     WHERE database_name = ? AND schema_name = 'main' AND NOT contains(sql, ' GENERATED ')
@@ -47,8 +47,12 @@ EVERY = "every"
 def schema() -> str:
     """The SQL that makes an empty results database."""
     sets, probes = ", ".join(map(repr, STIMULI)), ", ".join(str((name, *row)) for name, row in STIMULUS_PROBES.items())
+    uncounted = ", ".join(
+        str((name, shown)) for name, conditions in UNCOUNTED_CONDITIONS.items() for shown in conditions
+    )
     text = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
-    return text.replace("(STIMULUS_SETS)", f"({sets})").replace("(VALUES STIMULUS_PROBES)", f"(VALUES {probes})")
+    text = text.replace("(STIMULUS_SETS)", f"({sets})").replace("(VALUES STIMULUS_PROBES)", f"(VALUES {probes})")
+    return text.replace("(UNCOUNTED_CONDITIONS)", f"({uncounted})")
 
 
 @cache

@@ -1,5 +1,5 @@
 -- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_views(). What the
--- columns mean stands in columns.toml. STIMULUS_SETS and STIMULUS_PROBES stand for what the protocol says of them.
+-- columns mean stands in columns.toml. Words in capitals, such as STIMULUS_SETS, stand for what the protocol says of them.
 
 CREATE TABLE meta (schema_version INTEGER NOT NULL, bandlens VARCHAR NOT NULL, created TIMESTAMPTZ NOT NULL DEFAULT now());
 COMMENT ON TABLE meta IS 'One row: the version of this schema and of the bandlens that made the file';
@@ -309,6 +309,7 @@ COMMENT ON TABLE human_value IS 'Numbers of people by measures of models, from p
 CREATE TABLE error_consistency (
     images VARCHAR NOT NULL,
     condition VARCHAR NOT NULL,
+    convention VARCHAR,
     first_subject VARCHAR NOT NULL,
     second_subject VARCHAR NOT NULL,
     humans INTEGER NOT NULL,
@@ -578,6 +579,13 @@ CREATE MACRO stimulus_of(path) AS
          ELSE {'condition': '0', 'image': parse_filename(path)} END;
 COMMENT ON MACRO stimulus_of IS 'Of a stimulus named number_set_observer_condition_class_count_image: condition and image, which do not depend on the observer; another name is an image of the only condition, 0';
 
+CREATE MACRO convention_of(images, condition, image) AS
+    CASE WHEN (images, condition) IN (UNCOUNTED_CONDITIONS) THEN 'all'
+         WHEN images = 'cue-conflict'
+              AND regexp_extract(image, '^([a-z]+)', 1) = regexp_extract(image, '-([a-z]+)', 1)
+         THEN 'model-vs-human' END;
+COMMENT ON MACRO convention_of IS 'The only convention of error consistency by which a judgement counts: all, of conditions that model-vs-human leaves out; model-vs-human, of cue conflicts whose cues do not conflict; NULL where both count it';
+
 CREATE MACRO judged_cell(which) AS TABLE
 SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, people_saw(benchmark) AS seen,
        CASE WHEN people_saw(benchmark) THEN benchmark
@@ -611,20 +619,19 @@ WITH ran AS (
     UNION ALL
     SELECT stimulus_set, condition, image, NULL, subject, true, coalesce(category = response, false) FROM answered
 )
-FROM judged
-WHERE images <> 'cue-conflict' OR regexp_extract(image, '^([a-z]+)', 1) <> regexp_extract(image, '-([a-z]+)', 1)
+SELECT *, convention_of(images, condition, image) AS convention FROM judged
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE judgement_of IS 'The view judgement with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW judgement AS FROM judgement_of('*');
-COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
+COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts, right is their shape';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
 WITH judged AS (
     SELECT *, count(*) OVER (PARTITION BY images, human, subject) AS seen
     FROM judgement_of(which)
-    WHERE people_saw(images)
+    WHERE people_saw(images) AND coalesce(convention, 'all') = 'all'
 ), photographed AS (
     -- People saw an image in the cluster that it has in the set of the model of most images; else it stands for itself.
     SELECT *, {'seen': seen, 'model': subject, 'cluster': cluster} AS own,
@@ -632,26 +639,26 @@ WITH judged AS (
     FROM judged
     WINDOW of_image AS (PARTITION BY images, condition, image)
 ), by_cluster AS (
-    SELECT images, condition, human, subject, count(*) AS n, sum(correct::INTEGER) AS right1
+    SELECT images, condition, convention, human, subject, count(*) AS n, sum(correct::INTEGER) AS right1
     FROM photographed
-    GROUP BY images, condition, human, subject, photograph, CASE WHEN photograph IS NULL THEN image END
+    GROUP BY images, condition, convention, human, subject, photograph, CASE WHEN photograph IS NULL THEN image END
 ), summed AS (
     SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
     WINDOW whole AS (PARTITION BY images, condition, human, subject)
 ), counted AS (
-    SELECT images, condition, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
+    SELECT images, condition, convention, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
            clustered_error(n, right1, share) AS error
     FROM summed
-    GROUP BY images, condition, human, subject
+    GROUP BY images, condition, convention, human, subject
 )
-SELECT images, condition, human, subject, n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
+SELECT images, condition, convention, human, subject, n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
 FROM counted
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW condition_accuracy AS FROM condition_accuracy_of('*');
-COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition';
+COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition; of cue conflicts, on those whose cues conflict';
 
 CREATE VIEW stimulus_probe AS
 FROM (VALUES STIMULUS_PROBES) AS named(images, probe, scale);

@@ -10,6 +10,11 @@ Every two subjects, models and people, that judged the same images (view `judgem
 a stimulus set alone: over several, two subjects agree on which are hard. The interval of the mean kappa to humans is
 over images, or clusters.
 
+Which conditions of a stimulus set count is a convention. `model-vs-human`, which brain-score follows, leaves out
+controls and conditions in which people are right in less than 0.2 of the trials, and counts all 1,280 images of cue
+conflicts. `all` counts every condition, and of cue conflicts the 1,200 whose cues conflict. Means are over conditions
+and pairs. Sources: Geirhos et al. 2021; Schrimpf et al. 2018.
+
 Where along a probe does a model err most as people do? It sees the stimuli that people judged under a probe, blurred
 say. For each condition there is the mean kappa with each observer on each of the set's own conditions, on the images
 that this observer saw. The peak is the tested setting with the highest mean. Intervals are percentiles over 1,000
@@ -32,6 +37,7 @@ from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, in_parallel, silent
+from ...core.protocol import MODEL_VS_HUMAN, STIMULI
 from ..database.store import Store
 from ..statistics import Floats, Ints, Mask
 from ..statistics.consistency import (
@@ -95,9 +101,9 @@ MODEL_MEASURES: Sequence[Measure[PeerOutcomes]] = (
 
 # Every two subjects that judged the same images
 
-PAIR_KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
+PAIR_KEYS = ("images", "condition", "convention", "first_subject", "second_subject", "humans")
 SCHEMA = {
-    **dict.fromkeys(PAIR_KEYS[:4], pl.String),
+    **dict.fromkeys(PAIR_KEYS[:5], pl.String),
     "humans": pl.Int32,
     "n": pl.Int64,
     **{name: pl.Float64 for name in Consistency.__slots__ if name != "n"},
@@ -120,12 +126,16 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
     return names["images"].to_list()
 
 
-def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.DataFrame:
+def consistencies(
+    store: Store, images: str, convention: str = MODEL_VS_HUMAN, progress: Progress = silent
+) -> pl.DataFrame:
     """The columns of SCHEMA: every two subjects that judged images of one condition, people first, NaN as null.
 
-    `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
+    `images` is a stimulus set that people saw, of which judgements count by the convention, or else an image set.
+    Raises UnknownName where nobody judged it.
     """
-    conditions = _read_answers(store, images)
+    conditions = _read_answers(store, images, convention)
+    named_convention = convention if images in STIMULI else None
 
     def compare(pairs_of: tuple[_Answers, int]) -> pl.DataFrame:
         answers, first = pairs_of
@@ -135,11 +145,12 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
         humans = [answers.humans[first] + answers.humans[row] for row in rows]
         seconds = [answers.subjects[row] for row in rows]
         # Polars takes six times as long for the frame where it repeats a value itself.
-        repeated = ([value] * len(rows) for value in (images, answers.condition, answers.subjects[first]))
+        values = (images, answers.condition, named_convention, answers.subjects[first])
+        repeated = ([value] * len(rows) for value in values)
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
     pairs = [(answers, first) for answers in conditions for first in range(len(answers.subjects))]
-    frames = []
+    frames = [pl.DataFrame(schema=SCHEMA)]
     # NumPy multiplies and sorts without Python's lock, and threads do not wait for the last pairs of a subject. They
     # are as many as processors: threads of the BLAS would wait for one another, at five times the processor time.
     with progress("comparing errors", len(pairs), "subjects") as advance, threadpool_limits(1, "blas"):
@@ -149,10 +160,10 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
     return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _read_answers(store: Store, images: str) -> list[_Answers]:
-    """The answers on some images under each condition. UnknownName where nobody judged them."""
+def _read_answers(store: Store, images: str, convention: str) -> list[_Answers]:
+    """The answers on some images under each condition that counts. UnknownName where nobody judged them."""
     judgements = store.frame(
-        "SELECT condition, image, cluster, subject, human, correct FROM judgement WHERE images = ? "
+        "SELECT condition, image, cluster, subject, human, correct, convention FROM judgement WHERE images = ? "
         "ORDER BY condition, NOT human, subject, image",
         [images],
     )
@@ -165,6 +176,7 @@ def _read_answers(store: Store, images: str) -> list[_Answers]:
             "without perturbation"
         )
         raise UnknownName("image set", images, names.to_series().to_list(), hint)
+    judgements = judgements.filter(pl.col("convention").fill_null(convention) == convention)
     # Models may have seen the images in several sets, whose clusters have other numbers: those of most images count.
     models = judgements.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
     places = {subject: place for place, subject in enumerate(models)}
@@ -238,24 +250,26 @@ def _arrange(condition: str, judgements: pl.DataFrame) -> _Answers:
 def write_consistencies(store: Store, images: list[str], progress: Progress = silent) -> None:
     """Compute error consistency on each of `images` and keep it in the table error_consistency."""
     for name in images:
-        frame = consistencies(store, name, progress)
+        frame = consistencies(store, name, progress=progress)
         store.replace("error_consistency", frame, "images = ?", [name])
 
 
 MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")
 
 
-def mean_consistencies(store: Store, images: str, progress: Progress = silent) -> list[dict[str, Any]]:
-    """The mean kappa between humans, and of each model to humans, over pairs and conditions.
+def mean_consistencies(
+    store: Store, images: str, convention: str = MODEL_VS_HUMAN, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """The mean kappa between humans, and of each model to humans, over pairs and the conditions that count.
 
-    Returns rows of subject, pairs, kappa to humans, its 95 % interval over images (low, high), and the lowest and
-    highest kappa of a pair under a condition; no rows where no human judged the images. A number that is undefined is
-    None. Raises UnknownName as `consistencies` does.
+    Returns rows of subject, convention, pairs, kappa to humans, its 95 % interval over images (low, high), and the
+    lowest and highest kappa of a pair under a condition; no rows where no human judged the images. A number that is
+    undefined is None. Raises UnknownName as `consistencies` does.
     """
     kinds = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
     if kinds == [False]:
         return []  # The answers of a thousand models take seconds to read.
-    conditions = _read_answers(store, images)
+    conditions = _read_answers(store, images, convention)
     shares: dict[str, list[Share]] = {"humans": []}
     pairs: dict[str, set[tuple[str, str]]] = {"humans": set()}
     humans = [(answers, first) for answers in conditions for first in range(sum(answers.humans))]
@@ -274,7 +288,8 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
                     shares.setdefault(subject, []).append(share_of(contributions, answers.photographs[images_of_both]))
             advance(1)
     return [
-        {"subject": subject, "pairs": len(pairs_of_subject)} | _mean_kappa(shares.get(subject, []))
+        {"subject": subject, "convention": convention, "pairs": len(pairs_of_subject)}
+        | _mean_kappa(shares.get(subject, []))
         for subject, pairs_of_subject in pairs.items()
         if any(pairs.values())
     ]
@@ -305,33 +320,38 @@ SELECT checkpoint, probe, x AS setting, stimulus_of(path).condition AS condition
        label_rank = 0 AS correct
 FROM ran JOIN prediction ON prediction.cell = ran.cell
 JOIN image ON image.image_set = ran.image_set_id AND image.image_index = prediction.image_index
-WHERE $1 <> 'cue-conflict' OR regexp_extract(stimulus_of(path).image, '^([a-z]+)', 1)
-      <> regexp_extract(stimulus_of(path).image, '-([a-z]+)', 1)
+WHERE coalesce(convention_of($1, stimulus_of(path).condition, stimulus_of(path).image), $2) = $2
 ORDER BY checkpoint, probe <> 'clean', probe, setting
 """
-PEOPLE = "SELECT subject, condition, image, correct FROM judgement WHERE images = ? AND human ORDER BY ALL"
+PEOPLE = """
+SELECT subject, condition, image, correct FROM judgement
+WHERE images = $1 AND human AND coalesce(convention, $2) = $2 ORDER BY ALL
+"""
 LOSSES = """
 SELECT setting, max(avg(top1)) OVER () - avg(top1) AS loss FROM human_probe
 WHERE human AND probe = ? GROUP BY setting ORDER BY setting
 """
 
 
-def consistency_under(store: Store, images: str, probe: str) -> dict[str, list[dict[str, Any]]]:
+def consistency_under(
+    store: Store, images: str, probe: str, convention: str = MODEL_VS_HUMAN
+) -> dict[str, list[dict[str, Any]]]:
     """The mean kappa of each model to people under each condition of a probe, and the setting at which it is highest.
 
     Args:
         store: a database with trials of people, and with models that ran on their stimuli, perturbed.
         images: the stimulus set.
         probe: the probe; its conditions have one number each, such as the standard deviation of a blur.
+        convention: which of the stimuli count.
 
-    Returns the tables `conditions` (checkpoint, setting, people_lose, kappa, low, high; setting is None for the
-    stimuli as they are) and `peaks` (checkpoint, setting, low, high, kappa). Raises UsageError where there are no
-    trials of people, UnknownName for a probe that no model ran on the stimuli.
+    Returns the tables `conditions` (checkpoint, convention, setting, people_lose, kappa, low, high; setting is None for
+    the stimuli as they are) and `peaks` (checkpoint, convention, setting, low, high, kappa). Raises UsageError where
+    there are no trials of people, UnknownName for a probe that no model ran on the stimuli.
     """
-    people = store.frame(PEOPLE, [images])
+    people = store.frame(PEOPLE, [images, convention])
     if people.is_empty():
         raise UsageError(f"{store.path} has no people on {images}; get them with `bandlens published import humans`")
-    answers = store.frame(MODELS, [images])
+    answers = store.frame(MODELS, [images, convention])
     probes = answers.filter(pl.col("probe") != "clean")["probe"].unique().sort().to_list()
     if probe not in probes:
         raise UnknownName(f"probe on {images}", probe, probes, "a study runs a probe on the stimuli of a benchmark")
@@ -340,9 +360,10 @@ def consistency_under(store: Store, images: str, probe: str) -> dict[str, list[d
     conditions, peaks = [], []
     for (checkpoint,), model_answers in answers.group_by("checkpoint", maintain_order=True):
         settings, kappas = _mean_kappas(model_answers, people)
+        keys = {"checkpoint": checkpoint, "convention": convention}
         low, high = kappa_intervals(kappas)
         for setting, *numbers in zip(settings, kappas[:, 0], low, high, strict=True):
-            row = {"checkpoint": checkpoint, "setting": setting, "people_lose": _loss(losses, setting)}
+            row = keys | {"setting": setting, "people_lose": _loss(losses, setting)}
             columns = [None if np.isnan(number) else float(number) for number in numbers]
             conditions.append(row | dict(zip(("kappa", "low", "high"), columns, strict=True)))
         perturbed = np.array([setting is not None for setting in settings])
@@ -354,7 +375,7 @@ def consistency_under(store: Store, images: str, probe: str) -> dict[str, list[d
             ends = np.quantile(best_settings[1:], [0.025, 0.975], method="closest_observation")
             kappa = defined[:, 0].max()
             peak = {"setting": best_settings[0], "low": ends[0], "high": ends[1], "kappa": kappa}
-            peaks.append({"checkpoint": checkpoint} | peak)
+            peaks.append(keys | peak)
     return {"conditions": conditions, "peaks": peaks}
 
 

@@ -295,6 +295,7 @@ def consistency(
     *,
     probe: str | None = None,
     pairs: Annotated[bool, typer.Option("--pairs")] = False,
+    convention: Literal["model-vs-human", "all"] = "model-vs-human",
     progress: Progress = silent,
 ) -> dict[str, list[dict[str, Any]]]:
     """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
@@ -309,6 +310,8 @@ def consistency(
         images: a stimulus set, benchmark or image set of the database.
         probe: models under every condition of it, and where kappa is highest.
         pairs: every two subjects, even where there are humans.
+        convention: which conditions of a stimulus set count: those of model-vs-human and brain-score, which are without
+            controls and what humans hardly recognize, or all, and of cue conflicts those whose cues conflict.
 
     Returns the table `kappa`; with a probe the tables `conditions`, the mean kappa to humans under each, and what they
     lose there, and `peaks`, the setting of each model with the highest kappa.
@@ -317,9 +320,9 @@ def consistency(
 
     with reading(db) as store:
         if probe is not None:
-            return consistency_under(store, images, probe)
-        means = [] if pairs else mean_consistencies(store, images, progress)
-        return {"kappa": means or consistencies(store, images, progress=progress).to_dicts()}
+            return consistency_under(store, images, probe, convention)
+        means = [] if pairs else mean_consistencies(store, images, convention, progress)
+        return {"kappa": means or consistencies(store, images, convention, progress).to_dicts()}
 
 
 def report(

@@ -46,9 +46,11 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
 def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
     """Example: bandlens consistency cue-conflict --db results.duckdb"""
     if "kappa" in tables:
-        print_rows(tables["kappa"], table_format, titles=("images", "condition"))
+        if not tables["kappa"]:
+            log.info("no two judged the same images of a condition that counts; --convention all counts all")
+        print_rows(tables["kappa"], table_format, titles=("images", "condition", "convention"))
     else:
-        print_tables(tables, table_format, titles=("checkpoint",))
+        print_tables(tables, table_format, titles=("checkpoint", "convention"))
 
 
 def print_written(report: Written, folder: File) -> None:

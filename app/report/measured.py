@@ -78,7 +78,9 @@ MEASURES_CAPTION = (
 KAPPA_TEXT = (
     "Cohen's kappa of right and wrong: 0 for two who err independently of each other, 1 for two who err on the same "
     "images, whatever they answer there. Unequal accuracies allow less than 1, and who makes no error has no kappa. "
-    "Over several conditions it is the mean of each condition's."
+    "Over several conditions it is the mean of each condition's. Of stimuli that people judged, those conditions count "
+    "that model-vs-human and brain-score count: no controls, and none in which people are right in less than 0.2 of "
+    "the trials."
 )
 KAPPA_CAPTION = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
 SUBJECTS_CAPTION = (
@@ -313,7 +315,8 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
     """Yield a map of the mean kappa over conditions for each image set on which some two have a kappa."""
     table = results.select_choice(results.select_choice(results.consistency, "first_subject"), "second_subject")
     single = pl.len() == 1
-    means = table.group_by("images", "first_subject", "second_subject", "humans", maintain_order=True).agg(
+    keys = ("images", "convention", "first_subject", "second_subject", "humans")
+    means = table.group_by(*keys, maintain_order=True).agg(
         pl.col("kappa").mean(),
         *(pl.when(single).then(pl.col(name).first()).alias(name) for name in ("low", "high", "most")),
         pl.col("n").sum(),

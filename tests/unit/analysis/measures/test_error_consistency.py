@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_trials, trials_of
 from numpy.typing import ArrayLike, NDArray
-from pairs_of_observers import error_consistency
+from pairs_of_observers import error_consistency, kappa
 from small import Command
 
 from bandlens.analysis.database.open import open_store
@@ -81,17 +81,20 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
     with open_store(db, read_only=True) as store:
         table = store.frame("FROM error_consistency WHERE images = 'cue-conflict'")
         by_two = table.group_by("humans").agg(pl.len(), pl.col("kappa").mean()).sort("humans")
-    assert set(table["n"]) == {1200}
+    assert set(table["n"]) == {1280}
     assert [(humans, pairs) for humans, pairs, _ in by_two.rows()] == [(0, 1), (1, 20), (2, 45)]
     assert (table["low"] < table["kappa"]).all()
     assert (table["kappa"] <= table["most"]).all()
+    assert set(table["convention"]) == {"model-vs-human"}
     means = json.loads(command("consistency", "cue-conflict", "--db", db, "--format", "json").out)
-    assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in means} == {
+    ask_all = ("consistency", "cue-conflict", "--db", db, "--format", "json", "--convention", "all")
+    means_of_conflicts = json.loads(command(*ask_all).out)
+    assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in means_of_conflicts} == {
         "humans": (45, 0.335),
         "resnet50": (10, 0.054),
         "resnet50_trained_on_SIN": (10, 0.185),
     }
-    for row in means:
+    for row in means + means_of_conflicts:
         assert row["low"] < row["kappa to humans"] < row["high"]
         assert row["lowest"] <= row["kappa to humans"] <= row["highest"]
 
@@ -119,6 +122,47 @@ def trials_by(answers: Mapping[str, NDArray[np.bool_]], *conditions: str) -> pl.
     )
 
 
+def test_the_field_leaves_out_controls_and_what_people_hardly_recognize(store: Store) -> None:
+    """The oracle is statsmodels' kappa: its mean over the conditions that count, of each pair, and over pairs."""
+    random = np.random.default_rng(0)
+    shown = {"c100": 0.9, "c30": 0.8, "c05": 0.5, "c01": 0.15}
+    share_right = np.array([*shown.values()])[:, None]
+    answers = {f"subject-0{number}": random.random((4, 120)) < share_right for number in (1, 2, 3)}
+    store_trials(store, trials_by(answers, *shown))
+    kappas = np.array([[kappa(*pair) for pair in zip(*two, strict=True)] for two in combinations(answers.values(), 2)])
+    for convention, conditions in {"model-vs-human": slice(1, 3), "all": slice(None)}.items():
+        [row] = mean_consistencies(store, "contrast", convention)
+        assert row["convention"] == convention
+        assert row["kappa to humans"] == pytest.approx(kappas[:, conditions].mean(axis=1).mean())
+        table = consistencies(store, "contrast", convention)
+        assert set(table.select("condition", "convention").rows()) == {
+            (name, convention) for name in [*shown][conditions]
+        }
+    named = store.frame("SELECT condition FROM condition_accuracy WHERE convention = 'all'")
+    assert set(named["condition"]) == {"c100", "c01"}
+
+
+def test_where_no_condition_counts_a_line_says_so(command: Command, tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    with open_store(db) as store:
+        answers = {name: np.arange(9)[None] > number for number, name in enumerate(("subject-01", "subject-02"))}
+        store_trials(store, trials_by(answers, "c100"))
+    assert "--convention all" in command("consistency", "contrast", "--db", db).err
+
+
+def test_the_field_counts_cue_conflicts_whose_cues_are_the_same(store: Store) -> None:
+    random = np.random.default_rng(0)
+    answers = [random.random(80) < 0.7 for _ in range(2)]
+    images = [f"bear{k}-{'bear' if k % 4 == 0 else 'cat'}{k}.png" for k in range(80)]
+    trials = [trials_of("cue-conflict", "0", f"subject-0{number}", hits) for number, hits in enumerate(answers)]
+    store_trials(store, *(person.with_columns(image=pl.Series(images)) for person in trials))
+    conflicting = np.arange(80) % 4 > 0
+    for convention, counted in {"model-vs-human": np.ones(80, bool), "all": conflicting}.items():
+        [row] = mean_consistencies(store, "cue-conflict", convention)
+        assert row["kappa to humans"] == pytest.approx(kappa(*(hits[counted] for hits in answers)))
+    assert set(store.frame("FROM condition_accuracy")["n"]) == {60}
+
+
 def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_together(store: Store) -> None:
     random = np.random.default_rng(0)
     hard = random.random(300)
@@ -126,7 +170,7 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
         name: np.stack([hard + random.normal(0, 0.3, 300) < share for share in (0.8, 0.5)])
         for name in ("subject-01", "subject-02", "subject-03")
     }
-    store_trials(store, trials_by(rights, "c100", "c05"))
+    store_trials(store, trials_by(rights, "c30", "c05"))
     [row] = mean_consistencies(store, "contrast")
     times = random.multinomial(300, np.full(300, 1 / 300), 2000)
     by_condition = [
@@ -141,17 +185,17 @@ def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_togeth
 def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> None:
     """An observer without errors has no kappa, and one image makes no interval."""
     never_wrong = {"subject-01": np.ones((1, 9), bool), "subject-02": np.arange(9)[None] > 3}
-    store_trials(store, trials_by(never_wrong, "c100"))
+    store_trials(store, trials_by(never_wrong, "c30"))
     [row] = mean_consistencies(store, "contrast")
     assert row.pop("subject") == "humans"
-    assert row.pop("pairs") == 1
+    assert (row.pop("pairs"), row.pop("convention")) == (1, "model-vs-human")
     assert row == dict.fromkeys(("kappa to humans", "low", "high", "lowest", "highest"))
 
 
 def test_intervals_do_not_depend_on_the_order_in_which_answers_were_stored(store: Store) -> None:
     random = np.random.default_rng(0)
     rights = {f"subject-0{number}": random.random((1, 60)) < 0.7 for number in (1, 2, 3)}
-    trials = trials_by(rights, "c100")
+    trials = trials_by(rights, "c30")
     results = []
     for rows in (trials, trials.sample(fraction=1, shuffle=True, seed=1)):
         store_trials(store, rows)
@@ -185,7 +229,8 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     table = consistencies(store, "low-pass")
     pairs = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
     assert pairs["kappa"].to_list() == pytest.approx([1] * len(pairs))
-    assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
+    conditions = set(trials.filter(stimulus_set="low-pass")["condition"])
+    assert set(table["condition"]) == conditions - {"0", "15", "40"}
     assert {row["subject"]: row["pairs"] for row in mean_consistencies(store, "low-pass")} == {
         "humans": 6,
         "copy of subject-01": 4,
@@ -194,7 +239,7 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
 
 def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_are_kept_apart(store: Store) -> None:
     """The interval of a model is that of the view accuracy, and people who answer alike have the same."""
-    paths = np.array([f"0_con_dnn_c100_bear_0_n0_{place}.png" for place in range(60)])
+    paths = np.array([f"0_con_dnn_c30_bear_0_n0_{place}.png" for place in range(60)])
     hits, clusters = np.arange(60) % 20 < 12, np.arange(60) // 4
     bears = [CLASSES.index("bear")] * 60
     about: dict[str, Any] = {"labels": bears, "benchmark": "contrast", "decision_space": "sixteen"}
@@ -202,7 +247,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     # Another model saw the same files in reverse, where their clusters have other numbers.
     reverse = image_set(60, name="b", paths=paths[::-1].tolist(), clusters=clusters, **about)
     store_study(store, "study", [images, reverse], [cell_of(images, "a", hits), cell_of(reverse, "b", hits[::-1])])
-    store_trials(store, trials_of("contrast", "c100", "subject-01", hits))
+    store_trials(store, trials_of("contrast", "c30", "subject-01", hits))
     rows = store.frame("SELECT subject, n, top1, low, high FROM condition_accuracy ORDER BY ALL").rows()
     assert [subject for subject, *_ in rows] == ["a", "b", "subject-01"]
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
@@ -211,7 +256,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     independent = store.frame("SELECT share_low(0.6, independent_error(60))").item()
     assert expected[2] < independent - 0.05
     person = np.random.default_rng(0).random(60) < 0.7
-    store_trials(store, trials_of("contrast", "c100", "subject-01", person))
+    store_trials(store, trials_of("contrast", "c30", "subject-01", person))
     possible = [error_consistency(person, hits, numbers, 1000) for numbers in (clusters, clusters[::-1])]
     for ends in consistencies(store, "contrast").filter(humans=1).select("low", "high").rows():
         assert any(ends == pytest.approx((estimate.low, estimate.high)) for estimate in possible)
