@@ -1,7 +1,8 @@
 """Predictions that were made elsewhere, as cells of a results database: marked as imported, with where they came from.
 
-A file has one row an image: file_name, predicted_class, and predicted_probability, which may be left out; where it
-holds several models, a column `model`. What ran them, and on what, is not known: engine and precision read `imported`.
+A file has one row an image: file_name, predicted_class, and predicted_probability and label_probability, which may be
+left out; where it holds several models, a column `model`. What ran them, and on what, is not known: engine and
+precision read `imported`.
 Of a wrong prediction the rank of the label is not known either: label_rank reads 65535, and top-5 is null.
 
 A checkpoint is a study, and each of its files a cell: one more image set is a new version, which has the others too.
@@ -45,7 +46,7 @@ from .study.file import is_study_name
 ENGINE = "imported"
 UNKNOWN = "unknown"
 PREDICTION_COLUMNS = ("file_name", "predicted_class")
-PROBABILITY = "predicted_probability"
+PROBABILITIES = ("predicted_probability", "label_probability")
 SUFFIXES = (".parquet", ".csv")
 IMPORTED_CELLS = """
 SELECT cell.engine, model_sha256, cell.onnx_sha256, condition.digest AS condition, shown.name, shown.benchmark,
@@ -114,12 +115,12 @@ def import_predictions(
         model = Model(name, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
         variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, digest))
         (clean,) = CLEAN.conditions({})
-        predicted, probability = _in_order(_select_model(table, name), labelled)
+        predicted, confidence, label_probability = _in_order(_select_model(table, name), labelled)
         rank = np.where(predicted == labelled.labels, 0, UNKNOWN_RANK).astype(np.uint16)
         if SEVERAL in labelled.schemes:
             index, classes = labelled.schemes[SEVERAL]
             rank[index[predicted[index] == classes]] = 0
-        predictions = Predictions(predicted.astype(np.uint16), rank, probability)
+        predictions = Predictions(predicted.astype(np.uint16), rank, confidence, label_probability=label_probability)
         parts.append(Finished(Cell(variant, labelled.info, clean, 0), 0, predictions, 0.0))
     imported = []
     with open_store(database) as store:
@@ -215,16 +216,11 @@ def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
     return np.asarray(column.to_numpy(), np.int64)
 
 
-def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Classes and probabilities in the order of the images, which files are found by, by path or else by name."""
+def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Classes and both probabilities in the order of the images, which files are found by, by path or else by name."""
     table.check_distinct("file_name")
     classes, files = _classes(table, "predicted_class"), table.rows["file_name"]
-    probability = np.full(len(files), np.nan, np.float32)
-    if PROBABILITY in table.rows.columns:
-        column = table.rows[PROBABILITY].cast(pl.Float64, strict=False)
-        is_invalid = column.is_null() | column.is_nan() | ~column.is_between(0, 1)
-        table.refuse(PROBABILITY, is_invalid.fill_null(True), "{value} is no probability")
-        probability = column.to_numpy().astype(np.float32)
+    confidence, label_probability = (_probabilities(table, name) for name in PROBABILITIES)
     by_path = set(files) & set(images.paths)
     names = list(images.paths) if by_path else [PurePosixPath(path).name for path in images.paths]
     if len(set(names)) < len(names):
@@ -237,4 +233,14 @@ def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], ND
         )
     table.refuse("file_name", ~files.is_in(names), f"{{value}} is no image of {images.info.name}")
     rows = np.array([row_of[name] for name in names])
-    return classes[rows], probability[rows]
+    return classes[rows], confidence[rows], label_probability[rows]
+
+
+def _probabilities(table: SourceTable, name: str) -> NDArray[np.float32]:
+    """The numbers of a column, NaN where the file has no such column."""
+    if name not in table.rows.columns:
+        return np.full(len(table.rows), np.nan, np.float32)
+    column = table.rows[name].cast(pl.Float64, strict=False)
+    is_invalid = column.is_null() | column.is_nan() | ~column.is_between(0, 1)
+    table.refuse(name, is_invalid.fill_null(True), "{value} is no probability")
+    return column.to_numpy().astype(np.float32)

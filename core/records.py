@@ -356,6 +356,9 @@ class Predictions:
     best_rank: NDArray[np.uint16] | None = None
     """The least of the label_ranks of several classes that count as right, UNKNOWN_RANK for an image without any. None
     for images that have one label each."""
+    label_probability: NDArray[np.float32] | None = None
+    """Softmax probability of the label, among the classes of the decision; NaN where it is not known, as of some
+    imported predictions. None without labels."""
 
 
 PREDICTION_COLUMNS = tuple(column.name for column in fields(Predictions))

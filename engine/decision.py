@@ -70,25 +70,32 @@ class Decision:
         return score_indices if self.by_logits else self._ids_on_device[score_indices]
 
 
-# The three small columns that are kept of the scores
+# The small columns that are kept of the scores
 
 
-def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:
-    """(predicted uint16, label_rank uint16 or None, confidence float32), each (n,), of (n, classes) float32 logits.
+Reduced = tuple[Array, Array | None, Array, Array | None]
+"""The columns predicted, label_rank, confidence and label_probability."""
 
-    predicted is the argmax, lowest index first; label_rank the number of classes scored above the label plus the equal
-    ones of lower index; confidence the softmax probability of the predicted class, or NaN where a logit of the row is
-    not finite. Every row is reduced by itself.
+
+def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> Reduced:
+    """(predicted uint16, label_rank uint16, confidence float32, label_probability float32), each (n,).
+
+    logits are (n, classes) float32. predicted is the argmax, lowest index first; label_rank the number of classes
+    scored above the label plus the equal ones of lower index; confidence and label_probability the softmax
+    probabilities of the predicted class and of the label, or NaN where a logit of the row is not finite. The rank and
+    the probability of the label are None without labels. Every row is reduced by itself.
     """
     if xp is np:
         return reduce_in_arrays(xp, logits, labels)
     rows, classes = logits.shape
     predicted, confidence = xp.empty(rows, dtype=xp.uint16), xp.empty(rows, dtype=xp.float32)
-    rank = None
+    rank = probability = None
     if labels is not None:
-        rank, labels = xp.empty(rows, dtype=xp.uint16), labels.astype(xp.int32, copy=False)
-    launch("reduce_logits", (32 * rows, 1), predicted, rank, confidence, logits, labels, classes, rows)
-    return predicted, rank, confidence
+        rank, probability = xp.empty(rows, dtype=xp.uint16), xp.empty(rows, dtype=xp.float32)
+        labels = labels.astype(xp.int32, copy=False)
+    columns = predicted, rank, confidence, probability
+    launch("reduce_logits", (32 * rows, 1), *columns, logits, labels, classes, rows)
+    return columns
 
 
 def best_class(xp: ModuleType, scores: Array, accepted: Array) -> Array:
@@ -108,15 +115,17 @@ def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
     return xp.where(accepted[:, 0] >= 0, rank, xp.uint16(UNKNOWN_RANK))
 
 
-def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:
+def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> Reduced:
     """`reduce_logits` in array code."""
-    predicted = logits.argmax(axis=1)
     finite = xp.isfinite(logits).all(axis=1)
     safe = xp.where(finite[:, None], logits, xp.float32(0))
-    confidence = 1 / xp.exp(safe - safe.max(axis=1, keepdims=True)).sum(axis=1)
-    confidence = xp.where(finite, confidence, xp.float32(xp.nan))
-    rank = None if labels is None else _rank(xp, logits, labels).astype(xp.uint16)
-    return predicted.astype(xp.uint16), rank, confidence.astype(xp.float32)
+    parts = xp.exp(safe - safe.max(axis=1, keepdims=True))
+    total = xp.where(finite, parts.sum(axis=1), xp.float32(xp.nan))
+    predicted, confidence = logits.argmax(axis=1).astype(xp.uint16), (1 / total).astype(xp.float32)
+    if labels is None:
+        return predicted, None, confidence, None
+    probability = (xp.take_along_axis(parts, labels[:, None], axis=1)[:, 0] / total).astype(xp.float32)
+    return predicted, _rank(xp, logits, labels).astype(xp.uint16), confidence, probability
 
 
 def _rank(xp: ModuleType, logits: Array, labels: Array) -> Array:

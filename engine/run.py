@@ -146,7 +146,7 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     return RunResources(xp, image_set, sessions, batch, take, decision, labels, several, accepted, arrays)
 
 
-Columns = tuple[Array, Array | None, Array, Array | None]
+Columns = tuple[Array, Array | None, Array, Array | None, Array | None]
 """The columns of `Predictions`, in their order."""
 
 
@@ -321,8 +321,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         scores = resources.decision.scores(logits)
         if resources.several is not None:
             labels = best_class(resources.xp, scores, resources.several[rows])
-        predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
+        predicted, rank, confidence, probability = reduce_logits(resources.xp, scores, labels)
         real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
-    columns = (resources.decision.classes(predicted), rank, confidence, real_rank)
+    columns = (resources.decision.classes(predicted), rank, confidence, real_rank, probability)
     work.batches.append(CellBatch(columns, start, point(resources.xp), work.pending + end - begin))
     return end - begin

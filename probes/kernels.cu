@@ -223,9 +223,9 @@ __device__ bool wins(float score, unsigned k, float other, unsigned l) {
     return (score > other) | ((score == other) & (k < l));
 }
 
-// engine/decision.py: reduce_logits. A warp reduces a row; without labels, `ranks` is not touched.
+// engine/decision.py: reduce_logits. A warp reduces a row; without labels, `ranks` and `probabilities` are not touched.
 extern "C" __global__ void reduce_logits(
-    unsigned short* predicted, unsigned short* ranks, float* confidence,
+    unsigned short* predicted, unsigned short* ranks, float* confidence, float* probabilities,
     const float* __restrict__ logits, const int* __restrict__ labels, unsigned classes, unsigned rows) {
     const unsigned row = blockIdx.x, lane = threadIdx.x;
     if (row >= rows) return;
@@ -256,6 +256,9 @@ extern "C" __global__ void reduce_logits(
     for (unsigned distance = 16; distance; distance /= 2) total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
     if (lane) return;
     predicted[row] = (unsigned short)winner;
-    if (labels) ranks[row] = (unsigned short)above;
-    confidence[row] = infinite ? nanf("") : 1.0f / total;
+    if (infinite) total = nanf("");
+    confidence[row] = 1.0f / total;
+    if (!labels) return;
+    ranks[row] = (unsigned short)above;
+    probabilities[row] = expf(wanted - best) / total;
 }

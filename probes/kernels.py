@@ -33,7 +33,7 @@ KERNELS = {
     "join_quarters": Kernel(256, ("float32*", "float32*", "uint8*", *["float32*"] * 4, "uint32", "uint32")),
     "clip_sum": Kernel(256, ("float32*", "float32*", "float32*", "uint32", "uint32")),
     # A block is a warp, and reduces a row: a batch has few rows, and they are to be spread over all multiprocessors.
-    "reduce_logits": Kernel(32, ("uint16*", "uint16*", "float32*", "float32*", "int32*", "uint32", "uint32")),
+    "reduce_logits": Kernel(32, ("uint16*", "uint16*", *["float32*"] * 3, "int32*", "uint32", "uint32")),
 }
 
 

@@ -45,7 +45,8 @@ DIFFERS_IN = pl.concat_str(
 ).replace("", None)
 """The reasons for which two matched cells differ, in words; null where there is none."""
 PRINTS = """
-SELECT cell, sum(hash(image_index, predicted, label_rank, confidence, best_rank)::HUGEINT)::VARCHAR AS print
+SELECT cell, sum(hash(image_index, predicted, label_rank, confidence, best_rank, label_probability)::HUGEINT)::VARCHAR
+       AS print
 FROM prediction WHERE cell IN (SELECT unnest($1::INTEGER[])) GROUP BY cell
 """
 """A number of each cell that is the same in two databases where all of its predictions are."""

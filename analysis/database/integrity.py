@@ -44,7 +44,9 @@ WITH known_cell AS ({NAMED_CELLS}), ordered AS (
 ), predictions AS (
     SELECT cell, count(*) AS n, sum(hash(image_index)::HUGEINT) AS fingerprint, count(label_rank) AS ranked,
            count(*) FILTER (label_rank < 1) AS right1, right5_of(label_rank) AS right5,
-           count(confidence) AS known, count(*) FILTER (confidence BETWEEN 0 AND 1.000001) AS probable
+           count(confidence) AS known, count(*) FILTER (confidence BETWEEN 0 AND 1.000001) AS probable,
+           count(label_probability) IN (0, count(label_rank))
+               AND coalesce(bool_and(label_probability BETWEEN 0 AND 1.000001), true) AS probable_labels
     FROM prediction GROUP BY cell
 ), expected AS (
     SELECT n, (SELECT sum(hash(i::UINTEGER)::HUGEINT) FROM range(n) AS numbers(i)) AS fingerprint
@@ -56,7 +58,7 @@ SELECT known_cell.name,
        coalesce(predictions.n, 0) = coalesce(parts.n, 0)
            AND predictions.fingerprint IS NOT DISTINCT FROM expected.fingerprint AS each_once,
        coalesce(ranked, 0) = if(labelled, coalesce(predictions.n, 0), 0) AND probable IS NOT DISTINCT FROM known
-           AND coalesce(known, 0) IN (0, coalesce(predictions.n, 0)) AS in_range,
+           AND coalesce(known, 0) IN (0, coalesce(predictions.n, 0)) AND coalesce(probable_labels, true) AS in_range,
        NOT labelled OR (coalesce(parts.right1, 0) = coalesce(predictions.right1, 0)
            AND parts.right5 IS NOT DISTINCT FROM predictions.right5) AS sums
 FROM known_cell LEFT JOIN parts ON parts.cell = known_cell.id LEFT JOIN predictions ON predictions.cell = known_cell.id
@@ -67,7 +69,8 @@ RULES = {
     "whole": "is called complete and is not, or the other way round",
     "in_a_row": "has parts that overlap or leave a gap",
     "each_once": "lacks predictions that its parts count, or has some twice",
-    "in_range": "has ranks without labels, labels without ranks, or confidences that are no probabilities",
+    "in_range": "has ranks or label_probabilities without labels, labels without ranks, or label_probabilities or "
+    "confidences that are no probabilities",
     "sums": "has sums of right answers that are not those of its predictions",
 }
 LABELS = f"""

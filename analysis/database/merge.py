@@ -27,6 +27,7 @@ import duckdb
 from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import common_mode, open_draft, put_beside
 from ...core.jobs import Progress, silent
+from ...core.records import PREDICTION_COLUMNS
 from .catalogue import schema_tables
 from .integrity import check_database
 from .open import attached, open_store, write_empty
@@ -157,7 +158,7 @@ class Merged:
     """A row for each of the first of them, up to MOST_DESCRIBED: its `subject`, a cell or rows of a table; and of both
     databases, a and b, the path (`database_a`). Of a cell also the number of `images` that both databases have, and of
     these with another predicted class (`other_class`) or another rank of a label (`other_rank`), the largest
-    difference of a `confidence`, and the sessions that ran it (`ran_a`).
+    difference of a probability (`confidence`), and the sessions that ran it (`ran_a`).
     """
     written: bool
     """Whether the file was written: it is not where a contradiction stays that nothing decides."""
@@ -171,7 +172,7 @@ class Merged:
                 if first["images"] is None
                 else (
                     f": {first['other_class']} of {first['images']} images have another class, {first['other_rank']} "
-                    f"another rank, and confidences differ by up to {first['confidence']:.2g}"
+                    f"another rank, and probabilities differ by up to {first['confidence']:.2g}"
                 )
             )
             raise StoreError(
@@ -367,7 +368,7 @@ class _Merger:
     def _contradicted_pairs(self) -> list[int]:
         """The pairs of databases, by `side.pair`, with other predictions for the same images of a cell."""
         prints = " UNION ALL ".join(
-            "SELECT pair, sum(hash(image_index, predicted, label_rank, confidence, best_rank)::HUGEINT) AS print "
+            f"SELECT pair, sum(hash(image_index, {', '.join(PREDICTION_COLUMNS)})::HUGEINT) AS print "
             f"FROM side JOIN {database}.prediction ON prediction.cell = side.id AND image_index < n "
             f"WHERE origin = {origin} GROUP BY pair"
             for origin, database in enumerate(self._databases)
@@ -386,7 +387,8 @@ class _Merger:
         ((classes, ranks, confidence),) = self._run(
             "SELECT count(*) FILTER (a.predicted <> b.predicted), "
             "count(*) FILTER ((a.label_rank, a.best_rank) IS DISTINCT FROM (b.label_rank, b.best_rank)), "
-            "coalesce(max(abs(a.confidence - b.confidence)), 0) "
+            "coalesce(max(greatest(abs(a.confidence - b.confidence), "
+            "abs(a.label_probability - b.label_probability))), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
         ((name,),) = self._run(CELL_IN_WORDS.format(cell=cell))

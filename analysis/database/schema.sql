@@ -171,13 +171,15 @@ CREATE TABLE part (
 );
 COMMENT ON TABLE part IS 'A cell''s predictions over a range of images, committed as one';
 
+-- DuckDB tries all compressions of a column as rows come, which takes longer than to write it: the best ones are known.
 CREATE TABLE prediction (
-    cell INTEGER NOT NULL,
-    image_index UINTEGER NOT NULL,
-    predicted USMALLINT NOT NULL,
-    label_rank USMALLINT,
+    cell INTEGER NOT NULL USING COMPRESSION rle,
+    image_index UINTEGER NOT NULL USING COMPRESSION bitpacking,
+    predicted USMALLINT NOT NULL USING COMPRESSION bitpacking,
+    label_rank USMALLINT USING COMPRESSION bitpacking,
     confidence REAL,
-    best_rank USMALLINT
+    best_rank USMALLINT USING COMPRESSION bitpacking,
+    label_probability REAL USING COMPRESSION uncompressed
 );
 COMMENT ON TABLE prediction IS 'One row an image and cell';
 
@@ -787,28 +789,33 @@ WITH masked AS (
     WHERE probe = 'clean' OR parameters ->> 'keep' <> '0123456'
 ), answered AS (
     SELECT masked.* EXCLUDE cell, length(kept)::INTEGER AS count, prediction.image_index,
+           -- A probability of 0 counts as the least that a REAL can be.
+           CASE WHEN prediction.label_probability IS NOT NULL
+                THEN ln(greatest(prediction.label_probability::DOUBLE, pow(2, -149))) END AS log_probability,
            CASE WHEN labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct
     FROM masked
     JOIN prediction ON prediction.cell = masked.cell
     LEFT JOIN prediction AS clean ON NOT labelled AND clean.cell = clean_cell AND clean.image_index = prediction.image_index
+), weighted AS (
+    -- Shapley's weights: |S|! (6 - |S|)! / 7! where S lacks the octave, and the same of S without it where it has it.
+    SELECT *, CASE WHEN contains(kept, octave::VARCHAR)
+                   THEN factorial(count - 1) * factorial(7 - count)
+                   ELSE -factorial(count) * factorial(6 - count) END::DOUBLE / factorial(7)::DOUBLE AS weight
+    FROM answered CROSS JOIN (SELECT unnest(range(7))::INTEGER AS octave)
 )
-SELECT study, version, checkpoint, category, answered.image_set, image.image_index, image.path, octave,
-       -- Shapley's weights: |S|! (6 - |S|)! / 7! where S lacks the octave, and the same of S without it where it has it.
-       sum(CASE WHEN contains(kept, octave::VARCHAR)
-                THEN factorial(count - 1) * factorial(7 - count)
-                ELSE -factorial(count) * factorial(6 - count) END::DOUBLE * correct::INTEGER)
-           / factorial(7)::DOUBLE AS share
-FROM answered
-JOIN image ON image.image_set = image_set_id AND image.image_index = answered.image_index
-CROSS JOIN (SELECT unnest(range(7))::INTEGER AS octave)
-GROUP BY study, version, checkpoint, category, answered.image_set, image.image_index, image.path, octave
+SELECT study, version, checkpoint, category, weighted.image_set, image.image_index, image.path, octave,
+       sum(weight * correct::INTEGER) AS share,
+       CASE WHEN count(log_probability) = count(*) THEN sum(weight * log_probability) END AS log_share
+FROM weighted
+JOIN image ON image.image_set = image_set_id AND image.image_index = weighted.image_index
+GROUP BY study, version, checkpoint, category, weighted.image_set, image.image_index, image.path, octave
 HAVING count(*) = 128
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE octave_share_of IS 'The view octave_share of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW octave_share AS FROM octave_share_of('*');
-COMMENT ON VIEW octave_share IS 'How much of the right answer to each image is owed to each of seven octaves: the mean over images is the metric octave_share_K';
+COMMENT ON VIEW octave_share IS 'How much of the right answer to each image is owed to each of seven octaves: the mean over images is the metric octave_share_K; and of the logarithm of the probability of its label';
 
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,

@@ -445,7 +445,7 @@ class Store:
         transfers = {"donor": donors, "key": keys, "taken": counts}
         positions = {"old_index": places, "new_index": np.arange(len(places))}
         with self.transaction(), self._loaded(positions, "moved"):
-            columns = "cell.id, new_index, predicted, label_rank, confidence, best_rank"
+            columns = f"cell.id, new_index, {', '.join(PREDICTION_COLUMNS)}"
             self._load(f"INSERT INTO prediction SELECT {columns} {DONATIONS}", transfers)
             self._load(
                 "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
@@ -597,10 +597,10 @@ def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> p
     counts = [len(part.predictions.predicted) for part in finished]
     ranges = [(part.first, part.first + count) for part, count in zip(finished, counts, strict=True)]
     columns: dict[str, Any] = {
-        "cell": np.repeat([ids[part.cell.key] for part in finished], counts),
+        "cell": np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts),
         "image_index": np.concatenate([np.arange(*ends, dtype=np.uint32) for ends in ranges]),
     }
     for name in PREDICTION_COLUMNS:
         values = [getattr(part.predictions, name) for part in finished]
         columns[name] = None if values[0] is None else np.concatenate(values)
-    return pl.DataFrame(columns).with_columns(pl.col("confidence").fill_nan(None))
+    return pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))

@@ -161,6 +161,8 @@ class Decisions:
     """Its cell.id in the database that it was read from."""
     best_rank: NDArray[np.uint16] | None = None
     """Rank of the best of several right classes; UNKNOWN_RANK for an image without any, None where it is not kept."""
+    label_probability: NDArray[np.float32] | None = None
+    """Probability of the label; None without labels, and where that of some image is not known."""
 
     @property
     def known_rank(self) -> NDArray[np.uint16] | None:
@@ -417,7 +419,7 @@ def read_slices(store: Store, image_set: int) -> Slices:
 def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     """Read what complete cells decide: those of one image set, ascending."""
     rows = store.frame(
-        "SELECT cell, image_index, predicted, label_rank, confidence, best_rank FROM prediction "
+        "SELECT cell, image_index, predicted, label_rank, confidence, best_rank, label_probability FROM prediction "
         "WHERE cell IN (SELECT unnest(?::INTEGER[]))",
         [list(cells)],
     )
@@ -428,14 +430,14 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     predicted[place] = rows["predicted"].to_numpy()
     confidence[place] = rows["confidence"].fill_null(np.nan).to_numpy()
 
-    def ranks(name: str) -> Sequence[NDArray[np.uint16] | None]:
+    def known_columns(name: str) -> Sequence[Any]:
         if rows[name].has_nulls():
             return [None] * len(cells)
-        table = np.empty(shape, np.uint16)
-        table[place] = rows[name].to_numpy()
+        values = rows[name].to_numpy()
+        table = np.empty(shape, values.dtype)
+        table[place] = values
         return list(table)
 
-    return [
-        Decisions(*columns)
-        for columns in zip(predicted, ranks("label_rank"), confidence, cells, ranks("best_rank"), strict=True)
-    ]
+    ranks, best_ranks, probabilities = map(known_columns, ("label_rank", "best_rank", "label_probability"))
+    columns_of_cells = zip(predicted, ranks, confidence, cells, best_ranks, probabilities, strict=True)
+    return [Decisions(*columns) for columns in columns_of_cells]

@@ -98,12 +98,18 @@ def cell(images: Images, setting: Condition | None = None, *, by: Model | None =
 
 
 def part(
-    work: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0, confidence: ArrayLike = 0.5
+    work: Cell,
+    predicted: ArrayLike,
+    rank: ArrayLike | None = None,
+    first: int = 0,
+    confidence: ArrayLike = 0.5,
+    label_probability: ArrayLike | None = None,
 ) -> Finished:
     columns = Predictions(
         np.asarray(predicted, np.uint16),
         None if rank is None else np.asarray(rank, np.uint16),
         np.broadcast_to(np.asarray(confidence, np.float32), np.shape(predicted)),
+        label_probability=None if label_probability is None else np.asarray(label_probability, np.float32),
     )
     return Finished(work, first, columns, 0.25)
 

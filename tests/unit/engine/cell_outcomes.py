@@ -9,8 +9,9 @@ import numpy as np
 
 from bandlens.core.records import Failed, Finished
 
-Row = tuple[int, int, int, float]
-"""The predicted class, the rank of the label, that of the best right class (-1 where there is none), the confidence."""
+Row = tuple[int, int, int, float, float]
+"""The predicted class, the rank of the label, that of the best right class, the confidence, the probability of the
+label; -1 where there is no label."""
 
 
 @dataclass
@@ -42,19 +43,19 @@ class CellOutcomes:
             assert outcome.seconds > 0
             columns = outcome.predictions
             count = len(columns.predicted)
-            label_ranks, best_ranks = (
-                [-1] * count if rank is None else rank.tolist() for rank in (columns.label_rank, columns.best_rank)
+            label_ranks, best_ranks, probabilities = (
+                [-1] * count if column is None else column.tolist()
+                for column in (columns.label_rank, columns.best_rank, columns.label_probability)
             )
-            rows = list(
-                zip(columns.predicted.tolist(), label_ranks, best_ranks, columns.confidence.tolist(), strict=True)
-            )
+            decided = columns.predicted.tolist(), label_ranks, best_ranks, columns.confidence.tolist(), probabilities
+            rows = list(zip(*decided, strict=True))
             self.parts.setdefault(key, []).append((outcome.first, count))
             self.rows.setdefault(key, []).extend(rows)
 
 
 def check_rows(rows: Sequence[Row], expected: Sequence[Row], rtol: float = 1e-4) -> None:
     assert [row[:3] for row in rows] == [row[:3] for row in expected]
-    np.testing.assert_allclose([row[3] for row in rows], [row[3] for row in expected], rtol=rtol)
+    np.testing.assert_allclose([row[3:] for row in rows], [row[3:] for row in expected], rtol=rtol)
 
 
 def check_cut(outcomes: CellOutcomes, uncut: CellOutcomes, starts: Mapping[str, int], count: int, rtol: float) -> None:

@@ -26,8 +26,10 @@ def logits_of(seed: int, rows: int = 20, spread: float = 3) -> np.ndarray:
 def decide(xp: ModuleType, space: str, logits: np.ndarray, labels: np.ndarray | None = None) -> tuple[Any, ...]:
     decision = Decision(xp, space)
     scores = decision.scores(xp.asarray(logits))
-    score_indices, rank, confidence = reduce_logits(xp, scores, decision.score_indices(labels))
-    return to_numpy(decision.classes(score_indices)), None if rank is None else to_numpy(rank), to_numpy(confidence)
+    score_indices, *columns = reduce_logits(xp, scores, decision.score_indices(labels))
+    return to_numpy(decision.classes(score_indices)), *(
+        None if column is None else to_numpy(column) for column in columns
+    )
 
 
 @fuzz(20)
@@ -39,24 +41,28 @@ def test_sixteen_classes_by_the_mean_probability_of_their_members(xp: ModuleType
     # Logits are relative to the largest of them: beside one of another class all of their probabilities can underflow.
     exact = logits.astype(np.float64) - logits[:, np.concatenate(members)].max(axis=1, keepdims=True)
     means = np.stack([np.exp(exact[:, indices]).mean(axis=1) for indices in members], axis=1)
-    predicted, rank, confidence = decide(xp, "sixteen", logits, labels)
+    predicted, rank, confidence, probability = decide(xp, "sixteen", logits, labels)
     np.testing.assert_array_equal(predicted, means.argmax(axis=1))
     expected = (means > means[np.arange(20), labels][:, None]).sum(axis=1)
     possible = means[np.arange(20), labels] > 1e-290
     assert (rank != expected)[possible].sum() <= 1, "but for means that are equal to float32"
     np.testing.assert_allclose(confidence, means.max(axis=1) / means.sum(axis=1), rtol=1e-4)
+    expected_probability = means[np.arange(20), labels] / means.sum(axis=1)
+    np.testing.assert_allclose(probability, expected_probability, rtol=1e-3, atol=1e-30)
 
 
 @pytest.mark.parametrize("space", ["imagenet-a", "imagenet-r"])
 def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> None:
     logits, ids = logits_of(1), np.array(decision_space(space).ids)
     labels = ids[:: len(ids) // 20][:20].astype(np.int32)
-    predicted, rank, confidence = decide(xp, space, logits, labels)
+    predicted, rank, confidence, probability = decide(xp, space, logits, labels)
     scores = logits[:, ids]
     np.testing.assert_array_equal(predicted, ids[scores.argmax(axis=1)])
     label_logits = logits[np.arange(20), labels][:, None]
     np.testing.assert_array_equal(rank, (scores > label_logits).sum(axis=1))
     np.testing.assert_allclose(confidence, softmax(scores, axis=1).max(axis=1), rtol=1e-5)
+    label_columns = np.searchsorted(ids, labels)
+    np.testing.assert_allclose(probability, softmax(scores, axis=1)[np.arange(20), label_columns], rtol=1e-5)
 
 
 @fuzz(30)
@@ -94,34 +100,33 @@ LOGITS = st.integers(1, 6).flatmap(
 )
 
 
-def reduce_row(row: list[float], label: int) -> tuple[int, int, float]:
+def reduce_row(row: list[float], label: int) -> tuple[int, int, float, float]:
     """The definition, in words of Python."""
     ranking = sorted(range(len(row)), key=lambda k: (-row[k], k))
     shares = [math.exp(value - max(row)) for value in row]
-    return ranking[0], ranking.index(label), shares[ranking[0]] / sum(shares)
+    return ranking[0], ranking.index(label), shares[ranking[0]] / sum(shares), shares[label] / sum(shares)
 
 
 @fuzz(40)
 @given(LOGITS, st.data())
 def test_equals_the_definition_ties_included(rows: list[list[float]], data: st.DataObject) -> None:
     labels = [data.draw(st.integers(0, len(row) - 1)) for row in rows]
-    predicted, rank, confidence = reduce_logits(np, np.array(rows, np.float32), np.array(labels, np.int32))
-    expected = [reduce_row(row, label) for row, label in zip(rows, labels, strict=True)]
-    assert predicted.tolist() == [p for p, _, _ in expected]
-    assert rank.tolist() == [r for _, r, _ in expected]
-    np.testing.assert_allclose(confidence, [c for _, _, c in expected], rtol=1e-6)
+    columns = reduce_logits(np, np.array(rows, np.float32), np.array(labels, np.int32))
+    expected = zip(*(reduce_row(row, label) for row, label in zip(rows, labels, strict=True)), strict=True)
+    for column, expected_column in zip(columns, expected, strict=True):
+        np.testing.assert_allclose(column, expected_column, rtol=1e-6)
 
 
 def test_types_are_the_database_s(xp: ModuleType) -> None:
     logits = xp.asarray([[0.0, 1.0]], dtype=xp.float32)
     columns = [to_numpy(column) for column in reduce_logits(xp, logits, xp.asarray([0]))]
-    assert [column.dtype for column in columns] == [np.uint16, np.uint16, np.float32]
-    assert reduce_logits(xp, logits, None)[1] is None, "without labels there is no rank"
+    assert [column.dtype for column in columns] == [np.uint16, np.uint16, np.float32, np.float32]
+    assert reduce_logits(xp, logits, None)[1::2] == (None, None), "without labels there is neither rank nor probability"
 
 
 @pytest.mark.parametrize(("value", "column"), [(np.nan, 0), (np.inf, 1), (-np.inf, 2)])
 def test_a_row_that_is_not_finite_has_no_confidence_and_spares_the_others(value: float, column: int) -> None:
     logits = np.tile(np.array([[1, 3, 2]], np.float32), (3, 1))
     logits[1, column] = value
-    _, _, confidence = reduce_logits(np, logits, np.zeros(3, np.int32))
-    assert np.isnan(confidence).tolist() == [False, True, False]
+    for column in reduce_logits(np, logits, np.zeros(3, np.int32))[2:]:
+        assert np.isnan(column).tolist() == [False, True, False]

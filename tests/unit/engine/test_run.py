@@ -122,7 +122,8 @@ def reference(bench: Bench) -> dict[str, list[Row]]:
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
                     accepted_rank = min((ranking.index(label) for label in ACCEPTED[k]), default=UNKNOWN_RANK)
-                    row = (ranking[0], ranking.index(bench.images.labels[k]), accepted_rank, float(shares.max()))
+                    label = bench.images.labels[k]
+                    row = (ranking[0], ranking.index(label), accepted_rank, float(shares.max()), float(shares[label]))
                     rows_by_cell.setdefault(cell.key, []).append(row)
     return rows_by_cell
 

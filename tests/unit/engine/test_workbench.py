@@ -108,8 +108,9 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.probe]
     logits = function(network, image, label, start, Budget(**dict(cell.condition.parameters))).logits[0]
     ranking = logits.argsort(descending=True, stable=True).tolist()
-    rank = -1 if images.labels is None else ranking.index(int(label))
-    return ranking[0], rank, -1, float(logits.softmax(0).max())
+    shares = logits.softmax(0)
+    rank, share = (-1, -1) if images.labels is None else (ranking.index(int(label)), float(shares[label]))
+    return ranking[0], rank, -1, float(shares.max()), share
 
 
 def test_predictions_are_those_of_each_image_by_itself(bench: Bench, baseline: CellOutcomes) -> None:
@@ -146,7 +147,7 @@ def test_without_labels_it_leads_away_from_the_clean_prediction(
     labelled, unlabelled = bench.cells(bench.models[:1]), unlabelled_bench.cells(bench.models[:1])
     outcomes = attack(unlabelled, images)
     for cell, bare_cell in zip(labelled, unlabelled, strict=True):
-        expected = [(predicted, -1, -1, confidence) for predicted, _, _, confidence in baseline.rows[cell.key]]
+        expected = [(predicted, -1, -1, sure, -1) for predicted, _, _, sure, _ in baseline.rows[cell.key]]
         assert outcomes.rows[bare_cell.key] == expected
 
 

@@ -55,6 +55,8 @@ PREDICTION = f"cell = {CELL} AND image_index = 3"
         (f"UPDATE part SET right1 = right1 + 1 WHERE cell = {CELL}", "sums of right answers"),
         (f"UPDATE prediction SET label_rank = NULL WHERE {PREDICTION}", "labels without ranks"),
         (f"UPDATE prediction SET confidence = 'NaN' WHERE cell = {CELL}", "confidences that are no probabilities"),
+        (f"UPDATE prediction SET label_probability = 1.5 WHERE cell = {CELL}", "label_probabilities"),
+        (f"UPDATE prediction SET label_probability = NULL WHERE {PREDICTION}", "label_probabilities"),
         (f"UPDATE prediction SET predicted = (predicted + 1) % 12 WHERE cell = {CELL}", "ranks that do not fit"),
         (f"UPDATE cell SET complete = false WHERE id = {CELL}", "is called complete and is not"),
         (f"UPDATE part SET first = 8 WHERE cell = {CELL} AND first = 0", "overlap or leave a gap"),

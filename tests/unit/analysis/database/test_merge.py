@@ -282,6 +282,7 @@ CHANGES = {
     "condition": "UPDATE condition SET parameters = '{}', probe = 'lowpass'",
     "cell": "UPDATE cell SET precision = 'int8'",
     "best_rank": "UPDATE prediction SET best_rank = 1",
+    "label_probability": "UPDATE prediction SET label_probability = 0.25",
     "published_value": "UPDATE published_value SET value = 2",
 }
 """Statements that have another database say something else of the same things."""

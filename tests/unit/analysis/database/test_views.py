@@ -229,19 +229,30 @@ def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: 
     conditions = [condition(), *(condition("octaves", keep=mask) for mask in masks)]
     images = image_set(4, labels=[0, 0, 0, 0] if labelled else None)
     predicted = rng.integers(0, 2, (len(conditions), 4))
+    probability = rng.random((len(conditions), 4)).astype(np.float32)
+    probability[:40, 3] = 0  # which counts as the least number that is stored
     name = f"octaves, {'labelled' if labelled else 'unlabelled'}"
     parts = [
-        part(cell(images, setting, by=model(name)), answers, answers if labelled else None)
-        for setting, answers in zip(conditions, predicted, strict=True)
+        part(
+            cell(images, setting, by=model(name)),
+            answers,
+            answers if labelled else None,
+            label_probability=probabilities if labelled else None,
+        )
+        for setting, answers, probabilities in zip(conditions, predicted, probability, strict=True)
     ]
     store_study(shared_store, name, images, parts)
     hits = predicted == (0 if labelled else predicted[0])
-    by_mask = {"0123456": hits[0]} | {
-        mask.replace("none", ""): answers for mask, answers in zip(masks[:-1], hits[1:-1], strict=True)
-    }
-    expected = interactions(np.array([by_mask[mask] for mask in MEASURED_MASKS]), 1)
+    logarithms = np.log(np.maximum(probability.astype(np.float64), 2.0**-149))
+    place_of = {"0123456": 0} | {mask.replace("none", ""): place for place, mask in enumerate(masks[:-1], start=1)}
+    places = [place_of[mask] for mask in MEASURED_MASKS]
     rows = shared_store.frame(
-        "SELECT image_index, octave, share FROM octave_share_of(?) ORDER BY octave, image_index", [name]
+        "SELECT image_index, octave, share, log_share FROM octave_share_of(?) ORDER BY octave, image_index", [name]
     )
     assert len(rows) == 28
-    assert rows["share"].to_numpy().reshape(7, 4) == pytest.approx(expected, abs=1e-12)
+    assert rows["share"].to_numpy().reshape(7, 4) == pytest.approx(interactions(hits[places], 1), abs=1e-12)
+    if labelled:
+        log_shares = rows["log_share"].to_numpy().reshape(7, 4)
+        assert log_shares == pytest.approx(interactions(logarithms[places], 1), abs=1e-10)
+    else:
+        assert rows["log_share"].is_null().all()
