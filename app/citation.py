@@ -10,6 +10,7 @@ from ..core import __version__
 from ..core.protocol import CUE_CONFLICT, STIMULI
 from ..core.untrusted import printable
 from ..export.weights.study_checkpoints import checkpoints
+from ..probes.grid import PROBES
 from .printing import escape_latex
 
 SOFTWARE = {
@@ -46,9 +47,12 @@ def software_entry() -> str:
 
 
 def study_entries(store: Store, label: str) -> Iterator[str]:
-    """Yield entries of the program, the published study, a version of a study, its models and its image sets."""
+    """Yield entries of the program, of published work, and of a version of a study, its models and its image sets."""
     yield software_entry()
     yield _entry("inproceedings", "gavrikov2024biases", PUBLISHED)
+    probes = store.frame("SELECT DISTINCT probe FROM study_detail_of(?) ORDER BY probe", [label])["probe"]
+    works = {key: work for probe in probes if probe in PROBES for key, work in PROBES[probe].works.items()}
+    yield from (_entry("article", key, work) for key, work in works.items())
     (study,) = store.frame(
         "SELECT year(last_run) AS year, study.digest, study.bandlens, count(DISTINCT checkpoint) AS models, "
         "count(DISTINCT image_set) AS image_sets, count(DISTINCT condition) AS conditions, count(*) AS cells "

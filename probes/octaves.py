@@ -15,7 +15,11 @@ which images below 128 pixels have, is empty. The sums of octaves 0 to 2 are mad
 once, so that a mask is one addition and a clip, on a card one kernel; float32 sums of at most eight terms stay within
 1e-6 of the formula.
 
-Source: bands as in the visual frequency analysis of arXiv 2409.05817; masks of octaves are of no publication.
+Sources: bands as in the visual frequency analysis of arXiv 2409.05817. I-ASIDE (Luo, McDermott & O'Riordan, TMLR 2024,
+arXiv 2408.01139) shows all unions of square rings of equal width and takes Shapley values of the logarithm of the
+probability of the label. WCAM (Kasmi et al. 2023, arXiv 2305.14979) attributes a decision to scales of wavelets by
+Sobol indices. New here are bands of an octave each, accuracy as what is shared out, interactions of pairs, intervals
+over images, and the shares of each image.
 """
 
 from __future__ import annotations
@@ -177,6 +181,23 @@ def check_size_of_band(condition: Condition, size: int) -> None:
     check_highest(condition, band_of(condition)[1], size)
 
 
+EARLIER_WORK = {
+    "luo2024interpreting": {
+        "author": "Luo, R{\\'o}is{\\'i}n and McDermott, James and O'Riordan, Colm",
+        "title": "Interpreting Global Perturbation Robustness of Image Models using Axiomatic Spectral Importance "
+        "Decomposition",
+        "journal": "Transactions on Machine Learning Research",
+        "year": "2024",
+        "url": "https://arxiv.org/abs/2408.01139",
+    },
+    "kasmi2023assessment": {
+        "author": "Kasmi, Gabriel and Dubus, Laurent and Saint-Drenan, Yves-Marie and Blanc, Philippe",
+        "title": "Assessment of the Reliablity of a Model's Decision by Generalizing Attribution to the Wavelet Domain",
+        "year": "2023",
+        "url": "https://arxiv.org/abs/2305.14979",
+    },
+}
+"""Articles that attribute decisions to frequencies or scales, see above."""
 OCTAVE_MASK = Family(
     "octaves",
     "keeps the mean and some of seven octaves of frequencies",
@@ -184,6 +205,7 @@ OCTAVE_MASK = Family(
     (Parameter("keep", _mask, MASKS),),
     perturb,
     check_size=check_size,
+    works=EARLIER_WORK,
 )
 _EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole_number), (), pair=True),)
 BANDPASS = Family(

@@ -10,6 +10,10 @@ The first is the Shapley value (1953) in [-1, 1], the second Shapley's interacti
 [-2, 2]. The seven shares of an image add up to v(all) - v(none), and their means to the accuracy less that of the flat
 image.
 
+octave_log_share_K is octave_share_K with v(S) the natural logarithm of the probability of the label, in nats, as in
+`label_probability`: what I-ASIDE (Luo et al. 2024) shares out, with the same weights, among square rings of equal
+width. It takes labels.
+
 octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Octaves without a
 ring, which images below 128 pixels have, have no numbers. These are means over images with intervals of differences
 (`statistics.shares`), which end where their ranges do, and `at_chance` where the clean accuracy is no higher than that
@@ -30,12 +34,14 @@ from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics import Floats, Ints, Mask
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing, under
+from .label_probability import LARGEST_LOSS, log_probabilities
 from .outcomes import Outcomes, read_hits
 
 PROBE = "octaves"
 MASKS = tuple("".join(mask) for count in range(len(OCTAVES) + 1) for mask in combinations(OCTAVES, count))
 """All sets of octaves, from none to all: the rows of v."""
 SHARES = tuple(f"octave_share_{octave}" for octave in OCTAVES)
+LOG_SHARES = tuple(f"octave_log_share_{octave}" for octave in OCTAVES)
 PAIRS = tuple(f"octave_pair_{first}_{second}" for first, second in combinations(OCTAVES, 2))
 MOST_LABELS = 20
 """Labels of an image set, above which shares have no parts by class."""
@@ -66,22 +72,23 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     """Yield the mean over images, with its error, of every number."""
     cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
-    values = read_hits([*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean])  # v
-    if values is None:
+    ordered_cells = [*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean]
+    hits = read_hits(ordered_cells)
+    if hits is None:
         return
+    logarithms = [log_probabilities(cell.decisions) for cell in ordered_cells if cell]
+    values = [(SHARES, 1, hits), (PAIRS, 2, hits)]  # v, of each kind of number
+    if not any(numbers is None for numbers in logarithms):
+        values.append((LOG_SHARES, 1, np.array(logarithms)))
     images = outcomes.images
     edges = dict(zip(OCTAVES, pairwise(octave_edges(outcomes.subject.size)), strict=True))
-    shares, pairs = (
-        {
-            name: numbers
-            for name, octaves, numbers in zip(
-                names, combinations(OCTAVES, members), interactions(values, members), strict=True
-            )
-            if all(low < high for low, high in map(edges.__getitem__, octaves))
-        }
-        for members, names in enumerate((SHARES, PAIRS), start=1)
-    )
-    for name, numbers in (shares | pairs).items():
+    image_numbers = {
+        name: numbers
+        for names, members, v in values
+        for name, octaves, numbers in zip(names, combinations(OCTAVES, members), interactions(v, members), strict=True)
+        if all(low < high for low, high in map(edges.__getitem__, octaves))
+    }
+    for name, numbers in image_numbers.items():
         yield name, share_of(numbers, images.clusters)
     labels = np.unique(images.label[images.label >= 0])
     if len(labels) > MOST_LABELS or outcomes.clean is None:
@@ -89,8 +96,8 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     for label in labels:
         class_mask, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
         if len(np.unique(images.clusters[class_mask])) > 1:
-            for name, numbers in shares.items():
-                yield f"{name}_{class_name}", share_of(numbers[class_mask], images.clusters[class_mask])
+            for name in (name for name in SHARES if name in image_numbers):
+                yield f"{name}_{class_name}", share_of(image_numbers[name][class_mask], images.clusters[class_mask])
 
 
 def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
@@ -123,7 +130,7 @@ def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
 
 def _reach(name: str) -> float:
     """The largest size that a share or the interaction of a pair can have."""
-    return 2.0 if name in PAIRS else 1.0
+    return LARGEST_LOSS if name in LOG_SHARES else 2.0 if name in PAIRS else 1.0
 
 
 def _lacks(available: Available) -> str | None:
@@ -156,5 +163,13 @@ MEASURES = (
     *(
         _measure(name, display=Display(f"interaction of octaves {first} and {second}", group="octave_pair"))
         for name, (first, second) in zip(PAIRS, combinations(OCTAVES, 2), strict=True)
+    ),
+    *(
+        _measure(
+            name,
+            display=Display(f"log-likelihood owed to octave {octave}", "nats", group="octave_log_share"),
+            applies=lambda available: available.labelled and under(PROBE)(available),
+        )
+        for name, octave in zip(LOG_SHARES, OCTAVES, strict=True)
     ),
 )

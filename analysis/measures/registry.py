@@ -22,6 +22,7 @@ from . import (
     error_consistency,
     generalization,
     half_cut,
+    label_probability,
     octaves,
     parts,
     psychometric,
@@ -44,6 +45,7 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *cues.CONDITION_MEASURES,
     *calibration.MEASURES,
     *accuracy.RANK_MEASURES,
+    *label_probability.MEASURES,
     *error_consistency.MEASURES,
     *parts.MEASURES,
 )

@@ -72,5 +72,13 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
     assert images.info.digest in cited[cited_images]["note"]
 
 
+def test_a_study_of_octaves_cites_what_it_follows(command: Command, tmp_path: Path) -> None:
+    images = image_set(2, labels=[0, 0])
+    parts = [part(cell(images, setting), [0, 0], [0, 0]) for setting in (condition(), condition("octaves", keep="34"))]
+    cited = entries(command("cite", "mine", "--db", database_of(tmp_path, images, parts, "mine")).out)
+    assert "arxiv.org/abs/2408.01139" in cited["luo2024interpreting"]["url"]
+    assert "arxiv.org/abs/2305.14979" in cited["kasmi2023assessment"]["url"]
+
+
 def test_the_images_of_every_benchmark_have_terms() -> None:
     assert BENCHMARKS.keys() == TERMS.keys()

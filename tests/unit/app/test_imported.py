@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, part, store_study
@@ -67,6 +68,21 @@ def test_predictions_of_any_of_an_images_classes_are_right(command: Command, pla
     assert run(command, place, place / "images.set")[0] == 0
     query = "SELECT label_rank FROM prediction ORDER BY image_index"
     assert ask(place / "results.duckdb", query) == [(0,), (0,), (65_535,), (0,)]
+
+
+def test_a_file_may_have_the_probabilities_of_the_labels(command: Command, place: Path) -> None:
+    rows = pl.read_csv(place / "predictions.csv").with_columns(label_probability=pl.Series([0.9, 0.05, 0.5, 0.25]))
+    rows.write_csv(place / "predictions.csv")
+    assert run(command, place)[0] == 0
+    db = place / "results.duckdb"
+    stored = dict(ask(db, "SELECT path, label_probability FROM prediction JOIN image USING (image_index)"))
+    assert stored == pytest.approx(dict(zip(rows["file_name"], rows["label_probability"], strict=True)))
+    assert command("analyze", "--db", db).code == 0
+    [(likelihood,)] = ask(db, "SELECT value FROM condition_metric WHERE metric = 'negative_log_likelihood'")
+    assert likelihood == pytest.approx(-np.log([0.9, 0.05, 0.5, 0.25]).mean())
+    rows.with_columns(label_probability=pl.lit(1.5)).write_csv(place / "predictions.csv")
+    code, _, error = run(command, place)
+    assert (code, "label_probability: 1.5 is no probability" in error) == (1, True), error
 
 
 def test_what_has_no_probabilities_has_no_confidence(command: Command, place: Path) -> None:

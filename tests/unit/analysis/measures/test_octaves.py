@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import permutations
+from math import comb
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy import stats
 
 from bandlens.analysis.measures.base import Available, State
 from bandlens.analysis.measures.octaves import (
+    LOG_SHARES,
     MASKS,
     MEASURES,
     PAIRS,
@@ -74,6 +76,36 @@ def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
             mask = superset
     assert orders == 5040
     np.testing.assert_allclose(interactions(v, 1), gains / orders, atol=1e-12)
+
+
+def test_log_probabilities_are_shared_out_with_the_weights_of_i_aside() -> None:
+    """The oracle is the published formula, each coalition S of the other six weighing 1 / (7 binomial(6, |S|))."""
+    rng = np.random.default_rng(11)
+    probabilities = {mask: rng.random(40).astype(np.float32) for mask in MASKS}
+    estimates = octave_estimates(with_probabilities(outcomes_by(random_network(0)), probabilities))
+    logarithms = {mask: np.log(values.astype(np.float64)) for mask, values in probabilities.items()}
+    for octave in "0123456":
+        share = sum(
+            (logarithms["".join(sorted(mask + octave))] - logarithms[mask]) / (7 * comb(6, len(mask)))
+            for mask in MASKS
+            if octave not in mask
+        )
+        assert estimates[f"octave_log_share_{octave}"].value == pytest.approx(share.mean(), abs=1e-12)
+    whole = sum(estimates[name].value for name in LOG_SHARES)
+    assert whole == pytest.approx((logarithms["0123456"] - logarithms[""]).mean(), abs=1e-12)
+    assert {*LOG_SHARES}.isdisjoint(octave_estimates(outcomes_by(random_network(0)))), "no probabilities are known"
+
+
+def with_probabilities(outcomes: Outcomes, probabilities: Mapping[str, NDArray[np.float32]]) -> Outcomes:
+    """Outcomes that know the probability of the label of each image, by the octaves kept."""
+    conditions = {condition: mask for mask, condition in conditions_of_masks().items()}
+    decisions = [
+        replace(cell.decisions, label_probability=probabilities[conditions[condition]])
+        for condition, cell in zip(outcomes.available.conditions, outcomes.cells.values(), strict=True)
+    ]
+    clean = next(cell for cell in decisions if cell.label_probability is probabilities["0123456"])
+    cells = zip(outcomes.cells.items(), decisions, strict=True)
+    return replace(outcomes, cells={key: replace(cell, decisions=new, clean=clean) for (key, cell), new in cells})
 
 
 @pytest.mark.parametrize(

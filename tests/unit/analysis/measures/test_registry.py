@@ -115,7 +115,8 @@ def test_the_plan_of_conditions_is_what_analysis_finds(store: Store) -> None:
             for setting in (condition(), condition("blur", sigma=2))[: 1 if images.info.name == "clean" else 2]:
                 predicted = rng.integers(0, 2, 30)
                 rank = None if images.labels is None else predicted != labels
-                outcome = part(cell(images, setting, by=model(name)), predicted, rank)
+                probability = None if rank is None else [0.5] * 30
+                outcome = part(cell(images, setting, by=model(name)), predicted, rank, label_probability=probability)
                 ranks = np.zeros(30, np.uint16) if "real" in images.schemes else None
                 parts.append(replace(outcome, predictions=replace(outcome.predictions, best_rank=ranks)))
     plans = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
