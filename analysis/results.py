@@ -82,9 +82,12 @@ class Results:
         `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter. UsageError
         where there is nothing to draw, or more than one line a model.
         """
-        rows = self.curves(study).filter(pl.col("probe") == probe)
+        curves = self.curves(study)
+        probes = curves["probe"].unique().sort()
+        hint = "" if probe in probes or probes.is_empty() else f"; its probes are {', '.join(probes)}"
+        rows = curves.filter(pl.col("probe") == probe)
         rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
-        rows = self._select_one(rows, probe, study, image_set, f" with {x}")
+        rows = self._select_one(rows, probe, study, image_set, f" with {x}", hint)
         if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
             raise UsageError(
                 f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
@@ -161,14 +164,20 @@ class Results:
         return self.sql(query, rows.select("version", "image_set").row(0)).row(0, named=True)
 
     def _select_one(
-        self, rows: pl.DataFrame, subject: str, study: str, image_set: str | None, detail: str = ""
+        self,
+        rows: pl.DataFrame,
+        subject: str,
+        study: str,
+        image_set: str | None,
+        detail: str = "",
+        hint: str = "",
     ) -> pl.DataFrame:
         """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
         if image_set is not None:
             rows = rows.filter(pl.col("image_set") == image_set)
         if rows.is_empty():
             on = "" if image_set is None else f" on {image_set}"
-            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}")
+            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}{hint}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
             if len(names := rows[column].unique().sort()) > 1:
                 raise UsageError(

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..core import __version__
 from ..core.errors import NO_ROOM, BandlensError, UnknownName, UsageError, unwritable
@@ -68,6 +68,16 @@ A line is the first clause of the command's own help, and stands here so that he
 """
 
 
+class StudyWord(TyperCommand):
+    """A command whose first word, where it has no argument, is the study or the database that its options name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the option in front of such a word."""
+        if args and not args[0].startswith("-") and any(option.metavar == "NAME|FILE" for option in self.params):
+            args = ["--db" if args[0].endswith(".duckdb") else "--study", *args]
+        return super().parse_args(ctx, args)
+
+
 class LoadedCommands(Mapping[str, Any]):
     """Commands by their names. Each is loaded when it is looked up: loading all takes longer than most commands."""
 
@@ -89,7 +99,7 @@ class LoadedCommands(Mapping[str, Any]):
             elif isinstance(commands[name], typer.Typer):
                 group.add_typer(commands[name], name=name)
             else:
-                group.command(name)(commands[name])
+                group.command(name, cls=StudyWord)(commands[name])
             self._loaded[name] = typer.main.get_group(group).commands[name]
         return self._loaded[name]
 

@@ -75,15 +75,20 @@ class UsageError(BandlensError):
     exit_code = 2
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
+    near = get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
 class UnknownName(UsageError):
     """`UnknownName("checkpoint", "tv_resnet5", names)` gives the nearest known names."""
 
     def __init__(self, kind: str, name: str, names: Iterable[str], hint: str = "") -> None:
         names = list(names)
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
-        did_you_mean = f"; did you mean {' or '.join(near)}?" if near else ""
+        near = did_you_mean(name, names)
         choices = f"; known: {', '.join(names)}" if not near and 0 < len(names) <= 12 else ""
-        super().__init__(f"unknown {kind} '{name}'{did_you_mean}{choices}{'; ' + hint if hint else ''}")
+        super().__init__(f"unknown {kind} '{name}'{near}{choices}{'; ' + hint if hint else ''}")
 
 
 def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ExportError, UnknownName, UsageError, unwritable
+from ..core.errors import ExportError, UnknownName, UsageError, did_you_mean, unwritable
 from ..core.files import write_bytes
 from ..core.records import Crop, Head, Model
 from ..core.untrusted import as_record, parse_json, read_text, without_secrets
@@ -139,7 +139,8 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
     path = folder / f"{name}.json"
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
-        hint = f"export it into {folder} with `bandlens export`"
+        near = "" if folder.is_dir() else did_you_mean(folder.name, [path.name for path in folder.parent.glob("*/")])
+        hint = f"{near and f'there is no folder {folder}{near}; '}export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
     return dict(parse_json(read_text(path, MOST_DESCRIPTION_BYTES)))
 

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...core.errors import BandlensError, StoreError, UsageError
+from ...core.errors import BandlensError, StoreError, UnknownName, UsageError, did_you_mean
 from ...core.records import digest_of
 from ...core.user_code import TABLE_KEYS
 from ...core.user_functions import UserFunction, settings_of, show_stack, user_function
@@ -88,10 +88,11 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
     settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:
         if key not in defaults:
-            raise UsageError(f"measure {name}: {function.name}{function.place} has no parameter {key}")
+            raise UnknownName(f"parameter of measure {name}", key, defaults, f"see {function.name}{function.place}")
     for key, default in defaults.items():
         if key not in settings and not default:
-            raise UsageError(f"measure {name}: {key} has no default; give it a value in the study")
+            near = did_you_mean(key, RESERVED)
+            raise UsageError(f"measure {name}: {key} has no default{near}; give it a value in the study")
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise UsageError(f"measure {name}: unit must be text, such as share, not {unit!r}")

@@ -23,6 +23,7 @@ import polars as pl
 from ...core.errors import UnknownName, quoted
 from ...core.protocol import CATEGORIES
 from ..database.store import Store
+from .sources import sources
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 TRAINING = Path(__file__).with_name("training.csv")
@@ -77,7 +78,9 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     rows = add_models(values)
     models_of_name = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
     if models_of_name.is_empty():
-        raise UnknownName("model", name, sorted({*rows["name"], *rows["model"]}))
+        choices = [*sources(), *sorted({*rows["name"], *rows["model"]})]
+        hint = "it is a source, and `bandlens published show` lists them" if name in sources() else ""
+        raise UnknownName("model or source", name, [] if hint else choices, hint)
     figures = rows.filter(pl.col("model").is_in(models_of_name.to_list()), pl.col("benchmark") != "")
     key = ["model", "benchmark", "condition", "metric", "unit"]
     size = pl.col("input_size").min().over([*key, "source"])

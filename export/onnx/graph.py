@@ -9,13 +9,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ...core.errors import ExportError, UnknownName
+from ...core.errors import ExportError, UnknownName, some_of
 from ...core.untrusted import first_line
 from ..model_files import BATCH
 from .outputs import find_ancestors, last_node, pooled_axes
 
 SMALLEST_NORM = 1e-6
 """The number that features are divided by where their L2 norm is smaller; float16 can hold it."""
+MOST_VALUES = 12
+"""The most values of a graph that a message lists."""
 LABEL_NODES = "label_sets/"
 """How the nodes of label sets begin, which int8 leaves as they are: it would round small logits to 0."""
 
@@ -56,7 +58,9 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output if name}
     if tensor not in makers:
-        raise UnknownName(f"tensor of {file}", tensor, makers, "give one that a node of the graph computes")
+        values = some_of(reversed(makers), MOST_VALUES)
+        hint = f"give one that a node gives, the last of which are {values}"
+        raise UnknownName(f"tensor of {file}", tensor, makers, hint)
     tensors = find_ancestors(tensor, makers)
     nodes = [node for node in graph.node if tensors.intersection(node.output)]
     weights = [weight for weight in graph.initializer if weight.name in tensors]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import ImageSetError, UsageError, amount
+from ...core.errors import ImageSetError, UsageError, amount, did_you_mean
 from ...core.files import exchange_folders, open_draft, partial_files, put_in_place
 from ...core.untrusted import parse_json, read_text, regular, words_of
 
@@ -155,7 +155,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         description = parse_json(read_text(file, MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
+        near = did_you_mean(folder.name, [file.parent.name for file in folder.parent.glob(f"*/{ABOUT}")])
+        raise UsageError(f"{folder}: not an image set{near}; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
         raise damaged(file, error) from error
     if not isinstance(description, dict) or description.get("format") not in FORMATS:

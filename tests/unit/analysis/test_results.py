@@ -57,6 +57,8 @@ def test_correlations_and_charts(stored_study: Path) -> None:
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
         with pytest.raises(UsageError, match="has no fourier with cycles in study \\*"):
             results.plot_curves("fourier")
+        with pytest.raises(UsageError, match=r"has no lowpas with cycles in study \*; its probes are .*lowpass"):
+            results.plot_curves("lowpas")
 
 
 def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_every_command_has_help_with_an_example() -> None:
         ),
         (["sql", "SELECT 1", "SELECT 2"], 2, "bandlens: Got unexpected extra argument(s) (SELECT 2); see `"),
         (["images", "list"], 2, "bandlens: No such command 'list'; see `"),
+        (["analyze", "mine", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
+        (["analyze", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["repotr"], 2, "bandlens: No such command 'repotr'. Did you mean 'report', 'export'?; see `"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

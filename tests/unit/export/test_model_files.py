@@ -95,6 +95,8 @@ def test_each_precision_has_a_folder(model: Model) -> None:
     assert load_model(model.path.parent, "a.v1") == model
     with pytest.raises(UnknownName, match=r"unknown precision 'fp8'; did you mean fp32 or fp16\?"):
         load_onnx_file(model, "fp8")
+    with pytest.raises(UnknownName, match=r"there is no folder .*/my model; did you mean my models\?; export it into"):
+        load_model(model.path.parent.with_name("my model"), "a.v1")
 
 
 @pytest.mark.parametrize(("precision", "options"), [("fp16", ""), ("int8", " --calibration IMAGE_SET")])

@@ -42,6 +42,9 @@ def worst(confidence, right, quantile=0.5):
 def cost(predicted, label, factor):
     """Cost of errors"""
     return factor * numpy.abs(predicted - label)
+
+def swap(predicted, rihgt):
+    return rihgt
 '''
 
 
@@ -185,9 +188,13 @@ def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
         ({"a-b": {"file": "mine.py"}}, "measure a-b: a name has letters, digits and _ alone, so give yours another"),
         ({"a_low": {"file": "mine.py"}}, "measure a_low: tables of models have a column of that name, so give yours"),
         ({"worst": {}}, 'measure worst must be a table with a file, such as worst = { file = "worst.py" }'),
-        ({"worst": {"file": "mine.py", "quantil": 1}}, "worst in .*mine.py has no parameter quantil"),
+        (
+            {"worst": {"file": "mine.py", "quantil": 1}},
+            "unknown parameter of measure worst 'quantil'; did you mean quantile",
+        ),
         ({"worst": {"file": "mine.py", "right": 1}}, "measure worst: right is whether each image is right"),
         ({"cost": {"file": "mine.py"}}, "measure cost: factor has no default; give it a value in the study"),
+        ({"swap": {"file": "mine.py"}}, "measure swap: rihgt has no default; did you mean right[?]; give it a value"),
         ({"nothing": {"file": "mine.py"}}, "measure nothing: .*mine.py has no function nothing"),
     ],
 )

@@ -256,6 +256,9 @@ def test_what_is_no_set(tmp_path: Path, packed: ImageSet) -> None:
     for path in (tmp_path, tmp_path / "nowhere", packed.folder / "set.json"):
         with pytest.raises(UsageError, match="not an image set; make one with"):
             open_image_set(path)
+    typo = packed.folder.with_name(f"{packed.folder.name}s")
+    with pytest.raises(UsageError, match=f"{typo}: not an image set; did you mean {packed.folder.name}[?]; make one"):
+        open_image_set(typo)
     for text in ("{", "[]", "\xff"):
         (packed.folder / "set.json").write_text(text, encoding="latin-1")
         with pytest.raises(ImageSetError, match=r"set\.json"):
