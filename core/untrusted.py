@@ -18,6 +18,10 @@ R = TypeVar("R")
 
 LONGEST_MESSAGE = 2000
 """Characters: what is wrong with a value need not show all of it."""
+MOST_UNPROVEN_ROWS = 1_000_000
+"""Rows that a table of any size may state: reading so many takes little memory."""
+MOST_ROWS_PER_BYTE = 4
+"""Rows per byte of a larger compressed table. Attributes of equal values, the smallest rows, have less than 0.5."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that move the cursor, colour the terminal, or turn the direction of text."""
 _SECRET = re.compile(
@@ -50,6 +54,12 @@ def regular(file: Path) -> Path:
     if not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is no file")
     return file
+
+
+def check_rows(rows: int, file: Path) -> None:
+    """ValueError where the header of a table states more rows than a file of its bytes holds of different ones."""
+    if rows > MOST_UNPROVEN_ROWS and rows > MOST_ROWS_PER_BYTE * file.stat().st_size:
+        raise ValueError(f"it has {rows:,} rows in {file.stat().st_size:,} bytes, more than tables of images have")
 
 
 def parse_json(text: str) -> Any:

@@ -44,6 +44,10 @@ BATCH = "batch"
 """The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16
 """The number of classes that predictions can be stored for: they are stored in 16 bits."""
+MOST_PIXELS = 4096
+"""The largest width and height of a model's images, in pixels."""
+MOST_FEATURES = 1_000_000
+"""The largest number of values that a network may give for an image, before a head makes classes of them."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
 MOST_DESCRIPTION_BYTES = 1 << 26
@@ -121,7 +125,7 @@ def load_model(folder: Path | None, name: str) -> Model:
         # Files are named by these, and in a folder of somebody else they must not lead out of it.
         if (model.name, model.path) != (name, Path(f"{name}.onnx")):
             raise ValueError(f"it is of {model.name}, in {model.path}")
-        if model.image_size < 1 or not 1 <= model.classes <= MOST_CLASSES:
+        if not (1 <= model.image_size <= MOST_PIXELS and 1 <= model.classes <= MOST_CLASSES):
             raise ValueError(f"{model.classes} classes of images of {model.image_size} pixels")
         if model.multilabel and model.classes != 1 << model.named[0]:
             raise ValueError(f"{model.classes} classes are not all sets of labels")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from ...core.errors import StoreError
-from ...core.untrusted import first_line
+from ...core.untrusted import check_rows, first_line
 
 ANOTHER_RELEASE = "this is another release than the one described"
 
@@ -72,7 +72,9 @@ def read_parquet(file: Path) -> pl.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file).read()
+        with pq.ParquetFile(file) as parquet:
+            check_rows(parquet.metadata.num_rows, file)
+            table = parquet.read()
         table.validate(full=True)
         # Names and values alone: metadata need not even be text.
         frame = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
-from ..model_files import BATCH, GREY, NORMALIZATIONS, Normalization
+from ..model_files import BATCH, GREY, MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .graph import append_pool, cut_graph
 from .outputs import GIVE_HEAD, Features, Outputs, check_outputs, pool_features
@@ -91,6 +91,9 @@ def take_onnx(
     (images_input,) = model.graph.input
     adapted = _adapt(model, images_input)
     batch, size = _batch_and_size(path, images_input, image_size)
+    width = max((dimension.dim_value for dimension in model.graph.output[0].type.tensor_type.shape.dim), default=0)
+    if width > MOST_FEATURES:
+        raise ExportError(f"{path} gives {width:,} values an image, and {MOST_FEATURES:,} are the most; export a part")
     images = photograph_crops(size)
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
     dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
@@ -144,18 +147,16 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    """Read the model with all its weights, also those in files beside it."""
+    """Read the model with all its weights, also those in files beside it; `try_logits` checks that it is valid."""
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}; check the path")
     if not is_onnx(path):
         raise UsageError(f"{path} is no ONNX file; weights are given with --architecture")
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=True)
-    # Weights in other files may be missing in many ways, and the checker has an error for each of its parts.
+        return onnx.load(path)
+    # Weights in other files may be missing in many ways.
     except Exception as error:
         raise ExportError(f"{path} is not valid ONNX: {first_line(error)}; export it again") from error
-    return model
 
 
 def _names(values: Any) -> str:
@@ -192,6 +193,8 @@ def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | N
     if not sides and image_size is None:
         raise UsageError(f"{path} leaves the size of its images open; say which with --image-size")
     size = sides.pop() if sides else image_size or 0
+    if size > MOST_PIXELS:
+        raise ExportError(f"{path} takes images of {size:,} pixels, and {MOST_PIXELS:,} are the most; export it anew")
     if image_size not in (None, size):
         raise UsageError(f"{path} takes images of {size} pixels; leave out --image-size")
     return shape[0] if isinstance(shape[0], int) else None, size

@@ -158,19 +158,25 @@ def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Consta
 
     A residual block adds to a tensor what it computes from it, and gives features.
     """
-    node, inputs, kinds = ending
-    if node.op_type == "Add":
-        branches = [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
-        ancestors = {name for branch in branches for tensor in branch.inputs for name in find_ancestors(tensor, makers)}
-        return all(
-            ancestors.isdisjoint(branch.node.output) and _gives_scores(branch, width, makers, constants)
-            for branch in branches
+    waiting, visited = [ending], set[tuple[str, frozenset[str]]]()
+    while waiting:
+        node, inputs, kinds = waiting.pop()
+        activations = kinds & ACTIVATIONS
+        squeezed = (
+            activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(node) and width % STEP_OF_WIDTHS != 0
         )
-    activations = kinds & ACTIVATIONS
-    squeezed = (
-        activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(node) and width % STEP_OF_WIDTHS != 0
-    )
-    return node.op_type in GIVES_SCORES and (node.op_type not in LINEAR or not activations or squeezed)
+        if node.op_type != "Add":
+            if node.op_type not in GIVES_SCORES or (node.op_type in LINEAR and activations and not squeezed):
+                return False
+        elif (node.output[0], kinds) not in visited:  # sums of equal sums would be looked at ever twice as often
+            visited.add((node.output[0], kinds))
+            branches = [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
+            tensors = [tensor for branch in branches for tensor in branch.inputs]
+            ancestors = {name for tensor in tensors for name in find_ancestors(tensor, makers)}
+            if not all(ancestors.isdisjoint(branch.node.output) for branch in branches):
+                return False
+            waiting += branches
+    return True
 
 
 def find_ancestors(tensor: str, makers: Makers) -> set[str]:

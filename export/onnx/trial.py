@@ -2,7 +2,8 @@
 
     python -P -m bandlens.export.onnx.trial FOLDER BATCH FILE
 
-A file of somebody else's can loop for ever, take all memory, or crash ONNX Runtime. Then this process ends, and the
+A file of somebody else's can loop for ever, take all memory, or crash ONNX Runtime; and the checker of ONNX, which no
+signal interrupts, takes twice as long for each function that calls the next one twice. Then this process ends, and the
 command says so in a line. FOLDER has the file as model.onnx and its images as images.npy; the process writes its output
 into output.npy, or what is wrong with the file, which errors call FILE, into error.txt.
 """
@@ -16,9 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
 from ...core.errors import ExportError
 from ...core.jobs import describe_exit, end_with_parent
+from ...core.untrusted import first_line
 from .parity import join_outputs, run_in_batches, split_batches
 
 if TYPE_CHECKING:
@@ -62,12 +65,21 @@ def try_logits(content: bytes, images: NDArray[np.float32], batch: int, file: st
         return output
 
 
+def _check_graph(content: bytes, file: str) -> None:
+    try:
+        onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    # The checker has an error for each of its parts.
+    except Exception as error:
+        raise ExportError(f"{file} is not valid ONNX: {first_line(error)}; export it again") from error
+
+
 def main() -> None:
     end_with_parent()
     folder, batch, file = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    images, content = np.load(folder / "images.npy", mmap_mode="r"), (folder / "model.onnx").read_bytes()
     try:
-        outputs = run_in_batches((folder / "model.onnx").read_bytes(), split_batches(images, batch), file)
+        _check_graph(content, file)
+        outputs = run_in_batches(content, split_batches(images, batch), file)
         np.save(folder / "output.npy", join_outputs(outputs, file))
     except ExportError as error:
         (folder / "error.txt").write_text(str(error), encoding="utf-8")

@@ -6,6 +6,7 @@ code of a folder is run.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ from PIL.Image import Resampling
 from ...core.errors import CheckpointError, ExportError, UsageError, some_of
 from ...core.protocol import SIZE
 from ...core.records import INTERPOLATIONS, Crop
-from ...core.untrusted import first_line
-from ..model_files import NORMALIZATIONS, Normalization
+from ...core.untrusted import first_line, parse_json, read_text, words_of
+from ..class_names import MOST_NAMES_BYTES
+from ..model_files import MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..onnx.outputs import GIVE_HEAD
 from ..photographs import photograph_folder
 
@@ -35,6 +37,12 @@ POOLER = "pooler."
 """The beginning of the names of tensors that no classifier has, and its network by itself wants."""
 PHOTOGRAPH = "chelsea.png"
 """The photograph that a folder's own preprocessing is compared on; it is not square."""
+LIMITS = {
+    r".*(layers|depths?|blocks).*": 1000,
+    r"image_size|crop_size|size|height|width|(short|long)est_edge": MOST_PIXELS,
+    "": MOST_FEATURES,
+}
+"""Names of settings -> the largest whole number that they may have; the last one is for all others."""
 SHARES = (1.0, 224 / 256)
 """Shares of the shorter side that a crop takes, where a folder states none: in transformers they lie in the code."""
 NEAREST = 2.0
@@ -59,6 +67,7 @@ def load_classifier(
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder} holds no safetensors; save it again with save_pretrained of transformers")
+    _check_numbers(folder / CONFIG)
     loading: dict[str, Any]
     with _transformers(folder) as transformers:
         kind = transformers.AutoModel if headed else transformers.AutoModelForImageClassification
@@ -83,6 +92,23 @@ def load_classifier(
         lacks = f"{len(missing)} tensors of a {type(network).__name__} ({some_of(missing)})"
         raise CheckpointError(f"{folder} lacks {lacks}; {advice}")
     return network.eval(), files, sorted(loading["unexpected_keys"])
+
+
+def _check_numbers(file: Path) -> None:
+    """ExportError where settings of a folder are numbers of labels, layers or pixels that no classifier has."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", parse_json(read_text(file, MOST_NAMES_BYTES)))]
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{file} cannot be read ({words_of(error)}); save it again") from error
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, entry) for entry in value]
+        limit = next(limit for pattern, limit in LIMITS.items() if not pattern or re.fullmatch(pattern, name))
+        if isinstance(value, int) and value > limit:
+            raise ExportError(f"{file}: {name} is {value:,}, and {limit:,} is the most; give another folder")
 
 
 def image_size_of(config: Any) -> int:
@@ -118,6 +144,7 @@ def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
     advice = "say it with --normalization and --image-size"
     if not (folder / PREPROCESSING).is_file():
         raise UsageError(f"{folder} has no {PREPROCESSING}, which says how images are made; {advice}")
+    _check_numbers(folder / PREPROCESSING)
     with _transformers(folder) as transformers, Image.open(photograph_folder() / PHOTOGRAPH) as file:
         photograph = file.convert("RGB")
         processor = transformers.AutoImageProcessor.from_pretrained(

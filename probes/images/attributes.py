@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import ImageSetError
 from ...core.files import replacing
-from ...core.untrusted import regular
+from ...core.untrusted import check_rows, regular
 from .labels import csv_rows
 from .set_files import ATTRIBUTES, damaged, writing
 
@@ -96,7 +96,9 @@ def read_attributes(folder: Path, count: int) -> Slices:
     if not file.exists():
         return {}
     try:
-        table = parquet.read_table(regular(file))
+        with parquet.ParquetFile(regular(file)) as rows:
+            check_rows(rows.metadata.num_rows, file)
+            table = rows.read()
         images = np.asarray(table["image_index"].to_numpy(), np.int64)
         names, values = table["name"].to_pylist(), table["value"].to_pylist()
         if not pa.types.is_integer(table["image_index"].type):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...core.errors import ImageSetError, UsageError, amount, did_you_mean
 from ...core.files import exchange_folders, open_draft, partial_files, put_in_place
-from ...core.untrusted import parse_json, read_text, regular, words_of
+from ...core.untrusted import check_rows, parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +98,7 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
         with parquet.ParquetFile(regular(file)) as rows:
             if count not in (None, rows.metadata.num_rows) or rows.metadata.num_rows > MOST_IMAGES:
                 raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
+            check_rows(rows.metadata.num_rows, file)
             table = rows.read()
         sides = ("width", "height") if "width" in table.column_names else ()
         columns = {name: table[name] for name in ("image_index", "label", "cluster", *sides)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import make_images, make_pictures
 
+from bandlens.analysis.published.tables import read_parquet
 from bandlens.core.records import Crop
+from bandlens.probes.images.attributes import read_attributes
 from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.set_files import read_index
 
 FILES = ("set.json", "index.parquet", "pixels.npy")
 COUNT, SIZE = 4, 32
@@ -137,6 +141,24 @@ def test_any_index_opens_or_is_one_line(
     out = io.BytesIO()
     pq.write_table(table.slice(0, rows), out)
     attempt(path, "index.parquet", out.getvalue())
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: read_parquet(file),
+        lambda file: read_index(file.parent, None, file.name),
+        lambda file: read_attributes(shutil.copyfile(file, file.with_name("attributes.parquet")).parent, 2_000_000),
+    ],
+    ids=["table", "index", "attributes"],
+)
+def test_rows_that_a_file_of_its_bytes_cannot_hold_are_refused_by_its_header(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    rows = pa.table({"image_index": np.zeros(2_000_000, np.int32)})
+    pq.write_table(rows, tmp_path / "table.parquet")
+    message = str(refusal(lambda: read(tmp_path / "table.parquet")))
+    assert "it has 2,000,000 rows in" in message
 
 
 def test_small_sets_do_not_become_large(packed: Path, streamed: Path, tmp_path: Path) -> None:

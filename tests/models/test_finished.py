@@ -308,6 +308,41 @@ def test_a_file_that_never_comes_back_is_one_line(
     assert children() == processes
 
 
+def test_functions_that_call_each_other_twice_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checker that expands 40 of them visits 2 to the power of 40 nodes, and no signal ends it."""
+    functions = "".join(
+        f"""<domain: "own", opset_import: ["": 17, "own": 1]>
+        f{level} (x) => (y) {{ a = own.f{level + 1} (x) y = own.f{level + 1} (a) }}"""
+        for level in range(40)
+    )
+    text = f"""<ir_version: 8, opset_import: ["": 17, "own": 1]>
+    doubling (float[batch, 3, 64, 64] x) => (float[batch, 3] y)
+    {{ z = own.f0 (x) y = ReduceMean <axes = [2, 3], keepdims = 0> (z) }}
+    {functions}<domain: "own", opset_import: ["": 17]> f40 (x) => (y) {{ y = Identity (x) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "mine.onnx")
+    monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
+    with pytest.raises(ExportError, match="does not come back from 18 images within 4 s"):
+        import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("images", "logits", "message"),
+    [
+        ("batch, 3, 50000, 50000", "batch, 3", "takes images of 50,000 pixels, and 4,096 are the most"),
+        ("batch, 3, 64, 64", "batch, 2000000", "gives 2,000,000 values an image, and 1,000,000 are the most"),
+    ],
+)
+def test_sizes_that_no_classifier_has_are_refused_before_anything_runs(
+    images: str, logits: str, message: str, tmp_path: Path
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    huge (float[{images}] x) => (float[{logits}] y)
+    {{ y = ReduceMean <axes = [2, 3], keepdims = 0> (x) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "mine.onnx")
+    with pytest.raises(ExportError, match=message):
+        import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
+
+
 @pytest.mark.parametrize("way", ["file", "memory"])
 def test_one_logit_of_grey_images_is_a_classifier_of_two(
     way: str, tmp_path: Path, photographs: NDArray[np.float32]

@@ -112,6 +112,15 @@ def test_a_sum_of_separate_scores_is_of_scores_and_that_of_a_residual_block_is_n
         refuse_features(content, "mine", 32)
 
 
+def test_sums_of_equal_sums_take_no_longer_than_others() -> None:
+    """Looked at once for each way that leads to it, the first node would be looked at 2 to the power of 40 times."""
+    sums = " ".join(f"s{level + 1} = Add (s{level}, s{level})" for level in range(40))
+    text = f"g (float[n, 3] x) => (float[n, 32] y) {{ s0 = Gemm (x, w) {sums} y = Relu (s40) }}"
+    content = helper.make_model(parse_graph(text)).SerializeToString()
+    with pytest.raises(ExportError, match="gives features"):
+        refuse_features(content, "mine", 32)
+
+
 def test_outputs_that_are_stated_to_be_logits_are_believed() -> None:
     shares = RNG.uniform(0.2, 0.9, size=(4, 5)).astype(np.float32)
     suspects = [

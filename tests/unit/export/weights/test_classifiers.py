@@ -31,6 +31,31 @@ def test_a_folder_of_something_else_is_refused_before_transformers_is_loaded(tmp
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", '{"num_labels": 100000000}', r"num_labels is 100,000,000, and 1,000,000 is the most"),
+        (
+            "config.json",
+            '{"encoder": {"num_hidden_layers": 9999}}',
+            r"num_hidden_layers is 9,999, and 1,000 is the most",
+        ),
+        ("config.json", '{"depths": [2, 9999]}', r"depths is 9,999, and 1,000 is the most"),
+        ("config.json", '{"image_size": 50000}', r"image_size is 50,000, and 4,096 is the most"),
+        ("config.json", "[", r"config\.json cannot be read"),
+        ("preprocessor_config.json", '{"size": {"height": 50000}}', r"height is 50,000, and 4,096 is the most"),
+    ],
+)
+def test_numbers_that_no_classifier_has_are_refused_before_a_network_is_made(
+    file: str, content: str, message: str, tmp_path: Path
+) -> None:
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ExportError, match=message):
+        (load_classifier if file == "config.json" else read_preprocessing)(tmp_path)
+
+
 def test_sizes_of_images_are_the_configurations_if_they_are_square() -> None:
     sizes = {image_size_of(SimpleNamespace(**config)) for config in ({"image_size": 96}, {"image_size": [96, 96]})}
     assert sizes == {96}
