@@ -14,9 +14,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..core import __version__
-from ..core.errors import NO_ROOM, BandlensError, UnknownName, UsageError, unwritable
-from ..core.untrusted import one_line
-from . import console
+from ..core.errors import NO_ROOM, BandlensError, UnknownName, UsageError, quoted, unwritable
+from ..core.untrusted import one_line, words_of
+from . import console, signals
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Get ready": {
@@ -66,6 +66,10 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 A line is the first clause of the command's own help, and stands here so that help loads no command.
 """
+
+
+FAULT_STATUS = 70
+"""The exit status after an error that nobody foresaw; sysexits.h calls it EX_SOFTWARE."""
 
 
 class StudyWord(TyperCommand):
@@ -201,6 +205,15 @@ def _words_of_machine(error: OSError | MemoryError) -> str:
     return one_line(str(error)) or "out of memory"
 
 
+def _words_of_fault(error: BaseException) -> str:
+    """A line on an error that nobody foresaw; `open_store` has noted in it which databases were open."""
+    databases = list(dict.fromkeys(getattr(error, "__notes__", [])))
+    names = " or of ".join(databases or ["a file that it reads"])
+    checks = " and ".join(f"`bandlens verify --db {quoted(database)}` checks the file" for database in databases)
+    words = f"{type(error).__name__}: {words_of(error)}; bandlens -v … shows where it arose"
+    return one_line(f"this is a fault of bandlens or of {names}: {words}{checks and f', and {checks}'}")
+
+
 def main() -> None:
     """Run the command line. Errors are one line on stderr, and the exit status is theirs: see `errors`."""
     gc.set_threshold(50_000)  # collecting after each 700 objects takes a tenth of the time of an export
@@ -222,3 +235,8 @@ def main() -> None:
     except (OSError, MemoryError) as error:  # the machine raised it, and no better message is known
         _tell(_words_of_machine(error))
         sys.exit(BandlensError.exit_code)
+    except BaseException as error:  # a panic of Polars is no Exception
+        if isinstance(error, (SystemExit, KeyboardInterrupt)) or signals.interrupted():
+            raise
+        _tell(_words_of_fault(error))
+        sys.exit(FAULT_STATUS)

@@ -84,6 +84,7 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
     """
     from tqdm import tqdm
 
+    title = printable(title, exceptions="")  # it may have a name of somebody else's
     # With unit_scale, which shortens rates, tqdm writes a count of 1 as 1.00.
     if total is None:
         form = f"{{desc}}: {{n:,.0f}} {unit} [{{elapsed}}, {{rate_fmt}}]"

@@ -14,13 +14,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from shutil import get_terminal_size
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..core.untrusted import printable
 from .console import log
 from .layout import NUMBER, cell_text, join_intervals, lay_out
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table: column -> value."""
@@ -150,7 +153,18 @@ def csv_text(rows: Rows) -> str:
     names = dict.fromkeys(name for row in rows for name in row)
     # A column of texts and numbers becomes one of texts.
     columns = [pl.Series(name, [_csv_value(row.get(name)) for row in rows], strict=False) for name in names]
-    return pl.DataFrame(columns).write_csv()
+    return spreadsheet_csv(pl.DataFrame(columns))
+
+
+def spreadsheet_csv(frame: pl.DataFrame, **settings: Any) -> str:
+    """CSV by `write_csv`, with an apostrophe before a text that a spreadsheet would run; a text of a number is none."""
+    import polars as pl
+    from polars import selectors
+
+    texts = selectors.string()
+    runs = texts.str.contains(r"^[=+\-@\t\r]") & texts.cast(pl.Float64, strict=False).is_null()
+    frame = frame.with_columns(pl.when(runs).then("'" + texts).otherwise(texts).name.keep())
+    return str(frame.write_csv(**settings))
 
 
 def _csv_value(value: Any) -> Any:

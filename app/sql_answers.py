@@ -16,7 +16,7 @@ from ..analysis.database.queries import NATIVE, PLAIN, readable
 from ..analysis.database.store import Store
 from ..core.errors import StoreError, UsageError, plural, unwritable
 from ..core.files import replacing
-from .printing import paper_text, print_lines, print_rows
+from .printing import paper_text, print_lines, print_rows, spreadsheet_csv
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -124,9 +124,9 @@ def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: AnswerFil
 
 
 def _csv(reader: pa.RecordBatchReader, sink: AnswerFile, separator: str = ",") -> None:
-    sink.write(_frame(_no_rows(reader)).write_csv(separator=separator).encode())
+    sink.write(spreadsheet_csv(_frame(_no_rows(reader)), separator=separator).encode())
     for batch in reader:
-        sink.write(_frame(batch).write_csv(include_header=False, separator=separator).encode())
+        sink.write(spreadsheet_csv(_frame(batch), include_header=False, separator=separator).encode())
 
 
 def _paper(reader: pa.RecordBatchReader, sink: AnswerFile, table_format: str) -> None:

@@ -12,6 +12,8 @@
     │   └── DeviceError          a GPU that is out of memory or lost: the run ends, what is committed stays
     └── StoreError           a results database that cannot be opened, read or written
 
+An error of another class, which nobody foresaw, is a line of the command line, too, and exit 70: see `app.cli`.
+
 A message is one line: what happened, where, and what to do about it.
 """
 

@@ -116,7 +116,11 @@ def printable(text: str, exceptions: str = "\n") -> str:
     """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; `exceptions` stay."""
     if text.isprintable():
         return text
-    return "".join(ascii(sign)[1:-1] if sign not in exceptions and category(sign) in _UNSEEN else sign for sign in text)
+    return "".join(ascii(sign)[1:-1] if sign not in exceptions and _is_unseen(sign) else sign for sign in text)
+
+
+def _is_unseen(sign: str) -> bool:
+    return category(sign) in _UNSEEN or sign in "\ufffe\uffff"  # no letters, which XML refuses
 
 
 def without_secrets(text: str) -> str:

@@ -88,6 +88,14 @@ FROM image_set ORDER BY name
 """
 
 
+REFERENCES = """
+SELECT key, checkpoint.id IS NULL OR image_set.id IS NULL OR condition.id IS NULL AS dangles
+FROM cell LEFT JOIN checkpoint ON checkpoint.id = cell.checkpoint LEFT JOIN image_set ON image_set.id = cell.image_set
+LEFT JOIN condition ON condition.id = cell.condition
+ORDER BY cell.id
+"""
+
+
 def check_database(store: Store) -> list[Check]:
     """Put every rule to the database, and say where it does not hold."""
     # Every prediction is read twice, and what was read stays in memory as far as the limit allows.
@@ -105,4 +113,11 @@ def check_database(store: Store) -> list[Check]:
     misranked = [f"{name} has {count} ranks that do not fit prediction and label" for name, count in labels if count]
     images = store.frame(IMAGES).rows()
     miscounted = [f"image set {name} has another number of images than it says" for name, fits in images if not fits]
-    return [*checks, Check("labels", len(labels), misranked), Check("images", len(images), miscounted)]
+    references = store.frame(REFERENCES).rows()
+    dangling = [f"cell {key} is of something that is not in the database" for key, dangles in references if dangles]
+    return [
+        *checks,
+        Check("labels", len(labels), misranked),
+        Check("images", len(images), miscounted),
+        Check("references", len(references), dangling),
+    ]

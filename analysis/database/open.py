@@ -83,7 +83,11 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
         with explained(path):
             views = TemporaryViews(connection, read_only)
             check_tables(connection, path, views.file, exact=not read_only)
-        yield Store(connection, path, views, read_only)
+        try:
+            yield Store(connection, path, views, read_only)
+        except BaseException as error:
+            error.add_note(str(path))  # the command line names it where nobody foresaw the error
+            raise
 
 
 def create(path: Path) -> None:

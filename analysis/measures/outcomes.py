@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...core.errors import UsageError
+from ...core.errors import StoreError, UsageError, quoted
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
@@ -369,8 +369,8 @@ class PredictionReader:
 
 
 def _read_images(store: Store, image_set: int) -> ImageTruth:
-    digest, labelled, own_scheme = store.frame(
-        "SELECT digest, labelled, scheme FROM image_set WHERE id = ?", [image_set]
+    digest, labelled, own_scheme, count = store.frame(
+        "SELECT digest, labelled, scheme, count FROM image_set WHERE id = ?", [image_set]
     ).row(0)
     clusters = store.frame(
         "SELECT cluster, CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) "
@@ -382,6 +382,8 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         "SELECT scheme, image_index::BIGINT AS image_index, class::BIGINT AS class FROM label WHERE image_set = ?",
         [image_set],
     )
+    if len(clusters) != count or labels["image_index"].to_numpy().max(initial=0) >= count:
+        raise _misfit(store, "an image set has more or fewer images than it states, or labels of others")
     schemes = frozenset(labels["scheme"].unique().to_list())
     cues = next((cues for cues in CUES if cues.second in schemes), SHAPE_CUES)
 
@@ -416,8 +418,15 @@ def read_slices(store: Store, image_set: int) -> Slices:
     return {(name, value): np.array(images, np.int64) for name, value, images in rows.rows()}
 
 
+def _misfit(store: Store, fault: str) -> StoreError:
+    return StoreError(f"{store.path}: {fault}; `bandlens verify --db {quoted(store.path)}` says which")
+
+
 def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
-    """Read what complete cells decide: those of one image set, ascending."""
+    """Read what complete cells decide: those of one image set, ascending.
+
+    StoreError where the cells do not have one prediction each of the same images.
+    """
     rows = store.frame(
         "SELECT cell, image_index, predicted, label_rank, confidence, best_rank, label_probability FROM prediction "
         "WHERE cell IN (SELECT unnest(?::INTEGER[]))",
@@ -426,6 +435,11 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     place = np.searchsorted(np.array(cells), rows["cell"].to_numpy()), rows["image_index"].to_numpy()
     # Rows come in any order. Each is put into its place, which is faster than to have them sorted.
     shape = (len(cells), len(rows) // len(cells))
+    filled = np.zeros(shape, bool)
+    if len(rows) == filled.size and place[1].max(initial=0) < shape[1]:
+        filled[place] = True
+    if not filled.all():
+        raise _misfit(store, "predictions of complete cells are missing, or are there twice")
     predicted, confidence = np.empty(shape, np.uint16), np.empty(shape, np.float32)
     predicted[place] = rows["predicted"].to_numpy()
     confidence[place] = rows["confidence"].fill_null(np.nan).to_numpy()

@@ -16,6 +16,7 @@ import vl_convert
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
+from ..printing import spreadsheet_csv
 from .page import Figure, heading, slug, spec_of
 
 ALL_FIGURES = "all"
@@ -82,7 +83,7 @@ def write_figures(
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending), sources)
             advance(1)
         rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
-        write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode(), sources)
+        write_bytes(folder / INDEX, spreadsheet_csv(pl.DataFrame(rows, COLUMNS, orient="row")).encode(), sources)
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
 
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
+from made_up_results import cell, database_of, image_set, part
 from PIL import Image
 from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
@@ -141,6 +143,21 @@ def test_a_full_disk_behind_standard_output_is_one_line(
         1,
         "bandlens: cannot write standard output: No space left on device; make room, and run the same command again\n",
     )
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_with_a_status_of_its_own(command: Command, tmp_path: Path) -> None:
+    images = image_set(4, labels=[0] * 4)
+    db = database_of(tmp_path, images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])])
+    with duckdb.connect(db) as connection:
+        connection.execute("UPDATE cell SET checkpoint = 999999")
+    words = ["report", "--db", db, "--out", tmp_path / "report.html"]
+    answer = command(*words)
+    assert (answer.code, answer.out) == (70, "")
+    assert answer.err == (
+        f"bandlens: this is a fault of bandlens or of {db}: KeyError: 999999; bandlens -v … shows where it arose, and "
+        f"`bandlens verify --db {db}` checks the file\n"
+    )
+    assert "app/report/data.py" in command("-v", *words).err
 
 
 def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:

@@ -228,3 +228,12 @@ def test_a_pipe_gets_the_tables_and_nothing_else(
     rows = list(csv.reader(io.StringIO(command(*command_line, "--format", "csv").out)))
     assert len(rows) > 1
     assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_a_bar_on_a_terminal_shows_the_signs_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress("a\x1b[2Jmodel", 1, "image", delay=0) as advance:
+        advance()
+    assert r"a\x1b[2Jmodel" in terminal.getvalue()

@@ -8,6 +8,7 @@ import json
 import re
 from itertools import pairwise
 from typing import Any
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -16,7 +17,17 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bandlens.app.console import listen
-from bandlens.app.printing import Format, csv_text, json_text, paper_text, print_document, print_rows, print_tables
+from bandlens.app.printing import (
+    Format,
+    csv_text,
+    json_text,
+    junit_text,
+    paper_text,
+    print_document,
+    print_rows,
+    print_tables,
+)
+from bandlens.core.untrusted import printable
 
 HOSTILE = [
     "a|b", "a\\|b", "two\nlines", "\u202egnp.exe", r"\input{/etc/passwd}", "50 % & $x_1^2$ ~ #1 {}", "[0.2]", "*",
@@ -65,11 +76,24 @@ def test_csv_keeps_every_digit_and_every_name(capsys: pytest.CaptureFixture[str]
     print_rows(ROWS, Format.csv)
     text = capsys.readouterr().out
     by_csv = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["model"] for row in by_csv] == HOSTILE
+    assert [row["model"] for row in by_csv] == ["'=1+1" if name == "=1+1" else name for name in HOSTILE]
     assert [float(row["value"]) for row in by_csv] == [row["value"] for row in ROWS]
     by_polars = pl.read_csv(io.StringIO(text))
     assert by_polars.columns == [*ROWS[0]]
     assert by_polars["value"].to_list() == [row["value"] for row in ROWS]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\t=1", "\r=1"])
+def test_texts_that_a_spreadsheet_would_run_begin_with_an_apostrophe_in_csv(text: str) -> None:
+    [row] = csv.DictReader(io.StringIO(csv_text([{"name": text, "value": -1.5, "number": "-1e-3"}]), newline=""))
+    assert row == {"name": f"'{text}", "value": "-1.5", "number": "-1e-3"}
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\0", "\ud800", "\ufffe\uffff", "]]>", "\x85\u2028"])
+def test_names_of_any_signs_are_well_formed_junit(text: str) -> None:
+    page = junit_text(text, {text: [(text, "fail", text)]})
+    root = ElementTree.fromstring(page.encode())
+    assert root.get("name") == printable(text)
 
 
 def test_lists_and_truth_are_json_in_csv() -> None:

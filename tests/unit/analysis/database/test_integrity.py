@@ -61,6 +61,8 @@ PREDICTION = f"cell = {CELL} AND image_index = 3"
         (f"UPDATE cell SET complete = false WHERE id = {CELL}", "is called complete and is not"),
         (f"UPDATE part SET first = 8 WHERE cell = {CELL} AND first = 0", "overlap or leave a gap"),
         ("DELETE FROM image WHERE image_index = 39", "another number of images"),
+        (f"UPDATE cell SET checkpoint = 999999 WHERE id = {CELL}", "is not in the database"),
+        (f"UPDATE cell SET condition = 999999 WHERE id = {CELL}", "is not in the database"),
     ],
 )
 def test_what_does_not_fit_is_found(command: Command, folder: Path, damage: str, words: str) -> None:
@@ -71,3 +73,25 @@ def test_what_does_not_fit_is_found(command: Command, folder: Path, damage: str,
     assert answer.code == 1
     assert len(answer.err.splitlines()) == 1
     assert any(words in problem for problem in json.loads(answer.out)["problems"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        f"DELETE FROM prediction WHERE {PREDICTION}",
+        f"UPDATE prediction SET image_index = 4 WHERE {PREDICTION}",
+        f"UPDATE prediction SET image_index = 4000000000 WHERE {PREDICTION}",
+        "DELETE FROM image WHERE image_index = 39",
+        "UPDATE label SET image_index = 4000000000 WHERE image_index = 3",
+    ],
+)
+def test_no_number_is_made_of_predictions_and_images_that_do_not_fit(
+    command: Command, folder: Path, damage: str
+) -> None:
+    database = folder / "results.duckdb"
+    with open_store(database) as store:
+        store.execute(damage)
+    answer = command("analyze", "--db", database)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(f"bandlens: {database}: ")
+    assert answer.err.endswith(f"`bandlens verify --db {database}` says which\n")
