@@ -12,6 +12,7 @@ import typer
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
+from ...core.untrusted import one_line
 from ..console import log
 from .parameters import RESULTS, Database, EngineOfStudy, File, existing, path_of
 
@@ -96,11 +97,18 @@ def _work(study: Study | Work | File, engine: str | None, db: File) -> Work:
 def plan(study: Study | Work | File, db: Database = RESULTS, *, engine: EngineOfStudy = None) -> Plan:
     """Show what a run would do: which cells are done, missing or stale, the time, and which metrics there will be.
 
+    Probes and measures of one's own are programs that load for this; the log names their files before they do.
+
     Args:
         study: the study: a TOML file.
     """
     from ..study.plan import plan_study
+    from ..study.resolve import Work
 
+    if not isinstance(study, Work):
+        study = read_study(study, engine)
+        if study.programs:
+            log.info(one_line(f"the study runs programs with your rights: {', '.join(study.programs)}"))
     return plan_study(_work(study, engine, db), Path(db))
 
 

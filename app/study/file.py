@@ -98,6 +98,12 @@ class Study:
         return [name for name, _ in _functions(self.probes)]
 
     @property
+    def programs(self) -> list[str]:
+        """The probes and measures that are functions in files, each with its file."""
+        tables = {f"{key[:-1]} {name}": table for key in TABLES for name, table in getattr(self, key).items()}
+        return [f"{name}: {self.folder / str(table['file'])}" for name, table in tables.items() if "file" in table]
+
+    @property
     def thread_count(self) -> int:
         return self.threads or processors()
 

@@ -240,3 +240,15 @@ def test_the_smallest_difference_counts_clusters_and_tests(command: Command, pla
         "\nsmallest difference of two accuracies that 80 % of such studies find after Holm, on clustered.set: none\n"
         in page
     )
+
+
+def test_files_that_a_study_runs_are_named_before_they_are(place: Place, command: Command, tmp_path: Path) -> None:
+    code = tmp_path / "stranger.py"
+    code.write_text("raise ValueError('this has run')", encoding="utf-8")
+    tables = f"blur = {{file = '{code}'}}\n[measures]\nhits = {{file = 'hits.py'}}"
+    file = make_study(place.folder, probes=tables)
+    lines = command("plan", file, "--db", place.database).err.splitlines()
+    assert lines[0] == (
+        f"the study runs programs with your rights: probe blur: {code}, measure hits: {place.folder / 'hits.py'}"
+    )
+    assert "this has run" in lines[-1]
