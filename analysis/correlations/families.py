@@ -7,7 +7,8 @@ and y over all n models:
     within    of R and S less the means of their families; families of one model do not count
     between   Spearman's, of the means of x and of y over the models of each family
 
-p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010).
+p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010). Of eight
+families or fewer, p_between counts all permutations (`resampling`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import scipy
 from numpy.typing import NDArray
 
 from ..statistics import Floats
+from ..statistics.resampling import EXACT_MODELS, exact_p
 
 PERMUTATIONS = 1000
 FEWEST_FAMILIES = 4
@@ -73,6 +75,10 @@ def by_family(
     has_families = len(names) >= FEWEST_FAMILIES
     mean_r, mean_s = scipy.stats.rankdata(means[0]), scipy.stats.rankdata(means[1])
     between = pearson(mean_r, mean_s) if has_families else np.nan
+    if has_families and len(names) <= EXACT_MODELS:
+        p_between = exact_p("spearman", mean_r[None], mean_s[None])[0].item()
+    else:
+        p_between = _p(between, mean_r[orders_of_families], mean_s)
     return ByFamily(
         len(x),
         len(names),
@@ -82,7 +88,7 @@ def by_family(
         _p(within, inner_r[orders_within], inner_s),
         int(in_family.sum()),
         between,
-        _p(between, mean_r[orders_of_families], mean_s),
+        p_between,
     )
 
 

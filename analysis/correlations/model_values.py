@@ -24,7 +24,7 @@ from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
 
 FEWEST_MODELS = 4
-"""Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
+"""Models that a correlation needs: of three, a third of all orders are perfect."""
 MODELS_AT_ONCE = 64
 """Models whose clean predictions are read by one query: a query takes longer than to read a thousand of them."""
 

@@ -3,14 +3,18 @@
 A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
 each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias.
 
-    low, high                 95 % interval over models (`resampling`)
+    low, high                 95 % interval over models (`resampling`); none of eight models or fewer
     low_images, high_images   the same over models and images
-    p_permutation             of shuffled models
+    p, p_permutation          by the formula of t, and of shuffled models; of eight models or fewer, both are of all
+                              permutations (`resampling`)
+    p_least                   the least possible p of these values of eight models or fewer
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
     detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
+    shares_term               whether the bias is a ratio to clean accuracy, and the group this accuracy or a mean with
+                              it: the two go together by their making, and the row has no star
 """
 
 from __future__ import annotations
@@ -24,23 +28,36 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
-from ..statistics import Floats
+from ..statistics import ALPHA, Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, partial, t_test
 from ..statistics.power import smallest_correlation
-from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
+from ..statistics.resampling import (
+    EXACT_MODELS,
+    Interval,
+    bca_intervals,
+    bootstrap,
+    crossed_bootstrap,
+    exact_p,
+    permutation_p,
+)
 from .model_values import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 NUMBERS = (
-    *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_holm", "p_bh"),
+    *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_least"),
+    *("p_holm", "p_bh"),
     *("detectable", "partial", "partial_p", "loco_low", "loco_high"),
 )
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     **dict.fromkeys(("method", "bias", "group", "subset"), pl.String),
     "n": pl.Int64,
     **dict.fromkeys(NUMBERS, pl.Float64),
-    **dict.fromkeys(("loco_low_category", "loco_high_category", "note"), pl.String),
+    **dict.fromkeys(("loco_low_category", "loco_high_category"), pl.String),
+    "shares_term": pl.Boolean,
+    "note": pl.String,
 }
 """Columns of the table."""
+HOLDS = (pl.col("p_holm") < ALPHA) & ~pl.col("shares_term")
+"""True where a coefficient has a star."""
 SEED = 0
 """The seed of the bootstrap and of permutations: the same models always give the same table."""
 
@@ -86,13 +103,15 @@ def correlate(
     has_p = ~np.isnan(p)
     tests = int(has_p.sum())
     detectable = [
-        smallest_correlation(n, tests, method) if test else None for n, test in zip(table["n"], has_p, strict=True)
+        smallest_correlation(n, tests, method) if test and n > EXACT_MODELS else None
+        for n, test in zip(table["n"], has_p, strict=True)
     ]
     table = table.with_columns(
         method=pl.lit(method),
         p_holm=pl.Series(holm(p)),
         p_bh=pl.Series(benjamini_hochberg(p)),
         detectable=pl.Series(detectable, dtype=pl.Float64),
+        shares_term=pl.lit(value=False),
     )
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -102,7 +121,7 @@ def correlate_study(
 ) -> pl.DataFrame:
     """Correlate the models of a study as `correlate` does, in its subsets; some of its biases, or all.
 
-    The note names a bias that is a ratio to the accuracy that it is set against: the two go together by their making.
+    `shares_term` and the note name a bias that is a ratio to the accuracy that it is set against.
     """
     table = correlate(
         study.frame,
@@ -121,9 +140,9 @@ def correlate_study(
         for bias, group in table.select("bias", "group").rows()
     ]
     ratio = pl.Series(notes, dtype=pl.String)
-    return table.with_columns(note=pl.concat_str(ratio, "note", separator="; ", ignore_nulls=True)).with_columns(
-        note=pl.when(pl.col("note") != "").then("note")
-    )
+    return table.with_columns(
+        shares_term=ratio.is_not_null(), note=pl.concat_str(ratio, "note", separator="; ", ignore_nulls=True)
+    ).with_columns(note=pl.when(pl.col("note") != "").then("note"))
 
 
 def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:
@@ -159,6 +178,15 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
+    columns = {"n": n, "coefficient": r, **_partial(models, method), **_leave_one_category_out(models, method)}
+    if models.n <= EXACT_MODELS:
+        p, least = exact_p(method, x, y)
+        return columns | {
+            "p": p,
+            "p_permutation": p,
+            "p_least": least,
+            "note": _notes(models, _few_notes(models, least)),
+        }
     resampled = [bootstrap(method, x, y, resamples, SEED)]
     if models.over_images.any():  # the other pairs have no intervals of their own
         crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
@@ -166,28 +194,25 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     interval, *over_images = bca_intervals(method, x, y, *resampled)
     with_images = next(iter(over_images), None)
     return {
-        "n": n,
-        "coefficient": r,
+        **columns,
         "low": interval.low,
         "high": interval.high,
         **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
         "p": t_test(r, models.n - 2),
         "p_permutation": permutation_p(method, x, y, resamples, SEED),
-        **_partial(models, method),
-        **_leave_one_category_out(models, method),
-        "note": _notes(models, interval, with_images, resamples),
+        "note": _notes(models, _interval_notes(models, interval, with_images, resamples)),
     }
 
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
-    """The coefficient given z and its p, over the models that have z."""
+    """The coefficient given z, over the models that have z, and its p where they are enough for it."""
     with_z, n = models.has_z, int(models.has_z.sum())
     if models.z is None or n < FEWEST_MODELS:
         return {}
     x, y, z, once = models.x[:, with_z], models.y[:, with_z], models.z[None, with_z], np.ones(n)
     r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
     coefficient = partial(r, xz[:, 0], yz[:, 0])
-    return {"partial": coefficient, "partial_p": t_test(coefficient, n - 3)}
+    return {"partial": coefficient} | ({"partial_p": t_test(coefficient, n - 3)} if n > EXACT_MODELS else {})
 
 
 def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDArray[Any]]:
@@ -209,22 +234,41 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     }
 
 
-def _notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
-    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
+def _notes(models: Models, of_pairs: NDArray[Any]) -> NDArray[Any]:
+    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say.
+
+    `of_pairs` (a, b) are the notes on intervals and tests of pairs that vary.
+    """
     shared = _shared_notes(models)
     counts_x, counts_y = ([len(np.unique(row)) for row in values] for values in (models.x, models.y))
     ties_x, ties_y = _ties(models.biases, counts_x, models.n), _ties(models.groups, counts_y, models.n)
-    notes = np.full(interval.low.shape, None, object)
+    notes = np.full(of_pairs.shape, None, object)
     for i, j in np.ndindex(notes.shape):
         parts = [ties_x[i], ties_y[j]]
         if counts_x[i] > 1 and counts_y[j] > 1:
-            parts.append(_interval_note(interval, (i, j), resamples))
-            if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
-                parts.append(f"over images: {note}")
-            parts += shared
+            parts += [of_pairs[i, j], *shared]
             if models.control in (models.biases[i], models.groups[j]):
                 parts.append(f"{models.control} itself is what partial holds fixed")
         notes[i, j] = "; ".join(filter(None, parts)) or None
+    return notes
+
+
+def _few_notes(models: Models, least: Floats) -> NDArray[Any]:
+    """Notes (a, b) on the tests of few models, from the least possible p (a, b)."""
+    notes = np.full(least.shape, f"{models.n} models are too few for an interval", object)
+    for i, j in zip(*np.nonzero(least >= ALPHA), strict=True):
+        notes[i, j] += f"; {models.n} models cannot reach {ALPHA} (least possible p {least[i, j]:.2g})"
+    return notes
+
+
+def _interval_notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
+    """Notes (a, b) on intervals over models, and over images as well; empty where nothing is to say."""
+    notes = np.full(interval.low.shape, None, object)
+    for pair in np.ndindex(notes.shape):
+        parts = [_interval_note(interval, pair, resamples)]
+        if with_images and models.over_images[pair] and (note := _interval_note(with_images, pair, resamples)):
+            parts.append(f"over images: {note}")
+        notes[pair] = "; ".join(filter(None, parts))
     return notes
 
 

@@ -9,8 +9,9 @@ Both are one formula, Daniels' generalized coefficient (Daniels 1944): the cosin
 
 An observation that counts w times in a resample is there w times, ranks and ties included.
 
-`p` is two-sided, from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom. The partial coefficient holds z
-fixed, with n - 3 degrees of freedom:
+From nine models on, `p` is two-sided, from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; of fewer it
+is that of all permutations (`resampling`). The partial coefficient holds z fixed, with n - 3 degrees of freedom, and
+has no p of fewer than nine models, whose permutations are not exact for it:
 
     r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))
 

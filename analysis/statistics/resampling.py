@@ -3,10 +3,16 @@
 Images of a cluster go together, with their outcomes under every condition (Field & Welsh 2007). Intervals are
 percentiles over 1,000 seeded resamples.
 
-Correlations have bootstrap intervals and permutation tests. Permutations shuffle the models of one variable against the
-other, 10,000 times unless asked otherwise:
+Correlations have permutation tests, and bootstrap intervals from nine models on. Permutations shuffle the models of one
+variable against the other, 10,000 times unless asked otherwise:
 
     p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
+
+Up to eight models, all n! permutations are counted, the data among them:
+
+    p of Spearman's   share of permutations with |r*| >= |r|, ranks of ties averaged
+    p of Pearson's    2 min(share with r* >= r, share with r* <= r), at most 1
+    least possible    the p that the best order of the same values would have; 2 / n! without ties
 
 Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; there is none
 where a variable does not vary in more than 5 % of them:
@@ -28,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import permutations as all_orders
 
 import numpy as np
 import scipy
@@ -45,6 +52,8 @@ _DRAWS_AT_ONCE = 1 << 20
 """Numbers in the largest table of draws of clusters."""
 UNDEFINED = 0.05
 """Share of resamples without a coefficient above which there is no interval."""
+EXACT_MODELS = 8
+"""Models up to which all permutations are counted: 40,320 for eight."""
 BLOCK = 4_000_000
 """Numbers in the largest temporary array."""
 
@@ -234,12 +243,7 @@ def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed:
     """Two-sided p (a, b): the models of x are shuffled against those of y (Phipson & Smyth 2010)."""
     n = x.shape[-1]
     order = np.random.default_rng([seed, 2]).permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
-    return p_of_orders(method, x, y, order)
-
-
-def p_of_orders(method: Method, x: Floats, y: Floats, order: Ints) -> Floats:
-    """`permutation_p` with given permutations (permutations, n)."""
-    once = np.ones(x.shape[-1])
+    once = np.ones(n)
     if method == "spearman":  # ranks move with their models, so they are taken once
         method, x, y = "pearson", centred_ranks(x, once), centred_ranks(y, once)
     observed = np.abs(coefficients(method, x, y, once))
@@ -249,6 +253,26 @@ def p_of_orders(method: Method, x: Floats, y: Floats, order: Ints) -> Floats:
         # Equal but for rounding is equal.
         count += (np.abs(coefficients(method, shuffled, y, once)) >= observed - 1e-12).sum(axis=0)
     return np.where(np.isnan(observed), np.nan, (1 + count) / (1 + len(order)))
+
+
+def exact_p(method: Method, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Two-sided p of x (a, n) with y (b, n) by all permutations of n <= EXACT_MODELS models, and the least possible p.
+
+    Both are (a, b), and NaN where a variable does not vary.
+    """
+    n = x.shape[-1]
+    if method == "spearman":
+        x, y = (centred_ranks(values, np.ones(n)) for values in (x, y))
+    orders = np.array(list(all_orders(range(n))))
+    results = np.ones((2, len(x), len(y)))
+    for j in range(len(y)):
+        r = coefficients("pearson", y[j, orders], x, np.ones(n))  # the first order is that of the data
+        sides = [np.abs(r)] if method == "spearman" else [r, -r]
+        for side in sides:
+            for p, extreme in zip(results[:, :, j], (side[0], side.max(axis=0)), strict=True):
+                np.minimum(p, len(sides) * (side >= extreme - 1e-9).mean(axis=0), out=p)
+        results[:, np.isnan(r[0]), j] = np.nan
+    return results[0], results[1]
 
 
 def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:

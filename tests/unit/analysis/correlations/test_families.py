@@ -53,6 +53,13 @@ def test_families_of_one_model_say_nothing_within_and_gaps_are_left_out() -> Non
     assert np.isnan(by_family(x, y, np.array(list("aaabbb"))).between)
 
 
+def test_few_families_have_an_exact_p_between_them() -> None:
+    """Of four families, 2 of 24 orders are perfect."""
+    x = np.array([1.0, 1.1, 2, 2.1, 3, 3.1, 4, 4.1])
+    correlations = by_family(x, x**2, np.array(list("aabbccdd")))
+    assert (correlations.between, correlations.p_between) == pytest.approx((1, 2 / 24))
+
+
 def test_partial_is_that_of_ranks() -> None:
     random = np.random.default_rng(2)
     x, y, z = random.normal(size=(3, 50))

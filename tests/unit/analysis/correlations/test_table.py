@@ -1,13 +1,17 @@
+from math import factorial
+
 import numpy as np
 import pandas as pd
 import pingouin
 import polars as pl
 import pytest
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm, permutation_test, spearmanr
+from statsmodels.stats.multitest import multipletests
 
 from bandlens.analysis.correlations.model_values import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate
 from bandlens.analysis.published.study_figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
+from bandlens.analysis.statistics import Floats
 from bandlens.core.errors import StoreError, UnknownName
 
 TOTAL = {"total": pl.lit(True)}
@@ -110,11 +114,45 @@ def test_fewer_than_four_models_are_told(n: int, words: str) -> None:
     assert table.schema == SCHEMA
 
 
+def exact_spearman_p(x: Floats, y: Floats) -> float:
+    return permutation_test(
+        (x,), lambda values: spearmanr(values, y).statistic, permutation_type="pairings", n_resamples=np.inf
+    ).pvalue
+
+
+def test_few_models_have_an_exact_p_and_neither_an_interval_nor_the_p_of_t() -> None:
+    """scipy.stats.permutation_test counts all orders; the formula of t has p = 0 for a perfect order of four."""
+    frame = models(8, z=np.random.default_rng(1).normal(size=8), x_low=[-3.0] * 8, x_high=[3.0] * 8)
+    for n in (4, 6):
+        few = frame.head(n).with_columns(up=pl.col("x").rank(), down=-pl.col("x"))
+        table = correlate(few, ["x", "up"], ["y", "down"], TOTAL, control="z", resamples=100)
+        expected = [
+            exact_spearman_p(few[bias].to_numpy(), few[group].to_numpy())
+            for bias, group in table.select("bias", "group").rows()
+        ]
+        assert table["p"].to_list() == table["p_permutation"].to_list() == pytest.approx(expected, abs=1e-12)
+        assert table["p_least"].to_list() == pytest.approx([2 / factorial(n)] * 4)
+        for name, method in (("p_holm", "holm"), ("p_bh", "fdr_bh")):
+            assert table[name].to_list() == pytest.approx(multipletests(expected, method=method)[1].tolist())
+        blank = ("low", "high", "low_images", "high_images", "partial_p", "detectable")
+        assert all(table[name].is_null().all() for name in blank)
+        assert table["partial"].is_not_null().any()
+        assert table["note"].str.contains(f"{n} models are too few for an interval").all()
+        cannot = table["note"].str.contains("4 models cannot reach 0.05 (least possible p 0.083)", literal=True)
+        assert cannot.to_list() == [n == 4] * 4
+    enough = correlate(models(9), ["x"], ["y"], TOTAL, control="x", resamples=100).row(0, named=True)
+    assert enough["low"] is not None
+    assert enough["p"] == pytest.approx(spearmanr(models(9)["x"], models(9)["y"]).pvalue)
+    assert enough["p_least"] is None
+
+
 def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
     single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], TOTAL, resamples=100)
-    assert single_category["note"].item() == "one category, so none can be left out"
+    assert (
+        single_category["note"].item() == "8 models are too few for an interval; one category, so none can be left out"
+    )
     dominant_category = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], TOTAL, resamples=100)
-    assert dominant_category["note"].item() == "without a fewer than 4 models are left"
+    assert dominant_category["note"].item().endswith("; without a fewer than 4 models are left")
     assert dominant_category["loco_low"].item() is None
 
 

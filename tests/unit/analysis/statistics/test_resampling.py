@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Iterator
+from math import factorial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from bandlens.analysis.statistics.resampling import (
     bootstrap,
     count_right,
     crossed_bootstrap,
-    p_of_orders,
+    exact_p,
     permutation_p,
     shared_factors,
 )
@@ -70,18 +71,35 @@ def test_resamples_that_do_not_vary_are_counted_and_too_many_leave_no_interval()
     assert 0 < interval.undefined[1, 0] < 100
 
 
+@pytest.mark.parametrize("n", [4, 6])
+@pytest.mark.parametrize("ties", [False, True])
+def test_all_permutations_of_few_models_give_scipy_s_exact_p(n: int, ties: bool) -> None:
+    """Spearman's p counts coefficients of either sign; Pearson's is twice that of the rarer side, as SciPy's."""
+    x, y = data(n, ties)
+    orders = [list(order) for order in itertools.permutations(range(n))]
+    for i, j in np.ndindex(2, 2):
+        shuffled = np.array([spearmanr(x[i], y[j][order]).statistic for order in orders])
+        p, least = (values[i, j] for values in exact_p("spearman", x, y))
+        assert p == pytest.approx(np.mean(abs(shuffled) >= abs(shuffled[0]) - 1e-9), abs=1e-12)
+        assert least == pytest.approx(np.mean(abs(shuffled) >= abs(shuffled).max() - 1e-9), abs=1e-12)
+        expected = permutation_test(
+            (x[i],), lambda values, fixed=y[j]: pearsonr(values, fixed).statistic, permutation_type="pairings",
+            n_resamples=np.inf,
+        )  # fmt: skip
+        p, least = (values[i, j] for values in exact_p("pearson", x, y))
+        assert p == pytest.approx(expected.pvalue, abs=1e-12)
+        assert least <= p
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_all_permutations_give_scipy_s_exact_p(method: Method) -> None:
-    x, y = data(6)
-    order = np.array(list(itertools.permutations(range(6))))[1:]  # the +1 of the formula is the identity
-    expected = permutation_test(
-        (x[0],),
-        lambda a: abs(SCIPY[method](a, y[0]).statistic),
-        permutation_type="pairings",
-        alternative="greater",
-        n_resamples=np.inf,
-    )
-    assert p_of_orders(method, x[:1], y[:1], order)[0, 0] == pytest.approx(expected.pvalue, abs=1e-10)
+def test_the_least_possible_p_is_that_of_two_orders_of_all(method: Method) -> None:
+    for n in range(4, 9):
+        values = np.arange(1.0, n + 1)[None] ** 2
+        p, least = exact_p(method, values, -values)
+        assert (p.item(), least.item()) == pytest.approx((2 / factorial(n), 2 / factorial(n)))
+    p, least = exact_p(method, np.array([[1.0, 2, 3, 4]]), np.array([[1.0, 1, 2, 3]]))
+    assert (p.item(), least.item()) == pytest.approx((1 / 6, 1 / 6)), "a tie makes more orders alike"
+    assert np.isnan(exact_p(method, np.ones((1, 5)), np.arange(5.0)[None])).all()
 
 
 def test_permutation_p_is_uniform_without_a_correlation() -> None:
