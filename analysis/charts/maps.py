@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from ...core.protocol import NOISE_SDS, OCTAVES, SIZE, octave_edges
+from ..correlations.table import HOLDS
 from ..measures.base import State
 from ..measures.critical_band import center
 from ..measures.psychometric import THRESHOLDS
@@ -164,17 +165,19 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
 def correlation_map(table: pl.DataFrame, title: str) -> Any:
     """Tiles of biases (down) by generalization groups (across), from rows of `correlate` of one subset.
 
-    A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
+    A star and bold type mark p_holm < 0.05, but no bias that shares a term with its group; what has p >= 0.05 without
+    any correction is pale.
     """
-    rows = table.select("coefficient", "low", "high", "p", "p_holm", "n").with_columns(
+    holds = HOLDS.fill_null(value=False).alias("holds")
+    rows = table.select("coefficient", "low", "high", "p", "p_least", "p_holm", "n", bold=holds).with_columns(
         bias=pl.Series([title_of(name) for name in table["bias"]]),
         group=pl.Series([words(name) for name in table["group"]]),
-        bold=(pl.col("p_holm") < ALPHA).fill_null(value=False),
         pale=(pl.col("p") >= ALPHA).fill_null(value=True),
-        text=pl.Series([rho_text(*row) for row in table.select("coefficient", "p_holm").rows()]),
+        text=pl.Series([rho_text(*row) for row in table.select("coefficient", holds).rows()]),
     )
     coefficient = ("coefficient", COEFFICIENTS[table["method"][0]], ".3f")
-    tests = [("p", "p", ".2g"), ("p_holm", "p, after Holm", ".2g"), ("n", "models", "d")]
+    least = [("p_least", "least possible p", ".2g")] * bool(rows["p_least"].count())
+    tests = [("p", "p", ".2g"), *least, ("p_holm", "p, after Holm", ".2g"), ("n", "models", "d")]
     return tile_map(
         rows,
         title,
@@ -186,10 +189,9 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     )
 
 
-def rho_text(rho: float | None, adjusted: float | None) -> str:
+def rho_text(rho: float | None, holds: bool | None) -> str:
     """The text of a coefficient, with a star where it holds after correction."""
-    star = "*" if adjusted is not None and adjusted < ALPHA else ""
-    return f"{signed(rho)}{star}"
+    return signed(rho) + "*" * bool(holds)
 
 
 def octave_names(size: int) -> list[str]:

@@ -9,7 +9,7 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
                               permutations (`resampling`)
     p_least                   the least possible p of these values of eight models or fewer
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
-    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`)
+    detectable                the smallest |rho| that 80 % of such studies of nine models or more find after Holm (`power`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
@@ -143,6 +143,12 @@ def correlate_study(
     return table.with_columns(
         shares_term=ratio.is_not_null(), note=pl.concat_str(ratio, "note", separator="; ", ignore_nulls=True)
     ).with_columns(note=pl.when(pl.col("note") != "").then("note"))
+
+
+def model_counts(table: pl.DataFrame) -> list[int]:
+    """How many models the coefficients of a table are over, ascending; without coefficients, how many have values."""
+    with_coefficient = table.drop_nulls("coefficient")
+    return (table if with_coefficient.is_empty() else with_coefficient)["n"].unique().sort().to_list()
 
 
 def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:

@@ -13,27 +13,29 @@ if TYPE_CHECKING:
     import polars as pl
 
 COLUMNS = (
-    *("bias", "group", "coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_holm"),
-    *("p_bh", "detectable", "partial", "loco_low", "loco_high"),
+    *("bias", "group", "coefficient", "low", "high", "low_images", "high_images", "p", "p_least", "p_permutation"),
+    *("p_holm", "p_bh", "detectable", "partial", "loco_low", "loco_high"),
 )
 """Columns that people are shown of correlations."""
 
 
 def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens correlate --method pearson --format csv"""
+    from ...analysis.correlations.table import model_counts
+
     rows = correlated.rows
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return
-    over_images = rows["low_images"].null_count() < len(rows)
-    columns = [name for name in COLUMNS if over_images or not name.endswith("_images")]
+    optional = ("low_images", "high_images", "p_least")
+    columns = [name for name in COLUMNS if name not in optional or rows[name].count()]
     method, partial = rows["method"][0], f"given {correlated.partial_on}" if correlated.partial_on else "partial"
     titles = {"coefficient": method, "low": f"{method}_low", "high": f"{method}_high", "partial": partial}
+    titles |= {"p_least": "least possible"}
     tables = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
     for (subset,), subset_rows in rows.group_by("subset", maintain_order=True):
-        counts = ", ".join(map(str, sorted(subset_rows["n"].unique())))
-        title = f"{SUBSET_TITLES[subset]} models (n = {counts})"
-        tables[title] = subset_rows.select(columns).rename(titles).to_dicts()
+        title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, model_counts(subset_rows)))})"
+        tables[title] = subset_rows.select(columns).rename(titles, strict=False).to_dicts()
     print_tables(tables, table_format)
     for clause in dict.fromkeys(clause for note in rows["note"].drop_nulls() for clause in note.split("; ")):
         print_note(clause, table_format)
@@ -52,12 +54,13 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
     uncertain = tested_rows.filter(tested_rows["p_holm"] >= ALPHA)
     if uncertain.is_empty():
         return text
-    sizes = dict.fromkeys(f"{end(uncertain['detectable']):.2f}" for end in (min, max))
+    text += f"\nno correlation was found in {len(uncertain)} after Holm"
+    detectable = uncertain["detectable"].drop_nulls()
+    if detectable.is_empty():
+        return text
+    sizes = dict.fromkeys(f"{end(detectable):.2f}" for end in (min, max))
     by_models = ", by the number of models," if len(sizes) > 1 else ""
-    return (
-        f"{text}\nno correlation was found in {len(uncertain)} after Holm; one smaller than "
-        f"{' to '.join(sizes)}{by_models} could not have been found"
-    )
+    return f"{text}; one smaller than {' to '.join(sizes)}{by_models} could not have been found"
 
 
 COMMANDS: dict[str, Any] = {"correlate": command(results.correlate, print_correlated)}

@@ -9,11 +9,11 @@ import altair as alt
 import polars as pl
 
 from ...analysis.charts.curves import diamonds
-from ...analysis.charts.grammar import INK, layered, picked, plot, tips
+from ...analysis.charts.grammar import INK, layered, picked, plot, tips, words
 from ...analysis.charts.maps import correlation_map, rho_text
 from ...analysis.charts.numbers import scatter_points
 from ...analysis.correlations.model_values import StudyTable
-from ...analysis.correlations.table import correlate_study
+from ...analysis.correlations.table import HOLDS, correlate_study, model_counts
 from ...analysis.database.open import open_store
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
@@ -33,7 +33,7 @@ MANY_MODELS = 200
 RESAMPLES, RESAMPLES_OF_MANY = 10_000, 1_000
 NARROW_GROUPS = 5
 """Groups that leave room for their numbers on a third of a page."""
-MAP_COLUMNS = ("coefficient", "low", "high", "p", "p_holm")
+MAP_COLUMNS = ("coefficient", "low", "high", "p", "p_least", "p_holm")
 """Columns that the maps show, whether the models are enough for any or not."""
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
@@ -46,7 +46,8 @@ OWN_CAPTION = (
 MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
 SCATTER_CAPTION = (
     "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
-    "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests."
+    "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests; no ratio to clean accuracy has "
+    "one against ID."
 )
 STUDY_TEXT = (
     "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
@@ -60,7 +61,8 @@ def correlations_section(results: ReportData) -> Section:
     if isinstance(study, Missing):
         return Section("correlations", title, [])
     table = correlations(study)
-    text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {counts(table)}"
+    models = models_in_words(table.filter(subset="total"))
+    text = f"Your {models}: their biases against top-1 on the labelled image sets. {counts(table)}"
     columns = 3 if len(study.groups) <= NARROW_GROUPS else 1
     figure = correlations_figure("own-correlations", "Your models", table, columns)
     return Section("correlations", title, [text], [figure])
@@ -76,18 +78,39 @@ def correlations(study: StudyTable) -> pl.DataFrame:
 def correlations_figure(name: str, title: str, table: pl.DataFrame, columns: int, **properties: Any) -> Figure:
     """A heat map of each subset of the models."""
     panels = {
-        title: correlation_map(part, f"{title} ({max(part['n'])} models)")
+        title: correlation_map(part, f"{title} ({models_in_words(part)})")
         for subset, title in SUBSET_TITLES.items()
         if len(part := table.filter(pl.col("subset") == subset))
     }
-    return Figure(name, title, MAP_CAPTION.format(tests=table["p"].count()), panels, columns, table, **properties)
+    caption = " ".join([MAP_CAPTION.format(tests=table["p"].count()), *_reservations(table)])
+    return Figure(name, title, caption, panels, columns, table, **properties)
+
+
+def models_in_words(table: pl.DataFrame) -> str:
+    """The number of models that the coefficients are over, such as `4 to 6 models`."""
+    ends = dict.fromkeys([model_counts(table)[0], model_counts(table)[-1]])
+    return f"{' to '.join(map(str, ends))} {'model' if [*ends] == [1] else 'models'}"
+
+
+def _reservations(table: pl.DataFrame) -> Iterator[str]:
+    """Sentences on what few models cannot show, and on pairs that have no star."""
+    least = table.drop_nulls("p_least").group_by("n").agg(pl.col("p_least").min()).sort("n")
+    for n, p in least.rows():
+        limit = ", so none has a star" if p >= ALPHA else ""
+        yield f"Over {n} models, p counts all orders (least possible {p:.2g}){limit}, and there is no interval."
+    ratios = table.filter("shares_term").select("bias", "group").unique(maintain_order=True)
+    if len(ratios):
+        pairs = ", ".join(f"{title_of(bias)} with {words(group)}" for bias, group in ratios.rows())
+        yield f"No star, since the bias is a ratio to clean accuracy, which is part of the other number: {pairs}."
 
 
 def counts(table: pl.DataFrame) -> str:
     """A sentence on how many correlations there are, and how many hold."""
-    plain, corrected = ((table[name] < ALPHA).sum() for name in ("p", "p_holm"))
+    plain, corrected, starred = table.select(pl.col("p", "p_holm") < ALPHA, star=HOLDS).sum().row(0)
+    ratios = f"; {corrected - starred} of these are of a ratio to its own denominator" * (corrected > starred)
     return (
-        f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {corrected} hold after Holm's correction."
+        f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {corrected} hold after Holm's "
+        f"correction{ratios}."
     )
 
 
@@ -106,8 +129,8 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
     """Each bias against each group of benchmarks, for the study's models."""
     figures, total = shipped_figures(), coefficients.filter(subset="total")
     rho = {
-        (bias, group): rho_text(value, adjusted)
-        for bias, group, value, adjusted in total.select("bias", "group", "coefficient", "p_holm").rows()
+        (bias, group): rho_text(value, holds)
+        for bias, group, value, holds in total.select("bias", "group", "coefficient", HOLDS.alias("holds")).rows()
     }
     panels = {
         f"{bias}, {group}": scatter_points(figures, bias, group)

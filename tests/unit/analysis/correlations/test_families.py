@@ -54,7 +54,7 @@ def test_families_of_one_model_say_nothing_within_and_gaps_are_left_out() -> Non
 
 
 def test_few_families_have_an_exact_p_between_them() -> None:
-    """Of four families, 2 of 24 orders are perfect."""
+    """Two of the 24 orders of four families are perfect."""
     x = np.array([1.0, 1.1, 2, 2.1, 3, 3.1, 4, 4.1])
     correlations = by_family(x, x**2, np.array(list("aabbccdd")))
     assert (correlations.between, correlations.p_between) == pytest.approx((1, 2 / 24))

@@ -83,7 +83,7 @@ def test_the_published_table_is_that_of_the_shipped_figures() -> None:
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    study(db, 8, category="adversarial_training")
+    study(db, 10, category="adversarial_training")
     rows = json.loads(run_here("correlate", "--db", db, "--format", "json"))
     pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
     subsets = ("total", "adversarial_training", "other")
@@ -95,14 +95,25 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     )
     totals = {row["bias"]: row["coefficient"] for row in rows if row["subset"] == "total"}
     assert totals["low_frequency_bias"] < -0.8 < 0.8 < totals["high_frequency_bias"]
-    assert {row["subset"]: row["n"] for row in rows} == dict(zip(subsets, (8, 4, 4), strict=True))
+    assert {row["subset"]: row["n"] for row in rows} == dict(zip(subsets, (10, 5, 5), strict=True))
     assert rows[0]["low_images"] is not None
     assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
 
 
+def test_four_models_have_the_least_possible_p_and_hold_nothing(tmp_path: Path) -> None:
+    study(db := tmp_path / "results.duckdb", 4)
+    page = run_here("correlate", "--db", db)
+    assert "All models (n = 4)" in page
+    assert "least possible" in page.splitlines()[2]
+    assert "4 models cannot reach 0.05 (least possible p 0.083)" in page
+    assert "below 0.05: p 0, permutation p 0, after Holm 0, after Benjamini-Hochberg 0" in page
+    assert page.endswith("no correlation was found in 4 after Holm\n")
+    assert {row["p_least"] for row in json.loads(run_here("correlate", "--db", db, "--format", "json"))} == {2 / 24}
+
+
 def test_a_bias_that_does_not_vary_is_a_row_without_an_interval_and_the_others_keep_theirs(tmp_path: Path) -> None:
     db, name = tmp_path / "results.duckdb", "critical_bandwidth"
-    study(db, 5, constant=name)
+    study(db, 9, constant=name)
     rows = [
         row for row in json.loads(run_here("correlate", "--db", db, "--format", "json")) if row["group"] == "top1 a"
     ]

@@ -11,9 +11,10 @@ import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from reported import GRID, report_data_of
 
+from bandlens.analysis.correlations.model_values import StudyTable
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.app.report.correlations import published_sections
+from bandlens.app.report.correlations import correlations_section, published_sections
 from bandlens.app.report.page import Figure
 
 FILTERS = [setting for setting in GRID if setting.probe != "critical_band"]
@@ -87,3 +88,38 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
     )
     [*_, rows] = layers(figures(path)["atlas-biases"], "point")
     assert [(row["imagenet"], row["imagenet_is"]) for row in rows] == [(pytest.approx(75), "measured")]
+
+
+def test_a_ratio_has_no_star_against_its_denominator_which_the_page_says() -> None:
+    """High-frequency bias is over clean accuracy, of which ID is a mean: p after Holm is 4e-5 over the 48 models."""
+    [section] = published_sections(None)
+    maps, scatter = section.figures
+    row = maps.table.filter(bias="high_frequency_bias", group="ID", subset="total").row(0, named=True)
+    assert row["p_holm"] < 0.05
+    tiles = maps.panels["All"].to_dict()["datasets"].values()
+    texts = {(tile["bias"], tile["group"]): tile["text"] for rows in tiles for tile in rows if "text" in tile}
+    assert not texts["high-frequency bias", "ID"].endswith("*")
+    assert texts["high-frequency bias", "Robustness"].endswith("*")
+    assert (
+        scatter.panels["high_frequency_bias, ID"].to_dict()["title"] == f"ID: ρ = {texts['high-frequency bias', 'ID']}"
+    )
+    assert "No star, since the bias is a ratio to clean accuracy" in maps.caption
+    assert "high-frequency bias with ID" in maps.caption
+    assert "22 hold after Holm's correction; 3 of these are of a ratio to its own denominator" in section.text[0]
+
+
+def test_four_models_have_no_star_and_headings_count_models_with_values(tmp_path: Path) -> None:
+    images, path = image_set(12, labels=[0] * 12), tmp_path / "results.duckdb"
+    database_of(tmp_path, images, [part(cell(images, condition()), [0] * 12, [0] * 12)])
+    values = [1.0, 2, 3, 4, None, None]
+    frame = pl.DataFrame({"category": ["own"] * 6, "bias": values, "ID": [9.0, 7, 5, 3, 1, 0]})
+    section = correlations_section(replace(report_data_of(path), correlated=StudyTable(frame, ["bias"], ["ID"], None)))
+    [figure] = section.figures
+    assert section.text[0].startswith("Your 4 models: ")
+    assert "0 have p < 0.05, and 0 hold" in section.text[0]
+    assert "Over 4 models, p counts all orders (least possible 0.083), so none has a star" in figure.caption
+    [panel] = figure.panels.values()
+    chart = panel.to_dict()
+    assert chart["title"] == "All (4 models)"
+    [tile] = [tile for rows in chart["datasets"].values() for tile in rows if "text" in tile]
+    assert (tile["text"], tile["pale"], tile["p"]) == ("−1.00", True, pytest.approx(2 / 24))
