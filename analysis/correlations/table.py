@@ -9,7 +9,8 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
                               permutations (`resampling`)
     p_least                   the least possible p of these values of eight models or fewer
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
-    detectable                the smallest |rho| that 80 % of such studies of nine models or more find after Holm (`power`)
+    detectable                the smallest |rho| that 80 % of such studies find after Holm; none of eight models or
+                              fewer (`power`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
@@ -252,7 +253,7 @@ def _notes(models: Models, of_pairs: NDArray[Any]) -> NDArray[Any]:
     for i, j in np.ndindex(notes.shape):
         parts = [ties_x[i], ties_y[j]]
         if counts_x[i] > 1 and counts_y[j] > 1:
-            parts += [of_pairs[i, j], *shared]
+            parts += [of_pairs.item(i, j), *shared]
             if models.control in (models.biases[i], models.groups[j]):
                 parts.append(f"{models.control} itself is what partial holds fixed")
         notes[i, j] = "; ".join(filter(None, parts)) or None

@@ -14,7 +14,8 @@
 
 d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
 image's two scores (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose answers are all alike
-have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs.
+have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs. Those of coefficients hold
+from nine models on, where p is by the formula of t (`coefficients`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import scipy
 from numpy.typing import NDArray
 
 from . import ALPHA, Z
+from .resampling import EXACT_MODELS
 
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""
@@ -94,7 +96,7 @@ def smallest_kappa(images: float, tests: int = 1, accuracy: float = 0.75) -> flo
 
 
 def smallest_correlation(models: int, tests: int = 1, method: str = "spearman") -> float:
-    """The smallest |rho| over so many models, at least 4, that a test of the coefficient `method` would find."""
+    """The smallest |rho| over so many models, at least 9, that a test of the coefficient `method` would find."""
     rho = 0.0
     for _ in range(60):  # each step halves the distance at least
         rho = tanh(_correlation_quantile(rho, tests, method) / sqrt(models - 3))
@@ -102,8 +104,9 @@ def smallest_correlation(models: int, tests: int = 1, method: str = "spearman") 
 
 
 def models_needed(correlation: float, tests: int = 1, method: str = "spearman") -> int:
-    """The models over which a correlation, between -1 and 1 and not 0, would be found."""
-    return 3 + ceil((_correlation_quantile(correlation, tests, method) / atanh(abs(correlation))) ** 2)
+    """The models, at least 9, over which a correlation, between -1 and 1 and not 0, would be found."""
+    models = 3 + ceil((_correlation_quantile(correlation, tests, method) / atanh(abs(correlation))) ** 2)
+    return max(models, EXACT_MODELS + 1)
 
 
 def _correlation_quantile(rho: float, tests: int, method: str) -> float:

@@ -134,7 +134,7 @@ def power(
 
     Args:
         images: images on which two models are compared; may be repeated.
-        models: models that a correlation is over, at least 4; may be repeated.
+        models: models that a correlation is over, at least 9; may be repeated.
         difference: how many images does a difference of two accuracies need, such as 0.03?
         correlation: how many models does a correlation need?
         discordance: share of images that one of two models alone has right; at least the difference.
@@ -146,10 +146,11 @@ def power(
     Raises UsageError for a number that is out of its range.
     """
     from ...analysis.statistics import power as formulas
+    from ...analysis.statistics.resampling import EXACT_MODELS
 
     for name, values, minimum, maximum in (
         ("images", images, 1, inf),
-        ("models", models, 4, inf),
+        ("models", models, EXACT_MODELS + 1, inf),
         ("tests", [tests], 1, inf),
         ("discordance", [discordance], 0.0001, 1),
         ("difference", [difference] if difference is not None else [], 0.0001, 1),

@@ -61,6 +61,7 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
     assert smallest_correlation(40, tests, "pearson") == pytest.approx(np.tanh(fisher), rel=1e-4)
     assert models_needed(-np.tanh(fisher), tests, "pearson") in (40, 41)
+    assert models_needed(0.999, tests) == 9, "of fewer, p is by permutations, and this power is not theirs"
 
 
 def test_a_difference_is_no_larger_than_the_images_that_differ() -> None:

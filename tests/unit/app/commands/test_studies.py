@@ -48,7 +48,7 @@ def test_more_tests_need_larger_differences() -> None:
     ("keys", "message"),
     [
         ({"images": [0]}, "images 0: give a number of 1 or more"),
-        ({"models": [3]}, "models 3: give a number of 4 or more"),
+        ({"models": [8]}, "models 8: give a number of 9 or more"),
         ({"difference": float("nan")}, "difference nan: give a number from 0.0001 to 1"),
         ({"difference": 0.2}, "difference 0.2: none exceeds the discordance, 0.1; give a discordance of 0.2 or more"),
         ({"correlation": 1.0}, "correlation 1: give a number from 0.0001 to 0.9999"),
