@@ -21,8 +21,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from ..statistics import Floats
-from ..statistics.resampling import EXACT_MODELS, exact_p
+from ..statistics import EXACT_MODELS, Floats
+from ..statistics.resampling import exact_p
 
 PERMUTATIONS = 1000
 FEWEST_FAMILIES = 4

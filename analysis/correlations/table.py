@@ -1,26 +1,26 @@
 """Tables of correlations: each bias with each group of benchmarks.
 
 A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
-each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias.
+each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias. Eight
+models or fewer have no interval, `partial_p` or `detectable`; `p` and `p_permutation` are of all their permutations.
 
-    low, high                 95 % interval over models (`resampling`); none of eight models or fewer
+    low, high                 95 % interval over models (`resampling`)
     low_images, high_images   the same over models and images
-    p, p_permutation          by the formula of t, and of shuffled models; of eight models or fewer, both are of all
-                              permutations (`resampling`)
-    p_least                   the least possible p of these values of eight models or fewer
+    p_permutation             of shuffled models
+    p_least                   the least possible p of eight models or fewer with these values
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
-    detectable                the smallest |rho| that 80 % of such studies find after Holm; none of eight models or
-                              fewer (`power`)
+    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
-    shares_term               whether the bias is a ratio to clean accuracy, and the group this accuracy or a mean with
-                              it: the two go together by their making, and the row has no star
+    shares_term               whether the bias is a ratio to clean accuracy, which the group is or is a mean with: the
+                              two go together by their making, and have no star
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import factorial
 from typing import Any
 
 import numpy as np
@@ -29,32 +29,22 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
-from ..statistics import ALPHA, Floats
+from ..statistics import ALPHA, EXACT_MODELS, Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, partial, t_test
 from ..statistics.power import smallest_correlation
-from ..statistics.resampling import (
-    EXACT_MODELS,
-    Interval,
-    bca_intervals,
-    bootstrap,
-    crossed_bootstrap,
-    exact_p,
-    permutation_p,
-)
+from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, exact_p, permutation_p
 from .model_values import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 NUMBERS = (
     *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_least"),
-    *("p_holm", "p_bh"),
-    *("detectable", "partial", "partial_p", "loco_low", "loco_high"),
+    *("p_holm", "p_bh", "detectable", "partial", "partial_p", "loco_low", "loco_high"),
 )
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     **dict.fromkeys(("method", "bias", "group", "subset"), pl.String),
     "n": pl.Int64,
     **dict.fromkeys(NUMBERS, pl.Float64),
-    **dict.fromkeys(("loco_low_category", "loco_high_category"), pl.String),
+    **dict.fromkeys(("loco_low_category", "loco_high_category", "note"), pl.String),
     "shares_term": pl.Boolean,
-    "note": pl.String,
 }
 """Columns of the table."""
 HOLDS = (pl.col("p_holm") < ALPHA) & ~pl.col("shares_term")
@@ -188,12 +178,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     columns = {"n": n, "coefficient": r, **_partial(models, method), **_leave_one_category_out(models, method)}
     if models.n <= EXACT_MODELS:
         p, least = exact_p(method, x, y)
-        return columns | {
-            "p": p,
-            "p_permutation": p,
-            "p_least": least,
-            "note": _notes(models, _few_notes(models, least)),
-        }
+        return columns | {"p": p, "p_permutation": p, "p_least": least, "note": _notes(models, None, None, resamples)}
     resampled = [bootstrap(method, x, y, resamples, SEED)]
     if models.over_images.any():  # the other pairs have no intervals of their own
         crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
@@ -207,7 +192,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
         "p": t_test(r, models.n - 2),
         "p_permutation": permutation_p(method, x, y, resamples, SEED),
-        "note": _notes(models, _interval_notes(models, interval, with_images, resamples)),
+        "note": _notes(models, interval, with_images, resamples),
     }
 
 
@@ -241,41 +226,22 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     }
 
 
-def _notes(models: Models, of_pairs: NDArray[Any]) -> NDArray[Any]:
-    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say.
-
-    `of_pairs` (a, b) are the notes on intervals and tests of pairs that vary.
-    """
+def _notes(models: Models, interval: Interval | None, with_images: Interval | None, resamples: int) -> NDArray[Any]:
+    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
     shared = _shared_notes(models)
     counts_x, counts_y = ([len(np.unique(row)) for row in values] for values in (models.x, models.y))
     ties_x, ties_y = _ties(models.biases, counts_x, models.n), _ties(models.groups, counts_y, models.n)
-    notes = np.full(of_pairs.shape, None, object)
+    notes = np.full((len(counts_x), len(counts_y)), None, object)
     for i, j in np.ndindex(notes.shape):
         parts = [ties_x[i], ties_y[j]]
         if counts_x[i] > 1 and counts_y[j] > 1:
-            parts += [of_pairs.item(i, j), *shared]
+            parts.append(_interval_note(interval, (i, j), resamples) if interval else None)
+            if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
+                parts.append(f"over images: {note}")
+            parts += shared
             if models.control in (models.biases[i], models.groups[j]):
                 parts.append(f"{models.control} itself is what partial holds fixed")
         notes[i, j] = "; ".join(filter(None, parts)) or None
-    return notes
-
-
-def _few_notes(models: Models, least: Floats) -> NDArray[Any]:
-    """Notes (a, b) on the tests of few models, from the least possible p (a, b)."""
-    notes = np.full(least.shape, f"{models.n} models are too few for an interval", object)
-    for i, j in zip(*np.nonzero(least >= ALPHA), strict=True):
-        notes[i, j] += f"; {models.n} models cannot reach {ALPHA} (least possible p {least[i, j]:.2g})"
-    return notes
-
-
-def _interval_notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
-    """Notes (a, b) on intervals over models, and over images as well; empty where nothing is to say."""
-    notes = np.full(interval.low.shape, None, object)
-    for pair in np.ndindex(notes.shape):
-        parts = [_interval_note(interval, pair, resamples)]
-        if with_images and models.over_images[pair] and (note := _interval_note(with_images, pair, resamples)):
-            parts.append(f"over images: {note}")
-        notes[pair] = "; ".join(filter(None, parts))
     return notes
 
 
@@ -288,6 +254,10 @@ def _ties(names: Sequence[str], counts: Sequence[int], n: int) -> list[str | Non
 
 def _shared_notes(models: Models) -> list[str]:
     notes = []
+    if models.n <= EXACT_MODELS:
+        least = 2 / factorial(models.n)
+        limit = f"cannot reach {ALPHA}" if least >= ALPHA else "are too few for an interval"
+        notes.append(f"{models.n} models {limit} (least possible p {least:.2g})")
     names, counts = np.unique(models.category, return_counts=True)
     if len(names) < 2:
         notes.append("one category, so none can be left out")

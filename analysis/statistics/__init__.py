@@ -16,5 +16,7 @@ ALPHA = 0.05
 """The share of true values that a 95 % interval misses, and the p below which something counts as significant."""
 LEVEL = 1 - ALPHA
 """The share of true values that a 95 % interval holds."""
+EXACT_MODELS = 8
+"""Models up to which a correlation's p counts all permutations: 40,320 for eight."""
 Z = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""

@@ -14,8 +14,8 @@
 
 d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
 image's two scores (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose answers are all alike
-have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs. Those of coefficients hold
-from nine models on, where p is by the formula of t (`coefficients`).
+have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs. Of
+coefficients, they hold from nine models on.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from . import ALPHA, Z
-from .resampling import EXACT_MODELS
+from . import ALPHA, EXACT_MODELS, Z
 
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""
@@ -105,8 +104,8 @@ def smallest_correlation(models: int, tests: int = 1, method: str = "spearman") 
 
 def models_needed(correlation: float, tests: int = 1, method: str = "spearman") -> int:
     """The models, at least 9, over which a correlation, between -1 and 1 and not 0, would be found."""
-    models = 3 + ceil((_correlation_quantile(correlation, tests, method) / atanh(abs(correlation))) ** 2)
-    return max(models, EXACT_MODELS + 1)
+    ratio = _correlation_quantile(correlation, tests, method) / atanh(abs(correlation))
+    return max(3 + ceil(ratio**2), EXACT_MODELS + 1)
 
 
 def _correlation_quantile(rho: float, tests: int, method: str) -> float:

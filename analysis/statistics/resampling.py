@@ -52,8 +52,6 @@ _DRAWS_AT_ONCE = 1 << 20
 """Numbers in the largest table of draws of clusters."""
 UNDEFINED = 0.05
 """Share of resamples without a coefficient above which there is no interval."""
-EXACT_MODELS = 8
-"""Models up to which all permutations are counted: 40,320 for eight."""
 BLOCK = 4_000_000
 """Numbers in the largest temporary array."""
 

@@ -145,8 +145,8 @@ def power(
 
     Raises UsageError for a number that is out of its range.
     """
+    from ...analysis.statistics import EXACT_MODELS
     from ...analysis.statistics import power as formulas
-    from ...analysis.statistics.resampling import EXACT_MODELS
 
     for name, values, minimum, maximum in (
         ("images", images, 1, inf),

@@ -211,9 +211,7 @@ class Answers:
         coefficients = correlate(
             frame, [bias], [group], {"chosen": pl.lit(True)}, control=table.control, resamples=RESAMPLES
         )
-        return coefficients.select("n", "coefficient", "low", "high", "p", "p_least", "partial", "note").row(
-            0, named=True
-        )
+        return coefficients.row(0, named=True)
 
     def images(self, query: ImageQuery) -> dict[str, Any]:
         """The images of a query, each with what every model of it says."""

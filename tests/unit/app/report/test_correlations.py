@@ -105,7 +105,9 @@ def test_a_ratio_has_no_star_against_its_denominator_which_the_page_says() -> No
     )
     assert "No star, since the bias is a ratio to clean accuracy" in maps.caption
     assert "high-frequency bias with ID" in maps.caption
-    assert "22 hold after Holm's correction; 3 of these are of a ratio to its own denominator" in section.text[0]
+    assert "Of 72 correlations, 40 have p < 0.05, and 19 a star." in section.text[0], (
+        "of 22 after Holm, 3 are of ratios"
+    )
 
 
 def test_four_models_have_no_star_and_headings_count_models_with_values(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_four_models_have_no_star_and_headings_count_models_with_values(tmp_path
     section = correlations_section(replace(report_data_of(path), correlated=StudyTable(frame, ["bias"], ["ID"], None)))
     [figure] = section.figures
     assert section.text[0].startswith("Your 4 models: ")
-    assert "0 have p < 0.05, and 0 hold" in section.text[0]
+    assert "0 have p < 0.05, and 0 a star" in section.text[0]
     assert "Over 4 models, p counts all orders (least possible 0.083), so none has a star" in figure.caption
     [panel] = figure.panels.values()
     chart = panel.to_dict()
