@@ -137,7 +137,7 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
         if not rates:
             raise ValueError("it has no rates")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("%s is damaged and not taken: %s; `bandlens export --tune` measures anew", file, error)
+        _log.warning("%s is damaged and not taken: %s; `bandlens export --batch tune` measures anew", file, error)
         return None
     return tuning
 

@@ -48,6 +48,19 @@ WithHead = Callable[[str | PathLike[str]], Backbone | MultiLabel]
 """Makes a classifier of a network, as --head names it."""
 
 
+TUNE = 0
+"""The batch of `--batch tune`."""
+
+
+def read_batch(text: str) -> int:
+    """The images of a batch in words of the option, or TUNE."""
+    if text == "tune":
+        return TUNE
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither a number of images nor tune")
+
+
 def export_words(
     sources: Annotated[Sequence[str], typer.Argument(metavar="SOURCE", show_default=False)],
     *,
@@ -63,8 +76,7 @@ def export_words(
     trust: Annotated[bool, typer.Option("--trust")] = False,
     precision: Sequence[str] = ("fp32",),
     calibration: Annotated[File | None, typer.Option(metavar="SET")] = None,
-    batch: Annotated[int | None, typer.Option(min=1)] = None,
-    tune: Annotated[bool, typer.Option("--tune")] = False,
+    batch: Annotated[int | None, typer.Option(metavar="N|tune", parser=read_batch)] = None,
     out: File | None = None,
 ) -> tuple[Rows, list[str]]:
     """Export checkpoints to ONNX, and to TensorRT plans where there is a GPU.
@@ -98,14 +110,14 @@ def export_words(
         trust: let the weights file run its code.
         precision: one of fp32, fp16 and int8, or several: fp16,int8.
         calibration: a packed image set, 300 images of which int8 is calibrated on.
-        batch: images that a TensorRT plan takes at once; by default the tuned number, or 256.
-        tune: measure engines and batches on the first model, for studies that name none.
+        batch: images that a TensorRT plan takes at once; by default the tuned number, or 256. With tune, engines and
+            batches are measured on the first model, for studies that name none.
         out: the folder of the models; by default $BANDLENS_HOME/models.
 
     Returns a row for each ONNX file, and the names of models that could not be exported.
     """
     precisions = dict.fromkeys(name.strip() for word in precision for name in word.split(","))
-    lowering = Lowering([*precisions], calibration, batch, tune)
+    lowering = Lowering([*precisions], calibration, batch or None, batch == TUNE)
     folder = path_of(out) or models_folder()
     class_names = None if classes is None else read_class_names(Path(classes))
     with_head = None if head is None else read_head(head, class_names, progress)

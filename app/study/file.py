@@ -44,8 +44,8 @@ class Study:
     models: str = ""
     """Folder of exported models; by default where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine that `doctor` lists; by default `auto`: the fastest that `export --tune` has measured, else the first
-    that is ready on a GPU, and `onnxruntime` without one."""
+    """An engine that `doctor` lists; by default `auto`: the fastest that `export --batch tune` has measured, else the
+    first that is ready on a GPU, and `onnxruntime` without one."""
     precision: str = "fp32"
     """Precision of the model's arithmetic; `fp32` by default."""
     batch: int = 0

@@ -86,7 +86,7 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
     if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:
         return study, choices
     if change := tuning.change(engine, study.thread_count):
-        choices += [f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
+        choices += [f"batch: {tuning} is not taken: {change}; `bandlens export --batch tune` measures anew"]
         return study, choices
     return replace(study, batch=rate.batch), [*choices, f"batch: {rate.batch} by {tuning}"]
 

@@ -48,7 +48,7 @@ SETTINGS: Mapping[str, tuple[str, int]] = {
 """Word -> a setting of TensorRT's builder that may make a faster plan: an attribute of IBuilderConfig, and its value.
 
 Level 5 tries every kernel, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache. Both may build for
-hours, so a plan has none of them unless `bandlens export --tune` found it faster.
+hours, so a plan has none of them unless `bandlens export --batch tune` found it faster.
 """
 LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""

@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_export_measures_is_what_a_run_takes(command: Command, place: Path) -> None:
     models, db = place / "models", place / "results.duckdb"
-    exported = command("export", "one", "two", "--out", models, "--tune")
+    exported = command("export", "one", "two", "--out", models, "--batch", "tune")
     assert exported.code == 0
     tables = json.loads((models / "plans" / "tuning.json").read_text())
     assert list(tables) == ["fp32"]
@@ -61,7 +61,7 @@ def test_what_export_measures_is_what_a_run_takes(command: Command, place: Path)
 
 
 def test_a_precision_that_no_engine_runs_here_is_said_and_the_rest_is_made(command: Command, place: Path) -> None:
-    answer = command("export", "one", "--out", place / "models", "--precision", "fp16,fp32", "--tune")
+    answer = command("export", "one", "--out", place / "models", "--precision", "fp16,fp32", "--batch", "tune")
     assert answer.code == 0
     assert "bandlens: fp16 is not tuned: none of onnxruntime, openvino runs fp16 here; tune another" in answer.err
     assert list(json.loads((place / "models" / "plans" / "tuning.json").read_text())) == ["fp32"]
@@ -71,7 +71,7 @@ def test_another_precision_joins_the_file_and_a_damaged_one_is_replaced(command:
     file = place / "models" / "plans" / "tuning.json"
     file.parent.mkdir()
     file.write_text("[")
-    arguments = "--out", place / "models", "--tune", "--precision"
+    arguments = "--out", place / "models", "--batch", "tune", "--precision"
     assert command("export", "one", *arguments, "fp32").code == 0
     table = json.loads(file.read_text())["fp32"]
     assert command("export", "one", *arguments, "int8", "--calibration", place / "images.set").code == 0
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_sweep(
 ) -> None:
     monkeypatch.setattr(tuning, "measure_rate", lambda *_: pytest.fail("it is measured"))
     (place / "models" / "plans").touch()
-    answer = command("export", "one", "--out", place / "models", "--tune")
+    answer = command("export", "one", "--out", place / "models", "--batch", "tune")
     assert answer.code == 1
     assert re.search(r"cannot write .*tuning\.json: .*; make its folder writable$", answer.err)
 

@@ -124,7 +124,7 @@ def tune_by_hand(
     threads: int = 2,
     **fields: Any,
 ) -> Path:
-    """The tuning of this machine with images a second by engine and batch, written as `export --tune` does."""
+    """The tuning of this machine with images a second by engine and batch, written as `export --batch tune` does."""
     rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
     tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None, "way": RATE_VERSION}
     tuning["device"] = f"{processor_name()}, threads: {threads}"

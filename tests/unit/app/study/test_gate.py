@@ -56,15 +56,15 @@ def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(comma
     assert "gate" not in trusted.err
 
 
-def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(command: Command, place: Path) -> None:
+def test_fifteen_hundred_images_of_each_set_are_gated_unless_more_are_asked_for(command: Command, place: Path) -> None:
     """A study that has fewer images is gated on all of its own."""
     make_model(place / "models", "tiny", size=32)
-    make_images(place / "tiny.set", make_pictures(1001, size=32), labels=[k % 7 for k in range(1001)])
+    make_images(place / "tiny.set", make_pictures(1501, size=32), labels=[k % 7 for k in range(1501)])
     tiny = gated_study(
         place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
     )
     compared = ("gate", "precision", tiny, *REFERENCE, "--candidate", "torch:fp32")
-    for words, count in (((), 1000), (("--images", 0), 1001)):
+    for words, count in (((), 1500), (("--images", 0), 1501)):
         assert command(*compared, *words, "--db", place / f"{count}.duckdb").code == 0
         assert ask(place / f"{count}.duckdb", "SELECT DISTINCT n FROM gate") == [(count,)]
 

@@ -136,7 +136,7 @@ def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, change
         f"engine: onnxruntime (no NVIDIA GPU here; the tuning of 2026-11-28 prefers openvino and is not taken: {words})"
     )
     assert lines[1].startswith("batch: the tuning of 2026-11-28 is not taken: it is of ")
-    assert lines[1].endswith("; `bandlens export --tune` measures anew")
+    assert lines[1].endswith("; `bandlens export --batch tune` measures anew")
 
 
 @pytest.mark.usefixtures("models", "no_gpu")
