@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ...core.errors import ExportError, UnknownName, UsageError
+from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ...core.protocol import SIZE
 from ...export.class_names import name_classes, read_class_names
 from ...export.model_files import (
@@ -147,6 +147,8 @@ def export_words(
         check_name(category, "category")
         reading = Reading(OWN, weights, trust)
         for source in files:
+            if not source.exists():  # torch is not loaded to find that out
+                raise UsageError(f"no file at {source}; check the path")
             if source.suffix != ".onnx" and architecture is None and not source.is_dir():
                 raise UsageError(f"{source}: give weights with their --architecture and --normalization")
             if source.suffix == ".onnx" and (architecture, reading) != (None, Reading()):
@@ -158,6 +160,7 @@ def export_words(
         channels = None if in_folders else read_normalization(normalization)
 
         def export_file(source: Path, model_name: str) -> Model:
+            earlier = _find_intact(folder, model_name)
             model = models.export_model(
                 source if with_head is None else with_head(source),
                 model_name,
@@ -169,6 +172,8 @@ def export_words(
                 reading=reading,
                 out=out,
             )
+            if earlier is not None and earlier.sha256 != model.sha256:
+                log.warning(f"bandlens: warning: {model_name} replaces the model of {earlier.source} in {folder}")
             model = categorize_model(model, category)
             if model.head is None:
                 if class_names is not None:
@@ -182,6 +187,14 @@ def export_words(
         choice = models.describe_model(row["name"], out).get("weights", NO_CHOICE)
         row |= {"weights": choice["taken"], "weights_left": choice["left"]}
     return rows, failed
+
+
+def _find_intact(folder: Path, name: str) -> Model | None:
+    """The model of that name in a folder; None where there is none, or one that has to be exported again."""
+    try:
+        return load_model(folder, name)
+    except BandlensError:
+        return None
 
 
 TIMM = "timm:"

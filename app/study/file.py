@@ -34,7 +34,8 @@ class Study:
     """Folders of image sets, needed; `*` in a path stands for any name: `imagenet-c/*/*`. A checkpoint runs on the sets
     whose size and preprocessing are its own."""
     probes: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
-    """A table with a line for each probe: its parameters, each a value or a list; by default the published grid. In
+    """A table with a line for each probe: its parameters, each a value or a list; by default what images are
+    large enough for of the published grid. In
     Python a function may stand for a probe of your own, or as `function` in its table."""
     measures: Mapping[str, Any] = field(default_factory=dict)
     """A table with a line for each measure of your own: its file, and values of its function's parameters; none by

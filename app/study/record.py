@@ -19,6 +19,7 @@ from ...engine.device.card_state import throttling
 from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets
+from ..console import log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,9 +193,32 @@ class RunRecord:
 def record_study(work: Work, store: Store) -> str:
     """Record the study and its cells, with the predictions that can be reused; gives its label."""
     study = work.study
+    labels = store.frame("SELECT label FROM study_version WHERE study = ? ORDER BY study_id", [study.name])["label"]
     label = store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
+    if len(labels) and label not in labels:
+        log.info(f"bandlens: {label} is a new version: {_changes_in_words(store, labels[-1], label)}")
     reuse_predictions(work, store)
     return label
+
+
+def _changes_in_words(store: Store, earlier: str, label: str) -> str:
+    """The number of cells that one version of a study has and another lacks, each way, with their traits."""
+    query = (
+        "SELECT cell.id, probe, study_checkpoint.name AS checkpoint, study_image_set.name AS image_set, engine, "
+        "precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell ON cell.id = study_cell.cell "
+        "JOIN condition ON condition.id = cell.condition "
+        "JOIN study_checkpoint ON (study_checkpoint.study, study_checkpoint.checkpoint) = (study_id, cell.checkpoint) "
+        "JOIN study_image_set ON (study_image_set.study, study_image_set.image_set) = (study_id, cell.image_set) "
+        "WHERE label = ?"
+    )
+    cells_a, cells_b = (store.frame(query, [name]) for name in (earlier, label))
+    words = []
+    for cells, counterparts, change in ((cells_b, cells_a, "more"), (cells_a, cells_b, "fewer")):
+        rest = cells.join(counterparts, on=cells.columns, how="anti")
+        traits = "; ".join(some_of(rest[column].unique().sort()) for column in cells.columns[1:])
+        words.append(f"{plural(len(rest), 'cell')} {change}{f' ({traits})' if len(rest) else ''}")
+    return f"than {earlier} it has {' and '.join(words)}"
 
 
 def reuse_predictions(work: Work, store: Store) -> None:

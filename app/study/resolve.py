@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from ...core.errors import ProbeError, UnknownName, UsageError
 from ...core.records import Cell, Model, Variant
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
+from ...engine.device.requirements import BF16_EMULATED, has_native_bf16
 from ...engine.tuning import read_tuning
 from ...engine.workbench import Workbench
 from ...export.model_files import load_model, load_onnx_file, model_names, models_folder
 from ...export.plans.plans import trt_plan_batches
-from ...probes.grid import Grid, make_grid
+from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
 from ...probes.images.set_files import ABOUT
@@ -107,7 +108,6 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
 
 
 def _resolve(study: Study, choices: list[str]) -> Work:
-    grid = make_grid(study.probes, study.folder)
     # The paths of models go to processes that have another current folder.
     folder = (study.folder / study.models).absolute() if study.models else None
     models = _models(study.checkpoints, folder)
@@ -119,6 +119,9 @@ def _resolve(study: Study, choices: list[str]) -> Work:
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
     check_fits(models, [images.info for images in image_sets])
+    sizes = {images.info.size for images in image_sets if images.folder in perturbed}
+    study, notes = _fit_probes(study, sizes)
+    grid = make_grid(study.probes, study.folder)
     for images in image_sets:
         if images.folder in perturbed:
             try:
@@ -145,7 +148,30 @@ def _resolve(study: Study, choices: list[str]) -> Work:
         if takes_images(variant.model, images.info)
     ]
     study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
-    return Work(study, grid, models, image_sets, cells, choices)
+    if (study.engine, study.precision) == ("openvino", "bf16") and not has_native_bf16():
+        notes.append(f"precision: bf16 is {BF16_EMULATED} on this processor")
+    return Work(study, grid, models, image_sets, cells, [*choices, *notes])
+
+
+def _fit_probes(study: Study, sizes: Iterable[int]) -> tuple[Study, list[str]]:
+    """The study without those of the published probes that its images are too small for, where it names none itself.
+
+    The second value has a line that says so. Images of an odd size fit no published probe but the clean one, and the
+    study is left as it is: it has to name its probes.
+    """
+    if study.probes != PUBLISHED:
+        return study, []
+    omissions: dict[str, str] = {}
+    for name in PUBLISHED:
+        try:
+            for size in sizes:
+                make_grid({name: {}}, study.folder).check_size(size)
+        except ProbeError as error:
+            omissions[name] = str(error)
+    probes = {name: table for name, table in PUBLISHED.items() if name not in omissions}
+    if len(probes) < 2 or not omissions:
+        return study, []
+    return replace(study, probes=probes), [f"probes: {', '.join(probes)}, without: {'; '.join(omissions.values())}"]
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:

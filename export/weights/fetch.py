@@ -86,7 +86,8 @@ def _fetch_part(source: Origin, path: Path) -> Path:
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
+            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again, or put the file at "
+            f"{path}"
         ) from error
     try:
         _verify_and_record(source, partial, path, server_sha256)

@@ -72,6 +72,12 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
     assert Path(row["file"]).exists()
+    usual = ("--architecture", "tried_tiny:Tiny", "--normalization", "none")
+    again = run(*words, *usual)
+    assert f"mine replaces the model of {load_model(tmp_path / 'models', 'mine').source.split()[0]}" in again.output
+    assert "replaces" not in run(*words, *usual).output, "the same model takes its own place"
+    missing = failure(run("export", tmp_path / "no.pth", *usual))
+    assert (missing.exit_code, str(missing)) == (2, f"no file at {tmp_path / 'no.pth'}; check the path")
     assert "--architecture" in str(failure(run(*words)))
     assert "--normalization" in str(failure(run(*words, "--architecture", "resnet18")))
 

@@ -37,6 +37,29 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve_module, "choose_engine", lambda: EngineChoice("onnxruntime", "no NVIDIA GPU here"))
 
 
+def test_published_probes_that_small_images_cannot_have_are_left_out_and_named(tmp_path: Path, no_gpu: None) -> None:
+    make_model(tmp_path / "models", "small", size=96)
+    make_images(tmp_path / "small.set", make_pictures(3, size=96))
+    work = resolve(
+        Study(name="small", checkpoints=["*"], images=["small.set"], models="models", threads=1, folder=tmp_path)
+    )
+    assert {cell.condition.probe for cell in work.cells} == {"clean", "lowpass", "highpass"}
+    assert work.choices[-1].startswith(
+        "probes: clean, lowpass, highpass, without: critical_band needs an even number of pixels a side, at least 128"
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_says_where_it_is_slower_than_fp32(
+    native: bool, models: list[Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve_module, "has_native_bf16", lambda: native)
+    keys: dict[str, Any] = {"engine": "openvino", "precision": "bf16", "folder": tmp_path}
+    work = resolve(Study(name="s", checkpoints=["*"], images=["images.set"], models="models", **keys))
+    line = "precision: bf16 is not native, and slower than fp32 on this processor"
+    assert work.choices == ([] if native else [line])
+
+
 def batch_of(folder: Path, **keys: Any) -> int:
     study = Study(
         name="batched", checkpoints=["*"], images=[str(folder / "images.set")], models=str(folder / "models"), **keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,3 +170,18 @@ def test_the_best_of_several_classes_of_an_image_is_right_in_all_that_is_stored(
     ]
     with open_store(database) as store:
         assert not [problem for check in check_database(store) for problem in check.problems]
+
+
+def test_another_content_of_a_name_is_a_version_that_says_how_it_differs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = study_in(tmp_path, 8, "lowpass = {cutoff = 0.3}", models=("one",))
+    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
+    file = make_study(tmp_path, probes="highpass = {cutoff = [0.3, 0.5]}")
+    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
+    (line,) = [record.message for record in caplog.records if "is a new version" in record.message]
+    assert line == (
+        "bandlens: study@2 is a new version: than study@1 it has 2 cells more (highpass; one; images.set; "
+        "onnxruntime; fp32) and 1 cell fewer (lowpass; one; images.set; onnxruntime; fp32)"
+    )
