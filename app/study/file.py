@@ -35,8 +35,8 @@ class Study:
     whose size and preprocessing are its own."""
     probes: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
     """A table with a line for each probe: its parameters, each a value or a list; by default what images are
-    large enough for of the published grid. In
-    Python a function may stand for a probe of your own, or as `function` in its table."""
+    large enough for of the published grid. In Python a function may stand for a probe of your own, or as `function` in
+    its table."""
     measures: Mapping[str, Any] = field(default_factory=dict)
     """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
     default. In Python a function may stand here, too."""
