@@ -213,12 +213,15 @@ def _changes_in_words(store: Store, earlier: str, label: str) -> str:
         "WHERE label = ?"
     )
     cells_a, cells_b = (store.frame(query, [name]) for name in (earlier, label))
-    words = []
-    for cells, counterparts, change in ((cells_b, cells_a, "more"), (cells_a, cells_b, "fewer")):
+    changes = []
+    for cells, counterparts in ((cells_b, cells_a), (cells_a, cells_b)):
         rest = cells.join(counterparts, on=cells.columns, how="anti")
         traits = "; ".join(some_of(rest[column].unique().sort()) for column in cells.columns[1:])
-        words.append(f"{plural(len(rest), 'cell')} {change}{f' ({traits})' if len(rest) else ''}")
-    return f"than {earlier} it has {' and '.join(words)}"
+        changes.append((plural(len(rest), "cell"), f" ({traits})" if len(rest) else ""))
+    (more, traits), (fewer, traits_of_fewer) = changes
+    if (more, traits) == (fewer, traits_of_fewer):
+        return f"than {earlier} it has {more} of the same name with another model, images or probe{traits}"
+    return f"than {earlier} it has {more} more{traits} and {fewer} fewer{traits_of_fewer}"
 
 
 def reuse_predictions(work: Work, store: Store) -> None:
