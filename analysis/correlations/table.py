@@ -20,7 +20,6 @@ models or fewer have no interval, `partial_p` or `detectable`; `p` and `p_permut
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import factorial
 from typing import Any
 
 import numpy as np
@@ -178,7 +177,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     columns = {"n": n, "coefficient": r, **_partial(models, method), **_leave_one_category_out(models, method)}
     if models.n <= EXACT_MODELS:
         p, least = exact_p(method, x, y)
-        return columns | {"p": p, "p_permutation": p, "p_least": least, "note": _notes(models, None, None, resamples)}
+        return columns | {"p": p, "p_permutation": p, "p_least": least, "note": _notes(models, least=least)}
     resampled = [bootstrap(method, x, y, resamples, SEED)]
     if models.over_images.any():  # the other pairs have no intervals of their own
         crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
@@ -226,7 +225,13 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     }
 
 
-def _notes(models: Models, interval: Interval | None, with_images: Interval | None, resamples: int) -> NDArray[Any]:
+def _notes(
+    models: Models,
+    interval: Interval | None = None,
+    with_images: Interval | None = None,
+    resamples: int = 0,
+    least: Floats | None = None,
+) -> NDArray[Any]:
     """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
     shared = _shared_notes(models)
     counts_x, counts_y = ([len(np.unique(row)) for row in values] for values in (models.x, models.y))
@@ -238,6 +243,9 @@ def _notes(models: Models, interval: Interval | None, with_images: Interval | No
             parts.append(_interval_note(interval, (i, j), resamples) if interval else None)
             if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
                 parts.append(f"over images: {note}")
+            if least is not None:
+                limit = f"cannot reach {ALPHA}" if least[i, j] >= ALPHA else "are too few for an interval"
+                parts.append(f"{models.n} models {limit} (least possible p {least[i, j]:.2g})")
             parts += shared
             if models.control in (models.biases[i], models.groups[j]):
                 parts.append(f"{models.control} itself is what partial holds fixed")
@@ -254,10 +262,6 @@ def _ties(names: Sequence[str], counts: Sequence[int], n: int) -> list[str | Non
 
 def _shared_notes(models: Models) -> list[str]:
     notes = []
-    if models.n <= EXACT_MODELS:
-        least = 2 / factorial(models.n)
-        limit = f"cannot reach {ALPHA}" if least >= ALPHA else "are too few for an interval"
-        notes.append(f"{models.n} models {limit} (least possible p {least:.2g})")
     names, counts = np.unique(models.category, return_counts=True)
     if len(names) < 2:
         notes.append("one category, so none can be left out")

@@ -148,6 +148,15 @@ def test_few_models_have_an_exact_p_and_neither_an_interval_nor_the_p_of_t() -> 
     assert enough["p_least"] is None
 
 
+def test_the_least_possible_p_of_a_note_is_that_of_its_pair() -> None:
+    frame = models(5, x=[1.0, 2, 3, 4, 5], ties=[1.0, 1, 1, 1, 2], y=[1.0, 2, 3, 4, 5])
+    table = correlate(frame, ["x", "ties"], ["y"], TOTAL)
+    assert table["p_least"].to_list() == pytest.approx([2 / 120, 2 / 5])
+    note, note_of_ties = table["note"]
+    assert "5 models are too few for an interval (least possible p 0.017)" in note
+    assert "5 models cannot reach 0.05 (least possible p 0.4)" in note_of_ties
+
+
 def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
     single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], TOTAL, resamples=100)
     assert single_category["note"].item().endswith("; one category, so none can be left out")
