@@ -31,7 +31,7 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
     columns = [name for name in COLUMNS if name not in optional or rows[name].count()]
     method, partial = rows["method"][0], f"given {correlated.partial_on}" if correlated.partial_on else "partial"
     titles = {"coefficient": method, "low": f"{method}_low", "high": f"{method}_high", "partial": partial}
-    titles |= {"p_least": "least possible"}
+    titles |= {"p_least": "least possible p"}
     tables = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
     for (subset,), subset_rows in rows.group_by("subset", maintain_order=True):
         title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, model_counts(subset_rows)))})"
@@ -43,18 +43,20 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
 
 
 def _tests_in_words(rows: pl.DataFrame) -> str:
+    from ...analysis.correlations.table import HOLDS
     from ...analysis.statistics import ALPHA
 
-    tested_rows = rows.drop_nulls("p")
-    counts = [int((tested_rows[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
+    tests = rows.drop_nulls("p")
+    counts = [int((tests[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_bh")]
+    uncertain = tests.filter(~HOLDS)
     text = (
-        f"{len(tested_rows)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p "
-        f"{counts[1]}, after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
+        f"{len(tests)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
+        f"after Benjamini-Hochberg {counts[2]}; holding after Holm: {len(tests) - len(uncertain)}"
     )
-    uncertain = tested_rows.filter(tested_rows["p_holm"] >= ALPHA)
     if uncertain.is_empty():
         return text
-    text += f"\nno correlation was found in {len(uncertain)} after Holm"
+    negation = "correlation does" if len(uncertain) == 1 else "correlations do"
+    text += f"\n{len(uncertain)} {negation} not hold after Holm"
     detectable = uncertain["detectable"].drop_nulls()
     if detectable.is_empty():
         return text

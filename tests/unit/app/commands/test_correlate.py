@@ -57,9 +57,9 @@ def test_the_published_figures_are_the_default() -> None:
         assert words in page
     assert "critical_bandwidth has 20 different values" in page
     assert "72 of 72 correlations tested; below 0.05: p 40, " in page
-    assert "after Holm 22, after Benjamini-Hochberg 36" in page
+    assert "after Benjamini-Hochberg 36; holding after Holm: 19" in page, "of 22 below 0.05, 3 are of ratios"
     sentence = "one smaller than 0.57 to 0.85, by the number of models, could not have been found"
-    assert f"no correlation was found in 50 after Holm; {sentence}" in page
+    assert f"53 correlations do not hold after Holm; {sentence}" in page
 
 
 def test_what_can_be_chosen_is_what_there_is() -> None:
@@ -104,10 +104,10 @@ def test_four_models_have_the_least_possible_p_and_hold_nothing(tmp_path: Path) 
     study(db := tmp_path / "results.duckdb", 4)
     page = run_here("correlate", "--db", db)
     assert "All models (n = 4)" in page
-    assert "least possible" in page.splitlines()[2]
+    assert "least possible p" in page.splitlines()[2]
     assert "4 models cannot reach 0.05 (least possible p 0.083)" in page
-    assert "below 0.05: p 0, permutation p 0, after Holm 0, after Benjamini-Hochberg 0" in page
-    assert page.endswith("no correlation was found in 4 after Holm\n")
+    assert "below 0.05: p 0, permutation p 0, after Benjamini-Hochberg 0; holding after Holm: 0" in page
+    assert page.endswith("4 correlations do not hold after Holm\n")
     assert {row["p_least"] for row in json.loads(run_here("correlate", "--db", db, "--format", "json"))} == {2 / 24}
 
 
