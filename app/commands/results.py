@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import amount, plural
+from ...core.protocol import MODEL_VS_HUMAN, UNCOUNTED_CONDITIONS
 from ..api import results
 from ..console import log
 from ..printing import Format, Rows, TableFormat, condition_in_words, print_rows, print_table, print_tables, print_text
@@ -43,11 +44,15 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
         print_rows(metrics.drop(*omissions, strict=False).to_dicts(), table_format, titles=TITLES)
 
 
-def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
+def print_consistency(
+    tables: Mapping[str, Rows], images: str, convention: str, table_format: TableFormat = Format.table
+) -> None:
     """Example: bandlens consistency cue-conflict --db results.duckdb"""
     if "kappa" in tables:
         if not tables["kappa"]:
-            log.info("no two judged the same images of a condition that counts; --convention all counts all")
+            has_more = convention == MODEL_VS_HUMAN and images in UNCOUNTED_CONDITIONS
+            advice = " of a condition that counts; --convention all counts all" if has_more else ""
+            log.info(f"no two judged the same images{advice}")
         print_rows(tables["kappa"], table_format, titles=("images", "condition", "convention"))
     else:
         print_tables(tables, table_format, titles=("checkpoint", "convention"))

@@ -26,7 +26,7 @@ from bandlens.analysis.measures.error_consistency import (
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.core.errors import UnknownName
-from bandlens.core.protocol import STIMULUS_PROBES
+from bandlens.core.protocol import CUE_CONFLICT, STIMULUS_PROBES
 from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.images.decision_spaces import decision_space
@@ -142,12 +142,20 @@ def test_the_field_leaves_out_controls_and_what_people_hardly_recognize(store: S
     assert set(named["condition"]) == {"c100", "c01"}
 
 
-def test_where_no_condition_counts_a_line_says_so(command: Command, tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
+def test_where_nobody_judged_the_same_images_a_line_says_so(command: Command, tmp_path: Path) -> None:
+    """It advises to count all conditions only where that may count more of them."""
+    db, hits = tmp_path / "results.duckdb", np.ones(9, np.bool_)
     with open_store(db) as store:
-        answers = {name: np.arange(9)[None] > number for number, name in enumerate(("subject-01", "subject-02"))}
-        store_trials(store, trials_by(answers, "c100"))
-    assert "--convention all" in command("consistency", "contrast", "--db", db).err
+        images = image_set(9, name="photos", labels=[0] * 9)
+        store_study(store, "s", images, [part(cell(images), [0] * 9, [0] * 9)])
+        controls = [trials_of("contrast", "c100", observer, hits) for observer in ("subject-01", "subject-02")]
+        store_trials(
+            store, *controls, *(trials_of(name, "0", "subject-01", hits) for name in ("rotation", CUE_CONFLICT))
+        )
+    advice = "of a condition that counts; --convention all counts all"
+    assert advice in command("consistency", "contrast", "--db", db).err
+    for words in (["photos"], ["rotation", "--convention", "all"], [CUE_CONFLICT]):
+        assert "no two judged the same images\n" in command("consistency", *words, "--db", db).err
 
 
 def test_the_field_counts_cue_conflicts_whose_cues_are_the_same(store: Store) -> None:
