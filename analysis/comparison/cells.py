@@ -253,7 +253,7 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
         changed=pl.Series(changes.sum(axis=1), dtype=pl.Int64),
         **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
-    return PairedCells(rows, changes, clusters, compared.scores)
+    return PairedCells(rows, changes, clusters, compared.paired_difference)
 
 
 def _why_not(n: int) -> pl.Expr:

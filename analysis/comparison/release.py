@@ -83,9 +83,9 @@ SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes
 """Kind of slices -> the slices of an image set."""
 
 
-SCORES = ("gained", "lost", "images", "unseen", "freedom")
+STATISTICS = ("gained", "lost", "images", "unseen", "freedom")
 """Columns of a `PairedDifference` that is a loss; `images` and `unseen` are also those of a share of negative flips."""
-SCHEMA = ROWS | dict.fromkeys(SCORES, pl.Float64)
+SCHEMA = ROWS | dict.fromkeys(STATISTICS, pl.Float64)
 """Columns of the rows, and of what their verdicts are made of."""
 Contributions = tuple[Ints, Floats]
 """Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
@@ -125,7 +125,7 @@ class ReleasePair:
                 block |= {"before": values_a.mean(axis=1), "now": values_b.mean(axis=1), "loss": loss}
                 block |= {"loss_low": low, "loss_high": high}
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
-                block |= {name: getattr(compared, name) for name in SCORES}
+                block |= {name: getattr(compared, name) for name in STATISTICS}
                 rows.append(self._block(slice_columns | block))
                 # Rows in which no image differs from another have no statistic.
                 error = np.where(compared.error > NO_SPREAD, compared.error, np.inf)
@@ -173,7 +173,7 @@ def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Fl
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
     """Correct the p of all rows of a table, and add verdict and needed."""
     p_pass, p_fail, n, loss, margin = _numbers(rows, "p_pass", "p_fail", "n", "loss", "margin")
-    p_pass, p_fail, difference = holm(p_pass), holm(p_fail), PairedDifference(*_numbers(rows, *SCORES))
+    p_pass, p_fail, difference = holm(p_pass), holm(p_fail), PairedDifference(*_numbers(rows, *STATISTICS))
     quantile = float(scipy.special.ndtri(1 - LEVEL / max(1, len(rows))))
     to_pass = np.where(loss < margin, difference.growth(margin, quantile), np.inf)
     to_fail = np.where(loss > 0, difference.growth(np.zeros_like(margin), quantile), np.inf)
@@ -200,7 +200,7 @@ def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
     if candidates.is_empty():
         return None
     alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
-    low, high = PairedDifference(*_numbers(candidates, *SCORES)).ends(alpha)
+    low, high = PairedDifference(*_numbers(candidates, *STATISTICS)).ends(alpha)
     row = int(np.argmax(low))
     return candidates.select(*ROWS).row(row, named=True) | {"loss_low": float(low[row]), "loss_high": float(high[row])}
 

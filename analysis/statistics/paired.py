@@ -7,8 +7,9 @@ The difference is d = (gained - lost) / n, with the interval of Tango's score te
     q     = (sqrt(b^2 - 8 n c) - b) / (4 n), at least 0: the likeliest share that is lost, if x is the true difference
     b, c  = (2 n - gained + lost) x - gained - lost,  -lost x (1 - x)
 
-The lower end is that of A - B. t is the normal quantile, or Student's with C - 1 degrees of freedom for C clusters and
-below 30 images. Gained, lost and n are first divided by the design effect of clusters (Kish 1965), at least 1:
+The lower end is the negative of the upper end of A - B. t is the normal quantile, or Student's with C - 1 degrees of
+freedom for C clusters and below 30 images. Gained, lost and n are first divided by the design effect of clusters (Kish
+1965), at least 1:
 
     effect = (C / (C - 1) S + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
     S      = max(sum (D_k - n_k d)^2, n^2 M),   M as in `wilson`, with v = (gained + lost) / n - d^2
@@ -58,8 +59,8 @@ class Paired:
     """95 % interval of the difference; NaN with a single cluster."""
     p: Floats
     """Two-sided, of no difference."""
-    scores: PairedDifference
-    """The differences as their tests take them."""
+    paired_difference: PairedDifference
+    """The same as tests take it."""
 
 
 def paired(a: Mask, b: Mask, clusters: Ints) -> Paired:
@@ -67,9 +68,9 @@ def paired(a: Mask, b: Mask, clusters: Ints) -> Paired:
     d = b.astype(np.int64) - a
     losses, gains = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
     sums, sizes, _ = sums_by_cluster(d, clusters)
-    scores = paired_difference(gains - losses, gains + losses, sums, sizes)
+    difference = paired_difference(gains - losses, gains + losses, sums, sizes)
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
-    return Paired(losses, gains, (gains - losses) / a.shape[1], *scores.ends(), p, scores)
+    return Paired(losses, gains, (gains - losses) / a.shape[1], *difference.ends(), p, difference)
 
 
 @dataclass(frozen=True, slots=True)
