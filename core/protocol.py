@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 CLASSES = 1000
 """Classes of ImageNet, which the decision spaces are made of."""
 SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixteen": 16}
 """Decision space -> its classes. The space `all` is not here: it has those of the model."""
+LEAST_PROBABILITY = 2.0**-149
+"""The least positive number of single precision, which probabilities are stored in: one of 0 counts as much."""
 
 
 def octave_edges(size: int) -> list[int]:
@@ -125,7 +128,7 @@ STIMULUS_PROBES: Mapping[str, tuple[str, int]] = {
     "phase-scrambling": ("phase_scramble", 1),
 }
 """Stimulus set -> the probe that makes such stimuli, and how many times a setting of it the name of a condition has."""
-MODEL_VS_HUMAN = "model-vs-human"
+MODEL_VS_HUMAN: Final = "model-vs-human"
 """The convention of model-vs-human and brain-score, by which judgements on these sets count in error consistency."""
 UNCOUNTED_CONDITIONS: Mapping[str, tuple[str, ...]] = {
     "colour": ("cr",),

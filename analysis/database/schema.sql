@@ -627,7 +627,7 @@ SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE judgement_of IS 'The view judgement with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW judgement AS FROM judgement_of('*');
-COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts, right is their shape';
+COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. The shape of a cue conflict is its right answer';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
 WITH judged AS (
@@ -791,7 +791,7 @@ WITH masked AS (
     SELECT masked.* EXCLUDE cell, length(kept)::INTEGER AS count, prediction.image_index,
            -- A probability of 0 counts as the least that a REAL can be.
            CASE WHEN prediction.label_probability IS NOT NULL
-                THEN ln(greatest(prediction.label_probability::DOUBLE, pow(2, -149))) END AS log_probability,
+                THEN ln(greatest(prediction.label_probability::DOUBLE, (LEAST_PROBABILITY))) END AS log_probability,
            CASE WHEN labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct
     FROM masked
     JOIN prediction ON prediction.cell = masked.cell

@@ -115,7 +115,10 @@ def too_few_images(independent: int) -> str:
 
 
 def estimate_of(
-    share: Share, clean: Share | None = None, interval: Callable[[Share], Ends] = share_interval
+    share: Share,
+    clean: Share | None = None,
+    interval: Callable[[Share], Ends] = share_interval,
+    paired_interval: Callable[[Share, Share], Ends | None] = difference_interval,
 ) -> Estimate:
     """The estimate of a share, with its difference from that of the clean images where there is one.
 
@@ -127,7 +130,7 @@ def estimate_of(
         estimate = Estimate(share.value, *interval(share), n=share.images)
     if clean is None:
         return estimate
-    ends = difference_interval(clean, share) or (np.nan, np.nan)
+    ends = paired_interval(clean, share) or (np.nan, np.nan)
     return replace(estimate, difference=(share.value - clean.value, *ends))
 
 

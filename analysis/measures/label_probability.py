@@ -19,19 +19,19 @@ do. Source: Good 1952 for the logarithm of a probability as a score.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from math import log
 
 import numpy as np
 
+from ...core.protocol import LEAST_PROBABILITY
 from ..statistics import Floats, Ints
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Display, Ends, Estimate, Measure, Scope, estimate_of, has_labels
 from .outcomes import CellOutcomes, Decisions
 
 LIKELIHOOD, MARGIN = "negative_log_likelihood", "label_margin"
-LARGEST_LOSS = 149 * log(2)
+LARGEST_LOSS = -log(LEAST_PROBABILITY)
 """The negative logarithm of the least probability that is stored, in nats."""
 RANGES: Mapping[str, tuple[float, float]] = {LIKELIHOOD: (0.0, LARGEST_LOSS), MARGIN: (-1.0, 0.0)}
 """Name of each number -> the lowest and the highest that it can be."""
@@ -41,7 +41,7 @@ def log_probabilities(decisions: Decisions) -> Floats | None:
     """(n,) natural logarithms of the probabilities of the labels; None where that of some image is not known."""
     if decisions.label_probability is None:
         return None
-    return np.log(np.clip(decisions.label_probability.astype(np.float64), 2.0**-149, 1))
+    return np.log(np.clip(decisions.label_probability.astype(np.float64), LEAST_PROBABILITY, 1))
 
 
 def _image_numbers(cell: CellOutcomes) -> dict[str, Floats]:
@@ -60,11 +60,11 @@ def _estimate(name: str, numbers: Floats, clean: Floats | None, clusters: Ints) 
         low, high = mean_interval(mean, highest - lowest)
         return max(low, lowest), min(high, highest)
 
-    estimate = estimate_of(share_of(numbers, clusters), interval=interval)
+    mean = share_of(numbers, clusters)
     if clean is None:
-        return estimate
-    ends = _paired_interval(name, numbers - clean, clusters) or (np.nan, np.nan)
-    return replace(estimate, difference=((numbers - clean).mean(), *ends))
+        return estimate_of(mean, interval=interval)
+    ends = _paired_interval(name, numbers - clean, clusters)
+    return estimate_of(mean, share_of(clean, clusters), interval, lambda *_: ends)
 
 
 def _paired_interval(name: str, changes: Floats, clusters: Ints) -> Ends | None:

@@ -12,6 +12,7 @@ import typer
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
+from ...core.protocol import MODEL_VS_HUMAN
 from .parameters import (
     RESULTS,
     Database,
@@ -295,7 +296,7 @@ def consistency(
     *,
     probe: str | None = None,
     pairs: Annotated[bool, typer.Option("--pairs")] = False,
-    convention: Literal["model-vs-human", "all"] = "model-vs-human",
+    convention: Literal["model-vs-human", "all"] = MODEL_VS_HUMAN,
     progress: Progress = silent,
 ) -> dict[str, list[dict[str, Any]]]:
     """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
@@ -310,8 +311,9 @@ def consistency(
         images: a stimulus set, benchmark or image set of the database.
         probe: models under every condition of it, and where kappa is highest.
         pairs: every two subjects, even where there are humans.
-        convention: which conditions of a stimulus set count: those of model-vs-human and brain-score, which are without
-            controls and what humans hardly recognize, or all, and of cue conflicts those whose cues conflict.
+        convention: which conditions of a stimulus set count: those of model-vs-human and brain-score, without controls
+            and conditions in which people are right in less than 0.2 of the trials, and all 1,280 cue conflicts; or all
+            conditions, and of cue conflicts those whose cues differ.
 
     Returns the table `kappa`; with a probe the tables `conditions`, the mean kappa to humans under each, and what they
     lose there, and `peaks`, the setting of each model with the highest kappa.
