@@ -7,8 +7,8 @@ and y over all n models:
     within    of R and S less the means of their families; families of one model do not count
     between   Spearman's, of the means of x and of y over the models of each family
 
-p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010). Of eight
-families or fewer, p_between counts all permutations (`resampling`).
+p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010). With
+eight families or fewer, p_between counts all permutations (`resampling`).
 """
 
 from __future__ import annotations

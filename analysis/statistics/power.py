@@ -10,12 +10,13 @@
     kappa of n images, told from 0      s^2 = (1 - kappa) ((1 - kappa) (1 - 2 kappa) + c) / n,
                                         c = kappa (2 - kappa) / (2 p (1 - p))     (Bloch & Kraemer 1989)
     Pearson's coefficient over m models atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
-    Spearman's                          with z(0.8) sqrt(1 + rho^2 / 2) for z(0.8)  (Bonett & Wright 2000)
+    Spearman's                          the same, with k = z(1 - 0.05 / (2 t)) + z(0.8) sqrt(1 + rho^2 / 2)
+                                        (Bonett & Wright 2000)
 
 d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
 image's two scores (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose answers are all alike
-have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs. Of
-coefficients, they hold from nine models on.
+have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these formulas say what a study needs. Those of
+coefficients hold from nine models on.
 """
 
 from __future__ import annotations

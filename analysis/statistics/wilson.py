@@ -5,16 +5,17 @@ A share p of n images that is off by e = sum of d_u over C independent clusters 
     V         = max(S, M) * C / (C - 1), and at least v / n, what it would be if all images were independent
     S, M      = sum d_u^2,  v / n (1 + rho (m - 1)),   m = sum n_u^2 / n,   v = p (1 - p)
     rho       = 1 - (n v - sum n^2 d_u^2 / n_u) / (v (n - C + (m - 1) / 2)), from 0 to 1; 0 where all d_u are 0
-    effective = v / V, or n / m where all images are alike and hide V      (Franco, Little, Louis & Slud 2019)
+    n_e       = v / V, or n / m where all images are alike and hide V      (Franco, Little, Louis & Slud 2019)
     g         = 2 (m / n)^2 (1 - 1 / m), or 0 where all images are alike
-    high      : (high - p)^2 = t(h)^2 (high (1 - high) / effective + g (1 - high)^2)
+    high      : (high - p)^2 = t(h)^2 (high (1 - high) / n_e + g (1 - high)^2)
     t(h)      = Student's quantile with min(C - 1, 2 (S + g (1 - h)^2)^2 / sum d_u^4) degrees of freedom, at least 1
     h         = the upper end with t(1)
 
-The lower end is that of the wrong images, whose share is 1 - p. The degrees of freedom are Satterthwaite's (1946). M is
-what V is expected to be where clusters differ in their sizes alone (Kish 1965). rho is the intraclass correlation by
-Fleiss & Cuzick 1979, with half a cluster of m images that are all alike added. g stands for clusters that are right or
-wrong as a whole and that the images happen to have none of: the variance of the clusters that are there cannot show it.
+The lower end is 1 less the upper end of the wrong images, whose share is 1 - p. The degrees of freedom are
+Satterthwaite's (1946). M is what V is expected to be where clusters differ in their sizes alone (Kish 1965). rho is the
+intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m images that are all alike added. g stands for
+clusters that are right or wrong as a whole and that the images happen to have none of: the variance of the clusters
+that are there cannot show it.
 
 Independent images, of which each is a cluster, have V = v / n and no g: the ends are Wilson's (1927). Their t is the
 normal quantile, 1.96, or below 30 images Student's with n - 1 degrees of freedom.
@@ -46,7 +47,7 @@ class SampledShare:
     share: Floats | float
     """p, in [0, 1]."""
     effective: Floats | float
-    """The number of independent images that say as much; above 0, and not always whole."""
+    """n_e, the number of independent images that say as much; above 0, and not always whole."""
     unseen: Floats | float = 0.0
     """g: the variance by clusters that are not seen, were all others wrong."""
     freedom_low: Floats | float = np.inf
@@ -62,7 +63,7 @@ class SampledShare:
         return self._lower_end(alpha), 1 - self.mirror()._lower_end(alpha)
 
     def _lower_end(self, alpha: float) -> Floats:
-        """The smaller root x of (p - x)^2 = t^2 (x (1 - x) / effective + g x^2)."""
+        """The smaller root x of (p - x)^2 = t^2 (x (1 - x) / n_e + g x^2)."""
         share, z2 = np.asarray(self.share, np.float64), np.square(student(np.asarray(self.freedom_low), alpha))
         square, linear = 1 + z2 / self.effective - z2 * self.unseen, 2 * share + z2 / self.effective
         root = np.sqrt(np.maximum(0, linear**2 - 4 * square * share**2))
