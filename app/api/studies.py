@@ -383,7 +383,8 @@ def import_predictions(
     """Import predictions on unperturbed images, into a study of each model; the database says where they came from.
 
     Args:
-        file: Parquet or CSV: file_name, predicted_class, predicted_probability, and `model` where it holds several.
+        file: Parquet or CSV: file_name, predicted_class, predicted_probability and label_probability, which may both
+            be left out, and `model` where it holds several.
         checkpoints: the model that made them; repeatable.
         images: an image set, or a table of file_name and label.
         db: the results database; made if there is none.

@@ -29,8 +29,8 @@ OPEN_MODELS = 6
 SIDE_BY_SIDE = 40
 """Settings that a chart has room for side by side, where their probe has no axis."""
 CURVE_CAPTION = (
-    "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
-    "picked from the list. Dashed: without perturbation."
+    "Bands are 95 % intervals, which take clusters into account; of many models, only of the one that is picked from "
+    "the list. Dashed: without perturbation."
 )
 CHANCE_CAPTION = "Dotted across: chance, the accuracy of a blind guess."
 HALF_CAPTION = (
@@ -78,9 +78,9 @@ MEASURES_CAPTION = (
 KAPPA_TEXT = (
     "Cohen's kappa of right and wrong: 0 for two who err independently of each other, 1 for two who err on the same "
     "images, whatever they answer there. Unequal accuracies allow less than 1, and who makes no error has no kappa. "
-    "Over several conditions it is the mean of each condition's. Of stimuli that people judged, those conditions count "
-    "that model-vs-human and brain-score count: no controls, and none in which people are right in less than 0.2 of "
-    "the trials."
+    "Over several conditions it is the mean of each condition's. Where people judged the stimuli, those conditions "
+    "count that model-vs-human and brain-score count: no controls, and none in which people are right in less than 0.2 "
+    "of the trials."
 )
 KAPPA_CAPTION = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
 SUBJECTS_CAPTION = (
