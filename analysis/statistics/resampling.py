@@ -35,6 +35,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations as all_orders
+from itertools import product
 
 import numpy as np
 import scipy
@@ -263,17 +264,17 @@ def exact_p(method: Method, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         x, y = (centred_ranks(values, np.ones(n)) for values in (x, y))
     orders = np.array(list(all_orders(range(n))))
     results = np.ones((2, len(x), len(y)))
-    for j in range(len(y)):
-        r = coefficients("pearson", y[j, orders], x, np.ones(n))  # the first order is that of the data
+    for j, block in product(range(len(y)), _blocks(len(x), orders, y)):
+        r = coefficients("pearson", y[j, orders], x[block], np.ones(n))  # the first order is that of the data
         sides = [np.abs(r)] if method == "spearman" else [r, -r]
         for side in sides:
-            for p, extreme in zip(results[:, :, j], (side[0], side.max(axis=0)), strict=True):
+            for p, extreme in zip(results[:, block, j], (side[0], side.max(axis=0)), strict=True):
                 np.minimum(p, len(sides) * (side >= extreme - 1e-9).mean(axis=0), out=p)
-        results[:, np.isnan(r[0]), j] = np.nan
+        results[:, block, j][:, np.isnan(r[0])] = np.nan
     return results[0], results[1]
 
 
 def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:
-    """Slices of so many resamples that their arrays stay small."""
+    """Slices of so many resamples, or variables under all orders, that their arrays stay small."""
     size = int(np.clip(BLOCK // ((len(x) + len(y)) * x.shape[-1]), 1, 500))
     return (slice(first, first + size) for first in range(0, count, size))

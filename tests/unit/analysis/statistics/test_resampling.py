@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from math import factorial
 
@@ -100,6 +101,15 @@ def test_the_least_possible_p_is_that_of_two_orders_of_all(method: Method) -> No
     p, least = exact_p(method, np.array([[1.0, 2, 3, 4]]), np.array([[1.0, 1, 2, 3]]))
     assert (p.item(), least.item()) == pytest.approx((1 / 6, 1 / 6)), "a tie makes more orders alike"
     assert np.isnan(exact_p(method, np.ones((1, 5)), np.arange(5.0)[None])).all()
+
+
+def test_all_permutations_of_many_variables_take_little_memory() -> None:
+    x = np.random.default_rng(4).normal(size=(100, 8))
+    tracemalloc.start()
+    exact_p("spearman", x, x[:1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 26
 
 
 def test_permutation_p_is_uniform_without_a_correlation() -> None:
