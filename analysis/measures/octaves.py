@@ -107,7 +107,8 @@ def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
         for name, share in image_shares(outcomes)
     }
     if not estimates:
-        return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))
+        names = (*SHARES, *PAIRS, *(LOG_SHARES if outcomes.available.labelled else ()))
+        return dict.fromkeys(names, nothing(State.MISSING, "no clean prediction to compare with"))
     if not outcomes.guessed:
         return estimates
     return {

@@ -184,6 +184,14 @@ def test_accuracy_of_blind_guesses_has_shares_at_chance() -> None:
     assert {estimate.state for estimate in estimates.values()} == {State.AT_CHANCE}
 
 
+@pytest.mark.parametrize(("labelled", "names"), [(True, {*SHARES, *PAIRS, *LOG_SHARES}), (False, {*SHARES, *PAIRS})])
+def test_without_clean_predictions_every_number_is_missing(labelled: bool, names: set[str]) -> None:
+    outcomes = right_outcomes({condition: np.ones(4, np.bool_) for condition in CONDITIONS})
+    estimates = octave_estimates(replace(outcomes, available=replace(outcomes.available, labelled=labelled)))
+    assert estimates.keys() == names
+    assert {estimate.state for estimate in estimates.values()} == {State.MISSING}
+
+
 def test_all_masks_are_needed_and_shares_are_biases() -> None:
     [*measures] = MEASURES
     assert measures[0].needs(Available([CLEAN, *CONDITIONS])) is None
