@@ -232,7 +232,11 @@ def _renumbered(file: Path, index: Index, class_numbers: Sequence[int]) -> Index
     numbers = np.array(class_numbers, np.int32)
     try:
         labels = None if index.labels is None else numbers[index.labels]
-        schemes = {name: [numbers[list(row)].tolist() for row in lists] for name, lists in index.schemes.items()}
+        # Two names of an image may stand for one class.
+        schemes = {
+            name: [list(dict.fromkeys(numbers[list(row)].tolist())) for row in lists]
+            for name, lists in index.schemes.items()
+        }
     except IndexError as error:
         raise ImageSetError(f"{file}: a class has no name; pack the images again") from error
     return replace(index, labels=labels, schemes=schemes)

@@ -195,7 +195,7 @@ def labels_of_csv(
         label_sets = [[label_set_in_words(labels)] if multilabel else labels for labels in label_sets]
         names = sorted({label for labels in label_sets for label in labels})
         number_of = _number_names(file, names)
-        lists = [[number_of[label] for label in labels] for labels in label_sets]
+        lists = [list(dict.fromkeys(number_of[label] for label in labels)) for labels in label_sets]
     else:
         lists = [list(dict.fromkeys(map(int, labels))) for labels in label_sets]  # 1 and 01 are one label
         lists = [[sum(1 << number for number in numbers)] for numbers in lists] if multilabel else lists

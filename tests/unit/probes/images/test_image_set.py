@@ -136,6 +136,15 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
         open_image_set(tmp_path / "whole", ["no.png"])
 
 
+def test_two_names_of_one_class_are_one_class_of_an_image(photos: Path, tmp_path: Path) -> None:
+    rows = zip(PATHS, ["crane;crane bird", "ox", "crane bird", "ox;crane"], strict=True)
+    (tmp_path / "labels.csv").write_text("path,class\n" + "".join(f"{path},{cell}\n" for path, cell in rows))
+    pack(photos, tmp_path / "set", crop=CROP, labels=tmp_path / "labels.csv")
+    several = open_image_set(tmp_path / "set", numbers=(134, 134, 345)).schemes["several"]
+    assert several.image_index.tolist() == [0, 1, 2, 3, 3]
+    assert several.classes.tolist() == [134, 345, 134, 345, 134]
+
+
 def test_a_broken_image_stops_the_pack_or_is_left_out(photos: Path, tmp_path: Path) -> None:
     full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]

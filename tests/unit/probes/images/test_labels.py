@@ -80,6 +80,7 @@ def test_csv_errors_name_the_row(text: str, message: str, tmp_path: Path) -> Non
     [
         (("7", "3 ; 7", "0;00"), [7, 3, 0], [[7], [3, 7], [0]], None),
         (("tench", "eel;10", "10"), [2, 1, 0], [[2], [1, 0], [0]], ["10", "eel", "tench"]),
+        (("tench", "eel;10;eel", "10;10"), [2, 1, 0], [[2], [1, 0], [0]], ["10", "eel", "tench"]),
         (("7", "3", "0"), [7, 3, 0], None, None),
     ],
 )
