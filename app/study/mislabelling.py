@@ -13,6 +13,7 @@ import numpy as np
 from ...analysis.database.store import Store
 from ...core.errors import some_of
 from ...core.protocol import CLASSES
+from ...core.records import SEVERAL
 from ...engine.decision import ALL_SPACE
 from ...probes.family import CLEAN
 from .matching import takes_images
@@ -39,7 +40,8 @@ def doubt_numbers(work: Work) -> list[str]:
     for images in work.image_sets:
         if images.labels is None or images.info.decision_space != ALL_SPACE:
             continue
-        count = len(images.class_names or ()) or len(np.unique(images.labels))
+        labels = images.schemes[SEVERAL].classes if SEVERAL in images.schemes else images.labels
+        count = len(images.class_names or ()) or len(np.unique(labels))
         differing = [
             f"{model.name} has {model.classes:,}"
             for model in work.models
