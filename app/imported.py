@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
+from ..analysis.statistics import Mask
 from ..core.errors import StoreError, UsageError
 from ..core.files import sha256_of
 from ..core.protocol import CLASSES, SIZE
@@ -47,6 +48,8 @@ ENGINE = "imported"
 UNKNOWN = "unknown"
 PREDICTION_COLUMNS = ("file_name", "predicted_class")
 PROBABILITIES = ("predicted_probability", "label_probability")
+ROUNDING = 1e-5
+"""The most by which equal probabilities may differ that were computed in single precision."""
 SUFFIXES = (".parquet", ".csv")
 IMPORTED_CELLS = """
 SELECT cell.engine, model_sha256, cell.onnx_sha256, condition.digest AS condition, shown.name, shown.benchmark,
@@ -120,6 +123,7 @@ def import_predictions(
         if SEVERAL in labelled.schemes:
             index, classes = labelled.schemes[SEVERAL]
             rank[index[predicted[index] == classes]] = 0
+        _check_probabilities(file, labelled.paths, rank == 0, confidence, label_probability)
         predictions = Predictions(predicted.astype(np.uint16), rank, confidence, label_probability=label_probability)
         parts.append(Finished(Cell(variant, labelled.info, clean, 0), 0, predictions, 0.0))
     imported = []
@@ -132,6 +136,28 @@ def import_predictions(
             query = "SELECT n, top1, low, high FROM accuracy_of(?) WHERE image_set = ?"
             imported.append(Imported(label, *store.frame(query, [label, labelled.info.name]).row(0)))
     return imported
+
+
+def _check_probabilities(
+    file: Path,
+    paths: Sequence[str],
+    hits: Mask,
+    confidence: NDArray[np.float32],
+    label_probability: NDArray[np.float32],
+) -> None:
+    """StoreError where a label is more probable than the class predicted, or less while it is predicted.
+
+    NaN, for probabilities that are not known, passes.
+    """
+    excess = label_probability - confidence
+    conflicts = np.flatnonzero(np.where(hits, np.abs(excess), excess) > ROUNDING)
+    if len(conflicts):
+        image = conflicts[0]
+        raise StoreError(
+            f"{file}: {paths[image]} has label_probability {label_probability[image]:.6g} and predicted_probability "
+            f"{confidence[image]:.6g}, and its prediction is {'right' if hits[image] else 'wrong'}; the two are equal "
+            "where it is right, and the label has no more where it is wrong; export the predictions again"
+        )
 
 
 def _study_with(store: Store, new_cell: Cell) -> list[Cell]:

@@ -71,7 +71,7 @@ def test_predictions_of_any_of_an_images_classes_are_right(command: Command, pla
 
 
 def test_a_file_may_have_the_probabilities_of_the_labels(command: Command, place: Path) -> None:
-    rows = pl.read_csv(place / "predictions.csv").with_columns(label_probability=pl.Series([0.9, 0.05, 0.5, 0.25]))
+    rows = pl.read_csv(place / "predictions.csv").with_columns(label_probability=pl.Series([0.9, 0.8, 0.5, 0.6]))
     rows.write_csv(place / "predictions.csv")
     assert run(command, place)[0] == 0
     db = place / "results.duckdb"
@@ -79,7 +79,7 @@ def test_a_file_may_have_the_probabilities_of_the_labels(command: Command, place
     assert stored == pytest.approx(dict(zip(rows["file_name"], rows["label_probability"], strict=True)))
     assert command("analyze", "--db", db).code == 0
     [(likelihood,)] = ask(db, "SELECT value FROM condition_metric WHERE metric = 'negative_log_likelihood'")
-    assert likelihood == pytest.approx(-np.log([0.9, 0.05, 0.5, 0.25]).mean())
+    assert likelihood == pytest.approx(-np.log([0.9, 0.8, 0.5, 0.6]).mean())
     rows.with_columns(label_probability=pl.lit(1.5)).write_csv(place / "predictions.csv")
     code, _, error = run(command, place)
     assert (code, "label_probability: 1.5 is no probability" in error) == (1, True), error
@@ -181,6 +181,14 @@ def test_top5_of_a_packed_set_is_known_where_all_is_right(
         (lambda t: t.with_columns(predicted_class=pl.lit(1000)), "row 1, column predicted_class: 1000 is no class"),
         (lambda t: t.with_columns(predicted_probability=pl.lit(1.5)), "column predicted_probability: 1.5 is no prob"),
         (lambda t: t.with_columns(model=pl.lit("other")), "no predictions of net, but of other"),
+        (
+            lambda t: t.with_columns(label_probability=pl.Series([0.9, 0.8, 0.71, 0.6])),
+            "b has label_probability 0.71 and predicted_probability 0.7",
+        ),
+        (
+            lambda t: t.with_columns(label_probability=pl.Series([0.9, 0.79, 0.1, 0.6])),
+            "c has label_probability 0.79 and predicted_probability 0.8",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
