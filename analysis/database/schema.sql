@@ -689,7 +689,8 @@ COMMENT ON VIEW human_probe IS 'Accuracy of models under the probes of the exper
 CREATE VIEW cell_label_outcome AS
 WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
 SELECT prediction.cell, truth.scheme, prediction.image_index, image.cluster,
-       list_contains(truth.classes, prediction.predicted) AS correct
+       CASE WHEN own_scheme(truth.scheme) THEN prediction.label_rank = 0
+            ELSE list_contains(truth.classes, prediction.predicted) END AS correct
 FROM cell_detail AS detail
 JOIN truth ON truth.image_set = detail.image_set_id
 JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = truth.image_index

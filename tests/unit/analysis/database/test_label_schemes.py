@@ -33,6 +33,15 @@ def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> N
     assert outcomes == [("shape", 0, True), ("shape", 1, True), ("texture", 1, True), ("texture", 2, True)]
 
 
+def test_the_best_of_several_classes_of_an_image_is_right_in_every_view(store: Store) -> None:
+    images = image_set(4, labels=[0] * 4, schemes={"several": [[0, 1], [0], [0, 1], [0, 1]]})
+    store_study(store, "s", images, [part(cell(images), [1, 0, 2, 1], [0, 0, 1, 0])])
+    query = "SELECT scheme, mean(correct::INTEGER) FROM cell_label_outcome GROUP BY scheme ORDER BY scheme"
+    accuracies = [("several", 3 / 4), ("single", 3 / 4)]
+    assert store.frame(query).rows() == accuracies
+    assert store.frame("SELECT scheme, top1 FROM label_accuracy ORDER BY scheme").rows() == accuracies
+
+
 def test_names_of_classes_are_the_last_ones_of_the_decision_spaces_in_use(store: Store) -> None:
     all_set, few_set = image_set(2, labels=[0, 1]), image_set(2, labels=[0, 1], decision_space="sixteen", name="few")
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": {0: "airplane", 1: "bear"}, "unused": {0: "nothing"}}
