@@ -273,11 +273,13 @@ def _why_not(n: int) -> pl.Expr:
 def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
     """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
 
-    UsageError where two sets give one of them different labels: being right would mean two things.
+    UsageError where two sets give one of them different labels, or further right classes: being right would mean two
+    things.
     """
     query = (
-        "SELECT path, image_index, cluster, class AS label FROM image LEFT JOIN (FROM label WHERE "
-        "own_scheme(scheme)) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
+        "SELECT path, image_index, cluster, label FROM image LEFT JOIN (SELECT image_set, image_index, "
+        "array_to_string(list_sort(list(DISTINCT class)), ';') AS label FROM label WHERE own_scheme(scheme) "
+        "OR scheme = 'several' GROUP BY ALL) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
     )
     first = cells.row(0, named=True)
     images_a = a.frame(query, [first["image_set_id"]])

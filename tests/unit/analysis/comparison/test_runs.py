@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def test_sets_whose_labels_differ_are_refused(store: Store, store_b: Store) -> N
         "differ; pack both with the same labels$"
     )
     with pytest.raises(UsageError, match=message):
+        compare_runs(Run(store, "s@1"), Run(store_b, "s@1"))
+
+
+@pytest.mark.parametrize(("classes", "refused"), [([2, 9], True), ([2], False)])
+def test_sets_whose_images_have_other_further_classes_are_refused(
+    classes: list[int], refused: bool, store: Store, store_b: Store
+) -> None:
+    first, second = image_set(3, labels=[2] * 3), image_set(3, labels=[2] * 3, schemes={"several": [classes] * 3})
+    for database, images in ((store, first), (store_b, second)):
+        store_study(database, "s", images, [part(cell(images), [2] * 3, [0] * 3)])
+    message = "0.png has label 2 in A and 2;9 in B, the first of 3 of 3 images in common"
+    with pytest.raises(UsageError, match=message) if refused else nullcontext():
         compare_runs(Run(store, "s@1"), Run(store_b, "s@1"))
 
 
