@@ -548,6 +548,12 @@ CREATE MACRO classes_decided(space, classes) AS
     CASE space WHEN 'sixteen' THEN 16 WHEN 'imagenet-a' THEN 200 WHEN 'imagenet-r' THEN 200 ELSE classes END;
 COMMENT ON MACRO classes_decided IS 'The classes that a model of so many classes decides between in a decision space';
 
+CREATE MACRO right_classes(images) AS (
+    SELECT CASE WHEN count(*) > 0 THEN count(*) / count(DISTINCT image_index) ELSE 1 END
+    FROM label WHERE image_set = images AND scheme = 'several'
+);
+COMMENT ON MACRO right_classes IS 'The mean number of classes that are right for an image of a set (image_set.id)';
+
 CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
@@ -556,7 +562,8 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        -- The five highest logits of five hold every label.
        CASE WHEN classes_decided(detail.decision_space, checkpoint.classes) > 5 THEN result.top5 END AS top5,
        result.low, result.high,
-       CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END AS chance,
+       CASE WHEN detail.labelled THEN right_classes(detail.image_set_id)
+                                      / classes_decided(detail.decision_space, checkpoint.classes) END AS chance,
        detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
 JOIN checkpoint ON checkpoint.id = detail.checkpoint_id

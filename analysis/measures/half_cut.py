@@ -7,8 +7,8 @@ With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - 
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k. chance
-is 1 / classes, and 0 where agreement is measured. Where no tested cut leaves less than half, or none leaves more, the
-value is the end of the tested cuts, `censored_below` or `censored_above`.
+is the mean number of right classes of an image / classes, and 0 where agreement is measured. Where no tested cut leaves
+less than half, or none leaves more, the value is the end of the tested cuts, `censored_below` or `censored_above`.
 
 Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
 """

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UsageError, quoted
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
-from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
+from ...core.records import MULTILABEL, SEVERAL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..statistics import Floats, Index, Ints, Mask
@@ -52,16 +52,18 @@ class Subject:
     image_set_id: int
     image_set: str
     classes: int
-    """Number of classes in the decision space: a blind guess is right once in that many images."""
+    """Number of classes in the decision space."""
     size: int
     """Pixels a side of the images."""
     labelled: bool
     decision_space: str = "all"
+    right_classes: float = 1.0
+    """Mean number of classes that are right for an image."""
 
     @property
     def floor(self) -> float:
         """Accuracy of a blind guess; 0 where agreement is measured."""
-        return 1 / self.classes if self.labelled else 0.0
+        return self.right_classes / self.classes if self.labelled else 0.0
 
 
 SUBJECT_KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
@@ -74,9 +76,10 @@ def subjects(store: Store, study: str) -> list[Subject]:
     """
     rows = store.frame(
         "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
-        "max(detail.decision_space) AS decision_space, images.size, detail.labelled "
+        "max(detail.decision_space) AS decision_space, images.size, detail.labelled, images.right_classes "
         "FROM study_detail_of(?) AS detail JOIN checkpoint AS c ON c.id = checkpoint_id "
-        "JOIN image_set AS images ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
+        "JOIN (SELECT id, size, right_classes(id) AS right_classes FROM image_set) AS images "
+        "ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
         [study],
     )
     if not len(rows):
@@ -106,8 +109,10 @@ class ImageTruth:
     labelled: bool
     label: Ints
     """(n,): class that predictions are ranked by; -1 without labels."""
+    several: Ints
+    """Images and their right classes, where some have several, as image * 65536 + class, ascending."""
     accepted: Ints
-    """Images and the classes that ReaL accepts for them, as image * 65536 + class, ascending."""
+    """The same of the classes that ReaL accepts."""
     first_cue: Ints
     """(n,): class of the first cue, such as shape; -1 for none."""
     second_cue: Ints
@@ -145,7 +150,7 @@ class ImageTruth:
 
     def has_same_labels(self, images: ImageTruth) -> bool:
         """Whether labels beside the label are the same: they can be added to a set later."""
-        names = ("accepted", "first_cue", "second_cue")
+        names = ("several", "accepted", "first_cue", "second_cue")
         return all(np.array_equal(getattr(self, name), getattr(images, name)) for name in names)
 
 
@@ -393,14 +398,18 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         column[index] = image_classes
         return column
 
-    real = labels.filter(pl.col("scheme") == "real").select("image_index", "class").to_numpy()
+    def pairs(scheme: str) -> Ints:
+        rows = labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy()
+        return np.sort(rows @ np.array([1 << 16, 1]))
+
     return ImageTruth(
         digest=digest,
         clusters=clusters["cluster"].to_numpy().astype(np.int64),
         photographs=clusters["number"].fill_null(clusters["own"]).to_numpy(),
         labelled=labelled,
         label=classes(own_scheme or ""),
-        accepted=np.sort(real @ np.array([1 << 16, 1])),
+        several=pairs(SEVERAL),
+        accepted=pairs("real"),
         first_cue=classes(cues.first),
         second_cue=classes(cues.second),
         schemes=schemes,

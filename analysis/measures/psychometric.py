@@ -6,10 +6,10 @@ in log noise strength fitted to the single outcomes by maximum likelihood:
     P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
-S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, 1 over the classes of the decision space, and 0
-where agreement is measured, are not. Outside the tested noise a threshold is `censored_above` or `censored_below`, and
-its value that end of the range (0.02 .. 0.16 as published). The S_f follow the same bell as the published integers
-(which are S_f rounded up):
+S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, the accuracy of a blind guess, and 0 where
+agreement is measured, are not. Outside the tested noise a threshold is `censored_above` or `censored_below`, and its
+value that end of the range (0.02 .. 0.16 as published). The S_f follow the same bell as the published integers (which
+are S_f rounded up):
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
     center_frequency = 1.75 * 2^mu size / 224 cycles per image,
@@ -120,7 +120,7 @@ def estimate_band(
         settings: noise_sd and frequency of each row; row 0 is noise_sd 0. As published there are 29: then frequency by
             frequency from 0, within each noise_sd 0.02, 0.04, 0.08, 0.16. A frequency with a single level gets no
             threshold.
-        floor: accuracy of a blind guess, 1 over the classes that are decided between.
+        floor: accuracy of a blind guess between the classes that are decided between.
         size: pixels a side of the images.
         seed: of the resamples.
     """

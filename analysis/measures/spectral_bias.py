@@ -12,7 +12,8 @@ cycles per image, and high-passes remove what is below 100 to 56.
 
 Where a model decides between fewer than 1,000 classes, the same three are also computed of
 
-    corrected ratio(c) = (top-1 under the filter - chance) / (clean top-1 - chance),     chance = 1 / classes
+    corrected ratio(c) = (top-1 under the filter - chance) / (clean top-1 - chance)
+    chance             = mean number of right classes of an image / classes
 
 as corrected_low_frequency_bias and so on. Comparisons, correlations and charts take these. A bias is `at_chance` where
 the clean accuracy, or the accuracy under each of its filters, is within chance (`statistics.shares`).
@@ -99,7 +100,8 @@ def spectral_estimates(outcomes: Outcomes, above_chance: bool = False) -> dict[s
         return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
     estimates = _estimates(outcomes, 0.0)
     if outcomes.available.few_classes:
-        note = f"a blind guess is right in 1 of {outcomes.subject.classes} images; {CORRECTED}{{}} is without it"
+        guess = f"a blind guess is right in 1 of {1 / outcomes.subject.floor:.3g} images"
+        note = f"{guess}; {CORRECTED}{{}} is without it"
         for name, estimate in estimates.items():
             if estimate.state == State.OK:
                 estimates[name] = replace(estimate, state=State.DOUBTFUL, note=note.format(name))

@@ -24,8 +24,8 @@ Two numbers that share no images, with the interval (l, u) of each (MOVER, Zou &
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-An accuracy p over n independent images is within chance, c = 1 / K for K classes, where Wilson's 99 % interval reaches
-c; clusters count by the effective number n_e of `wilson`, which is n where images are independent:
+An accuracy p over n independent images is within chance, c = k / K where k of K classes are right, when Wilson's 99 %
+interval reaches c; clusters count by the effective number n_e of `wilson`, which is n where images are independent:
 
     p - c <= 2.576 sqrt(c (1 - c) / n_e)
 """

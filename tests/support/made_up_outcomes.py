@@ -36,6 +36,7 @@ def images_of(
         photographs=ids,
         labelled=True,
         label=np.zeros(count, np.int64) if cues is None else first,
+        several=np.zeros(0, np.int64),
         accepted=np.zeros(0, np.int64),
         first_cue=first,
         second_cue=second,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.outcomes import PredictionReader, subjects
 
 LOW = condition("lowpass", cutoff=0.5)
 
@@ -40,6 +42,13 @@ def test_the_best_of_several_classes_of_an_image_is_right_in_every_view(store: S
     accuracies = [("several", 3 / 4), ("single", 3 / 4)]
     assert store.frame(query).rows() == accuracies
     assert store.frame("SELECT scheme, top1 FROM label_accuracy ORDER BY scheme").rows() == accuracies
+    # A blind guess among 10 classes is right with probabilities 2 / 10, 1 / 10, 2 / 10 and 2 / 10.
+    assert store.frame("SELECT chance FROM accuracy").item() == pytest.approx(0.175)
+    [subject] = subjects(store, "s")
+    assert subject.floor == pytest.approx(0.175)
+    truth = PredictionReader(store).images(subject.image_set_id)
+    assert truth.has_same_labels(truth)
+    assert not truth.has_same_labels(replace(truth, several=truth.several[1:]))
 
 
 def test_names_of_classes_are_the_last_ones_of_the_decision_spaces_in_use(store: Store) -> None:
