@@ -24,6 +24,7 @@ Chetverikov & Kato 2013):
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ import scipy
 from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError, plural, some_of
+from ...core.records import in_words as parameters_in_words
 from ..measures.base import Measure
 from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
@@ -285,7 +287,7 @@ def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
 
 
 def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -> str:
-    """The number of cells of a run that another lacks, and of which checkpoints, image sets and probes they are."""
+    """The number of cells of a run that another lacks, and their checkpoints, image sets, probes or settings."""
     remainder, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
     partly = remainder
     for column in MATCH[:3]:
@@ -296,7 +298,8 @@ def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -
             words.append(f"{column.replace('_', ' ')} {some_of(values)}")
             partly = partly.filter(~pl.col(column).is_in(values.implode()))
     if len(partly):
-        words.append(f"some settings of {some_of(partly['probe'].unique(maintain_order=True))}")
+        settings = partly.select("probe", "parameters").unique(maintain_order=True).rows()
+        words += [some_of(f"{probe} {parameters_in_words(json.loads(text).items())}" for probe, text in settings)]
     return f"{len(remainder):,} of {name} alone ({', '.join(words)})" if len(remainder) else ""
 
 

@@ -168,8 +168,8 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
     limits = answer.out.split("## Limits, and what is not judged")[1]
     assert "margin 1.00%" in limits
     assert "images or labels" in limits
-    assert "1 of mine@1 of old.duckdb alone (some settings of lowpass); 2 of mine@1 of new.duckdb alone (" in limits
-    assert "(image set other, probe highpass, some settings of lowpass)" in limits
+    assert "1 of mine@1 of old.duckdb alone (lowpass cutoff=0.7); 2 of mine@1 of new.duckdb alone (" in limits
+    assert "(image set other, probe highpass, lowpass cutoff=0.5)" in limits
 
 
 def test_a_study_of_another_database_is_named_behind_its_file(command: Command, db: Path, tmp_path: Path) -> None:
