@@ -57,6 +57,13 @@ r"""Signs at the beginning of a line that LaTeX would take for arguments of the 
 _MINUS = re.compile(r"(?<=[ \[])-(?=\d)")
 """The sign of a negative number, which LaTeX sets as a hyphen outside of mathematics."""
 
+_COLUMNS = re.compile(r"(?<={tabular}{)\w*")
+"""The kinds of the columns of a tabular; tabulate knows no paragraphs, and none at all without rows."""
+LONGEST_TEXT = 60
+"""The most characters that stand on one line of a cell in LaTeX."""
+PARAGRAPH = "p{60mm}"
+"""The kind of a column with a longer text."""
+
 
 def print_rows(
     rows: Rows,
@@ -197,16 +204,19 @@ def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: s
 
     cells = join_intervals({_line(name): [_line(cell_text(value)) for value in columns[name]] for name in columns})
     rows = list(zip(*cells.values(), strict=True))
-    sides = ["right" if all(map(NUMBER.fullmatch, column)) else "left" for column in cells.values()] if rows else None
+    sides = ["right" if rows and all(map(NUMBER.fullmatch, column)) else "left" for column in cells.values()]
     names, heading = [*cells], _line(title or "")
     if table_format == Format.markdown:
         names, *texts = ([_escape_markdown(text) for text in row] for row in [names, *rows])
-        drawing = tabulate(texts, names, "pipe", disable_numparse=True, colalign=sides)
+        drawing = tabulate(texts, names, "pipe", disable_numparse=True, colalign=sides if rows else None)
         return f"## {_escape_markdown(heading)}\n\n{drawing}" if heading else str(drawing)
-    drawing = tabulate(rows, names, "latex_booktabs", disable_numparse=True, colalign=sides)
+    drawing = tabulate(rows, names, "latex_booktabs", disable_numparse=True, colalign=sides if rows else None)
     drawing = _MINUS.sub("$-$", _AFTER_A_ROW.sub(r"\1{\2}", drawing))
-    if not rows:  # tabulate leaves out which columns there are
-        drawing = drawing.replace("{tabular}{}", f"{{tabular}}{{{'l' * len(names)}}}", 1)
+    kinds = (
+        PARAGRAPH if any(len(cell) > LONGEST_TEXT for cell in column) else side[0]
+        for column, side in zip(cells.values(), sides, strict=True)
+    )
+    drawing = _COLUMNS.sub("".join(kinds), drawing, count=1)
     return f"\\begin{{table}}\n\\caption{{{escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
 
 

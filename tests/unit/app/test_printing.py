@@ -146,6 +146,11 @@ def test_a_negative_number_has_a_minus_in_latex() -> None:
     assert re.sub(" +", " ", row) == r" a-1 & $-$0.25 [$-$0.5, $-$7.5e-06] & - \\"
 
 
+def test_a_long_text_is_a_paragraph_in_latex() -> None:
+    columns = {"value": [0.5, None], "state": ["ok", "missing"], "note": ["-", "it lacks conditions; " * 20]}
+    assert r"\begin{tabular}{rlp{60mm}}" in paper_text(columns, "latex")
+
+
 def test_a_table_without_rows_has_its_columns() -> None:
     table: dict[str, list[Any]] = {"model": [], "n": []}
     assert "\\begin{tabular}{ll}" in paper_text(table, "latex")
