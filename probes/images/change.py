@@ -29,6 +29,8 @@ from .pixels import Stream
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .image_sources import ImageSource
+
 
 def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
     """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`.
@@ -46,7 +48,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         rows = [row for row, name in enumerate(photographs.paths) if name not in old_paths]
         if not rows:
             raise UsageError(f"{path} has all {total} images of {source} already, by their paths; nothing is new")
-        classes, names = _labels(images, source, photographs.paths, labels)
+        classes, names = _labels(images, photographs, labels, crop, how)
         if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
             how.say(f"{path}: new classes: {some_of(new_classes)}")
         if duplicates := total - len(rows):
@@ -113,7 +115,7 @@ def _clustering(path: Path, index: set_files.Index) -> str:
 
 
 def _labels(
-    images: ImageSet, source: Path, paths: Sequence[str], labels: Path | None
+    images: ImageSet, source: ImageSource, labels: Path | None, crop: Crop, how: How
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
     """The classes of the source's images, in the numbers of the larger set, and the names that this has of them."""
     if not images.info.labelled:
@@ -121,11 +123,11 @@ def _labels(
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
         return None, None
     space = decision_space(images.info.decision_space)
-    classes, names, lists = labels_of_source(source, paths, labels, space, images.class_names or ())
+    classes, names, lists = labels_of_source(source, labels, space, crop, how, images.class_names or ())
     if lists is not None:
         raise UsageError(f"{images.folder} has one class an image, and {labels} several; make the larger set anew")
     if classes is None:
-        raise UsageError(f"{images.folder} has labels; name with --labels what the images of {source} show")
+        raise UsageError(f"{images.folder} has labels; name with --labels what the images of {source.where} show")
     if (names is None) != (images.class_names is None):
         kinds = ("numbers", "names") if names is None else ("names", "numbers")
         raise UsageError(f"{images.folder} has {kinds[1]} of classes, and --labels {kinds[0]}; give {kinds[1]}")

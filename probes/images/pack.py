@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import FileIO
@@ -266,7 +266,7 @@ def pack(
     check_clustering(contents.clusters)
     refuse_early(source, out, how)
     images = open_source(source)
-    classes, names, lists = labels_of_source(source, images.paths, labels, space)
+    classes, names, lists = labels_of_source(images, labels, space, crop, how)
     values = attributes_of_csv(attributes, images.paths) if attributes else {}
     info = _info(out, crop, contents)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
@@ -284,21 +284,39 @@ def pack(
     return write_set(images, choice, out, crop, info, how)
 
 
+def _decodable(source: ImageSource, crop: Crop, paths: Sequence[str]) -> Iterator[str]:
+    """Yield those of some paths of a source whose images are not broken."""
+    names = set(paths)
+    with pillow_warnings():
+        for row, read_bytes in source.read({row for row, path in enumerate(source.paths) if path in names}):
+            with suppress(BrokenImageError):
+                cropped(read_bytes(), crop)
+                yield source.paths[row]
+
+
 def labels_of_source(
-    source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace, set_classes: Sequence[str] = ()
+    images: ImageSource,
+    labels: Path | None,
+    space: DecisionSpace,
+    crop: Crop,
+    how: How,
+    set_classes: Sequence[str] = (),
 ) -> tuple[NDArray[np.int32] | None, list[str] | None, list[list[int]] | None]:
     """The classes of the images, None where they have none, and the names of classes that are the user's own.
 
     The last value has the classes of each image where some have several. The images may all be of one of the
-    `set_classes`.
+    `set_classes`. Images that `how` leaves out need no row of a CSV file.
     """
+    source, paths = images.where, images.paths
     names: list[str] | None = None
     lists: list[list[int]] | None = None
     classes: NDArray[np.int32] | None
     if labels == FOLDERS:
         classes, names = labels_of_names(source, paths, set_classes)
     elif labels:
-        classes, names, lists = labels_of_csv(labels, paths, space.name == MULTILABEL)
+        classes, names, lists = labels_of_csv(
+            labels, paths, space.name == MULTILABEL, partial(_decodable, images, crop) if how.skip_broken else iter
+        )
         if lists is not None and space.name in SPACE_CLASSES:
             raise UsageError(f"{labels}: decision space {space.name} takes one class an image; leave out those after ;")
     elif space.name == MULTILABEL:

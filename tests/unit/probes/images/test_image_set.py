@@ -164,6 +164,22 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(photos: Path, tmp_path: Pa
     check_image_set(images.folder)
 
 
+def test_an_image_that_is_left_out_needs_no_row_of_labels(photos: Path, tmp_path: Path) -> None:
+    broken, labels = photos / PATHS[1], tmp_path / "labels.csv"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    labels.write_text("path,class\n" + "".join(f"{path},{k}\n" for k, path in enumerate(PATHS) if k != 1))
+    skipping = How(skip_broken=True)
+    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), labels=labels, how=skipping)
+    assert list(images.skipped) == [PATHS[1]]
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, *range(2, len(PATHS))]
+    labels.write_text("".join(labels.read_text().splitlines(keepends=True)[:-1]))
+    for how, count, path in ((skipping, "2 images", PATHS[-1]), (How(), "2 images", PATHS[1])):
+        with pytest.raises(ImageSetError, match=f"it lacks {count}, such as '{path}'; add a row for each"):
+            pack(photos, tmp_path / "refused", crop=Crop(8, 8), labels=labels, how=how)
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("paths", "warned"),
     [(["a/0.png", "a/1.png", "b/2.png"], True), (["a/0/0.png", "a/0/1.png", "a/1/2.png", "b/2/3.png"], False)],

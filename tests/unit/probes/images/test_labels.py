@@ -58,7 +58,7 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,class\na/x.jpg,1\nb/y.jpg,2\n", r"it lacks 1 image, the first 'b/z, 2\.jpg'"),
+        ("path,class\na/x.jpg,1\nb/y.jpg,2\n", r"it lacks 1 image, such as 'b/z, 2\.jpg'"),
         ("path,class\na/x.jpg,1\na/x.jpg,1\n", r"row 3: 'a/x\.jpg' is listed twice; keep one of .* multilabel"),
         ("path,class\na/w.jpg,1\n", r"row 2: no image 'a/w\.jpg'"),
         ("path,class\na/x.jpg,-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
