@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import amount, plural
+from ...core.errors import amount, plural, some_of
 from ...core.protocol import MODEL_VS_HUMAN, UNCOUNTED_CONDITIONS
 from ..api import results
 from ..console import log
-from ..printing import Format, Rows, TableFormat, condition_in_words, print_rows, print_table, print_tables, print_text
+from ..printing import (
+    Format,
+    Rows,
+    TableFormat,
+    condition_in_words,
+    print_note,
+    print_rows,
+    print_table,
+    print_tables,
+    print_text,
+)
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -27,6 +37,9 @@ CONDITION_COLUMNS = (
 )
 """Columns of the table of conditions, each with its parameters in words."""
 
+MOST_NAMES = 10
+"""The number of metrics or checkpoints that a reason lists."""
+
 
 def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens analyze --db results.duckdb --format csv"""
@@ -37,11 +50,26 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
         )
     if conditions and not table_format.is_for_programs:
         rows = [row | {"condition": condition_in_words(row)} for row in rows]
-        table_rows = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
-        print_rows(table_rows, table_format, titles=(*TITLES, "metric"))
+        rows = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
     else:
         omissions = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
-        print_rows(metrics.drop(*omissions, strict=False).to_dicts(), table_format, titles=TITLES)
+        rows = metrics.drop(*omissions, strict=False).to_dicts()
+    valueless = metrics.filter(metrics["value"].is_null())
+    if not table_format.is_for_programs:
+        rows = [row for row in rows if row["value"] is not None]
+    print_rows(rows, table_format, titles=(*TITLES, "metric") if conditions else TITLES)
+    if len(valueless) and not table_format.is_for_programs:
+        print_note("\n".join(["", *_reasons(valueless)]), table_format)
+
+
+def _reasons(valueless: DataFrame) -> Iterator[str]:
+    """Yield a line for each reason why numbers have no value."""
+    for (state, note), rows in valueless.group_by("state", "note", maintain_order=True):
+        metrics, *subjects = (
+            some_of(rows[column].drop_nulls().unique(maintain_order=True), MOST_NAMES)
+            for column in ("metric", "checkpoint", "image_set", "study")
+        )
+        yield f"no value ({state}) of {metrics} by {', '.join(filter(None, subjects))}: {note}"
 
 
 def print_consistency(

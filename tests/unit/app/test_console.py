@@ -156,8 +156,22 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
     if name == "analyze":
         assert len({row["state"] for row in rows if row["value"] is not None}) > 1
         for row in rows:
-            number = "-" if row["value"] is None else f"{row['value']:.4g}"
-            assert [line for line in lines if number in line.split() and row["state"] in line.split()], row
+            number = None if row["value"] is None else f"{row['value']:.4g}"
+            lines_of_row = [line for line in lines if number in line.split() and row["state"] in line.split()]
+            assert lines_of_row or (number is None and f"no value ({row['state']}) of " in answer.out), row
+
+
+def test_a_comparison_is_one_table_on_80_columns(terminal: Command) -> None:
+    words = f"compare {STUDIES[0]} --checkpoints {MODELS[0]},{MODELS[-1]} --db results.duckdb".split()
+    answer = terminal(*words)
+    [head] = [line.split() for line in lines_of_tables(answer.out) if "difference" in line]
+    assert head[:4] == ["name", "A", "B", "difference"]
+    assert head[-2:] == ["n", "*"]
+    lines = lines_of_tables(answer.out)
+    assert [line for line in lines if len(line) > WIDTH] == []
+    cells = json.loads(terminal(*words, "--format", "json").out)["cells"]
+    count = sum(line.endswith(" *") and "difference" not in line for line in lines)
+    assert count == sum(cell["p_holm"] is not None and cell["p_holm"] < 0.05 for cell in cells) > 0
 
 
 def lines_of_tables(out: str) -> list[str]:

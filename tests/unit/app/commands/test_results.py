@@ -62,6 +62,22 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
     assert row == ("missing", "highpass lacks the cutoffs 0.1")
 
 
+def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command, database: Path) -> None:
+    words = ("analyze", "--db", database, "--study", "b")
+    rows = json.loads(command(*words, "--format", "json").out)
+    reasons = {row["note"] for row in rows if row["value"] is None}
+    table, _, lines = command(*words).out.partition("\nno value ")
+    assert "low_frequency_bias" in table
+    assert [reason for reason in reasons if reason in table] == []
+    assert {line.split(": ", 1)[1] for line in lines.splitlines()} == reasons
+    assert len(lines.splitlines()) == len(reasons)
+    assert "(missing) of high_frequency_bias" in lines
+    assert "by one, two, set, b@1" in lines
+    markdown = command(*words, "--format", "markdown")
+    assert "missing" not in markdown.out
+    assert "no value (missing) of " in markdown.err
+
+
 def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "a", "--conditions", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
