@@ -22,6 +22,8 @@ from ..core.untrusted import printable
 
 TEXT_WIDTH = 26
 """The width in which text stands at least, except where the names of rows leave no room for numbers."""
+NARROW_TEXT = 16
+"""The same where a table then has room in one block."""
 NAME_WIDTH = 8
 """The same where they leave none."""
 STATES = frozenset(("state", "state_a", "state_b", "status", "verdict"))
@@ -167,6 +169,8 @@ def _blocks(table: Table, width: int) -> Iterator[Table]:
         column_widths = [_width([widths[name]], text_width) - 1 for name in table if name not in keys]
         if _width((widths[name] for name in keys), text_width) + max(column_widths, default=0) <= width:
             break
+    sizes = range(text_width, NARROW_TEXT - 1, -1)
+    text_width = next((size for size in sizes if _width(widths.values(), size) <= width), text_width)
     blocks = [[*keys]]
     for name in table:
         if name not in keys:

@@ -10,14 +10,7 @@ import typer
 
 from ...core.errors import plural, some_of
 from ..api import results
-from ..printing import (
-    Format,
-    TableFormat,
-    condition_in_words,
-    print_document,
-    print_note,
-    print_tables,
-)
+from ..printing import Format, TableFormat, condition_in_words, print_document, print_note, print_rows, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -35,11 +28,8 @@ TABLES = {
     "conditions": ("metric of conditions", "metrics of conditions"),
 }
 """Table of a comparison -> what one of its rows is called, and what several are, which is its title."""
-CELL_COLUMNS = (
-    "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "detectable",
-    "differs_in", "note",
-)  # fmt: skip
-"""Columns of a cell after the condition and the difference."""
+STAR = "*: p below 0.05 after Holm, of accuracies alone; --all has p, states, and what the two differ in"
+"""The meaning of the column `*`."""
 
 
 def print_comparison(
@@ -51,12 +41,12 @@ def print_comparison(
     resnet50.a1_in1k,resnet50.a2_in1k
 
     Args:
-        all_rows: list what shows no difference, too, as json does.
+        all_rows: list what shows no difference, too, with every column, as json does.
     """
     if table_format.is_for_programs:
         print_document(_document(comparison), table_format)
     else:
-        _print(comparison, comparison if all_rows else comparison.beyond_chance(), table_format)
+        _print(comparison, all_rows, table_format)
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
@@ -72,24 +62,45 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _print(comparison: Comparison, excerpt: Comparison, table_format: Format) -> None:
+def _print(comparison: Comparison, all_rows: bool, table_format: Format) -> None:
     note, in_words = partial(print_note, table_format=table_format), table_format == Format.table
     note("\n".join(comparison.verdict.sentences))
     note(f"A: {comparison.a}\nB: {comparison.b}")
     _print_counts(comparison, note)
-    tables = {
-        f"Cells: {checkpoint} on {image_set}": _cell_rows(cells, in_words)
-        for (checkpoint, image_set), cells in excerpt.cells.group_by("checkpoint", "image_set", maintain_order=True)
-    }
-    frames = {name: getattr(excerpt, name) for name in TABLES if name != "cells"}
-    tables |= {TABLES[name][1].capitalize(): _rows_in_words(frame) for name, frame in frames.items() if len(frame)}
+    excerpt = comparison if all_rows else comparison.beyond_chance()
+    frames = {TABLES[name][1].capitalize(): getattr(excerpt, name) for name in TABLES}
+    tables = {title: _rows_in_words(frame) for title, frame in frames.items() if len(frame)}
     if in_words and tables:
         print()
-    print_tables(tables, table_format, titles=TITLES)
+    if all_rows:
+        print_tables(tables, table_format, titles=TITLES)
+    elif tables:
+        print_rows(_difference_rows(excerpt), table_format, titles=TITLES)
+        note(f"\n{STAR}")
     hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(excerpt, name)) for name in TABLES}
     if any(hidden_counts.values()):
         counts = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in hidden_counts.items() if count)
         note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
+
+
+def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Rows of one table of accuracies by condition and of metrics, to three digits."""
+    import polars as pl
+
+    from ...analysis.comparison.cells import DIFFERS
+    from ...analysis.comparison.verdict import difference_in_words
+
+    cells = comparison.cells.rename({"top1_a": "value_a", "top1_b": "value_b"})
+    rows = pl.concat([cells, comparison.metrics, comparison.conditions], how="diagonal_relaxed").with_columns(
+        A=pl.col("value_a").round(3), B=pl.col("value_b").round(3), **{"*": pl.when(DIFFERS).then(pl.lit("*"))}
+    )
+    return [
+        {name: row[name] for name in TITLES}
+        | {"name": f"{row['metric'] or ''} {condition_in_words(row)}".strip(), "A": row["A"], "B": row["B"]}
+        | {"difference": None if row["difference"] is None else difference_in_words(row | {"metric": ""})}
+        | {"n": row["n"], "*": row["*"]}
+        for row in rows.to_dicts()
+    ]
 
 
 def _print_counts(comparison: Comparison, note: Callable[[str], None]) -> None:
@@ -111,25 +122,9 @@ def _print_counts(comparison: Comparison, note: Callable[[str], None]) -> None:
             note(f"{count} in {side} only: {some_of(names, MOST_CELLS, '; ')}")
 
 
-def _cell_rows(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
-    """Rows of one checkpoint and image set, which a table need not repeat.
-
-    With the difference and its interval `in_words`, 80 columns have room for both.
-    """
-    from ...analysis.comparison.verdict import difference_in_words
-
-    columns = [name for name in ("difference", *CELL_COLUMNS) if name in _filled_columns(cells)]
-    rows = cells.to_dicts()
-    if in_words:
-        rows = [row | {"difference": None if row["difference"] is None else difference_in_words(row)} for row in rows]
-    elif "difference" in columns:
-        columns[1:1] = ["low", "high"]
-    return [{"condition": condition_in_words(row)} | {name: row[name] for name in columns} for row in rows]
-
-
 def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    columns = [column for column in frame.columns if column == "cycles" or column in _filled_columns(frame)]
+    columns = [name for name in frame.columns if name == "cycles" or frame[name].null_count() < len(frame)]
     rows = frame.select(columns).to_dicts()
     if "parameters" in columns:
         rows = [row | {"probe": condition_in_words(row)} for row in rows]
@@ -137,10 +132,6 @@ def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     if "parameters" in columns:
         names["probe"] = "condition"
     return [{title: row[name] for name, title in names.items()} for row in rows]
-
-
-def _filled_columns(frame: pl.DataFrame) -> list[str]:
-    return [column for column in frame.columns if frame[column].null_count() < len(frame)]
 
 
 COMMANDS: dict[str, Any] = {"compare": command(results.compare, print_comparison)}

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -35,12 +36,18 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "13 cells are in B only: net set lowpass below " in run_here("compare", "s@2", "s@1", "--db", db)
     assert "lowpass below 5 cycles/image" in page
     assert "cutoff=" not in page
-    assert "precision" in page
     line = f"none of s@1; run `bandlens analyze --db {db} --study s@1` first"
     assert f"Not determined: differences in metrics, since there are {line}.\n" in page
     assert "below 11 cycles/image " not in page
     assert page.endswith("no difference found: 1 cell; --all says what could have been (detectable)\n")
+    words = ("kappa", "p_holm", "lost", "precision")
+    assert not [word for word in words if word in page]
+    [head] = [line.split() for line in page.splitlines() if line.startswith("  checkpoint ")]
+    [row] = [line for line in page.splitlines() if line.startswith("  net ")]
+    assert head == ["checkpoint", "image_set", "name", "A", "B", "difference", "n", "*"]
+    assert re.fullmatch(r" +net +set +lowpass below 5 cycles/image +0\.7 +0\.4 +-0\.300 \[.*\] +100 +\*", row), row
     full_page = run_here("compare", "s@1", "s@2", "--db", db, "--all")
+    assert [word for word in words if word not in full_page] == []
     assert "below 11 cycles/image " in full_page
     assert "no difference found:" not in full_page
 
