@@ -204,8 +204,8 @@ def record_study(work: Work, store: Store) -> str:
 def _changes_in_words(store: Store, earlier: str, label: str) -> str:
     """The number of cells that one version of a study has and another lacks, each way, with their traits."""
     query = (
-        "SELECT cell.id, probe, study_checkpoint.name AS checkpoint, study_image_set.name AS image_set, engine, "
-        "precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
+        "SELECT cell.id, probe, setting, study_checkpoint.name AS checkpoint, study_image_set.name AS image_set, "
+        "engine, precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
         "JOIN cell ON cell.id = study_cell.cell "
         "JOIN condition ON condition.id = cell.condition "
         "JOIN study_checkpoint ON (study_checkpoint.study, study_checkpoint.checkpoint) = (study_id, cell.checkpoint) "
@@ -213,13 +213,14 @@ def _changes_in_words(store: Store, earlier: str, label: str) -> str:
         "WHERE label = ?"
     )
     cells_a, cells_b = (store.frame(query, [name]) for name in (earlier, label))
-    changes = []
+    changes, rests = [], []
     for cells, counterparts in ((cells_b, cells_a), (cells_a, cells_b)):
         rest = cells.join(counterparts, on=cells.columns, how="anti")
-        traits = "; ".join(some_of(rest[column].unique().sort()) for column in cells.columns[1:])
-        changes.append((plural(len(rest), "cell"), f" ({traits})" if len(rest) else ""))
+        words = (some_of(filter(None, rest[column].unique().sort())) for column in cells.columns[1:])
+        changes.append((plural(len(rest), "cell"), f" ({'; '.join(filter(None, words))})" if len(rest) else ""))
+        rests.append(sorted(rest.drop("id").rows()))
     (more, traits), (fewer, traits_of_fewer) = changes
-    if (more, traits) == (fewer, traits_of_fewer):
+    if rests[0] == rests[1]:
         return f"than {earlier} it has {more} of the same name with another model, images or probe{traits}"
     return f"than {earlier} it has {more} more{traits} and {fewer} fewer{traits_of_fewer}"
 
