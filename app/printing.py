@@ -164,14 +164,22 @@ def csv_text(rows: Rows) -> str:
 
 
 def spreadsheet_csv(frame: pl.DataFrame, **settings: Any) -> str:
-    """CSV by `write_csv`, with an apostrophe before a text that a spreadsheet would run; a text of a number is none."""
+    """CSV by `write_csv`, with an apostrophe before a text that a spreadsheet would run; a text of a number is none.
+
+    Categories and the names of columns are texts, too.
+    """
     import polars as pl
     from polars import selectors
 
-    texts = selectors.string()
-    runs = texts.str.contains(r"^[=+\-@\t\r]") & texts.cast(pl.Float64, strict=False).is_null()
-    frame = frame.with_columns(pl.when(runs).then("'" + texts).otherwise(texts).name.keep())
-    return str(frame.write_csv(**settings))
+    def guard(texts: pl.DataFrame) -> pl.DataFrame:
+        cells = pl.all()
+        runs = cells.str.contains(r"^[=+\-@\t\r]") & cells.cast(pl.Float64, strict=False).is_null()
+        return texts.select(pl.when(runs).then("'" + cells).otherwise(cells).name.keep())
+
+    texts = frame.select(selectors.string(include_categorical=True) | selectors.enum())
+    frame = frame.with_columns(guard(texts.cast(pl.String)))
+    names = guard(pl.DataFrame({"name": frame.columns}, {"name": pl.String}))["name"]
+    return str(frame.rename(dict(zip(frame.columns, names, strict=True))).write_csv(**settings))
 
 
 def _csv_value(value: Any) -> Any:

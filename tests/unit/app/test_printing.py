@@ -26,6 +26,7 @@ from bandlens.app.printing import (
     print_document,
     print_rows,
     print_tables,
+    spreadsheet_csv,
 )
 from bandlens.core.untrusted import printable
 
@@ -87,6 +88,11 @@ def test_csv_keeps_every_digit_and_every_name(capsys: pytest.CaptureFixture[str]
 def test_texts_that_a_spreadsheet_would_run_begin_with_an_apostrophe_in_csv(text: str) -> None:
     [row] = csv.DictReader(io.StringIO(csv_text([{"name": text, "value": -1.5, "number": "-1e-3"}]), newline=""))
     assert row == {"name": f"'{text}", "value": "-1.5", "number": "-1e-3"}
+
+
+def test_categories_and_names_of_columns_that_a_spreadsheet_would_run_begin_with_an_apostrophe_too() -> None:
+    texts = {"=a": pl.Series(["=1+1"], dtype=pl.Enum(["=1+1"])), "-1": pl.Series(["@x"], dtype=pl.Categorical)}
+    assert spreadsheet_csv(pl.DataFrame(texts)) == "'=a,-1\n'=1+1,'@x\n"
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "\0", "\ud800", "\ufffe\uffff", "]]>", "\x85\u2028"])
