@@ -73,12 +73,15 @@ FAULT_STATUS = 70
 
 
 class StudyWord(TyperCommand):
-    """A command whose first word, where it has no argument, is the study or the database that its options name."""
+    """A command that takes a word in front of all options as the study or database, where --study is NAME|FILE."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the option in front of such a word."""
         if args and not args[0].startswith("-") and any(option.metavar == "NAME|FILE" for option in self.params):
-            args = ["--db" if args[0].endswith(".duckdb") else "--study", *args]
+            from ..analysis.database.open import names_database
+
+            is_database = names_database(args[0]) and not args[0].endswith(".toml")
+            args = ["--db" if is_database else "--study", *args]
         return super().parse_args(ctx, args)
 
 
@@ -140,7 +143,7 @@ class Grouped(TyperGroup):
         try:
             return super().invoke(ctx)
         except WRONG_WORDS as error:
-            message, context = error.format_message().rstrip("."), error.ctx or ctx
+            message, context = error.format_message().rstrip(".").replace("Value error, ", ""), error.ctx or ctx
             if message.startswith("Usage:"):  # the help, which stands for words that are missing altogether
                 raise
             see = f"see `{context.command_path} --help`"
@@ -206,8 +209,12 @@ def _words_of_machine(error: OSError | MemoryError) -> str:
 
 
 def _words_of_fault(error: BaseException) -> str:
-    """A line on an error that nobody foresaw; `open_store` has noted in it which databases were open."""
-    databases = list(dict.fromkeys(getattr(error, "__notes__", [])))
+    """A line on an error that nobody foresaw; `open_store` has noted in it which databases were open.
+
+    Libraries add notes of their own, which are no files.
+    """
+    notes = dict.fromkeys(getattr(error, "__notes__", []))
+    databases = [note for note in notes if os.path.isfile(note)]  # noqa: PTH113 - a text may be too long for a path
     names = " or of ".join(databases or ["a file that it reads"])
     checks = " and ".join(f"`bandlens verify --db {quoted(database)}` checks the file" for database in databases)
     words = f"{type(error).__name__}: {words_of(error)}; bandlens -v … shows where it arose"

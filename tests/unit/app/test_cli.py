@@ -16,6 +16,7 @@ from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from bandlens.app import cli
 from bandlens.app.cli import COMMANDS, app
 from bandlens.app.console import log
 from bandlens.core.protocol import CUTOFFS
@@ -76,6 +77,8 @@ def test_every_command_has_help_with_an_example() -> None:
         (["images", "list"], 2, "bandlens: No such command 'list'; see `"),
         (["analyze", "mine", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["analyze", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
+        (["analyze", "no.db"], 2, "bandlens: no results database at no.db"),
+        (["export", "x", "--outputs", "logit"], 2, "bandlens: Invalid value for '--outputs': 'logit' is not one of "),
         (["repotr"], 2, "bandlens: No such command 'repotr'. Did you mean 'report', 'export'?; see `"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -158,6 +161,17 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_a_status_of_its_own(comma
         f"`bandlens verify --db {db}` checks the file\n"
     )
     assert "app/report/data.py" in command("-v", *words).err
+
+
+def test_notes_of_libraries_are_no_databases_of_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = KeyError("x")
+    error.add_note("the library's hint " * 100)
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert command().err.startswith("bandlens: this is a fault of bandlens or of a file that it reads: KeyError: 'x'")
 
 
 def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:
