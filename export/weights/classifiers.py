@@ -40,9 +40,9 @@ PHOTOGRAPH = "chelsea.png"
 LIMITS = {
     r".*(layers|depths?|blocks).*": 1000,
     r"image_size|crop_size|size|height|width|(short|long)est_edge": MOST_PIXELS,
-    "": MOST_FEATURES,
+    r".*(labels|classes|hidden|channels|features|filters|dim|d_model|size|vocab|position|heads|ratio).*": MOST_FEATURES,
 }
-"""Names of settings -> the largest whole number that they may have; the last one is for all others."""
+"""Names of settings -> the largest whole number that they may have; others, such as a seed, have no limit."""
 SHARES = (1.0, 224 / 256)
 """Shares of the shorter side that a crop takes, where a folder states none: in transformers they lie in the code."""
 NEAREST = 2.0
@@ -106,8 +106,8 @@ def _check_numbers(file: Path) -> None:
             waiting += value.items()
         elif isinstance(value, list):
             waiting += [(name, entry) for entry in value]
-        limit = next(limit for pattern, limit in LIMITS.items() if not pattern or re.fullmatch(pattern, name))
-        if isinstance(value, int) and value > limit:
+        limit = next((limit for pattern, limit in LIMITS.items() if re.fullmatch(pattern, name)), None)
+        if isinstance(value, int) and limit is not None and value > limit:
             raise ExportError(f"{file}: {name} is {value:,}, and {limit:,} is the most; give another folder")
 
 

@@ -42,6 +42,11 @@ def test_a_folder_of_something_else_is_refused_before_transformers_is_loaded(tmp
         ),
         ("config.json", '{"depths": [2, 9999]}', r"depths is 9,999, and 1,000 is the most"),
         ("config.json", '{"image_size": 50000}', r"image_size is 50,000, and 4,096 is the most"),
+        (
+            "config.json",
+            '{"vocab_size": 2000000, "seed": 1234567890, "max_pixels": 12845056}',
+            r"vocab_size is 2,000,000, and 1,000,000 is the most",
+        ),
         ("config.json", "[", r"config\.json cannot be read"),
         ("preprocessor_config.json", '{"size": {"height": 50000}}', r"height is 50,000, and 4,096 is the most"),
     ],
