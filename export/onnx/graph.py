@@ -61,7 +61,7 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
         values = some_of(reversed(makers), MOST_VALUES)
         hint = f"give one that a node gives, the last of which are {values}"
         raise UnknownName(f"tensor of {file}", tensor, makers, hint)
-    tensors = find_ancestors(tensor, makers)
+    tensors = find_ancestors([tensor], makers)
     nodes = [node for node in graph.node if tensors.intersection(node.output)]
     weights = [weight for weight in graph.initializer if weight.name in tensors]
     del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]

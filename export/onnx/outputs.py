@@ -159,8 +159,10 @@ def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Consta
     A residual block adds to a tensor what it computes from it, and gives features.
     """
     waiting, visited = [ending], set[tuple[str, frozenset[str]]]()
+    summands: list[_Ending] = []
     while waiting:
-        node, inputs, kinds = waiting.pop()
+        ending = waiting.pop()
+        node, inputs, kinds = ending
         activations = kinds & ACTIVATIONS
         squeezed = (
             activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(node) and width % STEP_OF_WIDTHS != 0
@@ -168,20 +170,17 @@ def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Consta
         if node.op_type != "Add":
             if node.op_type not in GIVES_SCORES or (node.op_type in LINEAR and activations and not squeezed):
                 return False
+            summands.append(ending)
         elif (node.output[0], kinds) not in visited:  # sums of equal sums would be looked at ever twice as often
             visited.add((node.output[0], kinds))
-            branches = [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
-            tensors = [tensor for branch in branches for tensor in branch.inputs]
-            ancestors = {name for tensor in tensors for name in find_ancestors(tensor, makers)}
-            if not all(ancestors.isdisjoint(branch.node.output) for branch in branches):
-                return False
-            waiting += branches
-    return True
+            waiting += [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
+    ancestors = find_ancestors([tensor for summand in summands for tensor in summand.inputs], makers)
+    return all(ancestors.isdisjoint(summand.node.output) for summand in summands)
 
 
-def find_ancestors(tensor: str, makers: Makers) -> set[str]:
-    """The names of a tensor and of all that it is computed from, weights included."""
-    names, waiting = set[str](), [tensor]
+def find_ancestors(tensors: Iterable[str], makers: Makers) -> set[str]:
+    """The names of tensors and of all that they are computed from, weights included."""
+    names, waiting = set[str](), [*tensors]
     while waiting:
         name = waiting.pop()
         if name not in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -119,6 +120,16 @@ def test_sums_of_equal_sums_take_no_longer_than_others() -> None:
     content = helper.make_model(parse_graph(text)).SerializeToString()
     with pytest.raises(ExportError, match="gives features"):
         refuse_features(content, "mine", 32)
+
+
+def test_a_sum_of_many_scores_takes_time_in_proportion_to_them() -> None:
+    """Were the ancestors of each sum collected anew, 2,000 sums would take 16 s."""
+    sums = " ".join(f"a{k} = Gemm (x, w) s{k + 1} = Add (s{k}, a{k})" for k in range(2000))
+    text = f"g (float[n, 3] x) => (float[n, 32] y) {{ s0 = Gemm (x, w) {sums} y = ReduceMean (s2000) }}"
+    content = helper.make_model(parse_graph(text)).SerializeToString()
+    start = time.process_time()
+    refuse_features(content, "mine", 32)
+    assert time.process_time() - start < 3
 
 
 def test_outputs_that_are_stated_to_be_logits_are_believed() -> None:
