@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from ..core.errors import UsageError
+from ..core.errors import UnknownName, UsageError
 from .charts import curves as charts
 from .charts.grammar import two_a_row
 from .charts.maps import correlation_map, threshold_map
@@ -84,10 +84,11 @@ class Results:
         """
         curves = self.curves(study)
         probes = curves["probe"].unique().sort()
-        hint = "" if probe in probes or probes.is_empty() else f"; its probes are {', '.join(probes)}"
+        if probe not in probes and not probes.is_empty():
+            raise UnknownName("probe", probe, probes)
         rows = curves.filter(pl.col("probe") == probe)
         rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
-        rows = self._select_one(rows, probe, study, image_set, f" with {x}", hint)
+        rows = self._select_one(rows, probe, study, image_set, f" with {x}")
         if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
             raise UsageError(
                 f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
@@ -170,14 +171,13 @@ class Results:
         study: str,
         image_set: str | None,
         detail: str = "",
-        hint: str = "",
     ) -> pl.DataFrame:
         """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
         if image_set is not None:
             rows = rows.filter(pl.col("image_set") == image_set)
         if rows.is_empty():
             on = "" if image_set is None else f" on {image_set}"
-            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}{hint}")
+            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
             if len(names := rows[column].unique().sort()) > 1:
                 raise UsageError(

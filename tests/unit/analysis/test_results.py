@@ -55,9 +55,9 @@ def test_correlations_and_charts(stored_study: Path) -> None:
         assert set(table["n"]) == {5}
         assert results.plot_correlations(table).to_dict()["layer"]
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
-        with pytest.raises(UsageError, match="has no fourier with cycles in study \\*"):
-            results.plot_curves("fourier")
-        with pytest.raises(UsageError, match=r"has no lowpas with cycles in study \*; its probes are .*lowpass"):
+        with pytest.raises(UsageError, match="has no clean with cycles in study \\*"):
+            results.plot_curves("clean")
+        with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
             results.plot_curves("lowpas")
 
 
