@@ -46,7 +46,7 @@ from .study.file import is_study_name
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
-PREDICTION_COLUMNS = ("file_name", "predicted_class")
+FILE_COLUMNS = ("file_name", "predicted_class")
 PROBABILITIES = ("predicted_probability", "label_probability")
 ROUNDING = 1e-5
 """The most by which equal probabilities may differ that were computed in single precision."""
@@ -109,7 +109,7 @@ def import_predictions(
     labelled = find_images(images, attributes)
     if labelled.labels is None:
         raise UsageError(f"{labelled.info.name} has no labels, so no prediction could be right; give a labelled set")
-    table, digest = _read(file, PREDICTION_COLUMNS), sha256_of(file)
+    table, digest = _read(file, FILE_COLUMNS), sha256_of(file)
     session = SessionInfo(UNKNOWN, 1, 1, json.dumps({"predictions": file.name, "sha256": digest}))
     parts = []
     for name in checkpoints:

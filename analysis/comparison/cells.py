@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError
+from ...core.records import PREDICTION_COLUMNS
 from ..database.open import relative_path
 from ..database.store import Store
 from ..database.study_versions import ORDER
@@ -44,11 +45,10 @@ DIFFERS_IN = pl.concat_str(
     ignore_nulls=True,
 ).replace("", None)
 """The reasons for which two matched cells differ, in words; null where there is none."""
-PRINTS = """
-SELECT cell, sum(hash(image_index, predicted, label_rank, confidence, best_rank, label_probability)::HUGEINT)::VARCHAR
-       AS print
+PRINTS = f"""
+SELECT cell, sum(hash(image_index, {", ".join(PREDICTION_COLUMNS)})::HUGEINT)::VARCHAR AS print
 FROM prediction WHERE cell IN (SELECT unnest($1::INTEGER[])) GROUP BY cell
-"""
+"""  # noqa: S608 - made of constants
 """A number of each cell that is the same in two databases where all of its predictions are."""
 DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UsageError, quoted
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
-from ...core.records import MULTILABEL, SEVERAL, UNKNOWN_RANK, Condition
+from ...core.records import MULTILABEL, PREDICTION_COLUMNS, SEVERAL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..statistics import Floats, Index, Ints, Mask
@@ -437,7 +437,7 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     StoreError where the cells do not have one prediction each of the same images.
     """
     rows = store.frame(
-        "SELECT cell, image_index, predicted, label_rank, confidence, best_rank, label_probability FROM prediction "
+        f"SELECT cell, image_index, {', '.join(PREDICTION_COLUMNS)} FROM prediction "  # noqa: S608 - made of constants
         "WHERE cell IN (SELECT unnest(?::INTEGER[]))",
         [list(cells)],
     )
