@@ -23,16 +23,17 @@ TELL = bytes([255])
 _received: list[int] = []
 _read_end, _write_end = os.pipe()
 _message_event = threading.Event()
-_words: list[str] = []
-"""Words of jobs on what they have stored."""
+_words_on_stored = ""
+"""The words of a job on what it has stored; empty where there is none."""
 
 
 def obey() -> None:
     """Let the first signal raise KeyboardInterrupt, and the second, or 1.5 s, end the process.
 
+    While jobs store what they have computed, the end waits for them, for 10 s more at most.
+
     Python handles signals only between two of its own steps, and one batch of a large model, or one call of a user's
-    probe, can take a minute; so a thread watches for them, too. Nothing is lost by leaving at once: another thread has
-    stored what was computed, and what the database has committed stays.
+    probe, can take a minute; so a thread watches for them, too. What the database has committed stays.
     """
     os.set_blocking(_write_end, False)
     threading.Thread(target=_watch, name="signals", daemon=True).start()
@@ -87,17 +88,18 @@ def _print_message() -> None:
             jobs = sys.modules.get("bandlens.core.jobs")
             slow = jobs.slow_step() if jobs else ""
             line = MESSAGE.replace("interrupted", f"interrupted while {slow}", 1) if slow else MESSAGE
-            line = line.replace("what was committed stays", _words[0]) if _words else line
+            line = line.replace("what was committed stays", _words_on_stored) if _words_on_stored else line
             os.write(2, f"{line}\n".encode())  # the main thread may be in the middle of a print
         _message_event.set()
 
 
 def _save() -> None:
     """Have the jobs under way store what they have computed."""
+    global _words_on_stored
     jobs = sys.modules.get("bandlens.core.jobs")
     for save in [*getattr(jobs, "savers", ())]:
         with suppress(Exception):
-            _words.append(save())
+            _words_on_stored = save()
 
 
 def _watch() -> None:

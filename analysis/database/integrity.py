@@ -88,7 +88,7 @@ FROM image_set ORDER BY name
 """
 
 
-REFERENCES = """
+DANGLING_CELLS = """
 SELECT key, checkpoint.id IS NULL OR image_set.id IS NULL OR condition.id IS NULL AS dangles
 FROM cell LEFT JOIN checkpoint ON checkpoint.id = cell.checkpoint LEFT JOIN image_set ON image_set.id = cell.image_set
 LEFT JOIN condition ON condition.id = cell.condition
@@ -113,7 +113,7 @@ def check_database(store: Store) -> list[Check]:
     misranked = [f"{name} has {count} ranks that do not fit prediction and label" for name, count in labels if count]
     images = store.frame(IMAGES).rows()
     miscounted = [f"image set {name} has another number of images than it says" for name, fits in images if not fits]
-    references = store.frame(REFERENCES).rows()
+    references = store.frame(DANGLING_CELLS).rows()
     dangling = [f"cell {key} is of something that is not in the database" for key, dangles in references if dangles]
     return [
         *checks,

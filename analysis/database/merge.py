@@ -28,6 +28,7 @@ from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import common_mode, open_draft, put_beside
 from ...core.jobs import Progress, silent
 from ...core.records import PREDICTION_COLUMNS
+from ...core.untrusted import words_of
 from .catalogue import schema_tables
 from .integrity import check_database
 from .open import attached, open_store, write_empty
@@ -211,7 +212,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     except FileExistsError:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None
     except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror}; nothing was written") from error
+        raise StoreError(f"cannot write {out}: {words_of(error)}; nothing was written") from error
     return merged
 
 

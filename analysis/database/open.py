@@ -19,6 +19,7 @@ import duckdb
 from ...core import __version__
 from ...core.errors import StoreError, UsageError, quoted
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
+from ...core.untrusted import words_of
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
 from .queries import explained
 from .store import Store
@@ -103,7 +104,7 @@ def create(path: Path) -> None:
             with suppress(FileExistsError):
                 os.link(draft, path)
     except OSError as error:
-        raise StoreError(f"cannot make {path}: {error.strerror}; name another file") from error
+        raise StoreError(f"cannot make {path}: {words_of(error)}; name another file") from error
 
 
 def write_empty(draft: Path, path: Path) -> None:
@@ -204,4 +205,4 @@ def write_snapshot(store: Store, path: Path) -> None:
                 raise StoreError(f"cannot write the snapshot {path}: {reason}")
             take_name(draft, path, [store.path])
     except OSError as error:
-        raise StoreError(f"cannot write the snapshot {path}: {error.strerror}") from error
+        raise StoreError(f"cannot write the snapshot {path}: {words_of(error)}") from error

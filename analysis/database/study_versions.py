@@ -31,7 +31,7 @@ def study_versions(store: Store, word: str) -> pl.DataFrame:
     """
     versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
     if word != "*" and word not in versions["label"] and word not in versions["study"]:
-        hint = f"{store.path} holds no other"
+        hint = f"`bandlens studies list --db {quoted(store.path)}` lists all"
         raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]), hint)
     return store.frame("SELECT study_id, label FROM version_of(?) ORDER BY study_id", [word])
 

@@ -79,5 +79,5 @@ def read_parquet(file: Path) -> pl.DataFrame:
         # Names and values alone: metadata need not even be text.
         frame = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
+        raise StoreError(f"{file} cannot be read ({first_line(error)}); fetch it again") from error
     return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()

@@ -49,7 +49,7 @@ WithHead = Callable[[str | PathLike[str]], Backbone | MultiLabel]
 
 
 TUNE = 0
-"""The batch of `--batch tune`."""
+"""The number that stands for the tuned batch, which is not measured yet: `--batch tune`."""
 
 
 def read_batch(text: str) -> int:

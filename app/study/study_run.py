@@ -43,7 +43,8 @@ def run_study(
 ) -> Summary:
     """Run what the database lacks of a study, as `api.studies.run` describes it.
 
-    What was committed stays: a run that is interrupted loses `range_seconds` of work, of each worker.
+    What was committed stays, and a signal has the run store what it has computed. A run that is killed outright loses
+    up to `range_seconds` of work, and one on workers, by a signal too, that of each worker.
     """
     if workers is not None and work.study.probes_in_memory:
         name = work.study.probes_in_memory[0]

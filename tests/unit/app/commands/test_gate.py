@@ -227,7 +227,7 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
             "precision by another: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION",
         ),
         (["--against", "own"], "unknown study 'own'; known: "),
-        (["--against", "own"], "results.duckdb holds no other"),
+        (["--against", "own"], "results.duckdb` lists all"),
         (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
         (["--margn", "1"], "unknown option '--margn'; did you mean --margin or"),
     ],
