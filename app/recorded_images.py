@@ -30,7 +30,7 @@ SHARED_FACTS = ("size", "preprocessing", "labelled", "decision_space")
 def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
     """The image sets at and below the folders, by their digest; those that are damaged are left out."""
     sets: dict[str, ImageSet] = {}
-    patterns = ["*/" * depth + ABOUT for depth in range(SEARCH_DEPTH + 1)]
+    patterns = ["[!.]*/" * depth + ABOUT for depth in range(SEARCH_DEPTH + 1)]  # drafts are hidden
     for file in dict.fromkeys(file for folder in folders for name in patterns for file in sorted(folder.glob(name))):
         try:
             images = open_image_set(file.parent)

@@ -19,14 +19,15 @@ from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from stat import S_IMODE
-from tempfile import TemporaryDirectory, mkdtemp
+from secrets import token_hex
+from stat import S_IMODE, S_IRWXG, S_ISDIR, S_IWUSR
+from tempfile import TemporaryDirectory
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
     HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino}"
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
-"""Arguments of Linux' renameat2: paths are as the process sees them, and two names are exchanged."""
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
+"""Arguments of Linux' renameat2: paths are as the process sees them, no file is replaced, two names are exchanged."""
 
 
 def partial_prefix(path: Path) -> str:
@@ -58,9 +59,13 @@ def lost_its_maker(partial: Path, name: str) -> bool:
 
 
 @contextmanager
-def open_draft(path: Path) -> Iterator[Path]:
-    """A path of the same name in a new hidden folder beside `path`; this process makes the folder, and removes it."""
-    remove_partial_files(path)
+def open_draft(path: Path, clean: bool = True) -> Iterator[Path]:
+    """A path of the same name in a new hidden folder beside `path`; this process makes the folder, and removes it.
+
+    Without `clean` it does not look for what processes that have ended left, which lists the whole folder of `path`.
+    """
+    if clean:
+        remove_partial_files(path)
     with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / path.name
 
@@ -110,40 +115,82 @@ def exchange_folders(partial: Path, path: Path) -> None:
     """Give a folder that is whole the name of the one at `path`, which gets the partial one's, in one step.
 
     Where the system or the file system cannot do that, it takes three, and the old folder has another hidden name
-    in between, which no later command removes.
+    in between, which no later command removes. After an error the folder at `path` is as it was.
     """
-    shutil.copymode(path, partial)
+    share_access(partial, [path])
     _sync(*partial.rglob("*"), partial)
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(partial), os.fsencode(path)
-    if not hasattr(libc, "renameat2") or libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
-        replaced = Path(mkdtemp(prefix=f".{path.name}.replaced.", dir=path.parent))
+    if not _rename(partial, path, RENAME_EXCHANGE):
+        replaced = path.with_name(f".{path.name}.replaced.{token_hex(8)}")
         path.rename(replaced)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            replaced.rename(path)
+            raise
         replaced.rename(partial)
     _sync(path.parent)
+
+
+def move_place(source: Path, target: Path) -> None:
+    """Move a file, link or folder within a file system; FileExistsError where there is something at `target`."""
+    state = source.lstat()
+    locked = S_ISDIR(state.st_mode) and not state.st_mode & S_IWUSR  # Linux moves no folder that may only be read
+    if locked:
+        source.chmod(S_IMODE(state.st_mode) | S_IWUSR)
+    try:
+        if not _rename(source, target, RENAME_NOREPLACE):
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+            source.rename(target)
+        source = target
+    finally:
+        if locked:
+            source.chmod(S_IMODE(state.st_mode))
+
+
+def _rename(source: Path, target: Path, flag: int) -> bool:
+    """Rename by Linux' renameat2; False where the system or the file system does not know it or its flag."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    if not libc.renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flag):
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(error, os.strerror(error), str(target))
 
 
 def take_name(partial: Path, path: Path, sources: Sequence[Path] = ()) -> None:
     """Replace the file at `path` by one that is whole, which gets the mode and, where that is allowed, the owner.
 
-    `path` is no link: see `behind_links`. Of `sources` and the file at `path` the mode is what all of them have.
+    `path` is no link: see `behind_links`. What others may do with the file, they may with all `sources` and with the
+    file that was at `path`.
     """
     files = [*sources]
     with suppress(FileNotFoundError):
         replaced = path.stat()
         if not partial.is_dir():
-            with suppress(PermissionError):
-                os.chown(partial, replaced.st_uid, replaced.st_gid)
+            with suppress(OSError):
+                os.chown(partial, replaced.st_uid, -1)
             files.append(path)
     if files:
-        partial.chmod(common_mode(files))
+        share_access(partial, files)
     partial.replace(path)
 
 
-def common_mode(paths: Sequence[Path]) -> int:
-    """The permissions that all of some files have; there is one at least."""
-    return reduce(and_, (S_IMODE(path.stat().st_mode) for path in paths))
+def share_access(partial: Path, files: Sequence[Path]) -> None:
+    """Give a file the permissions that all of `files` have, one at least, and their group.
+
+    Where they have several groups, or this process may not give theirs, the group has no permissions.
+    """
+    states = [file.stat() for file in files]
+    mode = reduce(and_, (S_IMODE(state.st_mode) for state in states))
+    with suppress(OSError):
+        os.chown(partial, -1, states[-1].st_gid)
+    if {state.st_gid for state in states} != {partial.stat().st_gid}:
+        mode &= ~S_IRWXG
+    partial.chmod(mode)
 
 
 def behind_links(path: Path) -> Path:

@@ -25,7 +25,7 @@ from typing import Any
 import duckdb
 
 from ...core.errors import StoreError, UsageError, quoted, some_of
-from ...core.files import common_mode, open_draft, put_beside
+from ...core.files import open_draft, put_beside, share_access
 from ...core.jobs import Progress, silent
 from ...core.records import PREDICTION_COLUMNS
 from ...core.untrusted import words_of
@@ -207,7 +207,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
                 connection.execute("DETACH merged")
             if merged.written:
                 _verify(draft, out)
-                draft.chmod(common_mode(paths))
+                share_access(draft, paths)
                 put_beside(draft, out)
     except FileExistsError:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None

@@ -5,18 +5,28 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import ImageSetError, UsageError, amount, did_you_mean
-from ...core.files import exchange_folders, open_draft, partial_files, put_in_place
+from ...core.errors import ImageSetError, UsageError, amount, did_you_mean, some_of
+from ...core.files import (
+    exchange_folders,
+    lost_its_maker,
+    move_place,
+    open_draft,
+    partial_files,
+    partial_prefix,
+    put_in_place,
+)
 from ...core.untrusted import check_rows, parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
@@ -32,6 +42,7 @@ MOST_IMAGES = 1 << 25
 MOST_BYTES = 1 << 26
 """The most bytes that set.json may have; it lists the files that were left out."""
 
+log = logging.getLogger("bandlens")
 Lists = Sequence[Sequence[int]]
 
 
@@ -174,43 +185,49 @@ def damaged(file: Path, error: Exception) -> ImageSetError:
 
 
 @contextmanager
-def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
 
     A killed process leaves it behind as a partial file (see `core.files`); the next one for the same `out` clears it.
-    With `replace` it takes the place of the set at `out`, and what else lies in that one's folder moves along.
     """
     with ExitStack() as stack:
         with writing(out):
-            if not replace:
-                refuse_taken(out)
+            refuse_taken(out)
             if not out.parent.is_dir():
                 raise UsageError(f"{out.parent}: no such folder; make it first")
             draft = stack.enter_context(open_draft(out))
             draft.mkdir()
             stack.callback(os.close, _lock(draft))
-            _refuse_neighbours(draft, out)
+            _refuse_neighbours(draft, [folder / out.name for folder in partial_files(out)])
         yield draft
         with writing(out):
-            if replace:
-                _link_others(out, draft)
-                exchange_folders(draft, out)
-                _link_others(draft, out)  # others may have come there meanwhile
-            else:
-                put_in_place(draft, out)
+            put_in_place(draft, out)
 
 
 @contextmanager
 def changed_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of the set at `path` when the block ends well.
 
-    Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name.
+    Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name. What
+    else lies in the old folder then moves into the new one; after a kill, the next change of the set moves it.
     """
     read_description(path)
+    out = path.resolve()
+    replaced = out.with_name(f"{out.name}.replaced")
     with ExitStack() as stack:
         with writing(path):
-            stack.callback(os.close, _lock(path))
-        yield stack.enter_context(new_folder(path.resolve(), replace=True))
+            stack.callback(os.close, _lock(out))
+            for folder in partial_files(replaced):
+                if lost_its_maker(folder, replaced.name) and folder.is_dir() and not folder.is_symlink():
+                    with suppress(PermissionError):  # another user's process was killed
+                        _move_others(folder, out)
+            draft = Path(mkdtemp(prefix=partial_prefix(replaced), dir=out.parent))
+            stack.callback(_move_others, draft, out)
+            stack.callback(os.close, _lock(draft))
+            _refuse_neighbours(draft, partial_files(replaced))
+        yield draft
+        with writing(path):
+            exchange_folders(draft, out)
 
 
 def _lock(folder: Path) -> int:
@@ -224,29 +241,37 @@ def _lock(folder: Path) -> int:
     return lock
 
 
-def _refuse_neighbours(draft: Path, out: Path) -> None:
-    """BlockingIOError where another process fills a folder for the same `out`."""
-    for folder in partial_files(out):
-        if folder != draft.parent:
+def _refuse_neighbours(draft: Path, drafts: Sequence[Path]) -> None:
+    """BlockingIOError where another process fills one of the folders that are to be the same set."""
+    for folder in drafts:
+        if folder != draft:
             try:
-                os.close(_lock(folder / out.name))
+                os.close(_lock(folder))
             except BlockingIOError:
                 raise
             except OSError:  # it has just gone, or is no draft
                 continue
 
 
-def _link_others(folder: Path, target: Path) -> None:
-    """Give what is no part of the set in a folder a name in another one too, unless it has one there."""
-    own = {PIXELS, INDEX, ATTRIBUTES, ABOUT, *earlier_indexes(folder)}
-    for place in folder.iterdir():
-        link = target / place.name
-        if place.name in own or os.path.lexists(link):
-            continue
-        if place.is_dir() and not place.is_symlink():
-            shutil.copytree(place, link, symlinks=True, copy_function=os.link)
-        else:
-            os.link(place, link, follow_symlinks=False)
+def _move_others(folder: Path, out: Path) -> None:
+    """Move what is no part of the set from its old folder into the one at `out`, and remove the old one.
+
+    What cannot be moved, such as a file whose name another one has by now, stays where it is, and a warning names it.
+    """
+    # The last index goes first: without the first one, the others would be somebody else's after a kill.
+    own = [*reversed(earlier_indexes(folder)), PIXELS, INDEX, ATTRIBUTES, ABOUT]
+    for place in [place for place in folder.iterdir() if place.name not in own]:
+        with suppress(OSError):
+            move_place(place, out / place.name)
+    with suppress(OSError):
+        for name in own:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    if folder.exists():
+        names = some_of(sorted(place.name for place in folder.iterdir()))
+        log.warning(
+            f"bandlens: warning: {names} stays in {folder}, not in {out}; move it there, if need be by another name"
+        )
 
 
 def refuse_taken(out: Path) -> None:

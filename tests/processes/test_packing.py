@@ -65,7 +65,7 @@ def test_killed_while_images_are_added_the_set_is_the_old_one_or_the_new_one(tmp
         if number == 19:
             pack(photos, out, crop=Crop(32, 32))
     with subprocess.Popen(python(ADD, out, photos), text=True) as adding:
-        wait_until(lambda: [*tmp_path.glob(".photos.set.*/photos.set/pixels.npy")], adding)
+        wait_until(lambda: [*tmp_path.glob(".photos.set.*/pixels.npy")], adding)
         adding.kill()
     assert check_image_set(out).info.count in (20, 60)
     if open_image_set(out).info.count == 20:

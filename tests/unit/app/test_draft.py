@@ -121,3 +121,11 @@ def test_images_with_classes_that_a_model_does_not_have_are_left_out(folder: Pat
     make_images(folder / "b.set", make_pictures(20), labels=[0] * 20)
     assert f"0.png is labelled {CLASSES}" in left_out(command)
     assert Study.read("study.toml").images == ["b.set"]
+
+
+def test_hidden_folders_are_no_image_sets(folder: Path, command: Command) -> None:
+    """Another process may be filling one."""
+    make_model(folder / "models")
+    for number, name in enumerate(("images.set", ".other.set")):
+        make_images(folder / name, make_pictures(20 + number), labels=[k % CLASSES for k in range(20 + number)])
+    assert study_of(command).images == ["images.set"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bandlens.core.files import put_in_place, write_bytes
+from bandlens.core import files
+from bandlens.core.files import exchange_folders, put_in_place, write_bytes
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -72,3 +73,37 @@ def test_whoever_may_not_read_the_source_of_a_file_may_not_read_the_file(
         file.chmod(replaced)
     write_bytes(file, b"1", [database])
     assert file.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_group_that_may_not_read_the_source_may_not_read_the_file(
+    is_allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = {*os.getgroups(), *([4321] if os.geteuid() == 0 else [])} - {os.getegid()}
+    if not groups:
+        pytest.skip("this user has one group")
+    database, file = tmp_path / "results.duckdb", tmp_path / "report.html"
+    database.touch()
+    database.chmod(0o640)
+    os.chown(database, -1, min(groups))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not is_allowed:
+        monkeypatch.setattr(os, "chown", refuse)
+    write_bytes(file, b"1", [database])
+    state = file.stat()
+    assert (state.st_mode & 0o777, state.st_gid) == ((0o640, min(groups)) if is_allowed else (0o600, os.getegid()))
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system cannot exchange two names, and the new folder vanishes."""
+    monkeypatch.setattr(files, "RENAME_EXCHANGE", 1 << 30)
+    monkeypatch.setattr(files, "_sync", lambda *_: (tmp_path / "partial").rmdir())
+    for name in ("partial", "set"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "set" / "file").touch()
+    with pytest.raises(FileNotFoundError):
+        exchange_folders(tmp_path / "partial", tmp_path / "set")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]

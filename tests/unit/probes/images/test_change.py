@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -229,7 +230,8 @@ def test_what_else_lies_in_the_folder_of_a_set_stays(
     photos: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:  # a file system that cannot exchange two names
-        monkeypatch.setattr(files, "RENAME_EXCHANGE", 1 << 30)
+        for flag in ("RENAME_EXCHANGE", "RENAME_NOREPLACE"):
+            monkeypatch.setattr(files, flag, 1 << 30)
     out = photos.with_name("mine.set")
     pack(some(photos, *NAMES[:3]), out, crop=CROP)
     (out / "notes" / "deep").mkdir(parents=True)
@@ -245,3 +247,76 @@ def test_what_else_lies_in_the_folder_of_a_set_stays(
     assert (out / "notes" / "deep" / "why.txt").read_text() == "since"
     assert (out / "link").readlink() == photos
     assert not [path.name for path in photos.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture
+def grown(photos: Path) -> Path:
+    """A set to which pictures can be added."""
+    return pack(some(photos, *NAMES[:3]), photos.with_name("grown.set"), crop=CROP).folder
+
+
+def test_nothing_in_the_folder_of_a_set_needs_to_be_a_plain_file(photos: Path, grown: Path) -> None:
+    """Links that lead nowhere, pipes, and folders that may only be read keep what they are."""
+    (grown / "nowhere").symlink_to("absent")
+    os.mkfifo(grown / "pipe")
+    (grown / "archive").mkdir()
+    (grown / "archive" / "why.txt").write_text("since")
+    (grown / "archive" / "why.txt").chmod(0o640)
+    (grown / "archive").chmod(0o500)
+    add_images(grown, photos)
+    assert (grown / "nowhere").readlink() == Path("absent")
+    assert (grown / "pipe").is_fifo()
+    modes = [(grown / name).stat().st_mode & 0o777 for name in ("archive", "archive/why.txt")]
+    assert modes == [0o500, 0o640]
+    assert not list(photos.parent.glob(".*"))
+
+
+def test_what_changes_while_the_set_is_written_stays(
+    photos: Path, grown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program saves files anew, and in a folder, once the new set is written."""
+    (grown / "notes").mkdir()
+    for name in ("table.csv", "notes/why.txt"):
+        (grown / name).write_text("old")
+
+    names = ["table.csv", "notes/why.txt", "notes/new.txt"]
+
+    def save(descriptor: int) -> None:
+        while names:
+            name = names.pop()
+            photos.with_name("draft").write_text("new")
+            photos.with_name("draft").rename(grown / name)
+        sync(descriptor)
+
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", save)
+    add_images(grown, photos)
+    assert not names
+    assert {(grown / name).read_text() for name in ("table.csv", "notes/why.txt", "notes/new.txt")} == {"new"}
+
+
+def test_a_file_whose_name_is_taken_meanwhile_is_kept_and_named(
+    photos: Path, grown: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (grown / "table.csv").write_text("old")
+    with changed_folder(grown) as folder:
+        shutil.copytree(grown, folder, dirs_exist_ok=True)
+        (folder / "table.csv").write_text("new")
+    [kept] = photos.parent.glob(".*")
+    assert (grown / "table.csv").read_text() == "new"
+    assert [(file.name, file.read_text()) for file in kept.iterdir()] == [("table.csv", "old")]
+    assert f"table.csv stays in {kept}" in caplog.text
+
+
+def test_after_a_kill_the_next_change_finishes_the_moving(photos: Path, grown: Path) -> None:
+    """A process that has ended left the folder of the earlier set, and a link that leads to somebody's own folder."""
+    private = shutil.copytree(grown, photos.with_name("private"))
+    replaced = shutil.copytree(grown, grown.with_name(f".{grown.name}.replaced.{files.HOST}.{2**22 + 1}.abc"))
+    (replaced / "table.csv").write_text("rows")
+    link = grown.with_name(f".{grown.name}.replaced.{files.HOST}.{2**22 + 1}.link")
+    link.symlink_to(private)
+    add_images(grown, photos)
+    assert (grown / "table.csv").read_text() == "rows"
+    assert list(photos.parent.glob(".*")) == [link]
+    assert check_image_set(private).info.count == 3
+    assert check_image_set(grown).info.count == 5
