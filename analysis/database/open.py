@@ -73,7 +73,8 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             another process has it open; or the disk is full.
         UsageError: there is no file to read.
     """
-    remove_partial_files(path)
+    if not read_only:  # `progress` is a reader, and says what a killed run left
+        remove_partial_files(path)
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")

@@ -1,7 +1,7 @@
 """Small files that a run keeps beside its database: how far it is, and what a crash would be put down to.
 
 They are partial files: they go when the job ends. The progress is for whoever asks while the run holds the database
-itself; that of a killed process goes when the database is opened next.
+itself; that of a killed process goes when the database is next opened for writing.
 
 The notes on crashes are for the next run, which removes them. They begin with the digest of the condition of a user's
 probe that is at work. Where a fault ends the process, Python's faulthandler writes there in which lines its threads
@@ -82,7 +82,7 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
                     activity, position, float(total), unit, os.getpid(), socket.gethostname(), start, time.time()
                 )
                 due = time.monotonic() + WRITE_SECONDS
-                with suppress(OSError), open_draft(database) as draft:
+                with suppress(OSError), open_draft(database, clean=False) as draft:
                     draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
                     draft.replace(file)
 
@@ -113,12 +113,18 @@ def read_progress(database: Path) -> list[RunProgress]:
 def note_crashes(database: Path) -> Iterator[None]:
     """Note the conditions that a crash in the block would be put down to."""
     file = database.parent / f"{partial_prefix(_maker_name(database))}txt"
-    command, was_enabled = ["tee", "-a", str(file)], faulthandler.is_enabled()
+    was_enabled = faulthandler.is_enabled()
     try:
         file.unlink(missing_ok=True)
         with (
             file.open("xb") as notes,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.__stderr__, start_new_session=True) as tee,
+            subprocess.Popen(
+                ["tee", "-a", f"/dev/fd/{notes.fileno()}"],  # by its name it could be another file by now
+                stdin=subprocess.PIPE,
+                stdout=sys.__stderr__,
+                pass_fds=[notes.fileno()],
+                start_new_session=True,
+            ) as tee,
         ):
 
             def note(digest: str) -> None:
@@ -158,7 +164,8 @@ def read_crashes(database: Path) -> dict[str, str]:
                 f"it ended an earlier run: {fault[1]}{''.join(lines[:1])}; mend it, or run with --devices, where "
                 "it ends its own cells alone"
             )
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder of somebody else's
+            file.unlink(missing_ok=True)
     return crashes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_results import python
 from small import Command, ask, make_study
 
+from bandlens.analysis.database.open import open_store
 from bandlens.app.study import run_files
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
@@ -42,6 +45,21 @@ Current thread 0x00007f7302b436c0 (most recent call first):
   File "{package}/core/user_functions.py", line 126 in __call__
 
 Extension modules: numpy.core._multiarray_umath (total: 1)
+"""
+LINKED = """
+import faulthandler, subprocess, sys
+from pathlib import Path
+from bandlens.app.study.run_files import note_crashes
+folder = Path(sys.argv[1])
+class Slow(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        [note] = folder.glob(".*")
+        note.unlink()
+        note.symlink_to(folder / "letter.txt")
+        super().__init__(*arguments, **options)
+subprocess.Popen = Slow
+with note_crashes(folder / "r.duckdb"):
+    faulthandler._sigsegv()
 """
 NOBODY = 2**22 + 1
 """A number that Linux gives to no process."""
@@ -106,8 +124,6 @@ def write_state(database: Path, process: int, **fields: Any) -> Path:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    from bandlens.analysis.database.open import open_store
-
     with open_store(tmp_path / "results.duckdb"):
         return tmp_path / "results.duckdb"
 
@@ -126,7 +142,7 @@ def test_the_command_says_it_in_a_line(command: Command, database: Path) -> None
     assert row["seconds_left"] == pytest.approx(150, abs=5)
 
 
-def test_a_run_that_was_killed_is_gone_until_the_database_is_opened(command: Command, database: Path) -> None:
+def test_a_run_that_was_killed_is_gone_until_the_database_is_written(command: Command, database: Path) -> None:
     file = write_state(database, NOBODY)
     answer = command("progress", "--db", database)
     assert (answer.code, answer.out) == (1, "")
@@ -135,7 +151,9 @@ def test_a_run_that_was_killed_is_gone_until_the_database_is_opened(command: Com
         "host; run the same command again, which goes on with what was committed\n"
     )
     ask(database, "SELECT 1")
-    assert not file.exists()
+    assert file.exists()
+    with open_store(database):
+        assert not file.exists()
 
 
 def test_of_a_run_that_was_killed_it_says_what_is_stored(
@@ -145,8 +163,9 @@ def test_of_a_run_that_was_killed_it_says_what_is_stored(
     database.write_bytes(stored_octaves.read_bytes())
     [(stored,)] = ask(database, "SELECT count(*) FROM prediction")
     write_state(database, NOBODY, done=0.0)
-    answer = command("progress", "--db", database)
-    assert f"a run was killed while running, after {stored:,} of {stored:,} predictions (100%)" in answer.err
+    for _ in range(2):
+        answer = command("progress", "--db", database)
+        assert f"a run was killed while running, after {stored:,} of {stored:,} predictions (100%)" in answer.err
 
 
 @pytest.mark.parametrize("text", ["", '{"activity": 3}', "[" * 4000, "\xff" * 9000])
@@ -181,6 +200,21 @@ def test_a_crash_is_read_once(tmp_path: Path) -> None:
     file.write_text(f"{'a' * 64}\n")  # a process that was killed leaves this
     assert read_crashes(tmp_path / "r.duckdb") == {}
     assert not file.exists()
+
+
+def test_a_folder_by_the_name_of_a_crash_is_let_be(tmp_path: Path) -> None:
+    folder = tmp_path / f".r.duckdb.crash.{HOST}.{NOBODY}.txt"
+    folder.mkdir()
+    assert read_crashes(tmp_path / "r.duckdb") == {}
+    assert folder.exists()
+
+
+def test_a_link_that_takes_the_name_of_the_note_later_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with subprocess.Popen(python(LINKED, tmp_path), stderr=subprocess.PIPE) as process:
+        _, words = process.communicate()
+    assert b"Fatal Python error: Segmentation fault" in words
+    assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
 def test_a_run_that_goes_on_is_let_be_and_leaves_nothing(tmp_path: Path) -> None:
