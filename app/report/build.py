@@ -9,6 +9,7 @@ from pathlib import Path
 from altair.utils.schemapi import debug_mode
 
 from ...analysis.charts.grammar import begin_libraries
+from ...analysis.database.open import split_against
 from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
 from .correlations import correlations_section, published_sections
@@ -70,9 +71,11 @@ def write_report(
     every_figure = [figure for part in parts for figure in part.figures]
     selection = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
+    other_database = split_against(against)[0] if against else None
+    sources = [db, *([other_database] if other_database else [])]
     with writing(out, "name another file with --out"):
-        write_bytes(out, page, [db])
-    files = write_figures(selection, folder, advance, [db]) if figures else []
+        write_bytes(out, page, sources)
+    files = write_figures(selection, folder, advance, sources) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 
 

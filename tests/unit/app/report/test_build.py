@@ -55,6 +55,12 @@ def test_whoever_may_not_read_the_database_may_not_read_its_report(stored_study:
     database.chmod(0o600)
     written = write_report(database, tmp_path / "report.html", figures=["your-models"], folder=tmp_path / "figures")
     assert {file.stat().st_mode & 0o777 for file in (written.out, *written.figures)} == {0o600}
+    public = tmp_path / "public.duckdb"
+    public.write_bytes(stored_study.read_bytes())
+    against = write_report(
+        public, tmp_path / "against.html", None, str(database), figures=["your-models"], folder=tmp_path / "changes"
+    )
+    assert {file.stat().st_mode & 0o777 for file in (against.out, *against.figures)} == {0o600}
 
 
 def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
