@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_results import python
 from small import Command, ask, make_study
 
 from bandlens.analysis.database.open import open_store
@@ -45,21 +43,6 @@ Current thread 0x00007f7302b436c0 (most recent call first):
   File "{package}/core/user_functions.py", line 126 in __call__
 
 Extension modules: numpy.core._multiarray_umath (total: 1)
-"""
-LINKED = """
-import faulthandler, subprocess, sys
-from pathlib import Path
-from bandlens.app.study.run_files import note_crashes
-folder = Path(sys.argv[1])
-class Slow(subprocess.Popen):
-    def __init__(self, *arguments, **options):
-        [note] = folder.glob(".*")
-        note.unlink()
-        note.symlink_to(folder / "letter.txt")
-        super().__init__(*arguments, **options)
-subprocess.Popen = Slow
-with note_crashes(folder / "r.duckdb"):
-    faulthandler._sigsegv()
 """
 NOBODY = 2**22 + 1
 """A number that Linux gives to no process."""
@@ -207,14 +190,6 @@ def test_a_folder_by_the_name_of_a_crash_is_let_be(tmp_path: Path) -> None:
     folder.mkdir()
     assert read_crashes(tmp_path / "r.duckdb") == {}
     assert folder.exists()
-
-
-def test_a_link_that_takes_the_name_of_the_note_later_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("dear")
-    with subprocess.Popen(python(LINKED, tmp_path), stderr=subprocess.PIPE) as process:
-        _, words = process.communicate()
-    assert b"Fatal Python error: Segmentation fault" in words
-    assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
 def test_a_run_that_goes_on_is_let_be_and_leaves_nothing(tmp_path: Path) -> None:
