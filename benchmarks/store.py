@@ -68,10 +68,10 @@ def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predi
     correct = random.random(n, np.float32) < accuracy
     # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
     ranks = np.exp(random.random(n, np.float32) * np.float32(np.log(CLASSES))).astype(np.uint16)
-    guesses = random.integers(0, CLASSES, n, np.uint16)
+    guesses = (labels + random.integers(1, CLASSES, n)) % CLASSES  # another class than the label
     confidence = np.sqrt(random.random(n, np.float32))
     return Predictions(
-        predicted=np.where(correct, labels.astype(np.uint16), guesses),
+        predicted=np.where(correct, labels, guesses).astype(np.uint16),
         label_rank=np.where(correct, np.uint16(0), np.clip(ranks, 1, CLASSES - 1)).astype(np.uint16),
         confidence=confidence,
         label_probability=np.where(correct, confidence, confidence * random.random(n, np.float32) ** 4),

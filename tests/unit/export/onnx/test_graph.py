@@ -19,6 +19,7 @@ from bandlens.export.model_files import verify_model
 from bandlens.export.onnx.graph import append_head, append_label_sets, append_pool, cut_graph
 from bandlens.export.onnx.outputs import pool_features
 from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.trial import try_logits
 from bandlens.export.torch.network import OnnxNetwork
 
 IMAGES = make_pictures(6, 64).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
@@ -66,6 +67,12 @@ def test_a_graph_is_cut_at_a_tensor_and_pooled(
     if pool is not None:
         append_pool(model, pool, features.ndim)
     np.testing.assert_allclose(onnx_logits(model.SerializeToString(), IMAGES), expected, atol=1e-6)
+
+
+def test_a_graph_that_was_cut_runs_in_a_process_of_its_own(model: onnx.ModelProto) -> None:
+    cut_graph(model, "f", "mine")
+    content = model.SerializeToString()
+    np.testing.assert_array_equal(try_logits(content, IMAGES, 6, "mine"), onnx_logits(content, IMAGES))
 
 
 def test_an_unknown_tensor_is_named(model: onnx.ModelProto) -> None:
