@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from ...core import __version__
-from ...core.errors import StoreError, UsageError, quoted
+from ...core.errors import BandlensError, StoreError, UsageError, quoted
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
@@ -88,7 +88,8 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
         try:
             yield Store(connection, path, views, read_only)
         except BaseException as error:
-            error.add_note(str(path))  # the command line names it where nobody foresaw the error
+            if not isinstance(error, BandlensError):
+                error.add_note(str(path))  # the command line names it, since nobody foresaw the error
             raise
 
 

@@ -101,7 +101,7 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> None:
     ]
     figures = [
         [
-            row["what"],
+            row["title"],
             row["predicted"],
             "" if row["measured"] is None else f"{row['measured']:.4g}",
             row["unit"],

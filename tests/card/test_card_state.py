@@ -15,7 +15,7 @@ from pretend_driver import build_nvml
 from small import make_model
 
 from bandlens.app.study.record import RunRecord
-from bandlens.core.records import SessionInfo, Variant
+from bandlens.core.records import Failed, SessionInfo, Variant
 from bandlens.engine import workbench
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.device.card_state import CardState, _open_nvml, card_state, throttling
@@ -89,9 +89,10 @@ def test_the_card_is_asked_in_the_thread_that_commits(monkeypatch: pytest.Monkey
     monkeypatch.setattr(workbench, "card_state", state)
     store: Any = SimpleNamespace(commit=store_parts)
     infos = {variant_of(make_model(tmp_path), "tensorrt", "fp32"): SessionInfo("a card", 8, 0, "{}")}
+    failure: Any = Failed(None, "it raised")
     with RunRecord([], store, lambda: "study@1", {}) as record:
         for _ in range(3):
-            record.commit([], partial(workbench.with_card_state, infos))
+            record.commit([failure], partial(workbench.with_card_state, infos))
     assert threads == ["commit_0"] * 3
     assert committed == [json.dumps(asdict(state()))] * 3
     assert len(record.throttled) == 1
