@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
@@ -12,27 +11,6 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.outcomes import PredictionReader, subjects
 
 LOW = condition("lowpass", cutoff=0.5)
-
-
-def test_real_is_right_where_the_prediction_is_in_the_list(store: Store) -> None:
-    lists = [[0, 1], [2], [], [3, 0], [1], []]
-    images = image_set(6, labels=np.zeros(6), schemes={"real": lists})
-    predicted = [1, 0, 0, 3, 1, 2]
-    store_study(store, "s", images, [part(cell(images), predicted, predicted)])
-    schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
-    assert schemes == [("real", 4, 3 / 4), ("single", 6, 2 / 6)]
-
-
-def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> None:
-    shape, texture, predicted = [0, 0, 1, 1, 2], [1, 0, 0, 1, 0], [0, 0, 0, 2, 1]
-    images = image_set(5, labels=shape, schemes={"texture": [[label] for label in texture]}, benchmark="cue-conflict")
-    store_study(store, "s", images, [part(cell(images), predicted, np.not_equal(predicted, shape))])
-    accuracies = store.frame("SELECT scheme, n, top1, benchmark FROM label_accuracy ORDER BY ALL").rows()
-    assert accuracies == [("shape", 5, 0.4, "cue-conflict"), ("texture", 5, 0.4, "cue-conflict")]
-    outcomes = store.frame(
-        "SELECT scheme, image_index, correct FROM cell_label_outcome WHERE correct ORDER BY ALL"
-    ).rows()
-    assert outcomes == [("shape", 0, True), ("shape", 1, True), ("texture", 1, True), ("texture", 2, True)]
 
 
 def test_the_best_of_several_classes_of_an_image_is_right_in_every_view(store: Store) -> None:

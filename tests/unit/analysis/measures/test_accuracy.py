@@ -19,7 +19,7 @@ COUNT = 300
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))
 
 
-def simulate_cells(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:
+def simulate_cells(images: Images, seed: int = 0, name: str = "net") -> list[Finished]:
     """Predictions of 10 classes that are right three, two, or one time in four, the same images again and again."""
     rng = np.random.default_rng(seed)
     count = images.info.count
@@ -30,7 +30,7 @@ def simulate_cells(images: Images, seed: int = 0, name: str = "net", confidence:
         hits = ease + rng.normal(0, 0.1, count) < share
         predicted = np.where(hits, labels, rng.integers(0, 10, count))
         rank = None if images.labels is None else (predicted != labels) * 2
-        sure = rng.uniform(0.1, 1, count) if confidence else 0.5
+        sure = rng.uniform(0.1, 1, count)
         parts.append(part(cell(images, setting, by=model(name)), predicted, rank, confidence=sure))
     return parts
 
@@ -63,7 +63,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
             assert estimate[3:] == pytest.approx(expected_row[3:])
 
 
-def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store) -> None:
+def test_confidence_calibration_and_consistency_with_clean_errors_are_of_the_stored_predictions(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = simulate_cells(images)
     store_measures(store, images, parts)
@@ -83,6 +83,13 @@ def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store
             if setting.probe != "clean":
                 assert row["difference"] == pytest.approx(values[-1] - values[0])
                 assert row["difference_low"] < row["difference"] < row["difference_high"]
+    clean, *perturbed = (outcome.predictions.predicted == 0 for outcome in parts)
+    consistencies = rows(store, "clean_error_consistency")
+    assert ("clean", None) not in consistencies
+    for setting, hits in zip(SETTINGS[1:], perturbed, strict=True):
+        row = consistencies[setting.probe, setting.number("cutoff")]
+        assert (row["value"], row["difference"]) == (pytest.approx(kappa(clean, hits)), None)
+        assert row["low"] < row["value"] < row["high"]
 
 
 def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
@@ -96,22 +103,8 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     assert row["note"].endswith("is expected of a network that is calibrated")
 
 
-def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
-    images = image_set(COUNT, labels=np.zeros(COUNT))
-    parts = simulate_cells(images)
-    store_measures(store, images, parts)
-    consistencies = rows(store, "clean_error_consistency")
-    assert ("clean", None) not in consistencies
-    clean = parts[0].predictions.predicted == 0
-    for setting, outcome in zip(SETTINGS[1:], parts[1:], strict=True):
-        row = consistencies[setting.probe, setting.number("cutoff")]
-        assert row["value"] == pytest.approx(kappa(clean, outcome.predictions.predicted == 0))
-        assert row["low"] < row["value"] < row["high"]
-        assert row["difference"] is None
-
-
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
-    images = image_set(COUNT)
+    images = image_set(COUNT, clusters=np.arange(COUNT) // 3)
     store_measures(store, images, simulate_cells(images))
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
     agreements = rows(store, "agreement")
@@ -122,6 +115,8 @@ def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store)
         assert (row["value"], row["low"], row["high"]) == pytest.approx((top1, low, high))
         assert row["difference"] is None, "1 less agreement, by definition"
     assert (agreements["clean", None]["value"], agreements["clean", None]["state"]) == (1, "no_interval")
+    clean = store.frame("SELECT measure, top1, top5, low, high FROM accuracy WHERE probe = 'clean'").rows()
+    assert clean == [("agreement", 1, None, None, None)], "by definition, so without an interval"
 
 
 def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_with_it(store: Store) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_outcomes import CLEAN, images_of, outcomes_of
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, image_set, model, part, store_study
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
@@ -99,22 +99,6 @@ def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     assert high - low == pytest.approx(2 * 1.99 * np.sqrt((d.var() * 400 + 1) / 399 / 400), rel=0.02)
     low, high = intervals["cue_accuracy"]
     assert 0 < high == -low < 3 / 400, "it does not differ, and little at most"
-
-
-def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:
-    conflict = image_set(4, labels=[0, 0, 1, 1], schemes={"texture": [[1], [2], [0], [1]]}, name="conflict")
-    photographs = image_set(4, labels=[0, 0, 1, 1], name="plain")
-    by = model(classes=16)
-    parts = [
-        part(cell(conflict, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
-        part(cell(conflict, condition("blur", sigma=1), by=by), [1, 2, 0, 1], [1, 1, 1, 0]),
-        part(cell(photographs, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
-    ]
-    store_study(store, "s", [conflict, photographs], parts)
-    metrics = read_metrics(store)
-    assert metrics["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
-    assert set(metrics) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
-    assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
 
 
 def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(store: Store) -> None:

@@ -22,7 +22,6 @@ from bandlens.analysis.published.names import (
     training_of,
     values_of_model,
 )
-from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.core.errors import UnknownName
 from bandlens.export.weights.study_checkpoints import checkpoints
@@ -105,19 +104,6 @@ def test_accuracies_of_one_checkpoint_agree_and_differ_where_the_testbed_crops_a
     assert {"resnet50.tv_in1k", "resnet50_trained_on_SIN", "resnet50_augmix_180ep"} <= set(rows["model"])
     testbed = join_study("imagenet-c", "15 x 5", "testbed", "15 x 5")["difference"]
     assert (round(testbed.min(), 1), round(testbed.max(), 1)) == (1.3, 2.9)  # type: ignore[arg-type]
-
-
-def place_model(name: str) -> pl.DataFrame:
-    values = shipped_values()
-    return place(values, values_of_model(values, name))
-
-
-def test_efficientnet_lite0_in_the_atlas() -> None:
-    rows = {row["benchmark"]: row for row in place_model("tf_efficientnet_lite0.in1k").to_dicts()}
-    imagenet = rows["imagenet"]
-    assert (imagenet["top1"], imagenet["of"], imagenet["expected"]) == (74.846, 1266, None)
-    line = baseline_lines(shipped_values(), "timm")["imagenet-r"]
-    assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
 
 
 def join_model(name: str, category: str = "own", sha256: str = "f" * 64) -> tuple[str | None, str | None, str | None]:

@@ -87,6 +87,9 @@ def test_a_model_is_placed_by_the_line_of_its_own_way_and_by_all(values: pl.Data
     row, line = rows["imagenet-r"], training_lines(values)["zero-shot"]["imagenet-r"].lines[0]
     expected = 100 * norm.cdf(line.slope * norm.ppf(0.7554) + line.intercept)
     assert (row["expected_within"], row["effective_within"]) == pytest.approx((expected, 87.84 - expected))
+    by_all = baseline_lines(values, "timm")["imagenet-r"].expected([75.54])[0]
+    assert row["effective"] == pytest.approx(87.84 - by_all)
+    assert (rows["imagenet"]["top1"], rows["imagenet"]["expected"]) == (75.54, None)
     assert (row["effective"] > 50, abs(row["effective_within"]) < 1) == (True, True)
     untrained_row = place(values, values_of_model(values, "resnet50_untrained")).row(0, named=True)
     assert (untrained_row["training"], untrained_row["expected_within"]) == (None, None)
