@@ -174,13 +174,6 @@ def test_notes_of_libraries_are_no_databases_of_an_error(command: Command, monke
     assert command().err.startswith("bandlens: this is a fault of bandlens or of a file that it reads: KeyError: 'x'")
 
 
-def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:
-    answer = command("-v", "plan", tmp_path / "no.toml")
-    assert answer.code == 2
-    assert answer.err.startswith("bandlens: no study file")
-    assert "app/study/file.py" in answer.err
-
-
 def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
     for number, picture in enumerate(make_pictures(12, 32)):
         file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"

@@ -161,19 +161,6 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
             assert lines_of_row or (number is None and f"no value ({row['state']}) of " in answer.out), row
 
 
-def test_a_comparison_is_one_table_on_80_columns(terminal: Command) -> None:
-    words = f"compare {STUDIES[0]} --checkpoints {MODELS[0]},{MODELS[-1]} --db results.duckdb".split()
-    answer = terminal(*words)
-    [head] = [line.split() for line in lines_of_tables(answer.out) if "difference" in line]
-    assert head[:4] == ["name", "A", "B", "difference"]
-    assert head[-2:] == ["n", "*"]
-    lines = lines_of_tables(answer.out)
-    assert [line for line in lines if len(line) > WIDTH] == []
-    cells = json.loads(terminal(*words, "--format", "json").out)["cells"]
-    count = sum(line.endswith(" *") and "difference" not in line for line in lines)
-    assert count == sum(cell["p_holm"] is not None and cell["p_holm"] < 0.05 for cell in cells) > 0
-
-
 def lines_of_tables(out: str) -> list[str]:
     """The lines of tables: three spaces or more are between two columns, and never in a sentence."""
     return [line for line in out.splitlines() if line.startswith(" ─") or "   " in line.strip()]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small import make_images, make_model, make_pictures, pack_folders
+from small import make_images, make_pictures, pack_folders
 
-from bandlens.app.export import Backbone, Lowering, _calibration, lower
-from bandlens.core.errors import ExportError, UsageError
-from bandlens.export.model_files import save_model
+from bandlens.app.export import Backbone, _calibration
+from bandlens.core.errors import UsageError
 
 
 def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Path) -> None:
@@ -31,12 +29,3 @@ def test_a_calibration_set_that_was_packed_anew_is_read_anew(tmp_path: Path) -> 
         shutil.rmtree(tmp_path / "images.set")
         digests.append(calibration.digest)
     assert digests[0] != digests[1]
-
-
-def test_a_finished_file_that_is_int8_needs_no_images(tmp_path: Path) -> None:
-    model, int8 = make_model(tmp_path, "one"), Lowering(["int8"])
-    with pytest.raises(ExportError, match=r"one has no int8 file in .*; run: .* --calibration IMAGE_SET"):
-        lower(model, int8)
-    save_model(replace(model, precision="int8"), model.path.read_bytes(), {})
-    [row] = lower(replace(model, precision="int8"), int8)
-    assert (row["precision"], row["file"]) == ("int8", str(model.path))

@@ -70,14 +70,6 @@ def test_an_interval_is_joined_to_its_own_value() -> None:
     assert join_intervals(unlike) == unlike, "no value that these are the ends of"
 
 
-def test_numbers_without_room_continue_below_under_the_same_names() -> None:
-    table = {"checkpoint": [NAME.format(k) for k in (1, 2)]}
-    table |= {f"number{k}": [f"{k}.25", f"{k}.75"] for k in range(9)}
-    first, second = lay_out(table, [*table][1:], 80)
-    assert first.split("\n")[0].split() == ["checkpoint", *(f"number{k}" for k in range(5))]
-    assert second.split("\n")[0].split() == ["checkpoint", *(f"number{k}" for k in range(5, 9))]
-
-
 def test_titles_are_headings_where_names_take_the_room_of_numbers() -> None:
     table = {
         "checkpoint": [NAME.format(k) for k in (1, 1, 2, 2)],
@@ -94,12 +86,6 @@ def test_titles_are_headings_where_names_take_the_room_of_numbers() -> None:
     ]
     assert "12345.678 [12345.678, 12345.678]   degenerate" in parts[1]
     assert ["note" in part for part in parts] == [place == 2 for place in range(len(parts))]
-
-
-def test_columns_that_say_nothing_new_are_named_once() -> None:
-    table = {"study": ["mine", "mine"], "none": ["-", "-"], "text": ["x" * 40, "y" * 40], "value": ["1", "2"]}
-    rest = {name: table[name] for name in ("text", "value")}
-    assert list(lay_out(table, (), 55)) == [draw(rest, ()), "in every row: study = mine, none = -"]
 
 
 def test_numbers_stand_at_the_right_and_a_cell_may_have_lines() -> None:

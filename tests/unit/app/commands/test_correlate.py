@@ -8,14 +8,11 @@ import polars as pl
 import pytest
 from made_up_results import cell, image_set, model, part, store_study, store_values
 from small import refused_here, run_here
-from typer.testing import CliRunner
 
 from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.relate import BASELINES
-from bandlens.analysis.published.study_figures import correlation_table, shipped_figures
 from bandlens.analysis.statistics.coefficients import METHODS
-from bandlens.app.cli import app
 from bandlens.app.commands.correlate import COMMANDS
 from bandlens.core.errors import UsageError
 
@@ -76,11 +73,6 @@ def test_json_has_every_column_of_every_row() -> None:
     assert {row["method"] for row in rows} == {"pearson"}
 
 
-def test_the_published_table_is_that_of_the_shipped_figures() -> None:
-    output = CliRunner().invoke(app, ["published", "table", "--format", "json"]).output
-    assert json.loads(output) == correlation_table(shipped_figures())
-
-
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 10, category="adversarial_training")
@@ -98,17 +90,6 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     assert {row["subset"]: row["n"] for row in rows} == dict(zip(subsets, (10, 5, 5), strict=True))
     assert rows[0]["low_images"] is not None
     assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
-
-
-def test_four_models_have_the_least_possible_p_and_hold_nothing(tmp_path: Path) -> None:
-    study(db := tmp_path / "results.duckdb", 4)
-    page = run_here("correlate", "--db", db)
-    assert "All models (n = 4)" in page
-    assert "least possible p" in page.splitlines()[2]
-    assert "4 models cannot reach 0.05 (least possible p 0.083)" in page
-    assert "below 0.05: p 0, permutation p 0, after Benjamini-Hochberg 0; holding after Holm: 0" in page
-    assert page.endswith("4 correlations do not hold after Holm\n")
-    assert {row["p_least"] for row in json.loads(run_here("correlate", "--db", db, "--format", "json"))} == {2 / 24}
 
 
 def test_a_bias_that_does_not_vary_is_a_row_without_an_interval_and_the_others_keep_theirs(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,21 +18,6 @@ def database(tmp_path: Path) -> Path:
     return database_of(tmp_path, IMAGES, low, "mine")
 
 
-def test_list_and_show(command: Command, database: Path) -> None:
-    rows = json.loads(command("studies", "list", "--db", database, "--format", "json").out)
-    assert [(row["study"], row["cells"], row["own"]) for row in rows] == [("mine@1", 1, 0), ("mine@2", 2, 1)]
-    assert command("studies", "show", "mine", "--db", database).out == 'name = "mine"\n'
-    assert "did you mean mine" in command("studies", "show", "mime", "--db", database).err
-
-
-def test_rename(command: Command, database: Path) -> None:
-    assert command("studies", "rename", "mine", "ours", "--db", database).out == "mine is now ours: 2 versions\n"
-    assert "mine" not in command("studies", "list", "--db", database).out
-    answer = command("studies", "rename", "ours", "a@b", "--db", database)
-    assert (answer.code, answer.out) == (2, "")
-    assert "without @" in answer.err
-
-
 def test_delete_does_nothing_unasked(command: Command, database: Path) -> None:
     answer = command("studies", "delete", "mine@2", "--db", database)
     assert (answer.code, answer.out) == (2, "")
@@ -46,6 +30,12 @@ def test_delete_does_nothing_unasked(command: Command, database: Path) -> None:
     assert answer.out.startswith("deleted mine@2: 1 cell with 2 predictions; 1 cell stays, which something else uses\n")
     assert "mine@2" not in command("studies", "list", "--db", database).out
     assert "mine@1" in command("studies", "list", "--db", database).out
+
+
+def test_a_new_name_asks_for_no_version(command: Command, database: Path) -> None:
+    answer = command("studies", "rename", "mine", "a@b", "--db", database)
+    assert (answer.code, answer.out) == (2, "")
+    assert "without @" in answer.err
 
 
 def test_a_merge_of_one_tells_sizes(command: Command, database: Path) -> None:

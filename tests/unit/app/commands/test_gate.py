@@ -229,7 +229,6 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         (["--against", "own"], "unknown study 'own'; known: "),
         (["--against", "own"], "results.duckdb` lists all"),
         (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
-        (["--margn", "1"], "unknown option '--margn'; did you mean --margin or"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

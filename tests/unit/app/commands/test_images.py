@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import make_images, make_pictures
 from typer.testing import CliRunner, Result
 
 from bandlens.app.cli import app
@@ -77,19 +76,6 @@ def test_options_that_cannot_be(options: tuple[str, ...], message: str, photos: 
     assert isinstance(failed, UsageError)
     assert message in str(failed)
     assert not (tmp_path / "set").exists()
-
-
-def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> None:
-    make_images(tmp_path / "source.set", make_pictures(6, 32), labels=[0, 0, 1, 1, 2, 2])
-    words = ("frequency-conflict", tmp_path / "source.set", "--out", tmp_path / "conflicts")
-    result = run(*words, "--cutoff", 0.25, "--seed", 3, "--format", "json")
-    assert result.exit_code == 0, result.output
-    [row] = json.loads(result.stdout)
-    assert (row["name"], row["images"], row["labelled"], row["classes"]) == ("conflicts", 6, True, 3)
-    images = open_image_set(tmp_path / "conflicts")
-    assert images.labels is not None
-    assert (images.labels != images.schemes["hf_label"].classes).all()
-    assert isinstance(run(*words).exception, UsageError), "no cutoff"
 
 
 def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,6 @@ def test_a_table_is_for_people(command: Command, database: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert [line.split() for line in answer.out.splitlines() if "0.5" in line] == [["lowpass", "0.5", "4", "0.5"]]
     assert answer.out.endswith("2 rows\n")
-
-
-def test_json_is_a_list_of_objects_with_numbers_as_numbers(command: Command, database: Path) -> None:
-    query = "SELECT probe, sum(n) AS images, max(noise_sd) AS noise FROM accuracy GROUP BY probe ORDER BY ALL"
-    answer = command("sql", query, "--db", database, "--format", "json")
-    assert json.loads(answer.out) == [
-        {"probe": "clean", "images": 4, "noise": None},
-        {"probe": "lowpass", "images": 4, "noise": None},
-    ]
 
 
 def test_of_several_statements_none_answers_where_one_is_wrong(command: Command, database: Path) -> None:

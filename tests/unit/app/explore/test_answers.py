@@ -184,20 +184,6 @@ def pixels(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
-    images = open_image_set(explored / "images.set")
-    image = images.pixels[5].transpose(1, 2, 0) / 255
-    spectrum = np.fft.fftshift(np.fft.fft2(image, axes=(0, 1)), axes=(0, 1))
-    radius = int(0.2 * 64)
-    mask = np.zeros((128, 128, 1))
-    mask[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
-    spectrum *= mask
-    expected = np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)).real.clip(0, 1)
-    pixels_shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
-    assert np.abs(pixels_shown / 255 - expected).max() < 1.5 / 255
-    assert not np.array_equal(pixels_shown, images.pixels[5].transpose(1, 2, 0))
-
-
 def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     """The predictions that the run stored are those of a small model on the pictures that are shown."""
     import onnxruntime

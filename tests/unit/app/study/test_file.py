@@ -165,6 +165,8 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
     ("keys", "message"),
     [
         ({"gate": {"flip": 0.1}}, "unknown key in [gate] of study mine 'flip'; did you mean flips?"),
+        ({"gate": {"flips": 0}}, "gate.flips must be a share above 0 and below 1, not 0"),
+        ({"gate": {"measures": "accuracy"}}, "gate.measures must be a list of names, not 'accuracy'"),
         ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
         ({"probes": {"blur": {"strength": print}}}, "study mine cannot be written as TOML: "),
         ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),

@@ -45,17 +45,6 @@ def log_size(place: Path) -> int:
 # Verdicts
 
 
-def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(command: Command, place: Path) -> None:
-    study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
-    answer = command("run", study, "--db", db, "--require-gate")
-    assert answer.code == 1
-    assert "for 3 of 3 pairs" in answer.err
-    assert ask(db, "FROM cell") == []
-    trusted = command("run", gated_study(place, "one"), "--db", db, "--require-gate")
-    assert trusted.code == 0
-    assert "gate" not in trusted.err
-
-
 def test_fifteen_hundred_images_of_each_set_are_gated_unless_more_are_asked_for(command: Command, place: Path) -> None:
     """A study that has fewer images is gated on all of its own."""
     make_model(place / "models", "tiny", size=32)
@@ -174,19 +163,3 @@ def test_what_cannot_be_compared_is_told_in_one_line(
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
     assert not (place / "r.duckdb").exists()
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ("flips = 0", "gate.flips must be a share above 0 and below 1, not 0"),
-        ("measures = 'accuracy'", "gate.measures must be a list of names, not 'accuracy'"),
-        ("flip = 0.1", "unknown key in [gate] of {file} 'flip'; did you mean flips?"),
-    ],
-)
-def test_limits_that_make_no_sense_are_named(command: Command, place: Path, table: str, message: str) -> None:
-    file = gated_study(place, "one", probes=f"{LOWPASS}[gate]\n{table}\n")
-    answer = command("gate", "precision", file, "--db", place / "r.duckdb")
-    assert answer.code == 2
-    assert message.format(file=file) in answer.err
-    assert str(file) in answer.err

@@ -13,10 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from local_workers import TWO, work_here
-from PIL import Image
-from small import CLASSES, ask, make_model, make_pictures, make_study, study_in
+from small import ask, make_study, study_in
 
-from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
@@ -25,14 +23,11 @@ from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.jobs import Advance, savers
-from bandlens.core.records import Crop
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
-from bandlens.export.model_files import load_model, save_model, verify_model
-from bandlens.export.onnx.parity import onnx_logits
-from bandlens.probes.images.pack import pack
+from bandlens.export.model_files import load_model, save_model
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
 COUNT = 20
@@ -145,31 +140,6 @@ def test_what_is_computed_when_a_run_is_interrupted_is_stored(
     assert run_study(work, database).predictions == COUNT * len(work.cells) - done
     assert ask(database, ROWS) == ask(reference, ROWS)
     assert savers == []
-
-
-def test_the_best_of_several_classes_of_an_image_is_right_in_all_that_is_stored(tmp_path: Path) -> None:
-    """Ranks and accuracies are those of the logits."""
-    model, _ = make_model(tmp_path / "models", "one"), (tmp_path / "pictures").mkdir()
-    pictures, lists = make_pictures(COUNT), [[k % CLASSES, (k + 2) % CLASSES][: 1 + k % 2] for k in range(COUNT)]
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number:02}.png")
-    rows = [f"{number:02}.png,{';'.join(map(str, classes))}" for number, classes in enumerate(lists)]
-    (tmp_path / "labels.csv").write_text("\n".join(["path,class", *rows]))
-    pack(tmp_path / "pictures", tmp_path / "images.set", crop=Crop(128, 128), labels=tmp_path / "labels.csv")
-    database = tmp_path / "several.duckdb"
-    run_study(resolve(Study.read(make_study(tmp_path))), database)
-    logits = onnx_logits(verify_model(model), pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
-    rankings = np.argsort(-logits, axis=1, kind="stable").tolist()
-    ranks = [min(map(ranking.index, classes)) for ranking, classes in zip(rankings, lists, strict=True)]
-    assert ask(database, "SELECT label_rank FROM prediction ORDER BY image_index") == [(rank,) for rank in ranks]
-    right = sum(rank == 0 for rank in ranks) / COUNT
-    assert ask(database, "SELECT top1 FROM accuracy") == [(right,)]
-    assert ask(database, "SELECT scheme, top1 FROM label_accuracy ORDER BY 1") == [
-        ("several", right),
-        ("single", right),
-    ]
-    with open_store(database) as store:
-        assert not [problem for check in check_database(store) for problem in check.problems]
 
 
 def test_another_content_of_a_name_is_a_version_that_says_how_it_differs(
