@@ -25,10 +25,7 @@ def test_bytes_have_the_unit_that_fits(count: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "advice"),
-    [
-        (errno.ENOSPC, 1, "make room, and run the same command again"),
-        (errno.ENOTDIR, 2, "name another file"),
-    ],
+    [(errno.ENOSPC, 1, "make room, and run the same command again"), (errno.ENOTDIR, 2, "name another file")],
 )
 def test_a_full_disk_is_a_failed_job_and_a_wrong_name_is_wrong_use(number: int, code: int, advice: str) -> None:
     error = unwritable("out.csv", OSError(number, os.strerror(number)), "name another file")

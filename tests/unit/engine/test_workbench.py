@@ -177,13 +177,6 @@ def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp
 # Engines that attacks run on
 
 
-@pytest.mark.parametrize(("engine", "attacker"), [("onnxruntime", "torch"), ("tensorrt", "torch-cuda")])
-def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, attacker: str) -> None:
-    model = bench.models[0]
-    variant = attack_variant(model, engine)
-    assert (variant.engine, variant.precision, variant.sha256) == (attacker, "fp32", model.sha256)
-
-
 @pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
 def test_a_gpu_is_not_replaced_by_the_cpu(bench: Bench) -> None:
     cell = replace(bench.cells()[0], variant=attack_variant(bench.models[0], "tensorrt"))

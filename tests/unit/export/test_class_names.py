@@ -50,15 +50,7 @@ def test_names_are_read_however_they_are_written(notes: dict[str, Any]) -> None:
     assert find_class_names(notes, 4) is None
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        ["LABEL_0", "LABEL_1", "LABEL_2"],
-        ["ant", "bee", None],
-        torch.zeros(3),
-        3,
-    ],
-)
+@pytest.mark.parametrize("value", [["LABEL_0", "LABEL_1", "LABEL_2"], ["ant", "bee", None], torch.zeros(3), 3])
 def test_what_is_no_list_of_names_is_passed_over(value: Any) -> None:
     assert find_class_names({"class_names": value}, 3) is None
 

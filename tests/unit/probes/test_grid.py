@@ -1,4 +1,4 @@
-"""Conditions: the published grid, a study's own, and what bad parameters get."""
+"""Conditions: a study's own, and what bad parameters get."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.records import Condition
-from bandlens.probes.grid import PUBLISHED, make_grid, setting_in_words
+from bandlens.probes.grid import make_grid, setting_in_words
 
 ROOT = Path()
-
-
-def test_the_published_grid_is_clean_22_spectral_and_29_critical_band() -> None:
-    grid = make_grid(PUBLISHED, ROOT)
-    counts = {name: sum(c.probe == name for c in grid.conditions) for name in PUBLISHED}
-    assert counts == {"clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29}
-    assert len({condition.digest for condition in grid.conditions}) == 52
 
 
 def test_clean_is_always_there_and_conditions_are_never_double() -> None:
@@ -37,14 +30,6 @@ def test_zero_has_no_sign(probe: str, table: str) -> None:
     assert [*negative.conditions, *negative.attacks][1:] == [*positive.conditions, *positive.attacks][1:] != []
 
 
-def test_without_noise_band_and_draw_make_no_difference() -> None:
-    grid = make_grid(
-        {"critical_band": {"noise_sd": [0, 0.1], "frequency": [3, 4], "draw": ["shared", "independent"]}}, ROOT
-    )
-    assert sum(c.number("noise_sd") == 0 for c in grid.conditions) == 1
-    assert sum(c.probe == "critical_band" for c in grid.conditions) == 1 + 4
-
-
 def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     """Metrics of the critical band are relative to it."""
 
@@ -58,6 +43,7 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
     assert conditions(noise_sd=0.1, grey=False) == [noise]
     assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
+    assert conditions(noise_sd=0, frequency=[3, 4], draw=["shared", "independent"]) == ["critical_band noise_sd=0"]
     explicit, default = (make_grid({"critical_band": {"noise_sd": sd}}, ROOT).conditions for sd in ([0, 0.1], 0.1))
     assert explicit == default
 

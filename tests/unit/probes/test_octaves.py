@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from stimuli import perturb, photographs
 
-from bandlens.core.protocol import octave_edges
 from bandlens.core.records import Condition
 from bandlens.probes.family import Family
 from bandlens.probes.octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
@@ -43,12 +42,6 @@ def test_the_published_masks_and_the_image_itself_are_all_sets_of_seven_octaves(
     assert len(masks) == len({*masks}) == 127
     assert "0123456" not in masks
     assert OCTAVE_MASK.conditions({"keep": "6310"}) == OCTAVE_MASK.conditions({"keep": ["0136"]})
-
-
-def test_the_edges_are_those_of_the_definition() -> None:
-    assert octave_edges(224) == [0, 1, 3, 7, 14, 28, 56, 112]
-    assert octave_edges(300) == [0, 2, 4, 9, 18, 37, 75, 150]
-    assert octave_edges(32) == [0, 0, 0, 1, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("size", [224, 33, 16])

@@ -151,15 +151,6 @@ def test_fooled_counts_as_the_stored_rank_does() -> None:
 # Starts
 
 
-def test_a_start_belongs_to_the_seed_and_the_image() -> None:
-    keys = np.array([5, 0, 2**64 - 1], np.uint64)
-    starts = uniform_start(9, keys, SIZE)
-    assert starts.shape == (3, 3, SIZE, SIZE)
-    for row in range(3):
-        np.testing.assert_array_equal(uniform_start(9, keys[row : row + 1], SIZE)[0], starts[row])
-        assert np.abs(uniform_start(10, keys[row : row + 1], SIZE)[0] - starts[row]).max() > 0.5
-
-
 @pytest.mark.parametrize("size", [8, 7])
 def test_a_start_is_philox_under_a_stream_of_its_own(size: int) -> None:
     count, key, seed = 3 * size * size, 7 << 32 | 9, 2**40 + 3

@@ -17,13 +17,7 @@ import pytest
 from bandlens.core.errors import EngineError
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import devices, requirements
-from bandlens.engine.device.devices import (
-    EngineChoice,
-    Readiness,
-    choose_engine,
-    processor_name,
-    readiness,
-)
+from bandlens.engine.device.devices import EngineChoice, Readiness, choose_engine, processor_name, readiness
 from bandlens.engine.device.nvidia import Gpu, Gpus, NoGpu, Problem
 from bandlens.engine.device.requirements import (
     CHECKS,

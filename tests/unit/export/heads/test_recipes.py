@@ -16,13 +16,7 @@ from torch.nn import functional
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Crop
-from bandlens.export.heads.recipes import (
-    TrainedHead,
-    TrainingImages,
-    compute_features,
-    prompts_of_array,
-    read_prompts,
-)
+from bandlens.export.heads.recipes import TrainedHead, TrainingImages, compute_features, prompts_of_array, read_prompts
 from bandlens.export.model_files import verify_model
 from bandlens.export.pipeline import HeadRequest, headed_name
 

@@ -83,7 +83,6 @@ def test_an_unknown_tensor_is_named(model: onnx.ModelProto) -> None:
 
 
 LABELS = 5
-RNG = np.random.default_rng(0)
 LOGITS = (RNG.normal(size=(40, LABELS)) * 10.0 ** RNG.integers(-6, 3, (40, LABELS))).astype(np.float32)
 
 

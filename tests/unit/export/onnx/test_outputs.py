@@ -94,6 +94,11 @@ def test_scores_of_positions_are_pooled_logits(operators: list[str], width: int)
     refuse_features(ending_in("output", *operators), "mine", width)
 
 
+def content_of(nodes: str) -> bytes:
+    graph = parse_graph(f"sums (float[N, 3, 8, 8] x) => (float[N, 32] y) <float[1] w = {{1}}> {{ {nodes} }}")
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
 @pytest.mark.parametrize(
     ("nodes", "refused"),
     [
@@ -107,26 +112,21 @@ def test_scores_of_positions_are_pooled_logits(operators: list[str], width: int)
     ],
 )
 def test_a_sum_of_separate_scores_is_of_scores_and_that_of_a_residual_block_is_none(nodes: str, refused: bool) -> None:
-    graph = parse_graph(f"sums (float[N, 3, 8, 8] x) => (float[N, 32] y) <float[1] w = {{1}}> {{ {nodes} }}")
-    content = helper.make_model(graph).SerializeToString()
     with pytest.raises(ExportError, match="gives features") if refused else nullcontext():
-        refuse_features(content, "mine", 32)
+        refuse_features(content_of(nodes), "mine", 32)
 
 
 def test_sums_of_equal_sums_take_no_longer_than_others() -> None:
     """Looked at once for each way that leads to it, the first node would be looked at 2 to the power of 40 times."""
     sums = " ".join(f"s{level + 1} = Add (s{level}, s{level})" for level in range(40))
-    text = f"g (float[n, 3] x) => (float[n, 32] y) {{ s0 = Gemm (x, w) {sums} y = Relu (s40) }}"
-    content = helper.make_model(parse_graph(text)).SerializeToString()
     with pytest.raises(ExportError, match="gives features"):
-        refuse_features(content, "mine", 32)
+        refuse_features(content_of(f"s0 = Gemm(x, w) {sums} y = Relu(s40)"), "mine", 32)
 
 
 def test_a_sum_of_many_scores_takes_time_in_proportion_to_them() -> None:
     """Were the ancestors of each sum collected anew, 2,000 sums would take 16 s."""
     sums = " ".join(f"a{k} = Gemm (x, w) s{k + 1} = Add (s{k}, a{k})" for k in range(2000))
-    text = f"g (float[n, 3] x) => (float[n, 32] y) {{ s0 = Gemm (x, w) {sums} y = ReduceMean (s2000) }}"
-    content = helper.make_model(parse_graph(text)).SerializeToString()
+    content = content_of(f"s0 = Gemm(x, w) {sums} y = ReduceMean(s2000)")
     start = time.process_time()
     refuse_features(content, "mine", 32)
     assert time.process_time() - start < 3

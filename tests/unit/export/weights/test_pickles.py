@@ -45,10 +45,7 @@ class Wants:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [(os.system, f"{os.name}.system"), (builtins.exec, "__builtin__.exec")],
-)
+@pytest.mark.parametrize(("function", "name"), [(os.system, f"{os.name}.system"), (builtins.exec, "__builtin__.exec")])
 def test_a_file_that_wants_to_run_code_is_refused(function: Any, name: str, legacy: bool, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     argument = {"system": f"mkdir {marker}", "exec": f"import os; os.mkdir({str(marker)!r})"}.get(

@@ -486,8 +486,6 @@ def test_labels_outside_the_space(tmp_path: Path) -> None:
 
 def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "cue-conflict"
-    with pytest.raises(ImageSetError, match="not all of cue-conflict: 16 classes have fewer than 80 images"):
-        pack_benchmark(find_benchmark("cue-conflict"), source, tmp_path / "out")
     [images] = pack_benchmark(find_benchmark("cue-conflict"), source, tmp_path / "out", subset=PARTIAL)
     names = decision_space("sixteen").names
     assert images.labels is not None

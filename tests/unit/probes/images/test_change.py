@@ -63,33 +63,6 @@ def test_a_grown_set_is_the_set_of_all_images(photos: Path, crop: Crop, stream: 
     ]  # fmt: skip
 
 
-def test_samples_that_a_set_has_no_range_for_say_how_a_set_takes_them(tmp_path: Path) -> None:
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(folder / "a.png")
-    pack(folder, tmp_path / "grown.set", crop=Crop(32, 36))
-    Image.fromarray(np.full((64, 64), 9, np.uint16)).save(folder / "b.png")
-    with pytest.raises(ImageSetError, match=r"it holds uint16 from 9 to 9\); pack the set with --range LOW,HIGH, its"):
-        add_images(tmp_path / "grown.set", folder)
-
-
-def test_what_was_there_is_not_decoded_again(photos: Path) -> None:
-    out = photos.with_name("grown.set")
-    first = pack(some(photos, *NAMES[2:]), out, crop=CROP)
-    (photos / NAMES[2]).write_bytes(b"another file by now")
-    superset = add_images(out, photos)
-    assert superset.paths == [*NAMES[2:], *NAMES[:2]]
-    assert superset.keys[:3].tolist() == first.keys.tolist()
-
-
-def test_pictures_of_paths_that_a_set_has_are_counted(photos: Path) -> None:
-    """Another picture under a path that the set has is no new image, and is not left out in silence."""
-    out, lines = photos.with_name("grown.set"), list[str]()
-    pack(some(photos, *NAMES[:3]), out, crop=CROP)
-    add_images(out, photos, how=How(say=lines.append))
-    assert f"{out} has 3 of the 5 paths of {photos} already, and keeps its images" in lines
-
-
 def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> None:
     out = photos.with_name("shrunk.set")
     labelled = {"labels": Path("folders"), "contents": Contents(clusters="folder"), "crop": CROP}
@@ -122,10 +95,15 @@ def test_folders_stay_clusters_though_each_has_one_image_for_a_while(photos: Pat
     assert superset.clusters.tolist() == [0, 1, 2, 0, 2]
 
 
-def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
-    out = photos.with_name("grown.set")
+def test_new_images_and_classes_follow_those_that_were_there_and_are_not_decoded_again(photos: Path) -> None:
+    """A picture under a path that the set has is no new image, and is not left out in silence."""
+    out, lines = photos.with_name("grown.set"), list[str]()
     original = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
-    superset = add_images(out, photos, Path("folders"))
+    (photos / NAMES[2]).write_bytes(b"another file by now")
+    superset = add_images(out, photos, Path("folders"), How(say=lines.append))
+    assert f"{out} has 3 of the 5 paths of {photos} already, and keeps its images" in lines
+    assert superset.paths == [*NAMES[2:], *NAMES[:2]]
+    assert superset.keys[:3].tolist() == original.keys.tolist()
     assert superset.class_names == ["bee", "cat", "ant"]
     assert superset.labels is not None
     assert superset.labels.tolist() == [0, 1, 1, 2, 2]

@@ -86,10 +86,11 @@ def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path:
         digest("size", crop=Crop(31, 36)),
         digest("resize", crop=Crop(32, 37)),
         digest("labels", unlabelled),
+        digest("space", unlabelled, contents=Contents(decision_space="sixteen")),
     ]
     Image.fromarray(picture(99)).save(photos / PATHS[0])
     digests.append(digest("pixels"))
-    assert len({first, *digests}) == 6
+    assert len({first, *digests}) == 7
 
 
 def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
@@ -323,15 +324,3 @@ def test_wrong_arrays(
     with pytest.raises(ImageSetError, match=message):
         pack_arrays(items, tmp_path / "set", labels=labels)
     assert names(tmp_path) == []
-
-
-def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
-    items = [("a", picture(1)), ("b", picture(2))]
-    sets = [
-        pack_arrays(items, tmp_path / space, crop=Crop(8, 8), labels=[1, 15], contents=Contents(decision_space=space))
-        for space in ("all", "sixteen")
-    ]
-    assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
-    assert sets[0].info.digest != sets[1].info.digest
-    for images in sets:
-        check_image_set(images.folder)
