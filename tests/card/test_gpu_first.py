@@ -91,11 +91,9 @@ def test_a_stage_that_fails_is_on_the_page_and_leaves_the_others_alone(
         yield "first", 1.0
         program.bench.patches(1, None)  # fails in bench.py
 
-    stages = program.stages
-    stage = stages.Stage
-    monkeypatch.setattr(
-        stages, "STAGES", {"doctor": stage(lost, 1), "kernels": stage(lambda _: iter([("words", 0)]), 1)}
-    )
+    stages, stage = program.stages, program.stages.Stage
+    two_stages = {"doctor": stage(lost, 1), "kernels": stage(lambda _: iter([("words", 0)]), 1)}
+    monkeypatch.setattr(stages, "STAGES", two_stages)
     bench = program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
     assert not stages.run_stage(bench, "doctor")
     assert stages.run_stage(bench, "kernels")

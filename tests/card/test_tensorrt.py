@@ -194,21 +194,30 @@ def test_a_plan_that_computes_something_else_is_refused(
     assert not tensorrt_session.shared_device().sessions
 
 
-def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, builds = make_model(tmp_path), list[tuple[str, ...]]()
+def watch_builds(monkeypatch: pytest.MonkeyPatch, plain_alone: bool = False) -> list[tuple[str, ...]]:
+    """The settings of each plan that TensorRT is asked for; on request it builds none with settings."""
+    builds = list[tuple[str, ...]]()
 
     def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
         builds.append(tuple(settings))
+        if settings and plain_alone:
+            raise ExportError("TensorRT built no plan for batch 8: no tactic")
         return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
+
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    return builds
+
+
+def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, builds = make_model(tmp_path), watch_builds(monkeypatch)
 
     def open_plan(settings: str | None = None) -> str:
         options = {} if settings is None else {"settings": settings}
         with open_session(variant(model), BATCH, 1, **options) as session:
             return session.plan_path.name
 
-    monkeypatch.setattr(plans, "build_trt_plan", build)
     plain = open_plan()
     assert builds == [()]
     tiled = open_plan("tiling")
@@ -225,23 +234,13 @@ def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
 def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, attempts = make_model(tmp_path), list[Any]()
-
-    def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
-        attempts.append(settings)
-        if settings:
-            raise ExportError("TensorRT built no plan for batch 8: no tactic")
-        return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
-
-    monkeypatch.setattr(plans, "build_trt_plan", build)
+    model, attempts = make_model(tmp_path), watch_builds(monkeypatch, plain_alone=True)
     with caplog.at_level(logging.WARNING, "bandlens"):
         for _ in range(2):
             open_session(variant(model), BATCH, 1, settings="level tiling").__exit__(None, None, None)
-    assert attempts == [["level", "tiling"], ()]
-    assert (
-        caplog.messages[-1]
-        == "one: it is built without level and tiling: TensorRT built no plan for batch 8: no tactic"
-    )
+    assert attempts == [("level", "tiling"), ()]
+    line = "one: it is built without level and tiling: TensorRT built no plan for batch 8: no tactic"
+    assert caplog.messages[-1] == line
 
 
 def test_a_word_leaves_graphs_out(

@@ -34,11 +34,7 @@ LIBRARIES = {
         "getPluginRegistry",
         "getInferLibVersion",
     ),
-    "nvonnxparser": (
-        "createNvOnnxParserRefitter_INTERNAL",
-        "createNvOnnxParser_INTERNAL",
-        "getNvOnnxParserVersion",
-    ),
+    "nvonnxparser": ("createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion"),
     "nvinfer_plugin": ("initLibNvInferPlugins",),
 }
 """Functions that the bindings look up in libraries of TensorRT."""
