@@ -22,7 +22,7 @@ JOBS = (
     "tests/processes/interrupts.py --signals 72 --seed {seed}",
     "tests/processes/dependent_probes.py --probes 5000 --seed {seed}",
     "tests/processes/hostile_commands.py --pairs 72 --seed {seed}",
-    "tests/processes/rounds.py --minutes 2 --seed {seed}",
+    "tests/processes/rounds.py --minutes 5 --seed {seed}",
     "-m pytest tests/card/test_run_on_card.py -k no_order --first-order {seed} --timeout 0 -n 2",
     f"-m pytest tests/hostile {PROPERTIES}",
     f"-m pytest tests/unit {PROPERTIES}",
