@@ -201,7 +201,7 @@ def record_study(work: Work, store: Store) -> str:
     return label
 
 
-def _changes_in_words(store: Store, earlier: str, label: str) -> str:
+def _changes_in_words(store: Store, earlier_label: str, label: str) -> str:
     """The number of cells that one version of a study has and another lacks, each way, with their traits."""
     query = (
         "SELECT cell.id, probe, setting, study_checkpoint.name AS checkpoint, study_image_set.name AS image_set, "
@@ -212,17 +212,17 @@ def _changes_in_words(store: Store, earlier: str, label: str) -> str:
         "JOIN study_image_set ON (study_image_set.study, study_image_set.image_set) = (study_id, cell.image_set) "
         "WHERE label = ?"
     )
-    cells_a, cells_b = (store.frame(query, [name]) for name in (earlier, label))
+    cells_a, cells_b = (store.frame(query, [name]) for name in (earlier_label, label))
     changes, rests = [], []
     for cells, counterparts in ((cells_b, cells_a), (cells_a, cells_b)):
         rest = cells.join(counterparts, on=cells.columns, how="anti")
         words = (some_of(filter(None, rest[column].unique().sort())) for column in cells.columns[1:])
         changes.append((plural(len(rest), "cell"), f" ({'; '.join(filter(None, words))})" if len(rest) else ""))
         rests.append(sorted(rest.drop("id").rows()))
-    (more, traits), (fewer, traits_of_fewer) = changes
+    (count_b, traits_b), (count_a, traits_a) = changes
     if rests[0] == rests[1]:
-        return f"than {earlier} it has {more} of the same name with another model, images or probe{traits}"
-    return f"than {earlier} it has {more} more{traits} and {fewer} fewer{traits_of_fewer}"
+        return f"than {earlier_label} it has {count_b} of the same name with another model, images or probe{traits_b}"
+    return f"than {earlier_label} it has {count_b} more{traits_b} and {count_a} fewer{traits_a}"
 
 
 def reuse_predictions(work: Work, store: Store) -> None:
