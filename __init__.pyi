@@ -18,7 +18,6 @@ from .app.api.models import doctor as doctor
 from .app.api.models import export_model as export_model
 from .app.api.models import fetch_weights as fetch_weights
 from .app.api.models import list_checkpoints as list_checkpoints
-from .app.api.models import profile as profile
 from .app.api.models import sensitivity as sensitivity
 from .app.api.published import import_published as import_published
 from .app.api.published import published_table as published_table

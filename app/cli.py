@@ -34,7 +34,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "plan": ("studies", "Show what a run would do"),
         "power": ("studies", "Print the smallest difference and correlation that 80 % of studies find"),
         "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
-        "profile": ("models", "Time the layers of a model"),
         "run": ("studies", "Run what the database lacks of a study"),
         "progress": ("studies", "Say how far the run is that holds a results database, and how long it will take"),
         "import": ("studies", "Bring what was made elsewhere into a results database"),

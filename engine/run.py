@@ -32,8 +32,6 @@ from .device.run_images import Take, pixels_of
 from .device.streams import (
     Point,
     blas_threads,
-    named_items,
-    named_range,
     network_stream,
     perturbing_stream,
     point,
@@ -230,8 +228,7 @@ class _Group:
         return works
 
     def flush(self) -> list[Outcome]:
-        with named_range(self.resources.xp, "flush"):
-            return flush(self.resources.xp, self.works)
+        return flush(self.resources.xp, self.works)
 
 
 def _run_groups(
@@ -288,8 +285,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         index = np.minimum(np.arange(first, first + batch), count - 1)
         keys = xp.asarray(group.resources.image_set.keys[index])
         images_of_batch = Batch(group.resources.take(index), keys, index, group.works[0].cell.seed)
-        perturbed = group.perturb(xp, images_of_batch, conditions, buffer)
-        for condition, images in named_items(xp, "perturb", perturbed):
+        for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
             yield first, condition, images_of_batch.pixels, images
 
 
@@ -305,11 +301,10 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     session, condition = resources.sessions[work.cell.variant], work.cell.condition
     start = point(resources.xp)
     try:
-        with named_range(resources.xp, "model"):
-            if condition.facts.attack:
-                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
-            else:
-                logits = session.infer(images, slice(begin, end))[begin:end]
+        if condition.facts.attack:
+            logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
+        else:
+            logits = session.infer(images, slice(begin, end))[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:
@@ -317,12 +312,11 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         return 0
     # The session's next batch overwrites the logits. They are reduced now, in the stream of all networks; the small
     # columns stay on the card until the part is flushed.
-    with named_range(resources.xp, "reduce"):
-        scores = resources.decision.scores(logits)
-        if resources.several is not None:
-            labels = best_class(resources.xp, scores, resources.several[rows])
-        predicted, rank, confidence, probability = reduce_logits(resources.xp, scores, labels)
-        real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
+    scores = resources.decision.scores(logits)
+    if resources.several is not None:
+        labels = best_class(resources.xp, scores, resources.several[rows])
+    predicted, rank, confidence, probability = reduce_logits(resources.xp, scores, labels)
+    real_rank = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
     columns = (resources.decision.classes(predicted), rank, confidence, real_rank, probability)
     work.batches.append(CellBatch(columns, start, point(resources.xp), work.pending + end - begin))
     return end - begin

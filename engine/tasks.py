@@ -19,11 +19,9 @@ Outcome = Finished | Failed
 
 @dataclass(frozen=True)
 class Task:
-    """Cells of one image set, group of conditions and seed, over images [first, last)."""
+    """Cells of one image set, group of conditions and seed."""
 
     cells: tuple[Cell, ...]
-    first: int
-    last: int
 
     @property
     def attack(self) -> bool:
@@ -34,12 +32,8 @@ class Task:
     def variants(self) -> list[Variant]:
         return list(dict.fromkeys(cell.variant for cell in self.cells))
 
-    @property
-    def predictions(self) -> int:
-        return len(self.cells) * (self.last - self.first)
-
     def limited_to(self, cells: Sequence[Cell]) -> Task:
-        """The task of the same images for some of the cells."""
+        """The task for some of the cells."""
         return replace(self, cells=tuple(cells))
 
     def by_condition(self) -> list[Task]:
@@ -85,17 +79,13 @@ def cells_together(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
 
 
 def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
-    """A task for each group of the cells that are perturbed together, over all images; each attacked cell has its own.
+    """A task for each group of the cells that are perturbed together; each attacked cell has its own.
 
     Attacks come last, since they need the memory of the sessions, and one network after another.
     """
     perturbed, attacked = by_attack(cells)
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
         for members in cells_together([cell for cell in perturbed if cell.image_set.digest == digest], grid):
-            yield _over_all_images(members)
+            yield Task(tuple(members))
     for variant in dict.fromkeys(cell.variant for cell in attacked):
-        yield from (_over_all_images([cell]) for cell in attacked if cell.variant == variant)
-
-
-def _over_all_images(cells: Sequence[Cell]) -> Task:
-    return Task(tuple(cells), 0, cells[0].image_set.count)
+        yield from (Task((cell,)) for cell in attacked if cell.variant == variant)

@@ -104,7 +104,7 @@ class Workbench:
 
         Args:
             task: the task.
-            starts: cell key -> number of its images that are done: it goes on from there, or from the task's first.
+            starts: cell key -> number of its images that are done: it goes on from there.
             range_seconds: parts are yielded after about this time.
             progress: called with the number of predictions made since the last call.
 
@@ -126,8 +126,8 @@ class Workbench:
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._resources = self._resources or make_resources(xp, self.images(digest), self.sessions)
-        cells = [(cell, max(task.first, starts.get(cell.key, 0))) for cell in task.cells]
-        yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
+        cells = [(cell, starts.get(cell.key, 0)) for cell in task.cells]
+        yield from run(cells, self.grid, self._resources, range_seconds, progress)
 
     def pending(self) -> list[Outcome]:
         """Give what is computed of the present task and not yet yielded; for another thread, once it is interrupted."""

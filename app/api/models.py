@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...core.errors import CheckpointError, UsageError
-from ...core.jobs import Progress, processors, silent
+from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
@@ -22,8 +21,7 @@ from .parameters import File, PackedSet, path_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from ...core.records import Model, Variant
-    from ...engine.backends.layer_profile import Layer
+    from ...core.records import Model
     from ...export.model_files import Channels
     from ..frequency_content import Spectrum
 
@@ -236,78 +234,6 @@ def sensitivity(
 
     network = load_model(_models_folder(models), model)
     return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The layers of a model on an engine, the slowest first."""
-
-    variant: Variant
-    batch: int
-    layers: list[Layer]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all layers for a batch."""
-        return sum(layer.seconds for layer in self.layers)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each layer: milliseconds of a batch, and its share of those of all layers."""
-        return [
-            {
-                "layer": layer.name,
-                "operator": layer.operator,
-                "ms": 1000 * layer.seconds,
-                "share": layer.seconds / self.seconds if self.seconds else None,
-            }
-            for layer in self.layers
-        ]
-
-
-def profile(
-    model: str,
-    engine: str = "auto",
-    precision: str = "fp32",
-    *,
-    batch: Annotated[int | None, typer.Option(min=1)] = None,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    models: File | None = None,
-) -> Profile:
-    """Time the layers of a model.
-
-    On a CPU all threads share each layer here, and in a run they share a batch, which takes less time.
-
-    Args:
-        model: an exported model.
-        engine: auto, or an engine that `doctor` lists.
-        precision: one that the engine runs.
-        batch: images of a batch, which are random; by default those of a study.
-        threads: threads of the CPU; by default all.
-        models: the folder of the models; by default that of `export`.
-
-    Raises EngineError where the engine cannot run the model, or shows no times of its layers.
-    """
-    import numpy as np
-
-    from ...engine.backends.base import profile_layers
-    from ...engine.tuning import usual_rate
-
-    variant, threads = _variant(model, engine, precision, models), threads or processors()
-    count = batch or usual_rate(variant.engine, precision, variant.model.path.parent, threads).batch
-    size = variant.model.image_size
-    images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
-    layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
-    return Profile(variant, count, layers)
-
-
-def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:
-    from ...engine.backends.base import variant_of
-    from ...engine.device.devices import choose_engine
-    from ...export.model_files import load_model
-
-    if engine == "auto":
-        engine = choose_engine().engine
-    return variant_of(load_model(_models_folder(models), name), engine, precision)
 
 
 def _models_folder(out: File | None) -> Path:

@@ -1,4 +1,4 @@
-"""`bandlens doctor`, `checkpoints`, `profile` and `sensitivity`: models, and what this machine does with them."""
+"""`bandlens doctor`, `checkpoints` and `sensitivity`: models, and what this machine does with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import CheckpointError
 from ..api import models
 from ..console import log
-from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
+from ..printing import Format, Rows, TableFormat, print_lines, print_rows, print_table, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -40,16 +40,6 @@ def print_paths(paths: Iterable[Path]) -> None:
         print(path)
 
 
-def print_profile(profiled: models.Profile, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens profile resnet50 --engine openvino"""
-    print_rows(profiled.rows(), table_format)
-    print_note(
-        f"{profiled.variant}: {1000 * profiled.seconds:.4g} ms for {profiled.batch} images, "
-        f"{profiled.batch / profiled.seconds:,.0f} images/s in {len(profiled.layers)} layers",
-        table_format,
-    )
-
-
 def print_sensitivity(result: Spectrum, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens sensitivity resnet50 sets/imagenet"""
     print_tables(result.tables, table_format)
@@ -68,6 +58,5 @@ COMMANDS: dict[str, Any] = {
         "show": command(models.describe_checkpoint, print_checkpoint),
         "fetch": command(models.fetch_weights, print_paths),
     },
-    "profile": command(models.profile, print_profile),
     "sensitivity": command(models.sensitivity, print_sensitivity),
 }

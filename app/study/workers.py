@@ -77,7 +77,7 @@ class StudyComputer:
         if not request.keys() <= self.cells.keys():
             raise EngineError("the task has cells of another study; are all versions of bandlens the same?")
         cells = [self.cells[key] for key in request]
-        task = Task(tuple(cells), 0, cells[0].image_set.count)
+        task = Task(tuple(cells))
         start, ranges = time.monotonic(), list[list[Outcome]]()
         seconds = min(self.range_seconds, max(FIRST_SECONDS, start - self.opened))
         with closing(self.bench.compute(task, request, seconds)) as parts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from ...core.errors import EngineError, UnknownName
 from ...core.records import Condition, Model, SessionInfo, Variant
 from ...export.model_files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
-
-if TYPE_CHECKING:
-    from .layer_profile import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +198,6 @@ def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> 
     `threads` are those of a CPU; a GPU does without them. `options` are those of an engine alone.
     """
     return cast(Session, _module_of(variant).open_session(variant, batch, threads, **options))
-
-
-def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The layers that the variant's engine runs for a batch of (n, 3, S, S) images in [0, 1], with their time.
-
-    Raises EngineError where the engine cannot be used here or times no layers, and DeviceError.
-    """
-    return cast("list[Layer]", _module_of(variant).profile_layers(variant, images, threads))
 
 
 def _module_of(variant: Variant) -> ModuleType:

@@ -11,9 +11,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Self
 
@@ -31,51 +28,19 @@ from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, l
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL_ROWS, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import RUNS, Layer
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
 
 
-def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The layers that ONNX Runtime makes of the file, by its profiler; EngineError on a GPU."""
-    if shared_by(variant.engine).stream is not None:
-        raise EngineError(
-            f"{variant}: ONNX Runtime's profiler times the launches of a GPU's kernels, not the kernels; profile with "
-            "engine tensorrt or torch-cuda"
-        )
-    with TemporaryDirectory() as folder:
-        session = _open(variant, content_of(variant), len(images), threads, f"{folder}/profile")
-        for _ in range(2 * RUNS):
-            session.run(None, {"images": images})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    kernels: dict[str, list[dict[str, Any]]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            kernels.setdefault(event["name"].removesuffix(KERNEL), []).append(event)
-    return [
-        Layer(name, runs[0]["args"]["op_name"], median(run["dur"] for run in runs[-RUNS:]) / 1e6)
-        for name, runs in kernels.items()
-    ]
-
-
-KERNEL = "_kernel_time"
-"""The end of the names of kernels in a profile."""
-
-
-def _open(variant: Variant, content: bytes, batch: int, threads: int, profile: str = "") -> Any:
-    """A session of ONNX Runtime's own; its profile is written to `profile`, if that is named.
-
-    Raises EngineError, and DeviceError for a fault of the GPU.
-    """
+def _open(variant: Variant, content: bytes, batch: int, threads: int) -> Any:
+    """A session of ONNX Runtime's own. Raises EngineError, and DeviceError for a fault of the GPU."""
     shared = shared_by(variant.engine)
     options, settings = shared.ort.SessionOptions(), dict(shared.options)
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or 1
     options.use_deterministic_compute = shared.stream is not None
     options.add_free_dimension_override_by_name(BATCH, batch)
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, profile
     for name, value in {**shared.config, **(for_int8() if variant.precision == "int8" else {})}.items():
         options.add_session_config_entry(name, value)
     if shared.stream is not None:

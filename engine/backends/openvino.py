@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -25,7 +24,6 @@ from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import ALL_ROWS, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import RUNS, Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +43,6 @@ PRECISIONS: Mapping[str, Precision] = {
     "int8": Precision("f32", frozenset({"u8", "i8"})),
 }
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
-
-
-def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The layers that OpenVINO makes of the file, by its performance counters."""
-    compiled = _compile(variant, images.shape, threads, {"PERF_COUNT": True})
-    request, counts = compiled.create_infer_request(), list[Any]()
-    for _ in range(2 * RUNS):
-        request.infer({"images": images})
-        counts.append(request.get_profiling_info())
-    nodes = {op.get_friendly_name() for op in compiled.get_runtime_model().get_ops()}
-    layers = []
-    for number, info in enumerate(counts[0]):
-        seconds = median(run[number].real_time.total_seconds() for run in counts[RUNS:])
-        if info.status == info.status.EXECUTED and info.node_name in nodes:
-            layers.append(Layer(info.node_name, info.node_type, seconds))
-    return layers
 
 
 class OpenVinoSession:

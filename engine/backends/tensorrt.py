@@ -12,9 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 import numpy as np
@@ -43,7 +42,6 @@ from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.run_images import free_memory
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL_ROWS, arrays_of, check_images, plan_file_of
-from .layer_profile import RUNS, Layer
 from .onnxruntime import for_int8
 
 if TYPE_CHECKING:
@@ -110,17 +108,6 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
             "delete the plan to have it built anew"
         )
     record_parity(trt_plan, parity)
-
-
-def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The layers of the variant's plan, by TensorRT's profiler, with what its inspector says of each.
-
-    A session replays them as a CUDA graph instead.
-    """
-    with open_session(variant, len(images), threads) as session:
-        times = session.profile(session._device.xp.asarray(images))
-        operators = {layer["Name"]: layer.get("LayerType", "") for layer in session.inspect()}
-    return [Layer(name, operators.get(name, ""), median(runs[RUNS:]) / 1000) for name, runs in times.items()]
 
 
 class Device:
@@ -265,33 +252,6 @@ class TensorRTSession:
             return None
         self._graphs[images.data.ptr] = replay
         return replay
-
-    def profile(self, images: Array) -> dict[str, list[float]]:
-        """Milliseconds of each layer in each of some runs of a batch, which lies on the card."""
-        base: Any = self._device.trt.IProfiler
-        times: dict[str, list[float]] = {}
-
-        class Profiler(base):  # type: ignore[misc]
-            def __init__(self) -> None:
-                base.__init__(self)
-
-            def report_layer_time(self, layer_name: str, ms: SupportsFloat) -> None:
-                times.setdefault(layer_name, []).append(float(ms))
-
-        self.infer(images)  # the context has its memory from then on
-        self._context.profiler = Profiler()
-        for _ in range(2 * RUNS):
-            self._execute(images)
-            self._device.stream.synchronize()
-        return times
-
-    def inspect(self) -> list[Any]:
-        """The descriptions of the plan's layers by TensorRT's inspector."""
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context
-        text = inspector.get_engine_information(self._device.trt.LayerInformationFormat.JSON)
-        layers: list[Any] = json.loads(text)["Layers"]
-        return layers
 
     def infer_all(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, classes) logits of any number of images in host memory, for comparisons."""

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from statistics import median
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -30,13 +29,12 @@ from ...probes.attacks import band_of, gradients_of
 from ..device.devices import gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
 from ..device.requirements import require_precision, usable
-from ..device.streams import Point, finish, in_network_stream, network_stream, point, seconds_between
+from ..device.streams import in_network_stream, network_stream
 from .base import ALL_ROWS, ENGINES, arrays_of, check_images, content_of, onnx_file_of
-from .layer_profile import RUNS, Layer
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 if TYPE_CHECKING:
-    from ...export.torch.network import Step
+    pass
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """The attack of each family of `probes.attacks`."""
@@ -87,50 +85,6 @@ def open_session(variant: Variant, batch: int, threads: int, load: Load | None =
         raise EngineError(readiness(variant.engine).line)
     kind = TorchSession if ENGINES[variant.engine].arrays == "numpy" else CardSession
     return kind(variant, batch, threads, load or checked_network)
-
-
-def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The nodes of the file as torch runs them, one after another, each between two points of the device's time.
-
-    (torch.profiler writes lines of its own to stderr.)
-    """
-    xp = arrays_of(variant.engine)
-    operators: dict[str, str] = {}
-    times: dict[str, list[tuple[Point, Point]]] = {}
-
-    def timed(step: Step) -> Step:
-        name = step.outputs[0]
-
-        def run(*inputs: Any, **attributes: Any) -> Any:
-            start = point(xp)
-            result = step.run(*inputs, **attributes)
-            times.setdefault(name, []).append((start, point(xp)))
-            return result
-
-        operators[name] = step.operator
-        return replace(step, run=run)
-
-    with _open_steps(variant, len(images), threads, timed) as session, torch_errors(variant), torch.no_grad():
-        times.clear()  # on a GPU a session runs as it is opened
-        batch = session.place(images)
-        for _ in range(2 * RUNS):
-            session.network(batch)
-        finish(xp)
-        return [
-            Layer(name, operators[name], median(seconds_between(xp, *run) for run in runs[RUNS:]))
-            for name, runs in times.items()
-        ]
-
-
-def _open_steps(variant: Variant, batch: int, threads: int, change: Callable[[Step], Step]) -> TorchSession:
-    """A session whose network has each of its steps changed."""
-
-    def load(variant: Variant, device: str) -> Network:
-        network: Any = checked_network(variant, device)
-        network.steps = [change(step) for step in network.steps]
-        return cast(Network, network)
-
-    return open_session(variant, batch, threads, load)
 
 
 def checked_network(variant: Variant, device: str) -> Network:

@@ -1,7 +1,6 @@
 """Order and time on a GPU: a stream for all networks, one that perturbs, and points in them that the other waits for.
 
-On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's. Ranges name what
-the host does, for Nsight Systems.
+On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-T = TypeVar("T")
 Point = Any
 """A place in a stream; on NumPy, the time."""
 
@@ -91,30 +89,3 @@ def in_network_stream(xp: ModuleType) -> Iterator[Any]:
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
     """The time that the device took between two points that it has passed."""
     return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000
-
-
-@contextmanager
-def named_range(xp: ModuleType, name: str) -> Iterator[None]:
-    """Name what this thread does while the block lasts, by NVTX, where CuPy comes with that; NumPy has no ranges.
-
-    A range that no profiler listens to costs a call that returns.
-    """
-    if xp is np or not xp.cuda.nvtx.available:
-        yield
-        return
-    xp.cuda.nvtx.RangePush(name)
-    try:
-        yield
-    finally:
-        xp.cuda.nvtx.RangePop()
-
-
-def named_items(xp: ModuleType, name: str, items: Iterator[T]) -> Iterator[T]:
-    """The items, with a range around the making of each."""
-    while True:
-        with named_range(xp, name):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item

@@ -32,8 +32,6 @@ class TensorRT(Protocol):
     Dims: type[tensorrt.Dims]
     ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     ILogger: type[tensorrt.ILogger]
-    IProfiler: type[tensorrt.IProfiler]
-    LayerInformationFormat: type[tensorrt.LayerInformationFormat]
     NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
     OnnxParser: type[tensorrt.OnnxParser]
     ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]

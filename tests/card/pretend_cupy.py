@@ -281,8 +281,6 @@ class PretendCupy(ModuleType):
         self.free = free
         self.pooled = 0
         """Bytes that nobody holds any more, and that CuPy keeps for itself."""
-        self.ranges: list[str] = []
-        """The names of the ranges of NVTX as they began, and `end` where one ended."""
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
@@ -294,11 +292,6 @@ class PretendCupy(ModuleType):
                 CUDARuntimeError=CudaError, getDeviceCount=lambda: self._answer(1), memGetInfo=self._memory
             ),
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
-            nvtx=SimpleNamespace(
-                available=True,
-                RangePush=lambda message: self.ranges.append(message),
-                RangePop=lambda: self.ranges.append("end"),
-            ),
         )
 
     def __getattr__(self, name: str) -> Any:

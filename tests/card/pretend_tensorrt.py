@@ -7,7 +7,6 @@ are really built, by TensorRT-RTX, in tests/models.
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -55,49 +54,12 @@ class Engine:
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
 
-    def create_engine_inspector(self) -> Inspector:
-        return Inspector(self)
-
     def create_execution_context(self, strategy: str) -> Context:
         assert strategy == "mine"
         return Context(self)
 
 
-class Profiler:
-    def __init__(self) -> None:
-        pass
-
-
-class Inspector:
-    """It describes a plan of one layer, in the words of TensorRT 10, for which LAYER is a node of the ONNX file."""
-
-    execution_context: Context | None = None
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def get_engine_information(self, layout: str) -> str:
-        assert layout == "json"
-        assert self.execution_context is not None
-        kind = "Row major linear FP32"
-        ends = [
-            {"Name": name, "Dimensions": self.engine.get_tensor_shape(name), "Format/Datatype": kind}
-            for name in ("images", "logits")
-        ]
-        layer = {
-            "Name": f"{LAYER} + r",
-            "LayerType": "CaskConvolution",
-            "Inputs": ends[:1],
-            "Outputs": ends[1:],
-        }
-        return json.dumps({"Layers": [layer], "Bindings": ["images", "logits"]})
-
-
-LAYER = "c"
-
-
 class Context:
-    profiler: Any = None
     broken = False
     """Whether work fails."""
 
@@ -126,8 +88,6 @@ class Context:
                 raise CudaError("a context was destroyed while it ran")
             logits[...] = owner.engine.session.run(None, {"images": activations})[0]
 
-        if self.profiler is not None:
-            self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
         STREAMS[stream].put(lambda: np.copyto(activations, images), WORK_SECONDS)
         STREAMS[stream].put(ends, WORK_SECONDS)
         return True
@@ -167,8 +127,6 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
     vars(module).update(
         __version__="10.0",
         ILogger=Logger,
-        IProfiler=Profiler,
-        LayerInformationFormat=SimpleNamespace(JSON="json"),
         Runtime=partial(Runtime, card),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
     )

@@ -36,7 +36,7 @@ def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
     def predict(engine: str) -> list[list[int]]:
         cells = tuple(Cell(variant_of(model, engine, "fp32"), images.info, setting, 3) for setting in grid.conditions)
         with Workbench(grid, 4, 1, lambda _: images) as bench:
-            outcomes = [outcome for part in bench.compute(Task(cells, 0, COUNT)) for outcome in part]
+            outcomes = [outcome for part in bench.compute(Task(cells)) for outcome in part]
         assert not [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
         return [outcome.predictions.predicted.tolist() for outcome in outcomes]
 

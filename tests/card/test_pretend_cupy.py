@@ -11,7 +11,7 @@ import pytest
 from deferred_card import DeferredStream, Event, Graph
 from pretend_cupy import CardArray, PretendCupy, real, signature_of
 
-TEST_NAMES = {"card", "free", "pooled", "ranges", "new", "put", "able", "recorded", "launched"}
+TEST_NAMES = {"card", "free", "pooled", "new", "put", "able", "recorded", "launched"}
 """Names that tests alone use."""
 
 

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,12 +98,12 @@ class Bench:
     def task(self, engine: str, precision: str, models: int) -> Task:
         variants = [variant_of(model, engine, precision) for model in self.models[:models]]
         pairs = product(self.grid.conditions, variants)
-        return Task(tuple(Cell(variant, self.images.info, condition, 3) for condition, variant in pairs), 0, COUNT)
+        return Task(tuple(Cell(variant, self.images.info, condition, 3) for condition, variant in pairs))
 
     def attacks(self, engine: str) -> list[Task]:
         variants = [attack_variant(model, engine) for model in self.models]
         cells = [Cell(variant, self.images.info, attack, 3) for variant in variants for attack in self.grid.attacks]
-        return [Task((cell,), 0, COUNT) for cell in cells]
+        return [Task((cell,)) for cell in cells]
 
     def workbench(self) -> Workbench:
         return Workbench(self.grid, BATCH, 1, lambda _: self.images)
@@ -267,21 +266,6 @@ def test_a_session_has_no_memory_that_another_stream_is_about_to_write(benches: 
             np.testing.assert_allclose(to_numpy(logits), expected, atol=1e-3)
 
 
-def test_ranges_name_what_is_done_and_end(benches: dict[str, Bench]) -> None:
-    bench = benches["filters"]
-    task = bench.task("tensorrt", "fp32", 2)
-    with card(bench, ROOM["resident"], 0) as xp, bench.workbench() as place:
-        rows(place.compute(task))
-        ranges = Counter(xp.ranges)
-    batches = -(-COUNT // BATCH)
-    assert ranges["model"] == ranges["reduce"] == batches * len(task.cells)
-    # The end of each batch's conditions is looked for once more.
-    assert ranges["perturb"] >= batches * len(bench.grid.conditions)
-    assert ranges["flush"] >= 1
-    assert ranges.pop("end") == ranges.total()
-    assert ranges.keys() == {"model", "reduce", "perturb", "flush"}
-
-
 # A card that is lost
 
 
@@ -393,7 +377,7 @@ def live(file: Path, name: str) -> Any:
     return inspect.unwrap(reduce(getattr, name.split("."), module))
 
 
-NO_ROWS = {"finish", "TensorRTSession.profile", "profile_layers", "measure_rate"}
+NO_ROWS = {"finish", "measure_rate"}
 """Functions that no run calls: they wait for the sake of times, and no row depends on these waits."""
 PLACES = {
     f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)

@@ -19,7 +19,7 @@ from small import make_batches, make_images, make_model, make_pictures
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import open_session, plan_file_of, profile_layers, variant_of
+from bandlens.engine.backends.base import open_session, plan_file_of, variant_of
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.run import make_resources
@@ -280,12 +280,3 @@ def test_a_gpu_without_bf16_is_named(card: PretendCupy, tmp_path: Path, monkeypa
     monkeypatch.setattr(tensorrt_session, "gpus", lambda: (Gpu("Tesla T4", 1 << 34, "7.5", "580"),))
     with pytest.raises(EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or"):
         open_session(variant_of(make_model(tmp_path), "tensorrt", "bf16"), BATCH, 1)
-
-
-# Layers
-
-
-def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: PretendCupy, tmp_path: Path) -> None:
-    model, [content] = make_model(tmp_path), make_batches(1, BATCH)
-    [layer] = profile_layers(variant(model), content, 1)
-    assert (layer.name, layer.operator, layer.seconds) == ("c + r", "CaskConvolution", 0.002)

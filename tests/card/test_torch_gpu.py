@@ -79,7 +79,7 @@ def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
     clean = Cell(variant_of(model, "tensorrt", "fp32"), images.info, grid.clean[0], 0)
     attacked = Cell(attack_variant(model, "tensorrt"), images.info, grid.attacks[0], 0)
     with Workbench(grid, 4, 1, lambda _: images) as place:
-        list(place.compute(Task((clean,), 0, BATCH)))
+        list(place.compute(Task((clean,))))
         assert card.free < room
-        list(place.compute(Task((attacked,), 0, BATCH)))
+        list(place.compute(Task((attacked,))))
     assert free_bytes == [room]

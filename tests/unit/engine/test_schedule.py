@@ -27,7 +27,7 @@ def cell(condition: str, model: str = "one") -> Cell:
 
 
 def task(*cells: Cell) -> Task:
-    return Task(cells, 0, IMAGES.count)
+    return Task(cells)
 
 
 CELLS = [cell(name) for name in "abcdefgh"]

@@ -70,7 +70,7 @@ def test_one_pass_reads_each_file_once_for_all_models(
     grid = make_grid({}, tmp_path)
     cells = tuple(Cell(variant_of(model, "onnxruntime", "fp32"), streamed.info, grid.clean[0], 0) for model in models)
     with Workbench(grid, 5, 1, lambda _: streamed) as bench:
-        outcomes = [outcome for part in bench.compute(Task(cells, 0, 12)) for outcome in part]
+        outcomes = [outcome for part in bench.compute(Task(cells)) for outcome in part]
     assert [type(outcome) for outcome in outcomes] == [Finished] * 3
     assert sorted(rows) == list(range(12))
 
