@@ -101,8 +101,8 @@ class Family:
     """Families with the same function share one group, and so its transforms and noise. An attack needs the network
     too, so its images are made by a session, from what this function yields (see `probes.attacks`)."""
     axes: tuple[Axis, ...] = ()
-    """One axis makes curves, two make maps: across, then down. A probe that declares none is drawn over its parameter
-    that is a number in all of its conditions, if there is but one."""
+    """One axis makes curves, two make maps: across, then down. A probe that declares none is drawn over the first
+    parameter that is a number in all of its conditions and differs among them."""
     mirrored: bool = False
     """Whether a map has one condition at (x, y) and at (-x, -y)."""
     attack: bool = False
@@ -157,12 +157,10 @@ class Family:
 
     def axes_of(self, settings: Sequence[Mapping[str, Value]]) -> tuple[Axis, ...]:
         """The axes that conditions of these settings are drawn over."""
-        numbers = [
-            parameter.name
-            for parameter in self.parameters
-            if all(isinstance(setting.get(parameter.name), (int, float)) for setting in settings)
-        ]
-        return self.axes or ((Axis(numbers[0]),) if len(numbers) == 1 else ())
+        values = {name: {setting.get(name) for setting in settings} for name in (one.name for one in self.parameters)}
+        numbers = [name for name in values if all(isinstance(value, (int, float)) for value in values[name])]
+        varied = [name for name in numbers if len(values[name]) > 1]
+        return self.axes or tuple(Axis(name) for name in (varied or numbers)[:1])
 
     def facts(self, setting: Mapping[str, Value], axes: tuple[Axis, ...]) -> Facts:
         """The facts about a condition beside its numbers."""

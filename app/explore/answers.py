@@ -16,7 +16,8 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.grammar import colors, series_of
-from ...analysis.comparison.verdict import verdict
+from ...analysis.comparison.cells import pair_cells
+from ...analysis.comparison.verdict import difference_in_words, verdict
 from ...analysis.correlations.model_values import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.open import open_store
@@ -245,6 +246,7 @@ class Answers:
                     "SELECT classes, class, name FROM shown_class WHERE image_set = ?", [cell_a["image_set_id"]]
                 ).rows()
             }
+            difference = _difference(store, cell_a, cell_b) if cell_b else None
             answers = _answers_of(store, cells.filter(pl.col("checkpoint").is_in(list(query.models))), numbers)
 
         def name(classes: int, number: int | None) -> str | None:
@@ -271,7 +273,8 @@ class Answers:
             }
             for row in images.to_dicts()
         ]
-        return {"total": len(fitting), "digest": cell_a["digest"], "seed": cell_a["seed"], "tiles": tiles}
+        about = {"digest": cell_a["digest"], "seed": cell_a["seed"], "difference": difference}
+        return about | {"total": len(fitting), "tiles": tiles}
 
     def filters(self, study: str, image_set: str) -> dict[str, list[dict[str, Any]]]:
         """Choices among the set's images: classes by each scheme of labels, first that which predictions are ranked by;
@@ -332,8 +335,8 @@ class Answers:
         if label not in self._tables:
             cells = store.frame(
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
-                "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
-                "detail.cycles, condition.digest AS condition, "
+                "detail.image_set_id, detail.labelled, detail.itself, detail.clean_cell, detail.decision_space, "
+                "detail.seed, detail.cycles, condition.digest AS condition, "
                 "image_set.digest, image_set.own_cycles, result.n, result.top1, result.low, result.high, "
                 "CASE WHEN detail.labelled THEN right_classes(detail.image_set_id) "
                 "/ classes_decided(detail.decision_space, checkpoint.classes) END AS chance "
@@ -362,6 +365,13 @@ def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
     if rows.is_empty():
         raise UsageError(f"{model} has no results for these images under this condition; choose others")
     return rows.row(0, named=True)
+
+
+def _difference(store: Store, cell_a: dict[str, Any], cell_b: dict[str, Any]) -> str:
+    """B minus A with its interval, as `bandlens compare` has it, or why there is none."""
+    pair = pl.DataFrame([cell_a | {f"{name}_b": value for name, value in cell_b.items()}])
+    row = pair_cells(store, store, pair).rows.row(0, named=True)
+    return row["note"] or f"{difference_in_words(row)} on {row['n']:,} images"
 
 
 def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, list[dict[str, Any]]]:

@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const TILES = 24;
+  const FEW = 7; // models that have a line of clean accuracy each, and intervals in full
+  const LINES = 12; // values of a second parameter that lines can be told apart by
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
@@ -139,9 +141,9 @@
     $(place).textContent = text;
   };
 
-  // The accuracies of the chosen models, in the order in which conditions are shown
-  const rows = () => {
-    const table = study.accuracy, models = new Set(chosen()), ofProbe = conditions($("probe").value);
+  // The accuracies of the chosen models under a probe, in the order in which conditions are shown
+  const rows = (probe) => {
+    const table = study.accuracy, models = new Set(chosen()), ofProbe = conditions(probe);
     const places = new Map(ofProbe.map((condition, place) => [condition.id, place]));
     const picked = $("condition").value, data = [];
     for (let i = 0; i < table.checkpoint.length; i++) {
@@ -162,11 +164,15 @@
     shape: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map((model) => model.shape) }, legend: null },
   });
   const accuracy = async () => {
-    const data = rows();
+    const data = rows($("probe").value), count = (field) => new Set(onAxis.map((row) => row[field])).size;
+    $("marks").textContent = "";
     if (!data.length) return words("curves", chosen().length ? "No results of these models for these images." : "No model is chosen.");
-    const onAxis = data.filter((row) => row.x !== null), varies = new Set(onAxis.map((row) => row.x)).size > 1;
-    const isMap = onAxis.some((row) => row.y !== null) || (varies && new Set(onAxis.map((row) => row.series)).size > 1);
-    const view = await draw("curves", isMap ? map(onAxis) : varies ? curves(onAxis, across(onAxis)) : curves(data, "setting"));
+    const onAxis = data.filter((row) => row.x !== null), varies = count("x") > 1, several = varies && count("series") > 1;
+    // The lines of one model tell the values of a second parameter; several models would have too many.
+    const byModel = !several || count("model") > 1, hasFields = onAxis.some((row) => row.y !== null);
+    const isMap = hasFields || (several && (byModel || count("series") > LINES));
+    const view = await draw("curves", isMap ? map(onAxis) : varies ? curves(onAxis, across(onAxis), byModel) : curves(data, "setting"));
+    if (isMap) $("marks").textContent = count("model") > 1 ? `A field is the mean of ${count("model")} models${hasFields ? "" : "; choose one of them for lines"}.` : "";
     view.addEventListener("click", (_, item) => {
       if (item?.datum?.condition) change({ condition: item.datum.condition, from: null, image: null });
     });
@@ -191,27 +197,31 @@
       },
     };
   };
-  const curves = (data, x) => {
+  const curves = (data, x, byModel = true) => {
     const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
     const octaves = x === "cycles" && !data[0].cuts;
     const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
     const { color, shape } = looks(), last = Math.max(...data.map((row) => row.cycles));
+    const few = new Set(data.map((row) => row.model)).size <= FEW, cleans = few && measure() === "accuracy" ? rows("clean") : [];
+    $("marks").textContent = ["Bars are 95 % intervals", ...(chances.length ? ["dotted lines chance"] : []), ...(cleans.length ? ["dashed lines the accuracy on clean images"] : [])].join(", ") + (byModel ? "." : `; lines are of ${data[0].model}.`);
     return {
       data: { values: data }, height: 270,
       encoding: {
         x: { field: x, type, title, sort: null, axis: { labelAngle: 0, labelOverlap: true }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
-        color,
+        color: byModel ? color : { field: "series", type: "ordinal", sort: null, title: null, scale: { scheme: { name: "viridis", extent: [0, 0.85] } }, legend: { orient: "top", columns: 4 } },
       },
       layer: [
         ...(x === "cycles" && own() && own() < last ? [{ data: { values: [{ cycles: own(), last }] }, mark: { type: "rect", color: "var(--faint)", opacity: 0.25 },
           encoding: { x: { field: "cycles", type }, x2: { field: "last" }, color: null, description: { value: "enlarged images have nothing of their own here" } } }] : []),
         { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "var(--faint)" },
           encoding: { x: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
+        { data: { values: cleans }, mark: { type: "rule", strokeDash: [5, 4], ...(byModel ? {} : { color: "var(--ink)" }) },
+          encoding: { x: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: "clean accuracy" } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
-        { mark: { type: "rule", opacity: 0.35 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } },
+        { mark: { type: "rule", strokeWidth: 1.5, opacity: few ? 0.8 : 0.35 }, encoding: { y: { field: "low", type: "quantitative", title: measure() }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
           encoding: {
-            shape,
+            ...(byModel ? { shape } : {}),
             y: { field: "top1", type: "quantitative", title: measure(), scale: { domain: [0, 1] } },
             size: { condition: { test: "datum.picked", value: 130 }, value: 45 },
           } },
@@ -301,7 +311,7 @@
   const clean = (answer) => answered(answer.clean, answer.clean_confidence, answer.clean_right);
   const perturbed = (answer) => answered(answer.answer, answer.confidence, answer.right);
   const symbolOf = (name) => symbol(study.models.find((model) => model.name === name));
-  const says = (answer) => (answer ? element("span", "says", symbolOf(answer.model), `\u00a0${answer.model}: `, clean(answer), " → ", perturbed(answer)) : "");
+  const says = (answer, letter) => (answer ? element("span", "says", `${letter}\u00a0`, symbolOf(answer.model), `\u00a0${answer.model}: `, clean(answer), " → ", perturbed(answer)) : "");
   let wall = null, walls = 0;
   const images = async () => {
     const turn = ++walls;
@@ -326,6 +336,7 @@
     tiles = found.tiles;
     const range = tiles.length > 1 ? `${from + 1} to ${from + tiles.length}` : `number ${from + 1}`;
     $("total").textContent = { 0: "No image fits.", 1: "1 image" }[found.total] ?? `${found.total.toLocaleString("en")} images; ${range}`;
+    $("difference").textContent = found.difference ? `B minus A under ${inWords(condition())}: ${found.difference} (${b} less ${$("a").value}).` : "";
     $("before").disabled = from === 0;
     $("after").disabled = from + tiles.length >= found.total;
     $("wall").replaceChildren(...tiles.map((tile) => {
@@ -333,7 +344,7 @@
       button.type = "button";
       button.dataset.index = tile.index;
       button.append(element("span", "says", tile.label === null ? tile.path : `${tile.path} (${tile.label})`));
-      for (const name of [$("a").value, b].filter(Boolean)) button.append(says(tile.answers.find((answer) => answer.model === name)));
+      for (const [letter, name] of [["A", $("a").value], ["B", b]]) if (name) button.append(says(tile.answers.find((answer) => answer.model === name), letter));
       button.onclick = () => { write({ image: tile.index }); detail(); };
       item.append(button);
       return item;

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, await_page, chromium, require_browser, resize
-from made_up_results import cell, condition, image_set, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 from served import Served, ask, cookie, post, serving
 from small import bandlens
 
@@ -226,6 +226,34 @@ def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(
         # Octave 5 of images of 128 pixels is centred at 32 cycles.
         assert js(driver, "document.querySelectorAll('#curves path[opacity=\"0.5\"]').length") == 2 * 4
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_two_parameters_are_lines_of_one_model_beside_its_clean_accuracy(
+    driver: Any, explored: Path, tmp_path: Path
+) -> None:
+    images = image_set(4, labels=[0, 0, 0, 0])
+    settings = [condition("fog", amount=amount, level=level) for amount in (0.1, 0.4) for level in (0.0, 1.0)]
+    cells = [cell(images, setting, by=model(name)) for name in ("x", "y") for setting in (condition(), *settings)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", images, [part(work, [0, 0, 0, 1], [0, 0, 0, 1]) for work in cells])
+    count = "document.querySelectorAll(`#curves .mark-${arguments[0]} path, #curves .mark-${arguments[0]} line`).length"
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
+        await_charts(driver)
+        choose(driver, "probe", "fog")
+        assert [js(driver, count, mark) for mark in ("rect.role-mark", "line")] == [4, 0]
+        driver.find_element("css selector", "#models input[value=y]").click()
+        await_charts(driver)
+        assert [js(driver, count, mark) for mark in ("rect.role-mark", "line")] == [0, 2]
+        texts = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
+        assert {"amount", "level=0", "level=1"} <= set(texts)
+        dashed = js(driver, "document.querySelectorAll('#curves .mark-rule line[stroke-dasharray=\"5,4\"]').length")
+        assert dashed == 1, "the clean accuracy"
+        bars = "document.querySelectorAll('#curves .mark-rule line[stroke-width=\"1.5\"]')"
+        opacities = f"[...{bars}].map((bar) => bar.getAttribute('opacity'))"
+        assert js(driver, opacities) == ["0.8"] * 4, "the intervals are seen"
+        choose(driver, "b", "y")
+        assert js(driver, "document.getElementById('difference').textContent").startswith("B minus A under fog amount=")
 
 
 def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:

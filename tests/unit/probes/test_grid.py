@@ -93,15 +93,19 @@ def blurs(folder: Path, **table: Any) -> list[Condition]:
     return list(make_grid({"blur": {"file": "blur.py"} | table}, folder).conditions[1:])
 
 
-def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path: Path) -> None:
+def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_the_first_number_that_varies(tmp_path: Path) -> None:
+    both = [condition.facts for condition in blurs(tmp_path, sigma=[1, 2.5], times=[1, 2])]
+    assert [(facts.x_title, facts.x, facts.series) for facts in both] == [
+        ("sigma", sigma, f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
+    ]
+    assert {condition.facts.x_title for condition in blurs(tmp_path, sigma=1, times=[1, 2])} == {"times"}
     several = blurs(tmp_path, sigma=[1, 2.5])
-    assert {condition.facts.x for condition in several} == {None}, "two parameters are numbers"
     assert [condition.facts.setting for condition in several] == [
         f"sigma={sigma}, times=1, mode=reflect" for sigma in ("1", "2.5")
     ]
-    over_sigma = blurs(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="sigma")
-    assert [(condition.facts.x, condition.facts.x_title, condition.facts.series) for condition in over_sigma] == [
-        (sigma, "sigma", f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
+    over_times = blurs(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="times")
+    assert [(condition.facts.x, condition.facts.x_title, condition.facts.series) for condition in over_times] == [
+        (times, "times", f"sigma={sigma}, mode=reflect") for sigma in ("1", "2.5") for times in (1, 2)
     ]
     over_number = blurs(tmp_path, sigma=[1, 2.5], times="once")
     assert [(condition.facts.x, condition.facts.series) for condition in over_number] == [
@@ -110,7 +114,7 @@ def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path:
     ]
     [on_map] = blurs(tmp_path, sigma=3, times=4, axis=["sigma", "times"])
     assert (on_map.facts.x, on_map.facts.y, on_map.facts.y_title) == (3, 4, "times")
-    assert over_sigma[0].digest == several[0].digest, "an axis is no part of what a condition is"
+    assert over_times[0].digest == several[0].digest, "an axis is no part of what a condition is"
 
 
 @pytest.mark.parametrize(

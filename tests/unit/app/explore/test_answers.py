@@ -127,6 +127,14 @@ def test_selections(explored: Path, answers: Answers, study: dict[str, Any], lab
         assert len(reply["tiles"]) == min(24, len(members))
 
 
+def test_b_minus_a_is_what_compare_says(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
+    cells = bandlens.compare("small", db=explored / "results.duckdb", checkpoints=("net_0", "net_2")).cells
+    row = cells.filter(probe="highpass", parameters='{"cutoff": 0.9}').row(0, named=True)
+    expected = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] on 40 images"
+    assert ask_images(answers, study, "highpass cutoff=0.9", b="net_2")["difference"] == expected
+    assert ask_images(answers, study, "highpass cutoff=0.9")["difference"] is None
+
+
 def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> None:
     pages = [ask_images(answers, study, "clean", offset=offset, limit=16)["tiles"] for offset in (0, 16, 32, 48)]
     assert [tile["index"] for page in pages for tile in page] == list(range(40))
