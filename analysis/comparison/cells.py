@@ -87,10 +87,9 @@ class Run:
         return ", ".join(filter(None, (str(self.store.path), self.label, self.value)))
 
     def name_beside(self, run: Run) -> str:
-        """The name, with the path of the database where the other run is called the same."""
-        if self.name != run.name:
-            return self.name
-        return f"{self.name} of {relative_path(self.store.path, run.store.path)}"
+        """The name, with the path of the database where the other run lies in another one."""
+        path = relative_path(self.store.path, run.store.path)
+        return self.name if self.store.path.resolve() == run.store.path.resolve() else f"{self.name} of {path}"
 
     def is_same_as(self, run: Run) -> bool:
         """Whether both are the same part of the same version in one database."""

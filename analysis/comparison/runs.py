@@ -63,5 +63,5 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         metrics,
         conditions,
         no_metrics(a, b),
-        compare_verdict(a, b, compared.cells, metrics),
+        compare_verdict(a, b, compared.cells, metrics, conditions),
     )

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import polars as pl
+import scipy
 
 from ...core.errors import plural, quoted
 from ...core.protocol import CUES
 from ..database.store import Store
+from ..database.study_versions import read_conditions, with_facts
 from ..measures.base import REMEDIES, State
 from ..measures.compute import has_values
+from ..measures.parts import ACCURACY as SLICE
+from ..measures.parts import LOSS, WORST_SLICE
 from ..measures.registry import GRID_MEASURES, MEASURES, title_of
+from ..statistics import ALPHA, Z
 from .cells import DIFFERS, Run, compare_cells, two_of
 from .measures import compare_measures
 
@@ -30,10 +36,15 @@ CHANGES = {"clean": ("is", "accurate without perturbation")} | {
     measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change
 }
 """Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+LABELLED_CHANGE = (("is", "accurate"), "accuracy")
+"""The words of a cell of images with labels in which two runs differ."""
+UNLABELLED_CHANGE = (("agrees", "with its clean predictions"), "agreement")
 NEEDS_ALIKE = {
     measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES if measure.display.words.needs_alike
 }
 """Measure -> the one that has to be alike in both runs for a sentence about it."""
+NAMED_MEASURES = 3
+"""Measures that differ, beside accuracies and biases, which have a clause each; more are counted."""
 NAMED_MODELS = 5
 """Models that have a sentence each, and the most names in a list; more are told by the ends of their range."""
 METRICS = """
@@ -43,6 +54,18 @@ JOIN (SELECT DISTINCT image_set, labelled FROM study_detail_of($1)) USING (image
 WHERE list_contains($2, metric)
 ORDER BY ALL
 """
+CENSORED = (State.CENSORED_BELOW, State.CENSORED_ABOVE)
+VALUED = (State.OK, *CENSORED)
+"""States of estimates that sentences have words for."""
+LOW, HIGH, DIFFERENCE = pl.col("low"), pl.col("high"), pl.col("difference")
+COMPARABLE = (
+    (pl.col("state_a").is_in([State.OK]) & pl.col("state_b").is_in([State.OK]))
+    | ((LOW > 0) & pl.col("state_a").is_in([State.OK, CENSORED[0]]) & pl.col("state_b").is_in([State.OK, CENSORED[1]]))
+    | ((HIGH < 0) & pl.col("state_a").is_in([State.OK, CENSORED[1]]) & pl.col("state_b").is_in([State.OK, CENSORED[0]]))
+)
+"""True where both values are sound, or one lies beyond the tested conditions and the difference is larger for it."""
+PREPOSITIONS = {"checkpoint": "of", "image_set": "on"}
+"""Columns that tell cases apart, and what stands before their values."""
 CUE_BIASES = [cues.bias for cues in CUES]
 
 
@@ -76,13 +99,18 @@ def verdict(store: Store, label: str) -> Verdict:
     sentences, order = [], {name: place for place, name in enumerate(STATE_WORDS)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     for (image_set,), estimates in rows.group_by("image_set", maintain_order=True):
-        in_words = _each_model if estimates["checkpoint"].n_unique() <= NAMED_MODELS else _ends_of_models
-        sentences += [f"{sentence}, on {image_set}." for sentence in in_words(estimates)]
+        count, values = estimates["checkpoint"].n_unique(), estimates.filter(pl.col("state").is_in(VALUED))
+        if count > NAMED_MODELS:
+            in_words = [*_ends_of_models(values)]
+        else:  # the title of a report is about all of its models
+            ends = _ends_of_models(values.filter(pl.len().over("metric") > 1)) if count > 2 else iter(())
+            in_words = [*islice(ends, 1), *_each_model(estimates)]
+        sentences += [f"{sentence}, on {image_set}." for sentence in in_words]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
         runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
-        if between := differences_in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
-            sentences.append(f"{between}.")
+        if between := differences_in_words(*runs, compare_cells(*runs).cells, *compare_measures(*runs)):
+            sentences.insert(0, f"{between}.")
     return Verdict(sentences, list(_undetermined(rows)))
 
 
@@ -97,12 +125,12 @@ def _read_metrics(store: Store, label: str) -> pl.DataFrame:
     return rows.filter(is_bias | ~is_bias.any().over("image_set")) if len(rows) else rows
 
 
-def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> Verdict:
+def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, conditions: pl.DataFrame) -> Verdict:
     """The sentences on two runs: what differs beyond chance, and what is not determined in one of them.
 
-    `cells` are as `compare_cells` gives them, `metrics` as `compare_measures` does.
+    `cells` are as `compare_cells` gives them, `metrics` and `conditions` as `compare_measures` does.
     """
-    finding, lacking = differences_in_words(a, b, cells, metrics), no_metrics(a, b)
+    finding, lacking = differences_in_words(a, b, cells, metrics, conditions), no_metrics(a, b)
     undetermined = []
     if finding is None:
         undetermined.append(
@@ -157,9 +185,8 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
 
 
 def _ends_of_models(rows: pl.DataFrame) -> Iterator[str]:
-    """For each measure, the model at either end of the values that are determined."""
-    ok_rows = rows.filter(state=State.OK.value).sort("value", "checkpoint", maintain_order=True)
-    for _, models in ok_rows.group_by("metric", maintain_order=True):
+    """For each measure, the model at either end of the values, which may lie beyond what was tested."""
+    for _, models in rows.sort("value", "checkpoint").group_by("metric", maintain_order=True):
         first, last = (
             f"{row['checkpoint']} {estimate_in_words(row)}" for row in models.gather([0, -1]).rows(named=True)
         )
@@ -197,39 +224,50 @@ def _listed(names: Sequence[str], noun: str) -> str:
 # The sentence on two runs
 
 
-def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str | None:
-    """Name the biases, and the clean accuracy, in which B differs from A, or the smallest differences that would show.
+def differences_in_words(
+    a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, conditions: pl.DataFrame
+) -> str | None:
+    """Name the accuracies and biases in which B differs from A, or the smallest differences that would show.
 
-    A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
-    where p is below 0.05 after Holm. A bias that needs another measure to be alike is not told where that one differs:
-    a shape bias says nothing where a model recognizes less of both cues. `cells` are as `compare_cells` gives them,
-    `metrics` as `compare_measures` does. Several checkpoints or image sets are counted as cases, a checkpoint on an
-    image set each. Where no difference was found, those that could not have been are named (`detectable`). None where
-    the two have nothing that could differ.
+    An accuracy differs where p is below 0.05 after Holm; the largest difference is told with its condition, and the
+    slice that is worst. A bias differs where the 95 % interval of its difference leaves zero out and both values are
+    sound, or one lies beyond the tested conditions. A bias that needs another measure to be alike is not told where
+    that one differs: a shape bias says nothing where a model recognizes less of both cues. Where neither accuracies nor
+    biases differ, those differences that could not have been found are named (`detectable`), and measures that differ
+    after Bonferroni's correction over all of them. Several checkpoints or image sets are counted as cases, a checkpoint
+    on an image set each. None where the two have nothing that could differ. `cells` are as `compare_cells` gives them,
+    `metrics` and `conditions` as `compare_measures` does.
     """
-    ok_rows = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     name_a, name_b = a.name_beside(b), b.name_beside(a)
-    columns = ["checkpoint", "image_set", "metric", "difference", "low", "high", "differs"]
-    biases = _without_unlike(metrics.filter(ok_rows).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0)))
-    tested_cells, changed_cells = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
-    clean_cells = tested_cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
-    cases = pl.concat([biases.select(columns), clean_cells.select(columns)])
-    names_image_set = cells["image_set"].n_unique() > 1
-    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), names_image_set))]
-    if changes:
-        names = cases["checkpoint"].unique()
+    several = [column for column in ("checkpoint", "image_set") if cells[column].n_unique() > 1]
+    facts = read_conditions(b.store, b.label)
+    labelled = b.store.frame("SELECT bool_or(labelled) FROM study_detail_of(?)", [b.label]).item()
+    change, noun = LABELLED_CHANGE if labelled else UNLABELLED_CHANGE
+    tested_cells, conditions = (
+        with_facts(rows, facts).with_columns(where=_place(several, "probe"))
+        for rows in (cells.filter(pl.col("p").is_not_null()), conditions)
+    )
+    metrics = metrics.with_columns(where=_place(several))
+    tested_cells = tested_cells.with_columns(metric=pl.lit("clean"), differs=DIFFERS)
+    clean, perturbed = tested_cells.filter(probe="clean"), tested_cells.filter(pl.col("probe") != "clean")
+    biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
+    others = _beyond_chance(
+        pl.concat([metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions], how="diagonal")
+    )
+    changes = [
+        _change_in_words(CHANGES["clean"], clean.with_columns(where=_place(several)), "cases"),
+        _change_in_words(change, perturbed, "perturbed cells"),
+        _worst_slice_in_words(others),
+        *(_change_in_words(CHANGES[name], biases.filter(metric=name), "cases") for name in CHANGES if name != "clean"),
+    ]
+    if any(changes):
+        names = pl.concat([tested_cells["checkpoint"], biases["checkpoint"]]).unique()
         subject = name_b
         if len(names) == 1 and b.column != "checkpoint":
             subject = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
-        return f"Compared with {name_a}, {subject} {'; it '.join(changes)}"
+        return f"Compared with {name_a}, {subject} {'; it '.join(filter(None, changes))}"
     if tested_cells.is_empty():
         return None
-    if len(changed_cells):
-        change = difference_in_words(_first_by(changed_cells, pl.col("difference").abs()))
-        return (
-            f"{name_b} differs from {name_a} in the accuracy of {len(changed_cells):,} of "
-            f"{plural(len(tested_cells), 'cell')}, at most by {change}"
-        )
     detectable = _detectable_in_words(tested_cells)
     by_cell = ", by cell," if " to " in detectable else ""
     could_not = f"one smaller than {detectable}{by_cell} could not have been" if detectable else "none could have been"
@@ -239,14 +277,14 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
         for (metric,), rows in unmoved.group_by("metric", maintain_order=True)
     ]
     finding = (
-        f"No difference was found between {name_a} and {name_b} in {plural(len(tested_cells), 'cell')} ({could_not})"
-        f"{', nor in ' if titles else ''}{', '.join(titles)}"
+        f"No difference in {noun} was found between {name_a} and {name_b} in {plural(len(tested_cells), 'cell')} "
+        f"({could_not}){', nor in ' if titles else ''}{', '.join(titles)}{_others_in_words(others)}"
     )
     row = _first_by(tested_cells, pl.max_horizontal(-pl.col("low"), "high"))
     if row["low"] is None:
         return f"{finding}; there is no interval, since no two images are independent"
     uncorrected = "" if row["low"] <= 0 <= row["high"] else ", which is not corrected for the number of cells"
-    return f"{finding}; the interval that reaches farthest is {difference_in_words(row)}{uncorrected}"
+    return f"{finding}; the interval of {noun} that reaches farthest is {difference_in_words(row)}{uncorrected}"
 
 
 def _detectable_in_words(rows: pl.DataFrame) -> str:
@@ -271,34 +309,89 @@ def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _place(several: Sequence[str], probe: str | None = None) -> pl.Expr:
+    """The column `where`: the condition of a row in words, and its checkpoint and image set where there are several."""
+    words = [pl.format(f" {preposition} {{}}", name) for name, preposition in PREPOSITIONS.items() if name in several]
+    if probe:
+        setting = pl.concat_str(probe, pl.col("setting").replace("", None), separator=" ", ignore_nulls=True)
+        is_clean = pl.col(probe) == "clean"
+        words.insert(
+            0, pl.when(is_clean).then(pl.lit(" without perturbation")).otherwise(pl.format(" under {}", setting))
+        )
+    return pl.concat_str([pl.lit(""), *words], ignore_nulls=True).alias("where")
+
+
+def _beyond_chance(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that differ after Bonferroni's correction over all of them, which widens their intervals.
+
+    The least and the most accurate slice are left out, whose slices are there themselves.
+    """
+    rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~pl.col("metric").str.contains(f"^({WORST_SLICE}|{LOSS})"))
+    widening = scipy.special.ndtri(1 - ALPHA / (2 * max(1, len(rows)))) / Z
+    nearest = pl.when(DIFFERENCE > 0).then(LOW).otherwise(HIGH)
+    return rows.filter(widening * (DIFFERENCE - nearest).abs() < DIFFERENCE.abs())
+
+
 def difference_in_words(row: Mapping[str, Any]) -> str:
     """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`.
 
-    A row with a `metric` whose unit is none of a share has one digit after the point, and its unit.
+    A row with a `metric` whose unit is none of a share has that unit, and one digit after the point where its numbers
+    reach 1. Where a value lies beyond the tested conditions, so does the difference: `beyond +36.0`, the end nearest 0
+    of its interval.
     """
     measure = MEASURES.get(row.get("metric", ""))
     unit = "" if measure is None or measure.display.unit == "share" else measure.display.unit
-    digits = "+.1f" if unit else "+.3f"
-    interval = "" if row["low"] is None else f" [{row['low']:{digits}}, {row['high']:{digits}}]"
+    low, high = row["low"], row["high"]
+    is_large = any(abs(number) >= 1 for number in (row["difference"], low, high) if number is not None)
+    digits = "+.1f" if unit and is_large else "+.3f"
+    if low is not None and {row.get("state_a"), row.get("state_b")} & {*CENSORED} and not low <= 0 <= high:
+        return f"beyond {min(low, high, key=abs):{digits}} {unit}".rstrip()
+    interval = "" if low is None else f" [{low:{digits}}, {high:{digits}}]"
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _change_in_words(metric: str, cases: pl.DataFrame, names_image_set: bool) -> str:
+def _change_in_words(change: tuple[str, str], cases: pl.DataFrame, noun: str) -> str:
     """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
-    `names_image_set` says that a single case has to name its image set, since the runs have several.
+    `change` has the verb and its complement, `noun` is what several cases are called, and their `where` is where each
+    one is. Of several cases that differ to one side, the largest difference is told.
     """
-    verb, complement = CHANGES[metric]
+    verb, complement = change
     rows = cases.filter(pl.col("differs").fill_null(False))
     if len(cases) == 1 and len(rows):
         row = rows.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
-        image_words = f" on {row['image_set']}" if names_image_set else ""
-        return f"{verb} {word} {complement}{image_words}: {difference_in_words(row)}"
+        return f"{verb} {word} {complement}{row['where']}: {difference_in_words(row)}"
     sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
     return " and ".join(
-        f"{verb} {word} {complement} in {len(rows):,} of {len(cases):,} cases, at most by "
-        f"{difference_in_words(_first_by(rows, pl.col('difference').abs()))}"
+        f"{verb} {word} {complement} in {len(rows):,} of {len(cases):,} {noun}, at most by {_largest_in_words(rows)}"
         for word, rows in sides.items()
         if len(rows)
     )
+
+
+def _largest_in_words(rows: pl.DataFrame) -> str:
+    """The largest difference in the rows and where it is, such as `-0.290 [-0.341, -0.236] under contrast 0.1`."""
+    row = _first_by(rows, pl.col("difference").abs())
+    return f"{difference_in_words(row)}{row['where']}"
+
+
+def _worst_slice_in_words(differences: pl.DataFrame) -> str:
+    """The slice of the images on which B is worse by most, and where; empty where none is worse beyond chance."""
+    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), pl.col("difference") < 0)
+    if rows.is_empty():
+        return ""
+    name = str(_first_by(rows, -pl.col("difference"))["metric"]).removeprefix(f"{SLICE}_")
+    return f"loses most on {name}: {_largest_in_words(rows)}"
+
+
+def _others_in_words(differences: pl.DataFrame) -> str:
+    """The measures that differ, each with the conditions in which it does, and with its largest difference."""
+    measures = sorted(differences.group_by("metric", maintain_order=True), key=lambda group: -len(group[1]))
+    words = []
+    for (metric,), rows in measures[:NAMED_MEASURES]:
+        count = f" in {len(rows):,} conditions, at most by" if len(rows) > 1 else ":"
+        words.append(f"{title_of(str(metric))}{count} {_largest_in_words(rows)}")
+    if len(measures) > NAMED_MEASURES:
+        words.append(plural(len(measures) - NAMED_MEASURES, "further measure"))
+    return f"; what differs is {', '.join(words)}" if words else ""

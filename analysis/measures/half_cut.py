@@ -152,9 +152,8 @@ MEASURES = (
         ("needs", "of the high frequencies to keep half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies below {value} cycles per image",
-            State.CENSORED_BELOW: "keeps half or more of its {accuracy} on frequencies below {value} cycles per image",
-            State.CENSORED_ABOVE: "loses more than half of its {accuracy} without frequencies above {value} cycles per "
-            "image",
+            State.CENSORED_BELOW: "keeps half of its {accuracy} even on frequencies below {value} cycles per image",
+            State.CENSORED_ABOVE: "keeps half of its {accuracy} only with frequencies beyond {value} cycles per image",
         },
     ),
     _measure(
@@ -163,9 +162,8 @@ MEASURES = (
         ("does without", "of the low frequencies and keeps half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
-            State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "
-            "image",
-            State.CENSORED_ABOVE: "keeps half or more of its {accuracy} on frequencies above {value} cycles per image",
+            State.CENSORED_BELOW: "keeps half of its {accuracy} only with frequencies below {value} cycles per image",
+            State.CENSORED_ABOVE: "keeps half of its {accuracy} even on frequencies beyond {value} cycles per image",
         },
     ),
 )

@@ -16,10 +16,10 @@ from PIL import Image
 
 from ...analysis.charts.grammar import vega_lite_version, words
 from ...analysis.charts.maps import difference_map
-from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
+from ...analysis.comparison.cells import DIFFERS, Compared, Run
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
-from ...analysis.comparison.measures import compare_measures
-from ...analysis.comparison.verdict import Verdict, compare_verdict
+from ...analysis.comparison.runs import compare_runs
+from ...analysis.comparison.verdict import Verdict
 from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
@@ -33,7 +33,7 @@ from .measured import filter_figures
 from .page import Figure, Section, Table, Tile, cell
 
 TITLE_LETTERS = 240
-"""Letters of a title: of a longer finding the title has the first clause, and the section the whole."""
+"""Letters of a title: of a longer finding the title has the first clauses, and the section the whole."""
 AGREEMENT = (
     "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
@@ -63,7 +63,9 @@ def page_title(results: ReportData | None, verdict: Verdict | None) -> str:
 
 def _title_of(finding: str) -> str:
     title = finding.removesuffix(".")
-    return title if len(title) <= TITLE_LETTERS else title.partition(";")[0]
+    while len(title) > TITLE_LETTERS and ";" in title:
+        title = title.rpartition(";")[0]
+    return title
 
 
 def verdict_section(results: ReportData, verdict: Verdict) -> Section:
@@ -102,8 +104,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         store_a = stack.enter_context(open_store(file, read_only=True)) if file else store
         label = earlier_label(store_a, word, str(results.study["name"]))
         runs = Run(store_a, label), Run(store, results.label)
-        comparison = compare_cells(*runs)
-        verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
+        comparison = compare_runs(*runs)
     title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if file else "")
     rows = changes(comparison, results)
     count = len(rows.filter("differs"))
@@ -122,7 +123,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         }
         table = on_set.drop("differs")
         figures.append(Figure(f"changes-{number}", f"Top-1 on {name}", CHANGES_CAPTION, panels, columns, table))
-    return verdict + results.verdict, results.section("changes", title, figures, [text])
+    return comparison.verdict + results.verdict, results.section("changes", title, figures, [text])
 
 
 def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,12 @@ from small import ask
 import bandlens
 from bandlens.analysis.comparison.cells import CELLS, Run, two_of
 from bandlens.analysis.comparison.runs import compare_runs
-from bandlens.analysis.comparison.verdict import NAMED_MODELS, differences_in_words, estimate_in_words
+from bandlens.analysis.comparison.verdict import (
+    NAMED_MODELS,
+    difference_in_words,
+    differences_in_words,
+    estimate_in_words,
+)
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, State
 from bandlens.analysis.measures.registry import GRID_MEASURES
@@ -60,11 +66,14 @@ def test_a_share_that_rounds_to_0_has_no_sign() -> None:
 
 
 def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_path: Path) -> None:
-    coarse, fine, comparison = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
+    comparison, coarse, fine = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
     assert coarse.startswith("coarse keeps half of its accuracy above chance on frequencies below 29 [28, 30]")
     assert coarse.endswith(" cycles per image, on photos.")
     assert fine.split()[0] == "fine"
-    assert comparison.startswith("Compared with coarse, fine relies less on low frequencies: -0.")
+    assert comparison.startswith(
+        "Compared with coarse, fine is less accurate in 4 of 5 perturbed cells, at most by -0."
+    )
+    assert "; it relies less on low frequencies: -0." in comparison
 
 
 def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
@@ -72,6 +81,14 @@ def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
     (sentence,) = sentences(study(tmp_path, middles, cutoffs=(0.1, 0.2, 0.5)))
     assert sentence.startswith("Of 6 models, net0 keeps half")
     assert "at one end and net5 keeps half" in sentence
+
+
+def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_what_was_tested(tmp_path: Path) -> None:
+    first, *each, _ = sentences(study(tmp_path, {"coarse": 15, "middle": 30, "fine": 200}, cutoffs=(0.1, 0.2, 0.5)))
+    assert first.startswith("Of 3 models, coarse keeps half of its accuracy above chance on frequencies below 1")
+    beyond = "fine keeps half of its accuracy above chance only with frequencies beyond 56 cycles per image"
+    assert first.endswith(f" at one end and {beyond} at the other, on photos.")
+    assert [sentence.split()[0] for sentence in each] == ["coarse", "fine", "middle"]
 
 
 def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
@@ -89,7 +106,7 @@ def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
 
 def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
     sentence, advice = sentences(study(tmp_path, {"net": 2}))
-    assert sentence.startswith("net keeps half or more of its accuracy above chance on frequencies below 11 cycles")
+    assert sentence.startswith("net keeps half of its accuracy above chance even on frequencies below 11 cycles")
     assert advice == (
         "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
         "image; add a lowpass that cuts lower."
@@ -104,8 +121,9 @@ def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_
         guess_verdict = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
     assert "; it needs more of the high frequencies to keep half of its accuracy: +" in verdict.findings[0]
     assert verdict.undetermined == []
-    (advice,) = guess_verdict.undetermined
+    (advice,), (told,) = guess_verdict.undetermined, guess_verdict.findings
     assert advice.startswith("Not determined for guess: cut of low-passes that leaves half, since ")
+    assert re.search("it needs less of the high frequencies to keep half of its accuracy: beyond -[0-9.]+ cycles", told)
 
 
 def test_a_study_without_filters_says_what_to_do(tmp_path: Path) -> None:
@@ -140,7 +158,9 @@ def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -
     paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 40), ("new.duckdb", 20))]
     with open_store(paths[0], read_only=True) as store_a, open_store(paths[1], read_only=True) as store_b:
         (finding,) = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict.findings
-    assert finding.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb relies more on low")
+    assert finding.startswith(
+        "Compared with s@1 of old.duckdb, net in s@1 of new.duckdb is more accurate in 5 of 5 per"
+    )
 
 
 # The sentence on two runs
@@ -149,10 +169,12 @@ METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "sta
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> tuple[Run, Run]:
-    """The runs have the names that the sentence says; it reads no row of theirs."""
-    with open_store(tmp_path / "results.duckdb") as store:
-        return Run(store, "s@1", "checkpoint", "v1", "v1, v2"), Run(store, "s@1", "checkpoint", "v2", "v1, v2")
+def runs(tmp_path: Path) -> Iterator[tuple[Run, Run]]:
+    """The runs have the names that the sentence says; it reads the conditions of their study, and no row of theirs."""
+    images = image_set(2, labels=[0, 0])
+    parts = [part(cell(images, setting), [0, 0], [0, 0]) for setting in (condition(), condition("lowpass", cutoff=0.3))]
+    with open_store(database_of(tmp_path, images, parts)) as store:
+        yield Run(store, "s@1", "checkpoint", "v1", "v1, v2"), Run(store, "s@1", "checkpoint", "v2", "v1, v2")
 
 
 def metrics(*rows: Sequence[object]) -> pl.DataFrame:
@@ -168,10 +190,23 @@ def cells(*rows: Sequence[object]) -> pl.DataFrame:
     return frame.with_columns(
         checkpoint=pl.lit("v1, v2"),
         p="p_holm",
+        parameters=pl.when(pl.col("probe") == "clean").then(pl.lit("{}")).otherwise(pl.lit('{"cutoff": 0.3}')),
+        cycles=pl.when(pl.col("probe") == "clean").then(None).otherwise(33.0),
         low=pl.col("difference") - 0.01,
         high=pl.col("difference") + 0.01,
         detectable=pl.col("difference").abs(),
     )
+
+
+def conditions(*rows: Sequence[object]) -> pl.DataFrame:
+    """Numbers of sound conditions, from rows of (metric, probe, difference, low, high)."""
+    types = {
+        name: pl.String if name in ("metric", "probe") else pl.Float64 for name in ("metric", "probe", *METRIC[3:6])
+    }
+    frame = pl.DataFrame(list(rows), types, orient="row")
+    keys = cells(*(("set", probe, 0.0, 1.0) for _, probe, *_ in rows)).select("parameters", "cycles")
+    states = [pl.lit("ok").alias(name) for name in ("state_a", "state_b")]
+    return pl.concat([frame, keys], how="horizontal").with_columns(pl.lit("v1, v2").alias("checkpoint"), *states)
 
 
 LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok")
@@ -186,20 +221,21 @@ def test_nothing_is_found_with_two_images(tmp_path: Path) -> None:
         comparison = compare_runs(*two_of(Run(store, "s@1"), Run(store, "s@1"), "checkpoint", *nets))
     low, high = comparison.cells.select("low", "high").row(0)
     assert comparison.verdict.findings == [
-        "No difference was found between a and b in 1 cell (none could have been); the interval that reaches farthest "
-        f"is -0.500 [{low:+.3f}, {high:+.3f}]."
+        "No difference in accuracy was found between a and b in 1 cell (none could have been); the interval of "
+        f"accuracy that reaches farthest is -0.500 [{low:+.3f}, {high:+.3f}]."
     ]
     assert comparison.cells["detectable"].to_list() == [None]
 
 
 def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs: tuple[Run, Run]) -> None:
-    sentence = differences_in_words(*runs, cells(), metrics(LOW))
+    sentence = differences_in_words(*runs, cells(), metrics(LOW), conditions())
     assert sentence == "Compared with v1, v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
     high = ("v1, v2", "set", "high_frequency_bias", 0.1, 0.05, 0.15, "ok", "ok")
     shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
     clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
-    assert differences_in_words(*runs, clean, metrics(LOW, high, shape)) == (
+    assert differences_in_words(*runs, clean, metrics(LOW, high, shape), conditions()) == (
         "Compared with v1, v2 is less accurate without perturbation: -0.050 [-0.060, -0.040]; "
+        "it is less accurate under lowpass below 33 cycles/image: -0.300 [-0.310, -0.290]; "
         "it relies less on low frequencies: -0.021 [-0.034, -0.008]; "
         "it relies more on high frequencies: +0.100 [+0.050, +0.150]"
     )
@@ -211,17 +247,20 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
         ((*LOW[:4], -0.034, 0.008, "ok", "ok"), ", nor in low-frequency bias (0.042)"),
         ((*LOW[:4], None, None, "ok", "ok"), ""),
         ((*LOW[:6], "ok", "doubtful"), ""),
-        (("v1, v2", "set", "critical_bandwidth", -1.0, -2.0, -0.5, "ok", "ok"), ""),
+        (
+            ("v1, v2", "set", "critical_bandwidth", -1.0, -2.0, -0.5, "ok", "ok"),
+            "; what differs is critical bandwidth: -1.0 [-2.0, -0.5] octaves",
+        ),
     ],
 )
 def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object], unmoved: str) -> None:
     table = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
-    assert differences_in_words(*runs, table, metrics(row)) == (
-        "No difference was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, could not "
-        f"have been){unmoved}; the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected "
-        "for the number of cells"
+    assert differences_in_words(*runs, table, metrics(row), conditions()) == (
+        "No difference in accuracy was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, "
+        f"could not have been){unmoved}; the interval of accuracy that reaches farthest is -0.300 [-0.310, -0.290], "
+        "which is not corrected for the number of cells"
     )
-    assert differences_in_words(*runs, cells(), metrics(row)) is None
+    assert differences_in_words(*runs, cells(), metrics(row), conditions()) is None
 
 
 def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -> None:
@@ -229,13 +268,53 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
         ("v1, v2", f"set{k}", "low_frequency_bias", difference, difference - 0.02, difference + 0.02, "ok", "ok")
         for k, difference in enumerate((-0.1, -0.2, 0.1, 0.0))
     ]
-    assert differences_in_words(*runs, cells(), metrics(*rows)) == (
+    assert differences_in_words(*runs, cells(), metrics(*rows), conditions()) == (
         "Compared with v1, v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180] "
         "and relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
     )
-    assert differences_in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
-        "v2 differs from v1 in the accuracy of 1 of 1 cell, at most by -0.300 [-0.310, -0.290]"
+    assert differences_in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics(), conditions()) == (
+        "Compared with v1, v2 is less accurate under lowpass below 33 cycles/image: -0.300 [-0.310, -0.290]"
     )
+
+
+def test_what_differs_beside_accuracy_is_named_with_its_largest_difference(runs: tuple[Run, Run]) -> None:
+    """The third difference would be beyond chance alone, and is not as one of four."""
+    numbers = conditions(
+        ("expected_calibration_error", "clean", 0.21, 0.17, 0.26),
+        ("expected_calibration_error", "lowpass", 0.12, 0.06, 0.18),
+        ("confidence", "clean", 0.1, 0.01, 0.19),
+        ("slice_accuracy_site=south", "lowpass", -0.1, -0.21, 0.01),
+    )
+    same = cells(("set", "clean", 0.0, 1.0))
+    assert "; what differs is expected calibration error in 2 conditions, at most by +0.210 [+0.170, +0.260] " in (
+        sentence := str(differences_in_words(*runs, same, metrics(), numbers))
+    )
+    assert "confidence" not in sentence
+    assert "south" not in sentence
+
+
+def test_the_worst_slice_and_the_largest_differences_to_both_sides_are_told(runs: tuple[Run, Run]) -> None:
+    table = cells(
+        ("set", "clean", 0.146, 0.01),
+        ("set", "contrast", -0.29, 0.001),
+        ("set", "lowpass", -0.16, 0.01),
+        ("set", "highpass", 0.1, 0.01),
+    )
+    slices = conditions(
+        ("slice_accuracy_site=south", "lowpass", -0.31, -0.41, -0.21),
+        ("slice_accuracy_site=north", "lowpass", -0.11, -0.13, -0.09),
+    )
+    assert differences_in_words(*runs, table, metrics(), slices) == (
+        "Compared with v1, v2 is more accurate without perturbation: +0.146 [+0.136, +0.156]; "
+        "it is less accurate in 2 of 3 perturbed cells, at most by -0.290 [-0.300, -0.280] under contrast and "
+        "is more accurate in 1 of 3 perturbed cells, at most by +0.100 [+0.090, +0.110] under highpass; "
+        "it loses most on site=south: -0.310 [-0.410, -0.210] under lowpass below 33 cycles/image"
+    )
+
+
+def test_a_small_difference_of_a_number_with_a_unit_has_three_digits() -> None:
+    row = {"metric": "clean_error_consistency", "difference": -0.013, "low": -0.214, "high": 0.188}
+    assert difference_in_words(row).startswith("-0.013 [-0.214, +0.188]")
 
 
 def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shape(runs: tuple[Run, Run]) -> None:
@@ -244,8 +323,8 @@ def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shap
     lower_accuracy = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
     other_set = ("v1, v2", "other", *lower_accuracy[2:])
     for accuracy in (equal_accuracy, other_set):
-        sentence = differences_in_words(*runs, cells(), metrics(shape, accuracy))
+        sentence = differences_in_words(*runs, cells(), metrics(shape, accuracy), conditions())
         assert sentence.startswith("Compared with v1, v2 decides more by shape: +0.261 [+0.200, +0.320]")
-    assert differences_in_words(*runs, cells(), metrics(shape, lower_accuracy)) == (
+    assert differences_in_words(*runs, cells(), metrics(shape, lower_accuracy), conditions()) == (
         "Compared with v1, v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
     )

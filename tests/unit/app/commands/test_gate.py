@@ -141,8 +141,9 @@ def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     assert program == "bandlens"
     answer = command(*("worse" if word == "study.toml" else word for word in words), "--db", db)
     assert answer.code == 1
-    assert answer.err.splitlines()[-1].startswith("bandlens: worse against old: 2 pass, 1 fail, 0 undecided; ")
-    assert answer.out.startswith("## FAIL: worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
+    label = "worse of results.duckdb against old of main.duckdb"
+    assert answer.err.splitlines()[-1].startswith(f"bandlens: {label}: 2 pass, 1 fail, 0 undecided; ")
+    assert answer.out.startswith(f"## FAIL: {label}: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
     failing = answer.out.split("## Rows that do not pass")[1]
     assert "highpass" in failing
     assert "0.05 [" in failing
@@ -177,7 +178,7 @@ def test_a_study_of_another_database_is_named_behind_its_file(command: Command, 
     for name in ("old@1", "old"):
         answer = command("gate", "worse", "--against", f"{other}:{name}", "--margin", 0.3, "--db", db)
         assert answer.code == 0
-        assert "worse against old: 1 pass, 0 fail, 0 undecided" in answer.out
+        assert "worse of results.duckdb against old of other.duckdb: 1 pass, 0 fail, 0 undecided" in answer.out
     answer = command("gate", "worse", "--against", f"{other}:olds", "--db", db)
     assert (answer.code, "unknown study 'olds'; did you mean old or old@1?" in answer.err) == (2, True)
 

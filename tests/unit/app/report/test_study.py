@@ -76,7 +76,9 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
     verdict, section = changes_section(report_data_of(database, "int8"), "fp32")
-    assert verdict.findings[0].startswith("int8@1 ")
+    assert verdict.findings[0].startswith(
+        "Compared with fp32@1, net in int8@1 is less accurate in 1 of 3 perturbed cells"
+    )
     assert "1 differs in accuracy (p < 0.05 after Holm's correction)." in section.text[0]
     [figure] = section.figures
     assert {"low", "high", "p_holm"} <= set(figure.table.columns)
