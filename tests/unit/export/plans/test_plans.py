@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -20,11 +21,32 @@ LIBRARY: Any = None
 TARGET = Target("tensorrt 10.16", "NVIDIA L4 (8.9)", 8)
 
 
-def test_a_changed_file_has_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_of_one_library_gpu_batch_and_file_and_is_built_once_or_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: b"what a library would build")
     onnx_file = load_onnx_file(make_model(tmp_path, size=32, seed=0), "fp32")
-    ensure_trt_plan(LIBRARY, onnx_file, TARGET)
+    assert not has_trt_plan(onnx_file, TARGET)
+    plan = ensure_trt_plan(LIBRARY, onnx_file, TARGET)
+    place = f"one has no fp32 plan of {TARGET.library} for {TARGET.gpu} at batch 8"
+    assert caplog.messages == [f"building a TensorRT plan: {place}"]
     assert has_trt_plan(onnx_file, TARGET)
+    assert ensure_trt_plan(LIBRARY, onnx_file, TARGET) == plan
+    for change in ({"batch": 4}, {"gpu": "NVIDIA H100 (9.0)"}, {"library": "tensorrt 11.4"}):
+        assert not has_trt_plan(onnx_file, replace(TARGET, **change))
+    description = plan.path.with_suffix(".json")
+    for path, content, words in (
+        (plan.path, plan.content[:-1], "has sha256"),
+        (description, b"{", "is damaged"),
+        (description, b"[]", "is damaged"),
+    ):
+        path.write_bytes(content)
+        assert ensure_trt_plan(LIBRARY, onnx_file, TARGET).content == plan.content == plan.path.read_bytes()
+        assert words in caplog.messages[-1]
+    plan.path.unlink()
+    ensure_trt_plan(LIBRARY, onnx_file, TARGET)
+    assert "cannot read" in caplog.messages[-1]
+    assert len(caplog.messages) == 5
     assert not has_trt_plan(load_onnx_file(make_model(tmp_path, size=32, seed=1), "fp32"), TARGET)
 
 
