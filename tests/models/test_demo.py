@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -78,13 +77,6 @@ def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
     table = printed_by(f"bandlens published show {MODEL} --db results.duckdb", demo[0], environment)
     assert re.search(r"timm +imagenet +74\.85 +1150 +1266", table)
     assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", table)
-
-
-def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tuple[Path, str]) -> None:
-    out, _ = demo
-    run = [sys.executable, "-P", "-m", "bandlens", "run", str(out / "study.toml"), "--db", str(out / "results.duckdb")]
-    result = subprocess.run([*run, "--format", "json"], capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout)["ran"] == 0
 
 
 def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:

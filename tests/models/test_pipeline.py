@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,10 +13,10 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from bandlens.core.errors import CheckpointError, ExportError, UnknownName
+from bandlens.core.errors import CheckpointError, ExportError
 from bandlens.core.files import sha256_of
 from bandlens.core.records import Model
-from bandlens.export.model_files import NORMALIZATIONS, load_model, model_names, verify_model
+from bandlens.export.model_files import NORMALIZATIONS, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.pipeline import export_network, export_user_checkpoint
 
@@ -68,19 +67,6 @@ def test_another_process_writes_the_same_bytes(exported: Model, tiny: Path, tmp_
     ran = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert load_model(tmp_path, "other").sha256 == exported.sha256
-
-
-def test_models_are_loaded_and_verified(exported: Model, tmp_path: Path) -> None:
-    folder = exported.path.parent
-    assert model_names(folder) == ["mine.v1"]
-    assert load_model(folder, "mine.v1") == exported
-    assert verify_model(exported) == exported.path.read_bytes()
-    with pytest.raises(UnknownName, match=r"unknown model 'mine.v2'; did you mean mine.v1\?.*bandlens export"):
-        load_model(folder, "mine.v2")
-    with pytest.raises(UnknownName, match="unknown model 'any'"):
-        load_model(tmp_path / "nowhere", "any")
-    with pytest.raises(ExportError, match="cannot read"):
-        verify_model(dataclasses.replace(exported, path=tmp_path / "gone.onnx"))
 
 
 def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:

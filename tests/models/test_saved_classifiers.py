@@ -150,11 +150,6 @@ def test_what_a_folder_lacks_is_one_line(saved: Path, tmp_path: Path) -> None:
     assert "lacks 2 tensors of a ViTForImageClassification (classifier.bias, classifier.weight)" in export(
         tmp_path / "headless", **itself
     )
-    for file in folder.glob("*.safetensors"):
-        file.unlink()
-    assert "holds no safetensors" in export(folder)
-    (folder / "config.json").unlink()
-    assert "has no config.json; give a folder that save_pretrained of transformers wrote" in export(folder)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["said.json", "said.onnx"]
 
 
