@@ -126,16 +126,3 @@ def test_a_stage_that_hangs_or_crashes_has_failed(
     assert record["state"] == "failed"
     assert line in record["line"]
     assert record["place"] == str(tmp_path / "kernels.log")
-
-
-def test_stages_that_ended_well_are_not_repeated(
-    program: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    stages, bench = list[str](), program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
-    results = program.stages.read_results(bench)
-    for name, state in (("doctor", "done"), ("kernels", "failed"), ("export", "left out")):
-        results["stages"][name] = {"state": state, "figures": {}, "cards": {}, "seconds": 1.0}
-    program.stages.write_results(tmp_path, results)
-    monkeypatch.setattr(program.stages, "run_process", lambda _, name, *__: stages.append(name))
-    assert not program.stages.run_stages(bench), "the failed stage has not ended well meanwhile"
-    assert stages == [name for name in program.stages.STAGES if name not in ("doctor", "settings")]

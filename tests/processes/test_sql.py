@@ -61,19 +61,6 @@ def test_parquet_and_arrow_hold_one_answer(command: Command, database: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("SELECT top2 FROM accuracy", 'column "top2" not found'),
-        ("FROM acuracy", "Did you mean"),
-        ("SELECT ?", "parameters"),
-        ("FROM clock", "clock does not exist"),
-    ],
-)
-def test_a_wrong_query_is_one_line(command: Command, database: Path, query: str, message: str) -> None:
-    assert message.lower() in refusal(command("sql", query, "--db", database)).lower()
-
-
 NESTED_ENUMS = ("[small_enum]", "{'a': small_enum}", "map {1: small_enum}", "union_value(e := small_enum)")
 READERS = {
     "csv": "read_csv('{}', header = true, all_varchar = true)",

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ import numpy as np
 import pytest
 from made_up_outcomes import CLEAN, right_outcomes
 from made_up_results import cell, condition, image_set, model, part, python, store_study
-from polars.testing import assert_frame_equal
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures import compute as module
-from bandlens.analysis.measures.compute import compute_measures, open_processes, subject_rows
-from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.compute import compute_measures, open_processes
 from bandlens.core.errors import EngineError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
@@ -39,20 +36,6 @@ def hits_of(seed: int) -> dict[Any, Any]:
         for setting in BAND
     }
     return {CLEAN: ease < 0.9} | {setting: ease < 0.85 / (1 + strength**2) for setting, strength in strengths.items()}
-
-
-@pytest.fixture
-def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Outcomes], Any]]:
-    monkeypatch.setattr(module, "processors", lambda: 2)
-    with open_processes(100) as compute:
-        yield compute
-
-
-def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes], Any]) -> None:
-    subjects: list[Outcomes] = [right_outcomes(hits_of(seed)) for seed in range(5)]
-    futures = [compute(outcomes) for outcomes in subjects]
-    for future, outcomes in zip(futures, subjects, strict=True):
-        assert_frame_equal(future.result(), subject_rows(outcomes), check_exact=True)
 
 
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

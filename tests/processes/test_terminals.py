@@ -10,17 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, image_set, part, python, store_study
+from made_up_results import cell, image_set, part, store_study
 
 from bandlens.analysis.database.open import open_store
-
-TABLE = """
-import sys
-from bandlens.app.printing import print_lines, print_rows
-rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k, "none": None,
-         **{f"value{n}": k + n / 7 for n in range(12)}} for k in range(3)]
-(print_lines if "--line" in sys.argv else print_rows)(rows)
-"""
 
 
 def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
@@ -37,30 +29,6 @@ def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
             pass
     os.close(control_end)
     return output.decode().replace("\r", "").splitlines()
-
-
-def table(*words: str, columns: int = 80) -> list[str]:
-    return on_a_terminal(python(TABLE, *words), columns)
-
-
-def test_columns_continue_below_and_what_is_the_same_is_named() -> None:
-    shown_lines = table()
-    first = next(place for place, line in enumerate(shown_lines) if line.startswith("in every row"))
-    rows, notes = shown_lines[:first], " ".join(shown_lines[first:])
-    assert all(len(line) <= 80 for line in shown_lines)
-    assert notes == "in every row: study = mine, none = -"
-    blocks = [line.split() for line in rows if line.strip().startswith("checkpoint")]
-    assert len(blocks) == 2
-    assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"] * 2
-    assert [name for block in blocks for name in block[1:]] == ["parameters", *(f"value{n}" for n in range(12))]
-    words = {text for line in rows for text in line.split()}
-    assert words >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
-
-
-def test_lines_show_every_field() -> None:
-    lines = table("--line")
-    assert lines[:2] == ["study       mine", "checkpoint  net0"]
-    assert len(lines) == 3 * 16 + 2
 
 
 HOSTILE = "\x1b[2J\x9b31m\u202egnp.exe"
