@@ -171,13 +171,6 @@ def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
     assert counts["opening, models"] == counts["analyzing, checkpoints and image sets"] == [1, 1]
 
 
-def test_cells_that_fail_are_an_error_after_the_others_are_stored(workplace: Path) -> None:
-    make_model(workplace / "models", "fails", seed=1, darkest=0.99)
-    with pytest.raises(bandlens.BandlensError, match=r"\d+ of 22 cells failed, the first: fails, images.set, "):
-        bandlens.run(study_of(workplace), workplace / "results.duckdb")
-    assert ask(workplace / "results.duckdb", "SELECT count(*) FROM accuracy WHERE checkpoint = 'one'") == [(11,)]
-
-
 def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path, command: Command) -> None:
     """One of the names has spaces, and its category, too."""
     bandlens.categorize_model(make_model(workplace / "models", "my net (v2)", seed=1), "my nets")

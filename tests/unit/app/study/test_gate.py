@@ -47,8 +47,8 @@ def log_size(place: Path) -> int:
 
 def test_fifteen_hundred_images_of_each_set_are_gated_unless_more_are_asked_for(command: Command, place: Path) -> None:
     """A study that has fewer images is gated on all of its own."""
-    make_model(place / "models", "tiny", size=32)
-    make_images(place / "tiny.set", make_pictures(1501, size=32), labels=[k % 7 for k in range(1501)])
+    make_model(place / "models", "tiny", size=16)
+    make_images(place / "tiny.set", make_pictures(1501, size=16), labels=[k % 7 for k in range(1501)])
     tiny = gated_study(
         place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
     )

@@ -10,6 +10,8 @@ import pytest
 from reported import report_data_of
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
+from bandlens.analysis.database.open import open_store
+
 PROBES = "lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }"
 
 
@@ -31,7 +33,8 @@ def test_a_second_study_renames_nothing_in_the_first(folder: Path, command: Comm
     second = make_study(folder, name="second", models="theirs", images=["again.set"], probes=PROBES)
 
     def read_views() -> list[list[tuple[Any, ...]]]:
-        return [ask(database, f"FROM {view}('first') ORDER BY ALL") for view in ("curve_of", "metric_of", "flip_of")]
+        with open_store(database, read_only=True) as store:
+            return [store.frame(f"FROM {view}_of('first') ORDER BY ALL").rows() for view in ("curve", "metric", "flip")]
 
     assert command("run", first, "--db", database).code == 0
     assert command("analyze", "--db", database, "--study", "first").code == 0
