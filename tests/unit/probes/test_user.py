@@ -336,8 +336,3 @@ def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: 
     write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
     values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
     np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
-
-
-def test_the_first_line_of_a_docstring_is_the_summary_without_codes_of_terminals(tmp_path: Path, write: Write) -> None:
-    write("def mirror(images):\n    return images\nmirror.__doc__ = '''\n    Turns \x1b[31mit.\n    More.'''\n")
-    assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == "Turns \\x1b[31mit."

@@ -101,17 +101,6 @@ def test_a_commit_is_all_or_nothing(store: Store) -> None:
     assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 1
 
 
-def test_a_transaction_that_is_interrupted_leaves_nothing(store: Store) -> None:
-    def interrupt() -> None:
-        with store.transaction():
-            store.execute("INSERT INTO class_name VALUES ('m', 1, 'x')")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()
-    assert store.frame("FROM class_name").is_empty()
-
-
 def test_a_failure_leaves_what_was_stored_of_its_cell_and_the_next_try_goes_on_from_there(store: Store) -> None:
     images = image_set(4)
     cell_a, cell_b = cell(images), cell(images, condition("lowpass", cutoff=0.5))

@@ -72,7 +72,7 @@ def test_resamples_that_do_not_vary_are_counted_and_too_many_leave_no_interval()
     assert 0 < interval.undefined[1, 0] < 100
 
 
-@pytest.mark.parametrize("n", [4, 6])
+@pytest.mark.parametrize("n", [4, 5])
 @pytest.mark.parametrize("ties", [False, True])
 def test_all_permutations_of_few_models_give_scipy_s_exact_p(n: int, ties: bool) -> None:
     """Spearman's p counts coefficients of either sign; Pearson's is twice that of the rarer side, as SciPy's."""

@@ -498,11 +498,3 @@ def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
     for path, pixels, texture in zip(images.paths[::16], images.pixels[::16], textures.classes[::16], strict=True):
         assert f"-{names[texture]}" in path
         assert np.array_equal(pixels, np.asarray(Image.open(source / path).convert("RGB")).transpose(2, 0, 1))
-
-
-def test_entry_level_folders_are_plain_sets_of_their_space(shared: Path, tmp_path: Path) -> None:
-    in_sixteen = Contents(decision_space="sixteen", draw=Draw(32))
-    images = pack(shared / "data" / "gray16", tmp_path / "out", contents=in_sixteen)
-    assert images.labels is not None
-    assert set(images.labels.tolist()) == set(range(16))
-    assert images.info.decision_space == "sixteen"
