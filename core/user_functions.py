@@ -104,15 +104,11 @@ class UserFunction:
         return f" in {self.file}" if self.file else ""
 
     @contextmanager
-    def at_work(self, note: str = "") -> Iterator[None]:
-        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
+    def at_work(self) -> Iterator[None]:
+        """The time of some calls in this thread, which a wait of a minute is put down to.
 
-        `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
-        the function's identity.
+        Raises the class of errors of calls where a file was read that is no part of the function's identity.
         """
-        if note:
-            for take in crash_notes:
-                take(note)
         with _running(self.code, self.heading, self._error):
             yield
 
@@ -120,10 +116,6 @@ class UserFunction:
         """Call it; one line where it fails. To be used while it is `at_work`."""
         with _in_one_line(f"{self.heading} failed", self.code, self._error):
             return self._function(*arguments, **settings)
-
-
-crash_notes: list[Callable[[str], None]] = []
-"""Functions that are told what is at work before it is, for who asks after a crash."""
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def crashes(images, at, index):
 """
 
 
-def test_a_crash_names_its_line_and_the_next_run_goes_on_without_the_condition(workplace: Path) -> None:
+def test_a_crash_names_its_line_and_a_process_beside_loses_its_condition_alone(workplace: Path) -> None:
     (workplace / "crashes.py").write_text(CRASHES)
     study = make_study(workplace, probes="lowpass.cutoff = 0.3\ncrashes = {file = 'crashes.py', at = [17, -1]}")
     database = workplace / "results.duckdb"
@@ -76,13 +76,11 @@ def test_a_crash_names_its_line_and_the_next_run_goes_on_without_the_condition(w
     assert answer.returncode == -signal.SIGSEGV
     assert f'File "{workplace / "crashes.py"}", line 5 in crashes\n' in answer.stderr
     assert bandlens("sql", "FROM accuracy", "--db", database).returncode == 0
-    answer = bandlens("run", study, "--db", database, "--format", "json")
+    answer = bandlens("run", study, "--db", database, "--devices", "cpu", "--format", "json")
     [failure] = json.loads(answer.stdout)["failed"]
     assert failure["cell"].endswith("crashes at=17")
-    assert failure["error"].startswith("it ended an earlier run: Segmentation fault in crashes.py, line 5; mend it, ")
     stored = ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL")
     assert stored == [("clean", 20), ("crashes", 20), ("lowpass", 20)]
-    assert not [file for file in workplace.iterdir() if "crash." in file.name]
 
 
 def test_a_crash_as_a_file_loads_names_its_line(workplace: Path) -> None:

@@ -152,13 +152,3 @@ def test_a_call_that_takes_long_is_named(load: Load, monkeypatch: pytest.MonkeyP
     with function.at_work():
         assert function(jobs.slow_step) == "measure mirror has been at work for 0 s"
     assert jobs.slow_step() == ""
-
-
-def test_a_crash_would_be_put_down_to_what_is_at_work(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr("bandlens.core.user_functions.crash_notes", [notes.append])
-    function = load("def mirror():\n    pass\n")
-    for note in ("", "digest"):
-        with function.at_work(note):
-            function()
-    assert notes == ["digest"]
