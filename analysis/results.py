@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from html import escape
 from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
+import polars.selectors as cs
 
 from ..core.errors import UnknownName, UsageError
+from ..core.untrusted import printable
 from .charts import curves as charts
 from .charts.grammar import two_a_row
 from .charts.maps import correlation_map, threshold_map
@@ -18,7 +21,7 @@ from .comparison.verdict import verdict
 from .correlations.model_values import study_table
 from .correlations.table import correlate_study
 from .database.open import open_store
-from .database.study_versions import read_conditions, study_label, with_facts
+from .database.study_versions import last_run, read_conditions, study_label, with_facts
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS
@@ -35,6 +38,22 @@ class Results:
     def __init__(self, path: Path) -> None:
         self._stack = ExitStack()
         self._store = self._stack.enter_context(open_store(path, read_only=True))
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: the verdict of the study that ran last, and the clean accuracy of every model.
+
+        Names come from the database, and are escaped.
+        """
+        clean = self.sql(
+            "SELECT version, checkpoint, image_set, n, top1, low, high FROM accuracy_of('*') WHERE probe = 'clean' "
+            "ORDER BY ALL"
+        )
+        label = None if clean.is_empty() else last_run(self._store)
+        lines = [f"{self._store.path}: {label or 'no results'}", *(self.verdict(label) if label else ())]
+        rows = clean.with_columns(cs.string().map_elements(printable, pl.String))
+        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=20, float_precision=3):
+            table = rows._repr_html_() if label else ""
+        return "".join(f"<p>{escape(printable(line))}</p>" for line in lines) + table
 
     def accuracy(self, study: str = "*") -> pl.DataFrame:
         """One row a checkpoint, image set and condition: the view `accuracy`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,32 @@ def test_frames_are_the_views(stored_study: Path) -> None:
             results.sql("DELETE FROM prediction")
         clean = results.curves().filter(pl.col("probe") == "clean")
         assert (clean["ratio"] == 1).all()
+
+
+def test_a_notebook_shows_the_verdict_and_each_models_clean_accuracy(stored_study: Path) -> None:
+    with bandlens.open(stored_study) as results:
+        page = results._repr_html_()
+        for text in (str(stored_study), "many@1", *results.verdict("many"), *results.accuracy()["checkpoint"].unique()):
+            assert escape(text) in page
+        row = results.accuracy("many").filter(probe="clean").row(0, named=True)
+        assert all(f"{row[name]:.3f}" in page for name in ("top1", "low", "high"))
+
+
+def test_a_notebook_obeys_no_name(tmp_path: Path) -> None:
+    images = image_set(2, name="<b>\u202eset", labels=[0, 0])
+    name = "<script>alert(1)</script>"
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", images, [part(cell(images, by=model(name)), [0, 1], [0, 1])])
+    with bandlens.open(tmp_path / "results.duckdb") as results:
+        page = results._repr_html_()
+    assert escape(name) in page
+    assert "&lt;b&gt;\\u202eset" in page
+    assert "<script" not in page
+    assert "\u202e" not in page
+    with open_store(tmp_path / "empty.duckdb"):
+        pass
+    with bandlens.open(tmp_path / "empty.duckdb") as results:
+        assert "empty.duckdb: no results" in results._repr_html_()
 
 
 def test_a_query_with_a_timeout_gives_the_same_rows_or_ends(stored_study: Path) -> None:
