@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
@@ -223,11 +223,23 @@ def ask(database: Path, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[
         return store.frame(sql, list(parameters)).rows()
 
 
-def run_here(*words: str | Path) -> str:
-    """The output of a command that succeeds, in this process."""
+def invoke(*words: object, catch_exceptions: bool = True) -> Result:
+    """A command in this process."""
     from bandlens.app.cli import app
 
-    answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    return CliRunner().invoke(app, list(map(str, words)), catch_exceptions=catch_exceptions)
+
+
+def failure(result: Result) -> BandlensError:
+    """The error of one line that a command of `invoke` ended with."""
+    assert isinstance(result.exception, BandlensError), result.output
+    assert "\n" not in str(result.exception)
+    return result.exception
+
+
+def run_here(*words: str | Path) -> str:
+    """The output of a command that succeeds, in this process."""
+    answer = invoke(*words, catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     return answer.stdout
 

@@ -66,7 +66,6 @@ def test_every_command_has_help_with_an_example() -> None:
         (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
-        (["explore", "--port", "x"], 2, "bandlens: Invalid value for '--port': "),
         (["plan", "no.toml", "--sumary"], 2, "bandlens: unknown option '--sumary'; did you mean --summary or"),
         (
             ["plan", "no.toml", "--batch", "8"],
@@ -74,10 +73,8 @@ def test_every_command_has_help_with_an_example() -> None:
             "bandlens: unknown option '--batch'; batch is a key of a study, which its file gives",
         ),
         (["sql", "SELECT 1", "SELECT 2"], 2, "bandlens: Got unexpected extra argument(s) (SELECT 2); see `"),
-        (["images", "list"], 2, "bandlens: No such command 'list'; see `"),
         (["analyze", "mine", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["analyze", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
-        (["analyze", "no.db"], 2, "bandlens: no results database at no.db"),
         (["export", "x", "--outputs", "logit"], 2, "bandlens: Invalid value for '--outputs': 'logit' is not one of "),
         (["repotr"], 2, "bandlens: No such command 'repotr'. Did you mean 'report', 'export'?; see `"),
     ],

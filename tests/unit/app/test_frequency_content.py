@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small import make_images
-from typer.testing import CliRunner, Result
+from small import invoke, make_images
 
-from bandlens.app.cli import app
 from bandlens.core.errors import UsageError
 
 COUNT, SIZE = 60, 32
@@ -28,16 +26,12 @@ def pictures(labels: NDArray[np.int64], octave: int, seed: int = 0) -> NDArray[n
     return np.rint((128 + 12 * field).clip(0, 255))[..., None].repeat(3, axis=3).astype(np.uint8)
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["images", "spectrum", *map(str, words)])
-
-
 def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:
     labels = np.arange(COUNT) % 2
     make_images(tmp_path / "a.set", pictures(labels, 4), labels=labels.tolist())
     shuffled = np.random.default_rng(5).permutation(COUNT) % 2
     make_images(tmp_path / "b.set", pictures(np.zeros(COUNT, np.int64), 4, 1), labels=shuffled.tolist())
-    result = run(tmp_path / "a.set", tmp_path / "b.set", "--format", "json")
+    result = invoke("images", "spectrum", tmp_path / "a.set", tmp_path / "b.set", "--format", "json")
     assert result.exit_code == 0, result.exception
     tables = json.loads(result.stdout)
     significant = {(row["image_set"], row["octave"]) for row in tables["information"] if row["p"] <= 0.05}
@@ -62,6 +56,6 @@ def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
         (["some.set", "other.set"], "pack both at one size"),
         (["flat.set"], "pack photographs that are not flat"),
     ):
-        error = run(*(tmp_path / name for name in names)).exception
+        error = invoke("images", "spectrum", *(tmp_path / name for name in names)).exception
         assert isinstance(error, UsageError)
         assert message in str(error)

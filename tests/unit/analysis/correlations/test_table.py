@@ -51,23 +51,6 @@ def test_every_row_has_the_smallest_correlation_that_its_models_show(table: pl.D
     np.testing.assert_allclose(np.arctanh(rho), quantiles / np.sqrt(table["n"].to_numpy() - 3))
 
 
-def test_the_figures_of_the_documentation_are_those_of_the_table(table: pl.DataFrame) -> None:
-    counts = [(table[name] < 0.05).sum() for name in ("p", "p_permutation", "p_bh", "p_holm", "partial_p")] + [
-        ((table["low"] > 0) | (table["high"] < 0)).sum()
-    ]
-    assert counts == [40, 40, 36, 22, 26, 35]
-    total = table.filter(subset="total")
-    turned = total.filter(pl.col("loco_low") * pl.col("loco_high") < 0)
-    assert (len(turned), (turned["p"] < 0.05).sum()) == (11, 3)
-    shape = table.row(
-        by_predicate=(pl.col("bias") == "shape_bias")
-        & (pl.col("group") == "Robustness")
-        & (pl.col("subset") == "total"),
-        named=True,
-    )
-    assert (round(shape["coefficient"], 2), round(shape["partial"], 2)) == (-0.53, 0.41)
-
-
 # Data that determine no coefficient, or no interval
 
 

@@ -148,16 +148,6 @@ def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, in
     assert band["peak_noise_sensitivity"].value == pytest.approx(2**-1.4, rel=0.06)
 
 
-def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
-    correct = observe(np.random.default_rng(6), probabilities(bell(2.6, 4.2, 1.5)), 300)
-    expected = estimate_band(correct, resamples=100)
-    order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
-    shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
-    assert shuffled == expected
-    settings = [*PUBLISHED, (0.3, 9)]
-    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=settings, resamples=100) == expected
-
-
 @pytest.mark.parametrize(
     ("settings", "why"),
     [

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from benchmark_sets import make_benchmark
 from PIL import Image
-from small import make_pictures
-from typer.testing import CliRunner, Result
+from small import invoke, make_pictures
 
-from bandlens.app.cli import app
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import Crop
 from bandlens.probes.images.decision_spaces import imagenet_classes
@@ -29,35 +27,33 @@ LINES = LOOP.sub(
 COMMANDS = re.findall(r"^bandlens benchmarks (pack .*)$", LINES, re.MULTILINE)
 
 
-def run(*words: object, group: str = "benchmarks") -> Result:
-    return CliRunner().invoke(app, [group, *map(str, words)])
-
-
 def test_pack_a_benchmark(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=16)
     out = tmp_path / "out"
     with pytest.raises(ImageSetError, match="take what is there with --partial"):
-        raise run("pack", "imagenet-c", tmp_path / "in", "--out", out).exception or AssertionError
-    first = run("pack", *miniature.words, "--out", out, "--only", "shot_noise", "--only", 5, "--format", "json")
+        raise invoke("benchmarks", "pack", "imagenet-c", tmp_path / "in", "--out", out).exception or AssertionError
+    first = invoke(
+        "benchmarks", "pack", *miniature.words, "--out", out, "--only", "shot_noise", "--only", 5, "--format", "json"
+    )
     assert first.exit_code == 0, first.output
     [row] = json.loads(first.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
     assert f"{out}: 3 images need 2.9 kB on disk; " in first.stderr
 
-    rest = run("pack", *miniature.words, "--out", out)
+    rest = invoke("benchmarks", "pack", *miniature.words, "--out", out)
     assert rest.exit_code == 0, rest.output
     assert f"{out}: 9 images need" in rest.stderr
     assert [line.split()[0] for line in rest.stdout.splitlines()[2:]] == [
         f"out/{corruption}/{severity}" for corruption in ("gaussian_noise", "shot_noise") for severity in (1, 5)
     ]
-    [checked] = json.loads(run("check", out / "shot_noise" / "5", "--format", "json", group="images").stdout)
+    [checked] = json.loads(invoke("images", "check", out / "shot_noise" / "5", "--format", "json").stdout)
     assert checked["digest"] == row["digest"]
 
 
 def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
     options = ["--name", "real", "--limit", 5, "--per-class", 2, "--stream", "--format", "json"]
-    result = run("pack", *miniature.words, "--out", tmp_path / "set", *options)
+    result = invoke("benchmarks", "pack", *miniature.words, "--out", tmp_path / "set", *options)
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("real", 5, 0)
@@ -76,7 +72,7 @@ def test_the_documentation_names_every_benchmark() -> None:
         for names, *numbers in rows
         for name in names.split(", ")
     }
-    for row in json.loads(run("list", "--format", "json").stdout):
+    for row in json.loads(invoke("benchmarks", "list", "--format", "json").stdout):
         numbers = [row[name] for name in ("sets", "images", "classes", "GB")]
         assert documented.pop(row["benchmark"]) == pytest.approx(numbers, rel=0.01)
         assert any(command.startswith(f"pack {row['benchmark']} ") for command in COMMANDS)
@@ -86,7 +82,7 @@ def test_the_documentation_names_every_benchmark() -> None:
 def test_documented_commands_lack_the_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
-        error = run(*shlex.split(command)).exception
+        error = invoke("benchmarks", *shlex.split(command)).exception
         assert isinstance(error, UsageError), command
         assert re.search(r"no such folder|cannot be read \(No such file", str(error)), command
 

@@ -8,15 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from small import invoke
 
-from bandlens.app.cli import app
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.images.image_set import open_image_set
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["images", *map(str, words)])
 
 
 @pytest.fixture
@@ -31,18 +26,20 @@ def photos(tmp_path: Path) -> Path:
 
 def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    assert isinstance(run("pack", photos, "--out", out).exception, ImageSetError)
-    result = run("pack", photos, "--out", out, "--skip-broken", "--size", 32, "--resize", 32, "--format", "json")
+    assert isinstance(invoke("images", "pack", photos, "--out", out).exception, ImageSetError)
+    result = invoke(
+        "images", "pack", photos, "--out", out, "--skip-broken", "--size", 32, "--resize", 32, "--format", "json"
+    )
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["images"], row["labelled"], row["classes"], row["bytes"]) == (2, True, 2, 2 * 3 * 32 * 32)
     assert row["skipped"] == [{"path": "n01440764/c.jpg", "reason": "not a JPEG, PNG, TIFF, WEBP file"}]
 
-    checked = run("check", out)
+    checked = invoke("images", "check", out)
     assert checked.exit_code == 0
     assert row["digest"] in checked.stdout
     assert "left out n01440764/c.jpg: not a JPEG" in checked.stderr
-    [check_row] = json.loads(run("check", out, "--format", "json").stdout)
+    [check_row] = json.loads(invoke("images", "check", out, "--format", "json").stdout)
     assert check_row["digest"] == row["digest"]
 
 
@@ -52,14 +49,14 @@ def test_own_classes_keep_their_names(tmp_path: Path) -> None:
         array = np.random.default_rng(place).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(array).save(tmp_path / "photos" / path)
     common = ("pack", tmp_path / "photos", "--size", 32, "--resize", "32x32", "--interpolation", "bicubic")
-    result = run(*common, "--out", tmp_path / "set", "--labels", "folders")
+    result = invoke("images", *common, "--out", tmp_path / "set", "--labels", "folders")
     assert "class_names" in result.stdout
     assert "ant, bee, zebra" in result.stdout
     packed = open_image_set(tmp_path / "set")
     assert packed.labels is not None
     assert (packed.class_names, packed.labels.tolist()) == (["ant", "bee", "zebra"], [0, 0, 1, 1, 2])
     assert packed.info.preprocessing == "RGB, both sides to 32 (bicubic, antialiased), centre crop 32"
-    unlabelled = run(*common, "--out", tmp_path / "none")
+    unlabelled = invoke("images", *common, "--out", tmp_path / "none")
     assert "its 3 folders can be: --labels folders" in unlabelled.stderr
 
 
@@ -72,7 +69,7 @@ def test_own_classes_keep_their_names(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be(options: tuple[str, ...], message: str, photos: Path, tmp_path: Path) -> None:
     (photos / "n01440764" / "c.jpg").unlink()
-    failed = run("pack", photos, "--out", tmp_path / "set", *options).exception
+    failed = invoke("images", "pack", photos, "--out", tmp_path / "set", *options).exception
     assert isinstance(failed, UsageError)
     assert message in str(failed)
     assert not (tmp_path / "set").exists()
@@ -83,23 +80,23 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
     sites.write_text("path,name,value\nn01440764/a.jpg,site,A\nn01440764/c.jpg,site,B\nn01443537/b.png,site,B\n")
     scanners.write_text("name,value,path\nscanner,old,n01443537/b.png\n")
     common = ("--skip-broken", "--size", 32, "--resize", 32)
-    assert run("pack", photos, "--out", tmp_path / "set", "--attributes", sites, *common).exit_code == 0
-    assert run("pack", photos, "--out", tmp_path / "plain", *common).exit_code == 0
+    assert invoke("images", "pack", photos, "--out", tmp_path / "set", "--attributes", sites, *common).exit_code == 0
+    assert invoke("images", "pack", photos, "--out", tmp_path / "plain", *common).exit_code == 0
     packed, plain = open_image_set(tmp_path / "set"), open_image_set(tmp_path / "plain")
     assert packed.info.digest == plain.info.digest
     assert {key: rows.tolist() for key, rows in packed.attributes.items()} == {("site", "A"): [0], ("site", "B"): [1]}
     sites.write_text("path,name,value\na.jpg,site,A\n")
-    error = run("pack", photos, "--out", tmp_path / "none", "--attributes", sites, *common).exception
+    error = invoke("images", "pack", photos, "--out", tmp_path / "none", "--attributes", sites, *common).exception
     assert isinstance(error, ImageSetError)
     assert "row 2: no image 'a.jpg'; paths are relative to the packed folder" in str(error)
     assert not (tmp_path / "none").exists()
-    result = run("attributes", tmp_path / "set", scanners, "--format", "json")
+    result = invoke("images", "attributes", tmp_path / "set", scanners, "--format", "json")
     assert json.loads(result.stdout) == [
         {"name": "scanner", "value": "old", "images": 1},
         {"name": "site", "value": "A", "images": 1},
         {"name": "site", "value": "B", "images": 1},
     ]
-    assert run("check", tmp_path / "set").exit_code == 0
+    assert invoke("images", "check", tmp_path / "set").exit_code == 0
 
 
 @pytest.mark.parametrize(("small_count", "own_cycles"), [(3, 40 / 2 * 64 / 80), (2, None)])
@@ -112,16 +109,16 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
         Image.fromarray(np.full((*sides, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
     common = ("--size", 64, "--resize", 80, "--format", "json")
     for name, stream in (("set", ()), ("stream", ("--stream",))):
-        assert run("pack", tmp_path / "photos", "--out", tmp_path / name, *common, *stream).exit_code == 0
+        assert invoke("images", "pack", tmp_path / "photos", "--out", tmp_path / name, *common, *stream).exit_code == 0
         images = open_image_set(tmp_path / name)
         assert images.own_cycles == own_cycles
-    result = run("check", tmp_path / "set")
+    result = invoke("images", "check", tmp_path / "set")
     assert ("nothing of their own above 16 cycles per image" in result.stderr) == (own_cycles is not None)
     assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
     assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
     assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
     Image.fromarray(np.full((100, 90, 3), 20, np.uint8)).save(tmp_path / "photos" / "20.png")
-    addition = run("add", tmp_path / "set", tmp_path / "photos", "--format", "json")
+    addition = invoke("images", "add", tmp_path / "set", tmp_path / "photos", "--format", "json")
     assert [row["images"] for row in json.loads(addition.stdout)] == [21]
-    removal = run("remove", tmp_path / "set", "20.png", "--format", "json")
+    removal = invoke("images", "remove", tmp_path / "set", "20.png", "--format", "json")
     assert [row["images"] for row in json.loads(removal.stdout)] == [20]

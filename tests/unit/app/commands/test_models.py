@@ -5,76 +5,63 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
 from safetensors.torch import save_file
-from small import make_model
-from typer.testing import CliRunner
+from small import failure, invoke, make_model
 
-from bandlens.app.cli import app
 from bandlens.app.commands.export import read_normalization
-from bandlens.core.errors import BandlensError, UsageError
+from bandlens.core.errors import UsageError
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import load_model
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def failure(result: Result) -> BandlensError:
-    assert isinstance(result.exception, BandlensError), result.output
-    assert "\n" not in str(result.exception)
-    return result.exception
-
-
 def test_show(home: Path) -> None:
-    backbone, head = json.loads(run("checkpoints", "show", "resnet50_swav", "--format", "json").stdout)
+    backbone, head = json.loads(invoke("checkpoints", "show", "resnet50_swav", "--format", "json").stdout)
     assert (backbone["rule"], head["rule"]) == ("swav", "linear_head")
     assert head["file"] == str(home / "weights" / "resnet50_swav.head.pth")
     assert head["status"] == "not fetched"
-    assert "aux_bn" in run("checkpoints", "show", "resnet50_tsbias_tbias").stdout
+    assert "aux_bn" in invoke("checkpoints", "show", "resnet50_tsbias_tbias").stdout
 
 
 def test_fetch_and_verify(home: Path) -> None:
-    assert "Missing argument" in str(failure(run("checkpoints", "fetch")))
-    missing = failure(run("checkpoints", "list", "tv_resnet50", "--verify"))
+    assert "Missing argument" in str(failure(invoke("checkpoints", "fetch")))
+    missing = failure(invoke("checkpoints", "list", "tv_resnet50", "--verify"))
     assert missing.exit_code == 1
     assert "1 not verified: tv_resnet50" in str(missing)
     weights = home / "weights" / "resnet50_frozen_random.pth"
     weights.parent.mkdir(parents=True)
     torch.save({}, weights)
-    assert run("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(weights)
-    (row,) = json.loads(run("checkpoints", "list", "resnet50_frozen_random", "--verify", "--format", "json").stdout)
+    assert invoke("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(weights)
+    (row,) = json.loads(invoke("checkpoints", "list", "resnet50_frozen_random", "--verify", "--format", "json").stdout)
     assert row["status"] == "ok"
 
 
 def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     words = ("export", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
-    result = run(*words, "--architecture", "tried_tiny:Tiny", "--normalization", "127/255:0.5", "--format", "json")
+    result = invoke(*words, "--architecture", "tried_tiny:Tiny", "--normalization", "127/255:0.5", "--format", "json")
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
     assert Path(row["file"]).exists()
     usual = ("--architecture", "tried_tiny:Tiny", "--normalization", "none")
-    again = run(*words, *usual)
+    again = invoke(*words, *usual)
     assert f"mine replaces the model of {load_model(tmp_path / 'models', 'mine').source.split()[0]}" in again.output
-    assert "replaces" not in run(*words, *usual).output, "the same model takes its own place"
-    missing = failure(run("export", tmp_path / "no.pth", *usual))
+    assert "replaces" not in invoke(*words, *usual).output, "the same model takes its own place"
+    missing = failure(invoke("export", tmp_path / "no.pth", *usual))
     assert (missing.exit_code, str(missing)) == (2, f"no file at {tmp_path / 'no.pth'}; check the path")
-    assert "--architecture" in str(failure(run(*words)))
-    assert "--normalization" in str(failure(run(*words, "--architecture", "resnet18")))
+    assert "--architecture" in str(failure(invoke(*words)))
+    assert "--normalization" in str(failure(invoke(*words, "--architecture", "resnet18")))
 
 
 def test_the_option_that_states_logits_is_for_files_of_ones_own(tiny: Path, tmp_path: Path) -> None:
     words = ("--outputs", "logits", "--out", tmp_path / "models")
     file = ("export", tiny, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
-    assert run(*file, *words).exit_code == 0
-    assert "--outputs is about weights and files of your own" in str(failure(run("export", "tv_resnet50", *words)))
+    assert invoke(*file, *words).exit_code == 0
+    assert "--outputs is about weights and files of your own" in str(failure(invoke("export", "tv_resnet50", *words)))
 
 
 def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     make_model(tmp_path, "mine", size=64)
-    message = str(failure(run("export", "mine2", "--out", tmp_path)))
+    message = str(failure(invoke("export", "mine2", "--out", tmp_path)))
     assert "unknown checkpoint 'mine2'; did you mean mine?" in message
     assert "weights of your own are named by their file" in message
 
@@ -101,12 +88,12 @@ def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path
     torch.save(torch.load(tiny) | {"hyper_parameters": {"class_names": names}}, tmp_path / "mine.ckpt")
     words = ("export", tmp_path / "mine.ckpt", "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
     words = (*words, "--architecture", "tried_tiny:Tiny", "--normalization", "none")
-    result = run(*words)
+    result = invoke(*words)
     assert "bandlens: mine: took the names of its classes from the file" in result.stderr
     description = tmp_path / "models" / "mine.json"
     assert json.loads(description.read_text())["class_names"] == names
     (tmp_path / "names.txt").write_text("\n".join(names[::-1]) + "\n")
-    assert run(*words, "--classes", tmp_path / "names.txt").exit_code == 0
+    assert invoke(*words, "--classes", tmp_path / "names.txt").exit_code == 0
     assert json.loads(description.read_text())["class_names"] == names[::-1]
 
 
@@ -119,7 +106,7 @@ def test_several_files_become_models_of_their_names_and_one_that_fails_stops_non
     files = [tmp_path / name for name in ("epoch=3.safetensors", "broken.pth", "my net (v2).pth.tar")]
     words = ("export", *files, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
     words = (*words, "--category", "my nets", "--out", tmp_path / "models", "--format", "json")
-    result = run(*words)
+    result = invoke(*words)
     error = failure(result)
     assert (error.exit_code, str(error).split(";")[0]) == (1, "1 not exported: broken")
     assert "bandlens: broken: " in result.stderr
@@ -131,6 +118,6 @@ def test_several_files_become_models_of_their_names_and_one_that_fails_stops_non
 
 def test_names_of_several_files_are_their_own(tmp_path: Path) -> None:
     words = ("export", "--architecture", "resnet18", "--normalization", "none", "a/best.pth", "--out", tmp_path)
-    assert "--name x is for one model, and 2 were given" in str(failure(run(*words, "b.pth", "--name", "x")))
-    assert "a/best.pth and b/best.pt would both be called best" in str(failure(run(*words, "b/best.pt")))
-    assert "'a/b' cannot name a category" in str(failure(run(*words, "--category", "a/b")))
+    assert "--name x is for one model, and 2 were given" in str(failure(invoke(*words, "b.pth", "--name", "x")))
+    assert "a/best.pth and b/best.pt would both be called best" in str(failure(invoke(*words, "b/best.pt")))
+    assert "'a/b' cannot name a category" in str(failure(invoke(*words, "--category", "a/b")))

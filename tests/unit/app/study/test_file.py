@@ -65,16 +65,6 @@ def test_checkpoints_by_name_category_or_all_each_once(workplace: Path) -> None:
     assert names("one", "category:own") == ["one"]
 
 
-def test_cells_are_every_model_condition_and_image_set(workplace: Path) -> None:
-    make_model(workplace / "models", "two", seed=2)
-    make_images(workplace / "more.set", make_pictures(3, seed=9))
-    file = make_study(
-        workplace, images=["images.set", "more.set", "images.set"], probes="lowpass = {cutoff = [0.1, 0.2]}"
-    )
-    cells = work_of(file).cells
-    assert len({cell.key for cell in cells}) == len(cells) == 2 * 3 * 2
-
-
 # Wrong keys and values
 
 
