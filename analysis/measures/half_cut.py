@@ -162,7 +162,8 @@ MEASURES = (
         ("does without", "of the low frequencies and keeps half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
-            State.CENSORED_BELOW: "keeps half of its {accuracy} only with frequencies below {value} cycles per image",
+            State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "
+            "image",
             State.CENSORED_ABOVE: "keeps half of its {accuracy} even on frequencies beyond {value} cycles per image",
         },
     ),
