@@ -255,17 +255,18 @@ def differences_in_words(
         pl.concat([metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions], how="diagonal")
     )
     changes = [
-        _change_in_words(CHANGES["clean"], clean.with_columns(where=_place(several)), "cases"),
-        _change_in_words(change, perturbed, "perturbed cells"),
-        _worst_slice_in_words(others),
-        *(_change_in_words(CHANGES[name], biases.filter(metric=name), "cases") for name in CHANGES if name != "clean"),
+        *_changes_in_words(CHANGES["clean"], clean.with_columns(where=_place(several)), "cases"),
+        *_changes_in_words(change, perturbed, "perturbed cells"),
+        *_worst_slice_in_words(others),
     ]
-    if any(changes):
+    for name in (name for name in CHANGES if name != "clean"):
+        changes += _changes_in_words(CHANGES[name], biases.filter(metric=name), "cases")
+    if changes:
         names = pl.concat([tested_cells["checkpoint"], biases["checkpoint"]]).unique()
         subject = name_b
         if len(names) == 1 and b.column != "checkpoint":
             subject = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
-        return f"Compared with {name_a}, {subject} {'; it '.join(filter(None, changes))}"
+        return f"Compared with {name_a}, {subject} {'; it '.join(changes)}"
     if tested_cells.is_empty():
         return None
     detectable = _detectable_in_words(tested_cells)
@@ -350,24 +351,20 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _change_in_words(change: tuple[str, str], cases: pl.DataFrame, noun: str) -> str:
-    """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
+def _changes_in_words(change: tuple[str, str], cases: pl.DataFrame, noun: str) -> Iterator[str]:
+    """The changes in words, none where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
     `change` has the verb and its complement, `noun` is what several cases are called, and their `where` is where each
-    one is. Of several cases that differ to one side, the largest difference is told.
+    one is. Of several cases that differ to one side the largest difference is told, and the side with the larger first.
     """
-    verb, complement = change
-    rows = cases.filter(pl.col("differs").fill_null(False))
-    if len(cases) == 1 and len(rows):
-        row = rows.row(0, named=True)
-        word = "less" if row["difference"] < 0 else "more"
-        return f"{verb} {word} {complement}{row['where']}: {difference_in_words(row)}"
-    sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
-    return " and ".join(
-        f"{verb} {word} {complement} in {len(rows):,} of {len(cases):,} {noun}, at most by {_largest_in_words(rows)}"
-        for word, rows in sides.items()
-        if len(rows)
-    )
+    (verb, complement), rows = change, cases.filter(pl.col("differs").fill_null(False))
+    rows = rows.sort(DIFFERENCE.abs(), descending=True, maintain_order=True).with_columns(loses=DIFFERENCE < 0)
+    for (loses,), side in rows.group_by("loses", maintain_order=True):
+        words = f"{verb} {'less' if loses else 'more'} {complement}"
+        if len(cases) == 1:
+            yield f"{words}{side['where'].item()}: {difference_in_words(side.row(0, named=True))}"
+        else:
+            yield f"{words} in {len(side):,} of {len(cases):,} {noun}, at most by {_largest_in_words(side)}"
 
 
 def _largest_in_words(rows: pl.DataFrame) -> str:
@@ -376,13 +373,12 @@ def _largest_in_words(rows: pl.DataFrame) -> str:
     return f"{difference_in_words(row)}{row['where']}"
 
 
-def _worst_slice_in_words(differences: pl.DataFrame) -> str:
-    """The slice of the images on which B is worse by most, and where; empty where none is worse beyond chance."""
-    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), pl.col("difference") < 0)
-    if rows.is_empty():
-        return ""
-    name = str(_first_by(rows, -pl.col("difference"))["metric"]).removeprefix(f"{SLICE}_")
-    return f"loses most on {name}: {_largest_in_words(rows)}"
+def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:
+    """The slice of the images on which B loses most, and where; none where it loses on none beyond chance."""
+    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0)
+    if len(rows):
+        name = str(rows.row(rows["difference"].arg_min() or 0, named=True)["metric"]).removeprefix(f"{SLICE}_")
+        yield f"loses most on {name}: {_largest_in_words(rows)}"
 
 
 def _others_in_words(differences: pl.DataFrame) -> str:

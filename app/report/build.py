@@ -60,7 +60,7 @@ def write_report(
         elif against is None:
             verdict, head = results.verdict, [verdict_section(results, results.verdict)]
         else:
-            verdict, changes = changes_section(results, against)
+            results, verdict, changes = changes_section(results, against)
             head = [verdict_section(results, verdict), changes]
         sections = [
             section

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from ...analysis.charts.grammar import COLORED_MODELS
+from ...analysis.comparison.cells import Run
 from ...analysis.comparison.verdict import Verdict, verdict
 from ...analysis.correlations.model_values import StudyTable, find_study_table, own_titles
 from ...analysis.database.open import open_store
@@ -94,6 +96,9 @@ class ReportData:
     """The frequencies that the models live on, and a line for each number that is not determined."""
     choice: list[str]
     """The models that charts show: all, or a choice of them."""
+    curve_before: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Rows as those of `curve`, of what the study is compared with, where charts have room for both."""
+    metrics_before: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def label(self) -> str:
@@ -141,11 +146,8 @@ def _read(store: Store, label: str) -> ReportData:
     frames |= {name: store.frame(query, [label]) for name, query in VERSION_FRAMES.items()}
     conditions = read_conditions(store, label)
     frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
-    own_cycles = frames["image_sets"].select("own_cycles", image_set="name")
     curve, condition_metrics = (
-        with_facts(store.frame(f"FROM {view}(?)", [label]), conditions).join(
-            own_cycles, on="image_set", how="left", maintain_order="left"
-        )
+        _with_facts(store.frame(f"FROM {view}(?)", [label]), conditions, frames["image_sets"])
         for view in ("curve_of", "condition_metric_of")
     )
     # The accuracy without perturbation, or else that over everything.
@@ -171,6 +173,30 @@ def _read(store: Store, label: str) -> ReportData:
         choice=choose(models.join(means, on="checkpoint", how="left", maintain_order="left")),
         **frames,
     )
+
+
+def _with_facts(rows: pl.DataFrame, conditions: pl.DataFrame, image_sets: pl.DataFrame) -> pl.DataFrame:
+    own_cycles = image_sets.select("own_cycles", image_set="name")
+    return with_facts(rows, conditions).join(own_cycles, on="image_set", how="left", maintain_order="left")
+
+
+def add_before(results: ReportData, run: Run, name: str, cells: pl.DataFrame) -> ReportData:
+    """The study with the curves and metrics of a run before it, as the models `CHECKPOINT in NAME`.
+
+    Of these are left out those whose `cells`, the cells that are compared, are none, and all if charts have no colours
+    for so many.
+    """
+    models = cells.select("checkpoint", "image_set").unique()
+    if models["checkpoint"].n_unique() + len(results.choice) > COLORED_MODELS:
+        return results
+    curve, metrics = (
+        run.store.frame(f"FROM {view}(?)", [run.label])
+        .join(models, on=["checkpoint", "image_set"], how="semi", maintain_order="left")
+        .with_columns(checkpoint=pl.format("{} in {}", "checkpoint", pl.lit(name)))
+        for view in ("curve_of", "metric_of")
+    )
+    curve_before = _with_facts(curve, results.conditions, results.image_sets).drop_nulls("place")
+    return replace(results, curve_before=curve_before, metrics_before=metrics)
 
 
 def _doubts(store: Store, frames: Mapping[str, pl.DataFrame]) -> list[str]:

@@ -20,7 +20,7 @@ from ...analysis.comparison.cells import DIFFERS, Compared, Run
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.runs import compare_runs
 from ...analysis.comparison.verdict import Verdict
-from ...analysis.database.open import open_store, relative_path, split_against
+from ...analysis.database.open import open_store, split_against
 from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
@@ -28,12 +28,12 @@ from ...export.photographs import photograph_folder
 from ...probes.grid import FAMILIES, PROBES, PUBLISHED, Grid, make_grid
 from ..recorded_images import find_sets
 from ..sheets import labelled_rows, perturbed, read_photograph, stretched
-from .data import ReportData
+from .data import ReportData, add_before
 from .measured import filter_figures
 from .page import Figure, Section, Table, Tile, cell
 
 TITLE_LETTERS = 240
-"""Letters of a title: of a longer finding the title has the first clauses, and the section the whole."""
+"""Letters of a title: of a longer finding the title has the first clauses, two at least, and the section the whole."""
 AGREEMENT = (
     "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
@@ -43,7 +43,19 @@ SIDE, QUALITY = 132, 70
 CAT = "chelsea.png"
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
-    *("loss", "loss_low", "loss_high", "margin", "verdict", "needed", "flips", "relative_flips", "decided"),
+    *(
+        "loss",
+        "loss_low",
+        "loss_high",
+        "margin",
+        "p_pass",
+        "p_fail",
+        "verdict",
+        "needed",
+        "flips",
+        "relative_flips",
+        "decided",
+    ),
 )
 HALF_PAGE_MODELS = 5
 """Models that leave room for their numbers on half of a page."""
@@ -63,7 +75,7 @@ def page_title(results: ReportData | None, verdict: Verdict | None) -> str:
 
 def _title_of(finding: str) -> str:
     title = finding.removesuffix(".")
-    while len(title) > TITLE_LETTERS and ";" in title:
+    while len(title) > TITLE_LETTERS and title.count(";") > 1:
         title = title.rpartition(";")[0]
     return title
 
@@ -91,12 +103,13 @@ def verdict_section(results: ReportData, verdict: Verdict) -> Section:
     return results.section("verdict", "Verdict", filter_figures(results)[:1], text)
 
 
-def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section]:
-    """Give the verdict on the study `against` and this one, before that on this one, and draw their differences.
+def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verdict, Section]:
+    """Give the study with the curves of the study `against`, and the verdict on both, and draw their differences.
 
-    The section has a figure for each image set, and that a panel for each probe. `against` is another results database,
-    of which the study of the same name is taken, or else the one that ran last, or that which is named behind a colon;
-    or the name, or name@version, of a study of this database. Raises UsageError where there is nothing to compare with.
+    The verdict comes before that on the study alone. The section has a figure for each image set, and that a panel for
+    each probe. `against` is another results database, of which the study of the same name is taken, or else the one
+    that ran last, or that which is named behind a colon; or the name, or name@version, of a study of this database.
+    Raises UsageError where there is nothing to compare with.
     """
     file, word = split_against(against)
     with ExitStack() as stack:
@@ -104,8 +117,8 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         store_a = stack.enter_context(open_store(file, read_only=True)) if file else store
         label = earlier_label(store_a, word, str(results.study["name"]))
         runs = Run(store_a, label), Run(store, results.label)
-        comparison = compare_runs(*runs)
-    title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if file else "")
+        comparison, name = compare_runs(*runs), runs[0].name_beside(runs[1])
+        results = add_before(results, runs[0], name, comparison.cells)
     rows = changes(comparison, results)
     count = len(rows.filter("differs"))
     text = (
@@ -114,16 +127,17 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         f"{count:,} differ{'s' if count == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
     )
     columns, figures = 2 if len(results.choice) <= HALF_PAGE_MODELS else 1, []
-    for number, name in enumerate(rows["image_set"].unique().sort(), 1):
-        on_set = rows.filter(image_set=name).drop("image_set")
+    for number, image_set in enumerate(rows["image_set"].unique().sort(), 1):
+        on_set = rows.filter(image_set=image_set).drop("image_set")
         reach = max(1.0, *on_set["difference"].abs())
         panels = {
             probe: difference_map(part.rename({"checkpoint": "model"}).drop("probe"), words(probe), reach)
             for (probe,), part in results.select_choice(on_set).group_by("probe", maintain_order=True)
         }
         table = on_set.drop("differs")
-        figures.append(Figure(f"changes-{number}", f"Top-1 on {name}", CHANGES_CAPTION, panels, columns, table))
-    return comparison.verdict + results.verdict, results.section("changes", title, figures, [text])
+        figures.append(Figure(f"changes-{number}", f"Top-1 on {image_set}", CHANGES_CAPTION, panels, columns, table))
+    section = results.section("changes", f"What changed against {name}", figures, [text])
+    return results, comparison.verdict + results.verdict, section
 
 
 def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:

@@ -269,8 +269,8 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
         for k, difference in enumerate((-0.1, -0.2, 0.1, 0.0))
     ]
     assert differences_in_words(*runs, cells(), metrics(*rows), conditions()) == (
-        "Compared with v1, v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180] "
-        "and relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
+        "Compared with v1, v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180]; "
+        "it relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
     )
     assert differences_in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics(), conditions()) == (
         "Compared with v1, v2 is less accurate under lowpass below 33 cycles/image: -0.300 [-0.310, -0.290]"
@@ -306,8 +306,8 @@ def test_the_worst_slice_and_the_largest_differences_to_both_sides_are_told(runs
     )
     assert differences_in_words(*runs, table, metrics(), slices) == (
         "Compared with v1, v2 is more accurate without perturbation: +0.146 [+0.136, +0.156]; "
-        "it is less accurate in 2 of 3 perturbed cells, at most by -0.290 [-0.300, -0.280] under contrast and "
-        "is more accurate in 1 of 3 perturbed cells, at most by +0.100 [+0.090, +0.110] under highpass; "
+        "it is less accurate in 2 of 3 perturbed cells, at most by -0.290 [-0.300, -0.280] under contrast; "
+        "it is more accurate in 1 of 3 perturbed cells, at most by +0.100 [+0.090, +0.110] under highpass; "
         "it loses most on site=south: -0.310 [-0.410, -0.210] under lowpass below 33 cycles/image"
     )
 

@@ -19,7 +19,7 @@ from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.comparison.precision import gate_precision
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
-from bandlens.app.report.study import changes, changes_section, releases_section
+from bandlens.app.report.study import changes, changes_section, releases_section, verdict_section
 from bandlens.core.errors import UsageError
 
 N = 400
@@ -75,7 +75,7 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
 
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
-    verdict, section = changes_section(report_data_of(database, "int8"), "fp32")
+    _, verdict, section = changes_section(report_data_of(database, "int8"), "fp32")
     assert verdict.findings[0].startswith(
         "Compared with fp32@1, net in int8@1 is less accurate in 1 of 3 perturbed cells"
     )
@@ -87,14 +87,34 @@ def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(databas
     assert all(row["low"] <= row["difference"] <= row["high"] for row in points)
 
 
+def test_both_databases_are_named_and_their_curves_drawn_with_their_cuts(tmp_path: Path) -> None:
+    images, net = image_set(N, labels=[0] * N), model("net", classes=1000)
+    for file, counts in (("old.duckdb", (350, 50, 100, 300)), ("new.duckdb", (390, 20, 250, 380))):
+        ranks = [(np.arange(N) >= count).astype(int) for count in counts]
+        settings = zip(CONDITIONS, ranks, strict=True)
+        parts = [part(cell(images, setting, by=net), rank, rank) for setting, rank in settings]
+        db = database_of(tmp_path, images, parts, file=file, measured=True)
+    results, verdict, section = changes_section(report_data_of(db), str(tmp_path / "old.duckdb"))
+    assert section.title == "What changed against s@1 of old.duckdb"
+    start, *clauses = verdict.findings[0].split("; it ")
+    assert start.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb is more accurate without pert")
+    assert clauses[0].startswith("is more accurate in 2 of 3 perturbed cells, at most by +0.375 [")
+    assert clauses[1].startswith("is less accurate in 1 of 3 perturbed cells, at most by -0.075 [")
+    names = ["net", "net in s@1 of old.duckdb"]
+    [figure] = verdict_section(results, verdict).figures
+    assert ([*figure.legend], figure.table["checkpoint"].unique().sort().to_list()) == (names, names)
+    points = [row for rows in figure.panels["lowpass"].to_dict()["datasets"].values() for row in rows]
+    assert [sorted({row["model"] for row in points if column in row}) for column in ("top1", "half")] == [names, names]
+
+
 def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(database.parent)
     (database.parent / "fp32").mkdir()
     results = report_data_of(database, "int8")
-    assert changes_section(results, "fp32")[1].title == "What changed against fp32@1"
-    _, section = changes_section(results, str(shutil.copy(database, "other")))
+    assert changes_section(results, "fp32")[2].title == "What changed against fp32@1"
+    _, _, section = changes_section(results, str(shutil.copy(database, "other")))
     assert section.title == "What changed against int8@1 of other"
     for name in ("gone.db", "gone.duckdb"):
         with pytest.raises(UsageError, match=f"no results database at {name}"):
