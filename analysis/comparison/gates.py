@@ -15,6 +15,8 @@ import polars as pl
 VERDICTS = ("pass", "fail", "undecided")
 NOTE_OF_SAME = "one and the same"
 """The note of a cell that both have, with the same predictions: it passes without a test."""
+FLIPS = "negative flips"
+"""The name that rows of them have in the column of measures."""
 COLUMNS = (
     *("checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure"),
     *("n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
@@ -91,6 +93,31 @@ class Gated:
     def differs_in(self) -> str:
         """Things that differ between the judged cells, such as weights or images; empty where nothing does."""
         return ", ".join(self.rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
+
+
+def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The end of an interval that decides on a row, beside its limit, and the p of its test, as it is corrected.
+
+    A row fails by an end above its limit, and is undecided by one of which that is not known. Both are None where cells
+    are one and the same; precisions have no p.
+    """
+    fails, margin = row["verdict"] == "fail", row["margin"]
+    if row["note"] == NOTE_OF_SAME:
+        return {"decides": None, "p": None}
+    if row["max_flips"] is None:
+        p_pass, p_fail = row["p_pass"], row["p_fail"]
+        to_fail = fails or (row["verdict"] == "undecided" and p_fail < p_pass)
+        end, limit = ("loss_low", margin if row["measure"] == FLIPS else 0) if to_fail else ("loss_high", margin)
+        p = p_fail if to_fail else p_pass
+    else:
+        p, (inner, outer) = None, ("low", "high") if fails else ("high", "low")
+        choices = [(f"flips_{inner}", row["max_flips"]), (f"loss_{inner}", margin), (f"loss_{outer}", -margin)]
+        if row["loss_low"] is None or row[f"flips_{inner}"] > row["max_flips"] or row["verdict"] == "pass":
+            end, limit = choices[0]
+        else:
+            end, limit = choices[1] if row[f"loss_{inner}"] > margin else choices[2]
+    sign = ">" if row[end] > limit else "<" if row[end] < limit else "="
+    return {"decides": f"{end.removeprefix('loss_')} {row[end]:.3g} {sign} {limit:g}", "p": p}
 
 
 def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:

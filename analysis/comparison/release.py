@@ -46,7 +46,7 @@ from ..statistics.coefficients import holm
 from ..statistics.paired import PairedDifference, paired_difference, sums_by_cluster
 from ..statistics.wilson import NO_SPREAD, SampledShare
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
-from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
+from .gates import FLIPS, NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
 from .measures import Side, by_condition, read_sides
 from .precision import flip_share, two_digits
 
@@ -56,8 +56,6 @@ DRAWS = 2000
 """Draws of the largest statistic."""
 BLOCK_NUMBERS = 4_000_000
 """Numbers in the largest array of draws."""
-FLIPS = "negative flips"
-"""The name that their rows have in the column of measures."""
 MEASURES: Mapping[str, Measure[CellOutcomes]] = {
     measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
 }

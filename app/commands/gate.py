@@ -52,7 +52,19 @@ app = typer.Typer(
 
 OPEN_ROW_COLUMNS = (
     *("checkpoint", "image_set", "condition", "slice", "measure", "n", "before", "now"),
-    *("loss", "loss_low", "loss_high", "flips", "flips_low", "flips_high", "relative_flips", "verdict", "needed"),
+    *(
+        "loss",
+        "loss_low",
+        "loss_high",
+        "flips",
+        "flips_low",
+        "flips_high",
+        "relative_flips",
+        "verdict",
+        "decides",
+        "p",
+        "needed",
+    ),
 )
 """Columns of the rows that do not pass, where they are not empty."""
 MOST_ROWS = 60
@@ -70,7 +82,9 @@ def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableF
         junit: write the verdicts as JUnit's XML, too.
     """
     counts, failed = gated.counts, gated.run_summary.get("failed")
-    rows = [{"condition": condition_in_words(row)} | row for row in gated.rows.to_dicts()]
+    from ...analysis.comparison.gates import decision_of
+
+    rows = [{"condition": condition_in_words(row)} | row | decision_of(row) for row in gated.rows.to_dicts()]
     if junit is not None:
         _write_junit(Path(junit), gated.label, rows)
     headline = f"{gated.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
@@ -156,6 +170,7 @@ def _write_junit(file: Path, title: str, rows: Rows) -> None:
     for row in rows:
         name = ", ".join(filter(None, (row["condition"], row["slice"], row["measure"])))
         parts = [row["note"], _number_in_words(row, "loss", "margin"), _number_in_words(row, "flips", "max_flips")]
+        parts.append(None if row["p"] is None else f"{row['decides']}, p {row['p']:.2g} after Holm")
         parts.append(f"about {row['needed']:,} images would decide" if row["needed"] else None)
         message = f"{row['verdict']}: {'; '.join(filter(None, parts))}"
         suites.setdefault(f"{row['checkpoint']} on {row['image_set']}", []).append((name, row["verdict"], message))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits
+from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits, decision_of
 from bandlens.analysis.comparison.precision import (
     flip_share,
     gate_precision,
@@ -86,29 +86,36 @@ SMALL_CHANGE = (-0.001, 0.001)
 
 
 @pytest.mark.parametrize(
-    ("flips", "difference", "expected"),
+    ("flips", "difference", "expected", "end"),
     [
-        (NO_CHANGE, NO_CHANGE, "pass"),
-        ((0.002, 0.01), (-0.003, 0.003), "pass"),
-        ((0.002, np.nextafter(0.01, 1)), SMALL_CHANGE, "undecided"),
-        ((np.nextafter(0.01, 1), 0.02), SMALL_CHANGE, "fail"),
-        ((0.002, 0.01), (np.nextafter(-0.003, -1), 0), "undecided"),
-        ((0.002, 0.01), (0, np.nextafter(0.003, 1)), "undecided"),
-        ((0.002, 0.01), (np.nextafter(0.003, 1), 0.009), "fail"),
-        ((0.002, 0.01), (-0.009, np.nextafter(-0.003, -1)), "fail"),
-        ((0.5, 0.6), (None, None), "fail"),
-        ((0.002, 0.01), (None, None), "undecided"),
-        ((0.002, 0.01), None, "pass"),
+        (NO_CHANGE, NO_CHANGE, "pass", "flips_high"),
+        ((0.002, 0.01), (-0.003, 0.003), "pass", "flips_high"),
+        ((0.002, np.nextafter(0.01, 1)), SMALL_CHANGE, "undecided", "flips_high"),
+        ((np.nextafter(0.01, 1), 0.02), SMALL_CHANGE, "fail", "flips_low"),
+        ((0.002, 0.01), (np.nextafter(-0.003, -1), 0), "undecided", "high"),
+        ((0.002, 0.01), (0, np.nextafter(0.003, 1)), "undecided", "low"),
+        ((0.002, 0.01), (np.nextafter(0.003, 1), 0.009), "fail", "high"),
+        ((0.002, 0.01), (-0.009, np.nextafter(-0.003, -1)), "fail", "low"),
+        ((0.5, 0.6), (None, None), "fail", "flips_low"),
+        ((0.002, 0.01), (None, None), "undecided", "flips_high"),
+        ((0.002, 0.01), None, "pass", "flips_high"),
     ],
 )
 def test_the_bounds_of_the_intervals_decide(
-    flips: tuple[float, float], difference: tuple[float | None, float | None] | None, expected: str
+    flips: tuple[float, float], difference: tuple[float | None, float | None] | None, expected: str, end: str
 ) -> None:
-    """A difference of None is that of clean images without labels, whose accuracies have none by definition."""
+    """A difference of None is that of clean images without labels, whose accuracies have none by definition.
+
+    `end` is that which a row of the gate prints as the one that decides: a loss is the opposite of a difference.
+    """
     names = ("flips_low", "flips_high", "low", "high")
     row = dict(zip(names, (*flips, *(difference or (None, None))), strict=True)) | {"itself": difference is None}
     frame = pl.DataFrame([row], dict.fromkeys(names, pl.Float64) | {"itself": pl.Boolean})
     assert frame.select(verdict(LIMITS)).item() == expected
+    losses = [None if number is None else -number for number in (row["high"], row["low"])]
+    facts = {"verdict": expected, "note": None, "margin": LIMITS.accuracy, "max_flips": LIMITS.flips}
+    decision = decision_of(row | facts | dict(zip(("loss_low", "loss_high"), losses, strict=True)))
+    assert (decision["decides"].split()[0], decision["p"]) == (end, None)
 
 
 # Intervals, and how many images they need

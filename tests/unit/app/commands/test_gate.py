@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_wo
     row = document["rows"][0]
     assert (row["before"], row["now"], row["loss"], row["flips"]) == (0.7, 0.696, pytest.approx(0.004), 0.019)
     assert row["relative_flips"] == pytest.approx(0.019 / (0.7 * 0.304))
+    assert (row["decides"], row["p"]) == (f"low {row['loss_low']:.3g} < 0", row["p_fail"]), (
+        "a loss is nearer than a pass"
+    )
+    assert row["p_fail"] < row["p_pass"]
     assert document["worst"]["loss_low"] == pytest.approx(row["loss_low"], abs=0.0005), "equal rows are one"
     assert document["checkpoints"][0]["worst_loss"] == pytest.approx(0.004)
 
@@ -120,7 +125,8 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
     ]
     failure = next(case for case in suite if case.find("failure") is not None).find("failure")
     assert failure is not None
-    assert str(failure.get("message")).startswith("fail: loss 0.05 [")
+    message = r"fail: loss 0.05 \[.*\], margin 0.01; low 0.0[34]\S* > 0, p \S+e-\d+ after Holm"
+    assert re.fullmatch(message, str(failure.get("message")))
 
 
 def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
