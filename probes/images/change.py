@@ -8,7 +8,7 @@ from there, and computes the new ones alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         rows = [row for row, name in enumerate(photographs.paths) if name not in old_paths]
         if not rows:
             raise UsageError(f"{path} has all {total} images of {source} already, by their paths; nothing is new")
-        classes, names = _labels(images, photographs, labels, crop, how)
+        classes, names = _labels(images, photographs, labels, crop, how, old_paths)
         if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
             how.say(f"{path}: new classes: {some_of(new_classes)}")
         if duplicates := total - len(rows):
@@ -115,15 +115,18 @@ def _clustering(path: Path, index: set_files.Index) -> str:
 
 
 def _labels(
-    images: ImageSet, source: ImageSource, labels: Path | None, crop: Crop, how: How
+    images: ImageSet, source: ImageSource, labels: Path | None, crop: Crop, how: How, old_paths: Collection[str]
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
-    """The classes of the source's images, in the numbers of the larger set, and the names that this has of them."""
+    """The classes of the source's images, in the numbers of the larger set, and the names that this has of them.
+
+    Those of images that the set has already are not asked for.
+    """
     if not images.info.labelled:
         if labels is not None:
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
         return None, None
     space = decision_space(images.info.decision_space)
-    classes, names, lists = labels_of_source(source, labels, space, crop, how, images.class_names or ())
+    classes, names, lists = labels_of_source(source, labels, space, crop, how, images.class_names or (), old_paths)
     if lists is not None:
         raise UsageError(f"{images.folder} has one class an image, and {labels} several; make the larger set anew")
     if classes is None:

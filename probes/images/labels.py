@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -152,16 +152,18 @@ def labels_of_csv(
     paths: Sequence[str],
     multilabel: bool = False,
     select_packed: Callable[[Sequence[str]], Iterable[str]] = iter,
+    kept: Collection[str] = (),
 ) -> tuple[NDArray[np.int32], list[str] | None, list[list[int]] | None]:
     """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
 
-    Every path must be listed exactly once, and nothing else; of those that are not listed, `select_packed` yields the
-    ones that need a row. Classes are integers, 0 to 65535, without names; or names, at least one of which is no number,
-    which are sorted as text. A cell may have several with ';' between them, any of which is right: then the last value
-    has the classes of each image, of which the first is its label. Where networks decide several labels, which
-    `multilabel` says, a path has a row for each, or one without a class; numbers are from 0 to 14, and classes are the
-    sets of labels, numbered by their bits, or named. Images that need no row get the class of some other image.
-    Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is no such file.
+    Every path must be listed exactly once, and nothing else; of those that are neither listed nor in `kept`,
+    `select_packed` yields the ones that need a row. Classes are integers, 0 to 65535, without names; or names, at least
+    one of which is no number, which are sorted as text. A cell may have several with ';' between them, any of which is
+    right: then the last value has the classes of each image, of which the first is its label. Where networks decide
+    several labels, which `multilabel` says, a path has a row for each, or one without a class; numbers are from 0 to
+    14, and classes are the sets of labels, numbered by their bits, or named. Images that need no row get the class of
+    some other image. Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is
+    no such file.
     """
     labels_of_path: dict[str, list[str]] = {path: [] for path in paths}
     rows: dict[tuple[str, str], int] = {}
@@ -189,9 +191,10 @@ def labels_of_csv(
                 f"{file}, row {row}: class '{label}' must be an integer from 0 to {last_class}, or all must be names"
             )
     unlisted = [path for path, labels in labels_of_path.items() if not labels]
-    image = next(iter(select_packed(unlisted)), None)
+    missing = [path for path in unlisted if path not in kept]
+    image = next(iter(select_packed(missing)), None)
     if image is not None:
-        raise ImageSetError(f"{file}: it lacks {plural(len(unlisted), 'image')}, such as '{image}'; add a row for each")
+        raise ImageSetError(f"{file}: it lacks {plural(len(missing), 'image')}, such as '{image}'; add a row for each")
     labels_of_path |= dict.fromkeys(unlisted, next(filter(None, labels_of_path.values()), ["0"]))
     label_sets = [list(filter(None, labels)) for labels in labels_of_path.values()]
     names: list[str] | None = None

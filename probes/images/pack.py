@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -301,11 +301,12 @@ def labels_of_source(
     crop: Crop,
     how: How,
     set_classes: Sequence[str] = (),
+    kept: Collection[str] = (),
 ) -> tuple[NDArray[np.int32] | None, list[str] | None, list[list[int]] | None]:
     """The classes of the images, None where they have none, and the names of classes that are the user's own.
 
     The last value has the classes of each image where some have several. The images may all be of one of the
-    `set_classes`. Images that `how` leaves out need no row of a CSV file.
+    `set_classes`. Images that `how` leaves out, and those in `kept`, need no row of a CSV file.
     """
     source, paths = images.where, images.paths
     names: list[str] | None = None
@@ -314,9 +315,8 @@ def labels_of_source(
     if labels == FOLDERS:
         classes, names = labels_of_names(source, paths, set_classes)
     elif labels:
-        classes, names, lists = labels_of_csv(
-            labels, paths, space.name == MULTILABEL, partial(_decodable, images, crop) if how.skip_broken else iter
-        )
+        select_packed = partial(_decodable, images, crop) if how.skip_broken else iter
+        classes, names, lists = labels_of_csv(labels, paths, space.name == MULTILABEL, select_packed, kept)
         if lists is not None and space.name in SPACE_CLASSES:
             raise UsageError(f"{labels}: decision space {space.name} takes one class an image; leave out those after ;")
     elif space.name == MULTILABEL:

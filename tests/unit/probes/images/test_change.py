@@ -124,6 +124,19 @@ def test_new_images_may_all_be_of_one_class_and_a_new_class_is_told(photos: Path
     assert lines[0] == f"{out}: new classes: cat"
 
 
+def test_labels_may_be_those_of_the_new_images_alone(photos: Path) -> None:
+    out, labels = photos.with_name("grown.set"), photos.with_name("new.csv")
+    pack(some(photos, *NAMES[:3]), out, crop=CROP, labels=Path("folders"))
+    labels.write_text("path,class\ncat/0.png,bee\n")
+    with pytest.raises(ImageSetError, match=r"it lacks 1 image, such as 'cat/1.png'; add a row for each"):
+        add_images(out, photos, labels)
+    labels.write_text("path,class\ncat/0.png,bee\ncat/1.png,fly\n")
+    superset = add_images(out, photos, labels)
+    assert superset.class_names == ["ant", "bee", "fly"]
+    assert superset.labels is not None
+    assert superset.labels.tolist() == [0, 0, 1, 1, 2]
+
+
 def test_an_image_with_another_label_is_another_image(photos: Path) -> None:
     out = photos.with_name("changed.set")
     pack(photos, out, crop=CROP, labels=Path("folders"))
