@@ -72,11 +72,13 @@ FAULT_STATUS = 70
 
 
 class StudyWord(TyperCommand):
-    """A command that takes a word in front of all options as the study or database, where --study is NAME|FILE."""
+    """A command that takes a first word as the study or database, where it has options for these and no arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the option in front of such a word."""
-        if args and not args[0].startswith("-") and any(option.metavar == "NAME|FILE" for option in self.params):
+        names = {parameter.name for parameter in self.params}
+        has_arguments = any(parameter.param_type_name == "argument" for parameter in self.params)
+        if args and not args[0].startswith("-") and {"db", "study"} <= names and not has_arguments:
             from ..analysis.database.open import names_database
 
             is_database = names_database(args[0]) and not args[0].endswith(".toml")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
 from ..core.jobs import Progress, processors, silent
 from ..core.records import MULTILABEL, SEVERAL, Model
-from ..core.untrusted import read_text
+from ..core.untrusted import read_text, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,9 +198,11 @@ def read_head(
     if (file := Path(word)).suffix == ".toml":
         try:
             keys = tomllib.loads(read_text(file, MOST_BYTES))
+        except FileNotFoundError:
+            raise UsageError(f"no file {file}; the TOML file of a head has the keys {', '.join(HEAD_KEYS)}") from None
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{file} cannot be read as TOML: {error}; it has the keys {', '.join(HEAD_KEYS)}"
+                f"{file} cannot be read as TOML: {words_of(error)}; it has the keys {', '.join(HEAD_KEYS)}"
             ) from None
         for key, value in keys.items():
             if key not in HEAD_KEYS:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...core.errors import StoreError, UsageError, plural, quoted
+from ...core.errors import StoreError, UnknownName, UsageError, plural, quoted
 from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ...core.records import Missing
 from ..database.store import Store
@@ -227,6 +227,14 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     errors = read_errors(store, label) if with_errors else {}
     table = _wide(models, values)
     return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)
+
+
+def check_biases(store: Store, label: str, names: Iterable[str]) -> None:
+    """UnknownName for a name that no study of this program has, and none of its own measures."""
+    known = [*bias_names(), *own_titles(store, label)]
+    for name in names:
+        if name.partition(" (")[0] not in known:
+            raise UnknownName("bias", name, known)
 
 
 def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[str]]:

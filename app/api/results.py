@@ -242,7 +242,8 @@ def correlate(
     Without a database, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 
     Args:
-        db: take metrics and accuracies from this results database; by default the published ones.
+        db: take metrics and accuracies from this results database; by default the published ones, or those of
+            results.duckdb where a study is named.
         biases: a bias to correlate, again for more; by default all.
         method: which coefficient.
         target: accuracies as they are, or effective robustness.
@@ -250,10 +251,10 @@ def correlate(
             over whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
     """
     if study is not None and db is None:
-        raise UsageError("a study is one of a database; give --db too, or neither for the published figures")
+        db = RESULTS
     import polars as pl
 
-    from ...analysis.correlations.model_values import study_table
+    from ...analysis.correlations.model_values import check_biases, study_table
     from ...analysis.correlations.table import correlate_study
     from ...analysis.database.study_versions import study_label
     from ...analysis.published.relate import BASELINES, line_rows
@@ -261,6 +262,8 @@ def correlate(
 
     with nullcontext() if db is None else reading(db) as store:
         label = study_label(store, study) if store else ""
+        if store:
+            check_biases(store, label, biases)
         # Errors are those of the accuracies.
         table = study_table(store, label, with_errors=target == "raw") if store else published_table()
         table, lines = _effective_table(store, label, table, baseline) if target == "effective" else (table, {})

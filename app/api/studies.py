@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError, did_you_mean
 from ...core.jobs import Progress, silent
 from ...core.untrusted import one_line
 from ..console import log
@@ -322,11 +322,11 @@ def gate(
     from ..study.gate import gate_study_release
 
     if not against:
-        holder = "" if is_study_file(study) else ", which --db DB holds"
+        name, is_file = getattr(study, "name", study), is_study_file(study)
         raise UsageError(
-            f"{getattr(study, 'name', study)} is judged by the release before it: --against "
-            f"NAME{holder}, or another database; a precision by another: bandlens gate precision STUDY.toml "
-            "--candidate ENGINE:PRECISION"
+            f"{name} is judged by the release before it: --against NAME{'' if is_file else ', which --db DB holds'}, "
+            "or another database; a precision by another: bandlens gate precision STUDY.toml --candidate "
+            f"ENGINE:PRECISION{did_you_mean(str(name), [] if is_file else ['precision'])}"
         )
     thresholds = {"margin": margin, "negative_flips": flips, "slices": list(slices) or None}
     limits = {key: value for key, value in thresholds.items() if value is not None}

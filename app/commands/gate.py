@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from ...core.errors import BandlensError, Undecided, plural, unwritable
+from ...core.errors import BandlensError, Undecided, UnknownName, plural, unwritable
 from ..api import studies
 from ..api.parameters import File
 from ..printing import (
@@ -37,6 +37,8 @@ class Gates(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take a first word that is no command for a study."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            if args[1:] and not any(word.startswith("-") for word in args[:2]):  # two words: the first is a command
+                raise UnknownName("command", args[0], self.commands, f"see `{ctx.command_path} --help`")
             is_precision = any(word.partition("=")[0] == "--candidate" for word in args)
             args = ["precision" if is_precision else "release", *args]
         return super().parse_args(ctx, args)

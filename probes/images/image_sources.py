@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ...core.errors import ImageSetError, UsageError
+from ...core.errors import ImageSetError, UsageError, did_you_mean
 from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
@@ -46,7 +46,8 @@ def open_source(path: Path) -> ImageSource:
         return _open_folder(path)
     if path.is_file():
         return _open_tar(path)
-    raise UsageError(f"{path}: no such folder or tar archive of images")
+    near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
+    raise UsageError(f"{path}: no such folder or tar archive of images{near}")
 
 
 def _open_folder(folder: Path) -> ImageSource:

@@ -5,7 +5,6 @@ from typing import get_args
 
 import numpy as np
 import polars as pl
-import pytest
 from made_up_results import cell, image_set, model, part, store_study, store_values
 from small import refused_here, run_here
 
@@ -14,7 +13,6 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.relate import BASELINES
 from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.commands.correlate import COMMANDS
-from bandlens.core.errors import UsageError
 
 
 def study(db: Path, models: int, category: str = "own", metrics: bool = True, constant: str | None = None) -> None:
@@ -123,6 +121,8 @@ def test_what_cannot_be_correlated_is_told_in_one_line(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 1)
     assert "s@1: 1 model, and a correlation needs 4; run" in refused_here("correlate", "--db", db)
+    misspelt = refused_here("correlate", "--db", db, "--bias", "shaep_bias")
+    assert misspelt.startswith("unknown bias 'shaep_bias'; did you mean shape_bias"), "it is said before few models"
     study(db.with_name("none.duckdb"), 5, metrics=False)
     assert "no metrics; run `bandlens analyze" in refused_here("correlate", "--db", db.with_name("none.duckdb"))
     with open_store(db) as store:
@@ -130,5 +130,3 @@ def test_what_cannot_be_correlated_is_told_in_one_line(tmp_path: Path) -> None:
         store_study(store, "two", images, [part(cell(images), [0] * 10, [0] * 10)])
     assert "holds the studies s, two; name one of them with --study" in refused_here("correlate", "--db", db)
     assert "unknown bias 'shape'; did you mean shape_bias" in refused_here("correlate", "--bias", "shape")
-    with pytest.raises(UsageError, match="give --db too"):
-        run_here("correlate", "--study", "s")

@@ -200,8 +200,8 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(UsageError, match="no such folder; make it first"):
         pack(photos, tmp_path / "no" / "set")
-    with pytest.raises(UsageError, match="no such folder or tar"):
-        pack(tmp_path / "nowhere", out)
+    with pytest.raises(UsageError, match=r"photo: no such folder or tar archive of images; did you mean photos\?"):
+        pack(tmp_path / "photo", out)
     with pytest.raises(UsageError, match="0 workers: at least 1"):
         pack(photos, out, how=How(workers=0))
     with pytest.raises(UsageError, match="must be from 1 to resize"):
