@@ -9,24 +9,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
-from faults import PLACES, Bench, bench, start
+from faults import CELLS, COUNT, PLACES, PROBES, Bench, bench, start
 from made_up_results import python
-from polars.testing import assert_frame_equal
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from small import Command, ask, make_study
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
-
-COUNT = 300
-PROBES = """
-lowpass = {cutoff = [0.1, 0.3]}
-critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
-"""
 
 RUN = """
 import sys
@@ -44,73 +36,52 @@ except BandlensError as error:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6 conditions, 2 models and 300 images: well under a second, and 40 commits without time to lose."""
-    folder = tmp_path_factory.mktemp("faults")
-    for seed, name in enumerate(("one", "two")):
-        make_model(folder / "models", name, seed=seed)
-    make_images(folder / "images.set", make_pictures(COUNT), labels=[k % 12 for k in range(COUNT)])
-    return make_study(folder, probes=PROBES)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(study: Path) -> pl.DataFrame:
-    database = study.parent / "reference.duckdb"
-    summary = run_study(resolve(Study.read(study)), database)
-    assert (summary.cells, summary.failed) == (12, [])
-    return rows_of(database)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("steps") / "bench")
 
 
 def count_rows(database: Path) -> int:
     return int(ask(database, "SELECT count(*) FROM prediction")[0][0]) if database.exists() else 0
 
 
-def finish(study: Path, database: Path) -> pl.DataFrame:
-    run_study(resolve(Study.read(study)), database)
-    return rows_of(database)
-
-
 def test_the_command_line_reads_and_continues_what_a_killed_run_left(
-    command: Command, study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
+    command: Command, base: Bench, tmp_path: Path
 ) -> None:
-    database = tmp_path / "results.duckdb"
+    study, database = base.study, tmp_path / "results.duckdb"
     with subprocess.Popen(python(RUN, study, database, 0), text=True) as process:
         log = database.with_name("results.duckdb.wal")
-        wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 40
+        wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 64
         process.kill()
     plan = json.loads(command("plan", study, "--db", database, "--format", "json").out)
-    assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == 12
+    assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == CELLS
     remaining = plan["to_run"]["predictions"]
-    assert remaining == 12 * COUNT - count_rows(database)
+    assert remaining == CELLS * COUNT - count_rows(database)
     assert command("sql", "FROM accuracy", "--db", database).code == 0
     ran = json.loads(command("run", study, "--db", database, "--format", "json").out)
     assert ran["predictions"] == remaining
-    assert_frame_equal(rows_of(database), uninterrupted)
+    assert base.check(database) == CELLS * COUNT
 
 
 # A full disk
 
 
-@pytest.fixture
-def many_commits(study: Path) -> Path:
-    """The same cells in 450 commits, whose log takes some hundred kilobytes."""
-    return make_study(study.parent, name="many", batch=2, probes=PROBES)
-
-
-def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
-    many_commits: Path, uninterrupted: pl.DataFrame, small_disk: Path
-) -> None:
+def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(base: Bench, small_disk: Path) -> None:
+    """The log of all commits takes more than the disk has beside the database."""
+    cutoffs = [0.1, 0.3, *(0.31 + k / 100 for k in range(60))]
+    probes = PROBES.replace("[0.1, 0.3]", str(cutoffs)).replace("SECONDS", "0.01")
+    study = make_study(base.study.parent, name="many", batch=2, probes=probes)
     database = small_disk / "results.duckdb"
-    result = subprocess.run(python(RUN, many_commits, database, 0), capture_output=True, text=True)
+    result = subprocess.run(python(RUN, study, database, 0), capture_output=True, text=True)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert f"{database}: the disk is full (" in result.stderr.splitlines()[-1]
     assert "what was committed stays: make room and run again" in result.stderr
     row_count = count_rows(database)
-    assert 0 < row_count < 12 * COUNT
+    assert 0 < row_count < 2 * (2 + len(cutoffs)) * COUNT
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     assert count_rows(database) == row_count
-    assert_frame_equal(finish(many_commits, database), uninterrupted)
+    run_study(resolve(Study.read(study)), database)
+    assert base.check(database) == CELLS * COUNT
 
 
 @pytest.fixture
@@ -128,11 +99,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 # Runs that die at each step of a commit, alone or on workers
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("steps") / "bench")
 
 
 @pytest.mark.parametrize("place", PLACES)

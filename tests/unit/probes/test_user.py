@@ -185,34 +185,24 @@ def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
     assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS
 
 
-def halve(images: NDArray[np.float32], places: Any) -> NDArray[np.float32]:
-    images[places] *= 0.5
-    return images
-
-
-DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]] = {
-    "the first": lambda images, _, __: halve(images, 0),
-    "more than three images": lambda images, _, __: halve(images, slice(None if len(images) > 3 else 0)),
-    "more than six calls": lambda images, call, _: halve(images, slice(None if call > 6 else 0)),
-    "the clock": lambda images, _, hours: halve(images, slice(None if hours > 2 else 0)),
-    "the images beside it": lambda images, _, __: images * images.max(axis=(1, 2, 3)).mean(),
-    "the place": lambda images, _, __: images / np.arange(1, len(images) + 1).reshape(-1, 1, 1, 1),
+DEPENDENT: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
+    "the clock": lambda images, hours: images * (0.5 if hours > 2 else 1),
+    "the images beside it": lambda images, _: images * images.max(axis=(1, 2, 3)).mean(),
 }
-"""Functions of images, the number of the call, and the hours since the run began."""
+"""Functions of images and the hours since the run began; tests/processes/dependent_probes.py has those of calls."""
 
 
 class WatchedRun:
     """A run in which the clock goes on by an hour a batch; the key of an image is its position in the set."""
 
-    def __init__(self, name: str, function: Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]) -> None:
-        self.function, self.calls, self.images, self.hours = function, 0, 0, 0
+    def __init__(self, name: str, function: Callable[[NDArray[np.float32], int], NDArray[np.float32]]) -> None:
+        self.function, self.images, self.hours = function, 0, 0
         self.probe = UserProbe(self.call, "probe odd", frozenset(), "def odd(images, rng)")
         self.condition = Condition(name, (), digest_of(name), Facts())
 
     def call(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.calls += 1
         self.images += len(images)
-        return self.function(images, self.calls, self.hours)
+        return self.function(images, self.hours)
 
     def run(self, count: int, batches: int = 40) -> None:
         """Perturb so many batches of `count` images; ProbeError where the function is refused."""
@@ -241,7 +231,7 @@ def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, cou
 
 
 def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
-    watched = WatchedRun("sound", lambda images, _, __: images)
+    watched = WatchedRun("sound", lambda images, _: images)
     watched.run(32, 320)
     assert 0 < watched.images - 32 * 320 < 32 * 320 / 100
 

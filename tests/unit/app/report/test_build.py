@@ -49,18 +49,17 @@ def test_it_is_one_small_file_that_loads_nothing(page: ReportPage) -> None:
     assert "unsafe-inline" not in str(policy).split("style-src")[0]
 
 
-def test_whoever_may_not_read_the_database_may_not_read_its_report(stored_study: Path, tmp_path: Path) -> None:
-    database = tmp_path / "results.duckdb"
-    database.write_bytes(stored_study.read_bytes())
-    database.chmod(0o600)
-    written = write_report(database, tmp_path / "report.html", figures=["your-models"], folder=tmp_path / "figures")
-    assert {file.stat().st_mode & 0o777 for file in (written.out, *written.figures)} == {0o600}
-    public = tmp_path / "public.duckdb"
-    public.write_bytes(stored_study.read_bytes())
-    against = write_report(
-        public, tmp_path / "against.html", None, str(database), figures=["your-models"], folder=tmp_path / "changes"
-    )
-    assert {file.stat().st_mode & 0o777 for file in (against.out, *against.figures)} == {0o600}
+def test_whoever_may_not_read_the_database_may_not_read_its_report(tmp_path: Path) -> None:
+    images = image_set(12, labels=[0] * 12)
+    settings = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))]
+    parts = [part(cell(images, setting), [0] * 12, [0] * 12) for setting in settings]
+    private, public = (database_of(tmp_path, images, parts, file=f"{name}.duckdb") for name in ("private", "public"))
+    private.chmod(0o600)
+    for database, against in ((private, None), (public, str(private))):
+        out, folder = database.with_suffix(".html"), database.with_suffix(".figures")
+        written = write_report(database, out, None, against, figures=["all"], folder=folder)
+        assert written.figures
+        assert {file.stat().st_mode & 0o777 for file in (written.out, *written.figures)} == {0o600}
 
 
 def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
