@@ -54,8 +54,8 @@ class Spectrum:
     """The frequencies of one image set or two, or the sensitivity of a model to them."""
 
     tables: dict[str, Rows]
-    """`exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels. Of a model:
-    `sensitivity` by octave, and `rings`."""
+    """Image sets have `exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels. A model
+    has `sensitivity` by octave, and `rings`."""
     notes: list[str]
     """Sentences on tables that are lacking, and on images that count nothing."""
 

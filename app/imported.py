@@ -3,7 +3,7 @@
 A file has one row an image: file_name, predicted_class, and predicted_probability and label_probability, which may be
 left out; where it holds several models, a column `model`. What ran them, and on what, is not known: engine and
 precision read `imported`.
-Of a wrong prediction the rank of the label is not known either: label_rank reads 65535, and top-5 is null.
+The rank of the label is not known either where a prediction is wrong: label_rank reads 65535, and top-5 is null.
 
 A checkpoint is a study, and each of its files a cell: one more image set is a new version, which has the others too.
 """

@@ -7,12 +7,13 @@ version and digest. Ids follow an order of the content, and where databases have
 the same weights, a rule takes one of them that asks for content alone. So the result does not depend on the order in
 which databases are merged, nor on how they are grouped.
 
-A cell's predictions are those of its first images. Of two databases with the same cell, the one with more images has
+A cell's predictions are those of its first images. Where two databases have the same cell, the one with more images has
 all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is. The
 same holds for whatever else both of them say of one thing: labels, paths and attributes of images, names of classes,
 figures of a source, and what a digest stands for. Which cells are complete follows from what is merged.
 
-Of several, numbers that `bandlens analyze` computes are left out: they may be of fewer cells than the result has.
+Where several databases are merged, numbers that `bandlens analyze` computes are left out: they may be of fewer cells
+than the result has.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ class Merged:
     """The number of contradictions between two databases."""
     contradictions: list[dict[str, Any]]
     """A row for each of the first of them, up to MOST_DESCRIBED: its `subject`, a cell or rows of a table; and of both
-    databases, a and b, the path (`database_a`). Of a cell also the number of `images` that both databases have, and of
-    these with another predicted class (`other_class`) or another rank of a label (`other_rank`), the largest
+    databases, a and b, the path (`database_a`). A cell has also the number of `images` that both databases have, and
+    of these with another predicted class (`other_class`) or another rank of a label (`other_rank`), the largest
     difference of a probability (`confidence`), and the sessions that ran it (`ran_a`).
     """
     written: bool

@@ -267,7 +267,7 @@ class Store:
         """Record a study and its cells, known and new; gives its label, name@version.
 
         A version keeps the names of its checkpoints and image sets, whatever other studies call them: the same cells
-        under other names are a new version. Of `names` those are kept whose decision space the cells have. UsageError
+        under other names are a new version. Those `names` are kept whose decision space the cells have. UsageError
         where two checkpoints, or two image sets, have one name, or one of them has two.
         """
         check_names(cells)

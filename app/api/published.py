@@ -84,18 +84,18 @@ def show_published(
 ) -> dict[str, pl.DataFrame]:
     """Print the sources of published figures; or where a model stands among all of timm's, and all figures of it.
 
-    With --db and no model also which published model each checkpoint is, by its weights, study or name. Of a model:
-    its rank, and what its ImageNet accuracy lets one expect by the line of all timm models, and by that of models
-    trained in its way (within).
+    With --db and no model also which published model each checkpoint is, by its weights, study or name. A model has its
+    rank, and what its ImageNet accuracy lets one expect by the line of all timm models, and by that of models trained
+    in its way (within).
 
     Args:
         model: a model, by its name in any source, or a checkpoint of --db; or the lines that effective robustness is
             measured from.
 
     Returns tables by name. Without a model: `sources`, and `checkpoints` of the database with the published model that
-    each one is, by its weights, study or name. Of a model: `places`, its ranks among timm's models beside what its
-    ImageNet accuracy lets one expect, and `figures`, all that are published of it, with how far sources are apart. Of
-    the fits: the lines by `baseline` and by `training`, with R2; `over` is the ImageNet accuracy that a line runs over,
+    each one is, by its weights, study or name. A model has `places`, its ranks among timm's models beside what its
+    ImageNet accuracy lets one expect, and `figures`, all that are published of it, with how far sources are apart. The
+    fits are the lines by `baseline` and by `training`, with R2; `over` is the ImageNet accuracy that a line runs over,
     `up_to` and `above` where one of two holds.
     """
     import polars as pl

@@ -87,10 +87,10 @@ def export_words(
     afterwards.
 
     fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. A
-    torchvision or timm architecture gets as many classes as the weights have. Of weights and their moving average in
-    one file the average is taken, and a line says so. A model of timm and a folder keep their own normalization, image
-    size and crop; a study says which image sets they need. With --head a network of features becomes a classifier of
-    the head's classes; one of timm is called NAME+SET.
+    torchvision or timm architecture gets as many classes as the weights have. Where a file has weights and
+    their moving average, the average is taken, and a line says so. A model of timm and a folder keep their own
+    normalization, image size and crop; a study says which image sets they need. With --head a network of features
+    becomes a classifier of the head's classes; one of timm is called NAME+SET.
 
     Args:
         name: the name of the model made of a file; that of the file by default.
