@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..core.errors import BandlensError, UsageError, some_of
 from ..core.records import Model
+from ..core.untrusted import words_of
 from ..export.model_files import load_model, model_names
 from ..probes.images.image_set import ImageSet
 from .recorded_images import find_sets
@@ -52,7 +53,7 @@ def write_file(file: Path, text: str) -> None:
     except FileExistsError:
         raise UsageError(f"{file} is there already and stays as it is; name another file") from None
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from None
+        raise UsageError(f"cannot write {file}: {words_of(error)}; name a file in a folder that is there") from None
 
 
 def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> Iterator[tuple[list[str], list[str]]]:

@@ -18,7 +18,7 @@ from ..analysis.database.store import Store
 from ..core.errors import ImageSetError, UsageError, writing
 from ..core.files import replacing
 from ..core.records import Condition, Crop
-from ..core.untrusted import printable
+from ..core.untrusted import printable, words_of
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.images.decode import cropped, pillow_warnings
@@ -101,7 +101,7 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
         with pillow_warnings():
             return cropped(file.read_bytes(), Crop())[0]
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}; name a JPEG, PNG or WebP file") from None
+        raise UsageError(f"cannot read {file}: {words_of(error)}; name a JPEG, PNG or WebP file") from None
     except BrokenImageError as error:
         raise ImageSetError(f"{file}: {error}; name a JPEG, PNG or WebP file") from None
 

@@ -27,7 +27,7 @@ from os import PathLike
 from pathlib import Path
 from shlex import quote
 
-from .untrusted import one_line
+from .untrusted import one_line, words_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the system for a full disk, a quota that is used up, and a file that may not grow further."""
@@ -99,8 +99,8 @@ def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
     A job that finds no room has failed, whichever command it is, and no other name would mend it.
     """
     if error.errno in NO_ROOM:
-        return BandlensError(f"cannot write {path}: {error.strerror}; make room, and run the same command again")
-    return UsageError(f"cannot write {path}: {error.strerror}; {advice}")
+        return BandlensError(f"cannot write {path}: {words_of(error)}; make room, and run the same command again")
+    return UsageError(f"cannot write {path}: {words_of(error)}; {advice}")
 
 
 @contextmanager

@@ -245,7 +245,7 @@ def _imported_modules(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); make it readable, or name another file") from None
+        raise UsageError(f"{file} cannot be read ({words_of(error)}); make it readable, or name another file") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{file} is not Python: {error}") from None
     place = file.relative_to(root).parts

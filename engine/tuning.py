@@ -23,7 +23,7 @@ import numpy as np
 from ..core.errors import BandlensError, EngineError, ExportError
 from ..core.files import write_bytes
 from ..core.records import Model, Variant
-from ..core.untrusted import as_record, parse_json, read_text
+from ..core.untrusted import as_record, parse_json, read_text, words_of
 from ..export.photographs import photograph_crops
 from ..export.plans.plan_builder import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of
@@ -240,7 +240,7 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
     try:
         write_bytes(file, json.dumps({**(content if isinstance(content, dict) else {}), **tables}, indent=1).encode())
     except OSError as error:
-        raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
+        raise ExportError(f"cannot write {file}: {words_of(error)}; make its folder writable") from error
 
 
 def sample_images(xp: ModuleType, size: int, batch: int) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import ExportError, UsageError, some_of
 from ..core.records import Model, label_set_in_words
-from ..core.untrusted import parse_json, read_text
+from ..core.untrusted import parse_json, read_text, words_of
 from .model_files import describe_model, update_description
 
 KEYS = (
@@ -36,7 +36,7 @@ def read_class_names(file: Path) -> list[str]:
     try:
         names = [line.strip() for line in read_text(file, MOST_NAMES_BYTES, pipe=True).rstrip().splitlines()]
     except OSError as error:
-        raise UsageError(f"{file}: cannot read the names of classes ({error.strerror}); check the path") from error
+        raise UsageError(f"{file}: cannot read the names of classes ({words_of(error)}); check the path") from error
     except ValueError as error:
         raise UsageError(f"{file}: no list of classes ({error}); write one name a line, in UTF-8") from error
     if not all(names):

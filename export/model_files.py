@@ -26,7 +26,7 @@ from typing import Any
 from ..core.errors import ExportError, UnknownName, UsageError, did_you_mean, unwritable
 from ..core.files import write_bytes
 from ..core.records import Crop, Head, Model
-from ..core.untrusted import as_record, parse_json, read_text, without_secrets
+from ..core.untrusted import as_record, parse_json, read_text, without_secrets, words_of
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=()-]{0,199}(?<! )")
 """Names that can name a file, with an ending, on any file system. A comma separates the two names of a comparison."""
@@ -99,7 +99,7 @@ def write_described(path: Path, content: bytes, description: Mapping[str, Any]) 
         write_bytes(path, content)
         write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+        raise ExportError(f"cannot write {path}: {words_of(error)}; make room or choose another folder") from error
 
 
 def model_names(folder: Path | None) -> list[str]:
@@ -203,7 +203,7 @@ def read_verified(path: Path, sha256: str, hint: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror}; {hint}") from error
+        raise ExportError(f"cannot read {path}: {words_of(error)}; {hint}") from error
     actual = hashlib.sha256(content).hexdigest()
     if actual != sha256:
         raise ExportError(f"{path} has sha256 {actual[:8]}… instead of {sha256[:8]}…; {hint}")

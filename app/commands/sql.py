@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from ...core.errors import UsageError
-from ...core.untrusted import read_text
+from ...core.untrusted import read_text, words_of
 from ..api.parameters import RESULTS, Database, File, path_of, reading
 from ..terminal import command
 
@@ -87,8 +87,9 @@ def _content(file: Path) -> str:
     try:
         return read_text(Path("/dev/stdin") if file == STDIN else file, MOST_BYTES, pipe=True)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None
+        raise UsageError(
+            f"cannot read a query from {file}: {words_of(error)}; give --file a text file of SQL"
+        ) from None
 
 
 COMMANDS: dict[str, Any] = {"sql": command(answer)}

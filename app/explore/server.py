@@ -21,6 +21,7 @@ import polars as pl
 
 from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import BandlensError, UsageError
+from ...core.untrusted import words_of
 from ...probes.images.image_set import ImageSet
 from ..recorded_images import Conditions
 from ..sheets import grid_of
@@ -163,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         except BandlensError as error:
             why = str(error)
         except OSError as error:
-            why = f"{error.filename}: {error.strerror}"
+            why = f"{error.filename}: {words_of(error)}"
         except REQUEST_ERRORS:
             why = "the page asked for what is not there; load it again"
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...analysis.database.open import open_store
 from ...core.errors import ProbeError, UnknownName, UsageError
 from ...core.records import Cell, Model, Variant
+from ...core.untrusted import words_of
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.device.requirements import BF16_EMULATED, has_native_bf16
@@ -55,7 +56,7 @@ def resolve(study: Study, database: Path | None = None) -> Work:
     try:
         return _resolve(*settle_engine(study, database))
     except OSError as error:  # a path that no file can have
-        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
+        raise UsageError(f"study {study.name}: {error.filename}: {words_of(error)}; mend the path") from None
 
 
 def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]]:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from ...core.errors import ExportError
 from ...core.files import write_bytes
 from ...core.records import digest_of
-from ...core.untrusted import parse_json, read_text
+from ...core.untrusted import parse_json, read_text, words_of
 from ..model_files import MOST_DESCRIPTION_BYTES, OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
 from .plan_builder import TensorRT, build_trt_plan
@@ -79,7 +79,7 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
             return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
     except OSError as error:
         advice = "make room, or make its folder writable, or choose another folder"
-        raise ExportError(f"cannot write {path}: {error.strerror}; {advice}") from error
+        raise ExportError(f"cannot write {path}: {words_of(error)}; {advice}") from error
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:

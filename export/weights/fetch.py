@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ...core.errors import CheckpointError
 from ...core.files import sha256_of, write_bytes
-from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets
+from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets, words_of
 from ..model_files import home
 from .downloads import download, drive_answer, html_title, published_digits
 from .study_checkpoints import Checkpoint, Origin, Part
@@ -71,7 +71,7 @@ def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
             _read_lock(folder / LOCK)  # a damaged lock file is found before a download, which would be thrown away
             return [_fetch_part(source, path) for source, path in files]
     except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
+        raise CheckpointError(f"cannot write to {folder}: {words_of(error)}; make room or set BANDLENS_HOME") from error
 
 
 def _fetch_part(source: Origin, path: Path) -> Path:

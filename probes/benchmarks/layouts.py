@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ...core.errors import ImageSetError, UnknownName, UsageError
 from ...core.protocol import BENCHMARKS, CLASSES, STIMULI, VALIDATION, Benchmark
-from ...core.untrusted import read_text
+from ...core.untrusted import read_text, words_of
 from ..images.decision_spaces import DecisionSpace, decision_space, imagenet_classes, names_of, wnids_of
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
@@ -157,7 +157,7 @@ def _text(file: Path) -> str:
     try:
         return read_text(file, MOST_BYTES, pipe=True)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}); give the file that lists the labels") from error
+        raise UsageError(f"{file}: cannot be read ({words_of(error)}); give the file that lists the labels") from error
     except ValueError as error:
         raise ImageSetError(f"{file}: not a text file ({error}); give the file that lists the labels") from error
 

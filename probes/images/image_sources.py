@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ...core.errors import ImageSetError, UsageError, did_you_mean
+from ...core.untrusted import words_of
 from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
@@ -78,7 +79,7 @@ def _leads_back(folder: Path) -> bool:
 
 
 def _unreadable(error: OSError) -> None:
-    raise ImageSetError(f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it away")
+    raise ImageSetError(f"{error.filename}: cannot be read ({words_of(error)}); make it readable or move it away")
 
 
 def read_file(file: Path) -> bytes:
@@ -90,7 +91,7 @@ def read_file(file: Path) -> bytes:
             raise ImageSetError(f"{file}: has {file.stat().st_size} bytes, too many for an image; remove it")
         return file.read_bytes()
     except OSError as error:
-        raise ImageSetError(f"{file}: cannot be read ({error.strerror}); make it readable or move it away") from error
+        raise ImageSetError(f"{file}: cannot be read ({words_of(error)}); make it readable or move it away") from error
 
 
 def _open_tar(tar: Path) -> ImageSource:

@@ -16,7 +16,7 @@ import numpy as np
 from ...core.errors import ImageSetError, UnknownName, UsageError, plural
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import MOST_LABELS, MULTILABEL, label_set_in_words
-from ...core.untrusted import read_text
+from ...core.untrusted import read_text, words_of
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 if TYPE_CHECKING:
@@ -250,6 +250,6 @@ def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> 
                 )
             yield number, [(row[name] or "").strip() for name in columns]  # a short row lacks its last fields
     except OSError as error:
-        raise UsageError(f"{file}: cannot read the {contents} ({error.strerror}); {advice}") from error
+        raise UsageError(f"{file}: cannot read the {contents} ({words_of(error)}); {advice}") from error
     except (csv.Error, ValueError) as error:
         raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are {expected}") from error

@@ -30,3 +30,8 @@ def test_bytes_have_the_unit_that_fits(count: int, text: str) -> None:
 def test_a_full_disk_is_a_failed_job_and_a_wrong_name_is_wrong_use(number: int, code: int, advice: str) -> None:
     error = unwritable("out.csv", OSError(number, os.strerror(number)), "name another file")
     assert (error.exit_code, str(error)) == (code, f"cannot write out.csv: {os.strerror(number)}; {advice}")
+
+
+def test_an_error_without_a_number_is_told_in_its_own_words() -> None:
+    error = unwritable("out.csv", OSError("not a pipe"), "name another file")
+    assert str(error) == "cannot write out.csv: not a pipe; name another file"
