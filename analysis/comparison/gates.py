@@ -98,24 +98,22 @@ class Gated:
 def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The end of an interval that decides on a row, beside its limit, and the p of its test, as it is corrected.
 
-    A row fails by an end above its limit, and is undecided by one of which that is not known. Both are None where cells
-    are one and the same; precisions have no p.
+    A row that is undecided has the end and p that are nearest to a verdict. Both are None where cells are one and the
+    same; precisions have no p.
     """
-    fails, margin = row["verdict"] == "fail", row["margin"]
     if row["note"] == NOTE_OF_SAME:
         return {"decides": None, "p": None}
+    p, margin, fails = None, row["margin"], row["verdict"] == "fail"
     if row["max_flips"] is None:
-        p_pass, p_fail = row["p_pass"], row["p_fail"]
-        to_fail = fails or (row["verdict"] == "undecided" and p_fail < p_pass)
-        end, limit = ("loss_low", margin if row["measure"] == FLIPS else 0) if to_fail else ("loss_high", margin)
-        p = p_fail if to_fail else p_pass
+        ends = [("loss_low", margin if row["measure"] == FLIPS else 0), ("loss_high", margin)]
+        passes = row["verdict"] == "pass" or (not fails and row["p_pass"] <= row["p_fail"])
+        (end, limit), p = ends[passes], row["p_pass" if passes else "p_fail"]
     else:
-        p, (inner, outer) = None, ("low", "high") if fails else ("high", "low")
-        choices = [(f"flips_{inner}", row["max_flips"]), (f"loss_{inner}", margin), (f"loss_{outer}", -margin)]
-        if row["loss_low"] is None or row[f"flips_{inner}"] > row["max_flips"] or row["verdict"] == "pass":
-            end, limit = choices[0]
-        else:
-            end, limit = choices[1] if row[f"loss_{inner}"] > margin else choices[2]
+        inner, outer = ("low", "high") if fails else ("high", "low")
+        ends = [(f"flips_{inner}", row["max_flips"]), (f"loss_{inner}", margin)]
+        above = [(name, most) for name, most in ends if row[name] is not None and row[name] > most]
+        is_below = row[f"loss_{outer}"] is not None and row[f"loss_{outer}"] < -margin
+        end, limit = above[0] if above else (f"loss_{outer}", -margin) if is_below else ends[0]
     sign = ">" if row[end] > limit else "<" if row[end] < limit else "="
     return {"decides": f"{end.removeprefix('loss_')} {row[end]:.3g} {sign} {limit:g}", "p": p}
 

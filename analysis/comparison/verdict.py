@@ -32,13 +32,12 @@ STATE_WORDS = {
     measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict
 }
 """Measure -> what a model does in each state."""
-CHANGES = {"clean": ("is", "accurate without perturbation")} | {
-    measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change
-}
+CHANGES = {
+    "clean": ("is", "accurate without perturbation"),
+    "accuracy": ("is", "accurate"),
+    "agreement": ("agrees", "with its clean predictions"),
+} | {measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change}
 """Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
-LABELLED_CHANGE = (("is", "accurate"), "accuracy")
-"""The words of a cell of images with labels in which two runs differ."""
-UNLABELLED_CHANGE = (("agrees", "with its clean predictions"), "agreement")
 NEEDS_ALIKE = {
     measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES if measure.display.words.needs_alike
 }
@@ -55,17 +54,14 @@ WHERE list_contains($2, metric)
 ORDER BY ALL
 """
 CENSORED = (State.CENSORED_BELOW, State.CENSORED_ABOVE)
-VALUED = (State.OK, *CENSORED)
-"""States of estimates that sentences have words for."""
 LOW, HIGH, DIFFERENCE = pl.col("low"), pl.col("high"), pl.col("difference")
+STATE_A, STATE_B, UP, DOWN = pl.col("state_a"), pl.col("state_b"), [State.OK, CENSORED[1]], [State.OK, CENSORED[0]]
 COMPARABLE = (
-    (pl.col("state_a").is_in([State.OK]) & pl.col("state_b").is_in([State.OK]))
-    | ((LOW > 0) & pl.col("state_a").is_in([State.OK, CENSORED[0]]) & pl.col("state_b").is_in([State.OK, CENSORED[1]]))
-    | ((HIGH < 0) & pl.col("state_a").is_in([State.OK, CENSORED[1]]) & pl.col("state_b").is_in([State.OK, CENSORED[0]]))
+    ((STATE_A == State.OK) & (STATE_B == State.OK))
+    | ((LOW > 0) & STATE_A.is_in(DOWN) & STATE_B.is_in(UP))
+    | ((HIGH < 0) & STATE_A.is_in(UP) & STATE_B.is_in(DOWN))
 )
 """True where both values are sound, or one lies beyond the tested conditions and the difference is larger for it."""
-PREPOSITIONS = {"checkpoint": "of", "image_set": "on"}
-"""Columns that tell cases apart, and what stands before their values."""
 CUE_BIASES = [cues.bias for cues in CUES]
 
 
@@ -99,7 +95,10 @@ def verdict(store: Store, label: str) -> Verdict:
     sentences, order = [], {name: place for place, name in enumerate(STATE_WORDS)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     for (image_set,), estimates in rows.group_by("image_set", maintain_order=True):
-        count, values = estimates["checkpoint"].n_unique(), estimates.filter(pl.col("state").is_in(VALUED))
+        count, values = (
+            estimates["checkpoint"].n_unique(),
+            estimates.filter(pl.col("state").is_in([State.OK, *CENSORED])),
+        )
         if count > NAMED_MODELS:
             in_words = [*_ends_of_models(values)]
         else:  # the title of a report is about all of its models
@@ -239,31 +238,27 @@ def differences_in_words(
     `metrics` and `conditions` as `compare_measures` does.
     """
     name_a, name_b = a.name_beside(b), b.name_beside(a)
-    several = [column for column in ("checkpoint", "image_set") if cells[column].n_unique() > 1]
-    facts = read_conditions(b.store, b.label)
     labelled = b.store.frame("SELECT bool_or(labelled) FROM study_detail_of(?)", [b.label]).item()
-    change, noun = LABELLED_CHANGE if labelled else UNLABELLED_CHANGE
-    tested_cells, conditions = (
-        with_facts(rows, facts).with_columns(where=_place(several, "probe"))
-        for rows in (cells.filter(pl.col("p").is_not_null()), conditions)
+    noun, facts = "accuracy" if labelled else "agreement", read_conditions(b.store, b.label)
+    several = [column for column in ("checkpoint", "image_set") if cells[column].n_unique() > 1]
+    is_clean, place, place_of_condition = (
+        pl.col("probe") == "clean",
+        _place(several),
+        _place(several, of_condition=True),
     )
-    metrics = metrics.with_columns(where=_place(several))
-    tested_cells = tested_cells.with_columns(metric=pl.lit("clean"), differs=DIFFERS)
-    clean, perturbed = tested_cells.filter(probe="clean"), tested_cells.filter(pl.col("probe") != "clean")
+    conditions = with_facts(conditions, facts).with_columns(where=place_of_condition)
+    tested_cells = with_facts(cells.filter(pl.col("p").is_not_null()), facts).with_columns(
+        metric=pl.when(is_clean).then(pl.lit("clean")).otherwise(pl.lit(noun)),
+        where=pl.when(is_clean).then(place).otherwise(place_of_condition),
+        differs=DIFFERS,
+    )
+    metrics = metrics.with_columns(where=place)
     biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
-    others = _beyond_chance(
-        pl.concat([metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions], how="diagonal")
-    )
-    changes = [
-        *_changes_in_words(CHANGES["clean"], clean.with_columns(where=_place(several)), "cases"),
-        *_changes_in_words(change, perturbed, "perturbed cells"),
-        *_worst_slice_in_words(others),
-    ]
-    for name in (name for name in CHANGES if name != "clean"):
-        changes += _changes_in_words(CHANGES[name], biases.filter(metric=name), "cases")
-    if changes:
-        names = pl.concat([tested_cells["checkpoint"], biases["checkpoint"]]).unique()
-        subject = name_b
+    rest = metrics.filter(~pl.col("metric").is_in([*CHANGES]))
+    others, cases = _beyond_chance(rest, conditions), pl.concat([tested_cells, biases], how="diagonal")
+    changes = [words for name in CHANGES for words in _changes_in_words(name, cases.filter(metric=name))]
+    if changes := [*changes, *_worst_slice_in_words(others)]:
+        subject, names = name_b, cases["checkpoint"].unique()
         if len(names) == 1 and b.column != "checkpoint":
             subject = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
         return f"Compared with {name_a}, {subject} {'; it '.join(changes)}"
@@ -310,24 +305,23 @@ def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _place(several: Sequence[str], probe: str | None = None) -> pl.Expr:
-    """The column `where`: the condition of a row in words, and its checkpoint and image set where there are several."""
-    words = [pl.format(f" {preposition} {{}}", name) for name, preposition in PREPOSITIONS.items() if name in several]
-    if probe:
-        setting = pl.concat_str(probe, pl.col("setting").replace("", None), separator=" ", ignore_nulls=True)
-        is_clean = pl.col(probe) == "clean"
-        words.insert(
-            0, pl.when(is_clean).then(pl.lit(" without perturbation")).otherwise(pl.format(" under {}", setting))
-        )
-    return pl.concat_str([pl.lit(""), *words], ignore_nulls=True).alias("where")
+def _place(several: Sequence[str], *, of_condition: bool = False) -> pl.Expr:
+    """The condition of a row in words, if asked for, and its checkpoint and image set where there are several."""
+    words = [pl.format(" on {}", "image_set")] if "image_set" in several else []
+    words = [pl.format(" of {}", "checkpoint"), *words] if "checkpoint" in several else words
+    if of_condition:
+        probe, setting = pl.col("probe").replace("clean", "no perturbation"), pl.col("setting").replace("", None)
+        words.insert(0, pl.format(" under {}", pl.concat_str(probe, setting, separator=" ", ignore_nulls=True)))
+    return pl.concat_str([pl.lit(""), *words], ignore_nulls=True)
 
 
-def _beyond_chance(rows: pl.DataFrame) -> pl.DataFrame:
+def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
     """The rows that differ after Bonferroni's correction over all of them, which widens their intervals.
 
     The least and the most accurate slice are left out, whose slices are there themselves.
     """
-    rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~pl.col("metric").str.contains(f"^({WORST_SLICE}|{LOSS})"))
+    rows, is_choice = pl.concat(frames, how="diagonal"), pl.col("metric").str.contains(f"^({WORST_SLICE}|{LOSS})")
+    rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~is_choice)
     widening = scipy.special.ndtri(1 - ALPHA / (2 * max(1, len(rows)))) / Z
     nearest = pl.when(DIFFERENCE > 0).then(LOW).otherwise(HIGH)
     return rows.filter(widening * (DIFFERENCE - nearest).abs() < DIFFERENCE.abs())
@@ -351,18 +345,22 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _changes_in_words(change: tuple[str, str], cases: pl.DataFrame, noun: str) -> Iterator[str]:
+def value_in_words(value: float | None, state: str | None) -> float | str | None:
+    """A value of a table, or where it lies if that is beyond the tested conditions: `>78`."""
+    return value if value is None or state not in CENSORED else f"{'<>'[CENSORED.index(State(state))]}{value:g}"
+
+
+def _changes_in_words(metric: str, cases: pl.DataFrame) -> Iterator[str]:
     """The changes in words, none where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
-    `change` has the verb and its complement, `noun` is what several cases are called, and their `where` is where each
-    one is. Of several cases that differ to one side the largest difference is told, and the side with the larger first.
+    Of several cases that differ to one side the largest difference is told, and the side with the larger one first.
     """
-    (verb, complement), rows = change, cases.filter(pl.col("differs").fill_null(False))
-    rows = rows.sort(DIFFERENCE.abs(), descending=True, maintain_order=True).with_columns(loses=DIFFERENCE < 0)
-    for (loses,), side in rows.group_by("loses", maintain_order=True):
-        words = f"{verb} {'less' if loses else 'more'} {complement}"
+    (verb, complement), noun = CHANGES[metric], "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
+    rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True)
+    for (loses,), side in rows.group_by(DIFFERENCE < 0, maintain_order=True):
+        words, largest = f"{verb} {'less' if loses else 'more'} {complement}", side.row(0, named=True)
         if len(cases) == 1:
-            yield f"{words}{side['where'].item()}: {difference_in_words(side.row(0, named=True))}"
+            yield f"{words}{largest['where']}: {difference_in_words(largest)}"
         else:
             yield f"{words} in {len(side):,} of {len(cases):,} {noun}, at most by {_largest_in_words(side)}"
 
@@ -375,10 +373,9 @@ def _largest_in_words(rows: pl.DataFrame) -> str:
 
 def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:
     """The slice of the images on which B loses most, and where; none where it loses on none beyond chance."""
-    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0)
-    if len(rows):
-        name = str(rows.row(rows["difference"].arg_min() or 0, named=True)["metric"]).removeprefix(f"{SLICE}_")
-        yield f"loses most on {name}: {_largest_in_words(rows)}"
+    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0).sort("difference")
+    for name in rows["metric"].head(1):
+        yield f"loses most on {name.removeprefix(f'{SLICE}_')}: {_largest_in_words(rows)}"
 
 
 def _others_in_words(differences: pl.DataFrame) -> str:

@@ -15,8 +15,8 @@ freedom for C clusters and below 30 images. Gained, lost and n are first divided
     S      = max(sum (D_k - n_k d)^2, n^2 M),   M as in `wilson`, with v = (gained + lost) / n - d^2
 
 The last term of each is half a cluster that differs as a whole. g, as in `wilson`, is what clusters that differ as a
-whole add where the images have none of them; it is 0 where each image is a cluster. Of scores d_i between -1 and 1,
-gained is (sum d^2 + sum d) / 2, and lost what remains of sum d^2.
+whole add where the images have none of them; it is 0 where each image is a cluster. Where d_i are scores between -1 and
+1, gained is (sum d^2 + sum d) / 2, and lost what remains of sum d^2.
 
 p is McNemar's test (1947) of as many gained as lost:
 

@@ -1,9 +1,8 @@
 """Frequencies of images: mean powers of bands, and labels that can be read out of them.
 
-Of powers there are the means over images, their power law, and ratios of two sets. With p_ib the power of band b in
-image i of n and P_b its mean, every number is a sum over bands of w_b ln P_b: the logarithm of a mean power (w = 1 for
-one band), or the exponent of the power law, minus the slope of ln P against ln f by least squares, in which ring r
-counts 1 / r.
+Powers have means over images, a power law, and ratios of two sets. With p_ib the power of band b in image i of n and
+P_b its mean, every number is a sum over bands of w_b ln P_b: the logarithm of a mean power (w = 1 for one band), or the
+exponent of the power law, minus the slope of ln P against ln f by least squares, in which ring r counts 1 / r.
 
     d_u  = sum over the images of cluster u of sum_b w_b (p_ib - P_b) / (n P_b)
     ends   sum_b w_b ln P_b ± t sqrt(C / (C - 1) sum d_u^2)            C clusters, t as in `wilson`

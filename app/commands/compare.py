@@ -88,15 +88,16 @@ def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
     import polars as pl
 
     from ...analysis.comparison.cells import DIFFERS
-    from ...analysis.comparison.verdict import difference_in_words
+    from ...analysis.comparison.verdict import difference_in_words, value_in_words
 
     cells = comparison.cells.rename({"top1_a": "value_a", "top1_b": "value_b"})
     rows = pl.concat([cells, comparison.metrics, comparison.conditions], how="diagonal_relaxed").with_columns(
-        A=pl.col("value_a").round(3), B=pl.col("value_b").round(3), **{"*": pl.when(DIFFERS).then(pl.lit("*"))}
+        pl.col("value_a", "value_b").round(3), **{"*": pl.when(DIFFERS).then(pl.lit("*"))}
     )
     return [
         {name: row[name] for name in TITLES}
-        | {"name": f"{row['metric'] or ''} {condition_in_words(row)}".strip(), "A": row["A"], "B": row["B"]}
+        | {"name": f"{row['metric'] or ''} {condition_in_words(row)}".strip()}
+        | {side.upper(): value_in_words(row[f"value_{side}"], row[f"state_{side}"]) for side in "ab"}
         | {"difference": None if row["difference"] is None else difference_in_words(row | {"metric": ""})}
         | {"n": row["n"], "*": row["*"]}
         for row in rows.to_dicts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -171,8 +170,8 @@ def _write_junit(file: Path, title: str, rows: Rows) -> None:
     suites: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         name = ", ".join(filter(None, (row["condition"], row["slice"], row["measure"])))
-        parts = [row["note"], _number_in_words(row, "loss", "margin"), _number_in_words(row, "flips", "max_flips")]
-        parts.append(None if row["p"] is None else f"{row['decides']}, p {row['p']:.2g} after Holm")
+        numbers = (f"{name} {row[name]:.4g}" for name in ("loss", "flips") if row[name] is not None)
+        parts = [row["note"], *numbers, row["decides"], None if row["p"] is None else f"p {row['p']:.2g} after Holm"]
         parts.append(f"about {row['needed']:,} images would decide" if row["needed"] else None)
         message = f"{row['verdict']}: {'; '.join(filter(None, parts))}"
         suites.setdefault(f"{row['checkpoint']} on {row['image_set']}", []).append((name, row["verdict"], message))
@@ -180,14 +179,6 @@ def _write_junit(file: Path, title: str, rows: Rows) -> None:
         file.write_text(junit_text(title, suites), encoding="utf-8")
     except OSError as error:
         raise unwritable(file, error, "name another with --junit") from None
-
-
-def _number_in_words(row: Mapping[str, Any], name: str, limit: str) -> str:
-    """A number with its interval and its limit; empty where the row is not judged by it."""
-    if row[name] is None or row[limit] is None:
-        return ""
-    low, high = (f"{row[end]:.4g}" if row[end] is not None else "-" for end in (f"{name}_low", f"{name}_high"))
-    return f"{name} {row[name]:.4g} [{low}, {high}], {limit.replace('max_flips', 'limit')} {row[limit]:g}"
 
 
 app.command("release")(command(studies.gate, print_verdicts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,6 @@ class ReportData:
     """The frequencies that the models live on, and a line for each number that is not determined."""
     choice: list[str]
     """The models that charts show: all, or a choice of them."""
-    curve_before: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """Rows as those of `curve`, of what the study is compared with, where charts have room for both."""
-    metrics_before: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def label(self) -> str:
@@ -146,20 +143,15 @@ def _read(store: Store, label: str) -> ReportData:
     frames |= {name: store.frame(query, [label]) for name, query in VERSION_FRAMES.items()}
     conditions = read_conditions(store, label)
     frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
-    curve, condition_metrics = (
-        _with_facts(store.frame(f"FROM {view}(?)", [label]), conditions, frames["image_sets"])
-        for view in ("curve_of", "condition_metric_of")
-    )
+    frames |= _with_facts(store, label, conditions, frames["image_sets"])
     # The accuracy without perturbation, or else that over everything.
     clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
-    means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
+    means = frames["curve"].group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
     models = frames["checkpoints"].select("category", checkpoint="name")
     return ReportData(
         path=store.path,
         study=study,
         other_studies=newest.filter(pl.col("name") != study["name"])["label"].to_list(),
-        curve=curve,
-        condition_metrics=condition_metrics,
         own_titles=own_titles(store, label),
         conditions=conditions,
         correlated=find_study_table(store, label),
@@ -175,28 +167,34 @@ def _read(store: Store, label: str) -> ReportData:
     )
 
 
-def _with_facts(rows: pl.DataFrame, conditions: pl.DataFrame, image_sets: pl.DataFrame) -> pl.DataFrame:
+def _with_facts(
+    store: Store, label: str, conditions: pl.DataFrame, image_sets: pl.DataFrame
+) -> dict[str, pl.DataFrame]:
+    """The frames of a version that have a row for each condition, with the facts of these."""
     own_cycles = image_sets.select("own_cycles", image_set="name")
-    return with_facts(rows, conditions).join(own_cycles, on="image_set", how="left", maintain_order="left")
+    views = {"curve": "curve_of", "condition_metrics": "condition_metric_of"}
+    rows = {name: with_facts(store.frame(f"FROM {view}(?)", [label]), conditions) for name, view in views.items()}
+    return {
+        name: frame.join(own_cycles, on="image_set", how="left", maintain_order="left") for name, frame in rows.items()
+    }
 
 
 def add_before(results: ReportData, run: Run, name: str, cells: pl.DataFrame) -> ReportData:
-    """The study with the curves and metrics of a run before it, as the models `CHECKPOINT in NAME`.
+    """The study with the numbers of a run before it, as models `CHECKPOINT in NAME`, where charts have colours for all.
 
-    Of these are left out those whose `cells`, the cells that are compared, are none, and all if charts have no colours
-    for so many.
+    Models are left out of which nothing is compared, by `cells`, and what the study has not, images or conditions.
     """
-    models = cells.select("checkpoint", "image_set").unique()
-    if models["checkpoint"].n_unique() + len(results.choice) > COLORED_MODELS:
+    models, image_sets = cells["checkpoint"].unique(), results.image_sets["name"]
+    if len(models) + len(results.choice) > COLORED_MODELS:
         return results
-    curve, metrics = (
-        run.store.frame(f"FROM {view}(?)", [run.label])
-        .join(models, on=["checkpoint", "image_set"], how="semi", maintain_order="left")
-        .with_columns(checkpoint=pl.format("{} in {}", "checkpoint", pl.lit(name)))
-        for view in ("curve_of", "metric_of")
-    )
-    curve_before = _with_facts(curve, results.conditions, results.image_sets).drop_nulls("place")
-    return replace(results, curve_before=curve_before, metrics_before=metrics)
+    frames: dict[str, Any] = {"metrics": run.store.frame("FROM metric_of(?)", [run.label])}
+    frames |= _with_facts(run.store, run.label, results.conditions, results.image_sets)
+    is_shared = pl.col("checkpoint").is_in(models.implode()) & pl.col("image_set").is_in(image_sets.implode())
+    for frame, rows in frames.items():
+        before = rows.filter(is_shared).with_columns(checkpoint=pl.format("{} in {}", "checkpoint", pl.lit(name)))
+        before = before.drop_nulls("place") if "place" in rows.columns else before
+        frames[frame] = pl.concat([getattr(results, frame), before])
+    return replace(results, **frames)
 
 
 def _doubts(store: Store, frames: Mapping[str, pl.DataFrame]) -> list[str]:

@@ -57,7 +57,7 @@ MAP_CAPTION = (
 )
 NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
-    "×: no value, or a degenerate fit. Of a channel, squares are the published estimator, which has no interval, and "
+    "×: no value, or a degenerate fit. Squares are the published estimator of a channel, which has no interval, and "
     "circles the psychometric one."
 )
 SHARES_CAPTION = (
@@ -155,15 +155,9 @@ def _curves(results: ReportData) -> Iterator[Figure]:
 
 
 def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
-    """The panels of some probes on one image set, with the curves of a study before."""
-    image_set, frames = rows["image_set"][0], [rows]
+    """The panels of some probes on one image set."""
+    image_set, choice = rows["image_set"][0], as_errors(results.select_choice(rows))
     metrics = results.metrics.filter(image_set=image_set)
-    if len(results.curve_before):
-        before = pl.col("probe").is_in(rows["probe"].unique().implode())
-        frames.append(results.curve_before.filter(before, image_set=image_set))
-        metrics = pl.concat([metrics, results.metrics_before.filter(image_set=image_set)])
-    rows = pl.concat(frames)
-    choice = as_errors(results.select_choice(rows))
     cuts = {
         measure.display.cut_of: metrics.filter(metric=measure.name)
         for measure in GRID_MEASURES

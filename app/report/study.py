@@ -118,8 +118,8 @@ def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verd
         label = earlier_label(store_a, word, str(results.study["name"]))
         runs = Run(store_a, label), Run(store, results.label)
         comparison, name = compare_runs(*runs), runs[0].name_beside(runs[1])
+        rows = changes(comparison, results)
         results = add_before(results, runs[0], name, comparison.cells)
-    rows = changes(comparison, results)
     count = len(rows.filter("differs"))
     text = (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "

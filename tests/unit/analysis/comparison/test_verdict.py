@@ -20,6 +20,7 @@ from bandlens.analysis.comparison.verdict import (
     difference_in_words,
     differences_in_words,
     estimate_in_words,
+    value_in_words,
 )
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, State
@@ -315,6 +316,11 @@ def test_the_worst_slice_and_the_largest_differences_to_both_sides_are_told(runs
 def test_a_small_difference_of_a_number_with_a_unit_has_three_digits() -> None:
     row = {"metric": "clean_error_consistency", "difference": -0.013, "low": -0.214, "high": 0.188}
     assert difference_in_words(row).startswith("-0.013 [-0.214, +0.188]")
+
+
+def test_a_value_beyond_what_was_tested_says_on_which_side() -> None:
+    assert [value_in_words(78, f"censored_{side}") for side in ("above", "below")] == [">78", "<78"]
+    assert value_in_words(78, "ok") == 78
 
 
 def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shape(runs: tuple[Run, Run]) -> None:

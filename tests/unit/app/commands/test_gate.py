@@ -125,7 +125,7 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
     ]
     failure = next(case for case in suite if case.find("failure") is not None).find("failure")
     assert failure is not None
-    message = r"fail: loss 0.05 \[.*\], margin 0.01; low 0.0[34]\S* > 0, p \S+e-\d+ after Holm"
+    message = r"fail: loss 0.05; flips 0.05; low 0.0[34]\S* > 0; p \S+e-\d+ after Holm"
     assert re.fullmatch(message, str(failure.get("message")))
 
 
