@@ -135,7 +135,7 @@ class Results:
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
         if rows["y"].is_null().all():
             raise UsageError(f"{probe} has one axis and no map; draw it with plot_curves")
-        return two_a_row(charts.probe_panels(charts.as_errors(rows), probe).values())
+        return two_a_row(charts.probe_panels(charts.as_errors(rows)).values())
 
     def plot_channels(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of the channel of each model on one image set: noise_sd over cycles per image.

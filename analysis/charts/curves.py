@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import altair as alt
@@ -28,6 +29,9 @@ from .grammar import (
 )
 from .maps import condition_map
 
+ONE_SETTING = "probes of one setting"
+"""The title of the chart that they share."""
+
 
 def curves(
     curve: pl.DataFrame, x: str, x_title: str, title: str, domain: Domain = (0, 1), octaves: bool = False
@@ -39,7 +43,7 @@ def curves(
 
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
-        x: a column of numbers, or of words in the order in which they are to be drawn.
+        x: a column of numbers, or of words in the order in which they are to be drawn; `dots` draws words without one.
         domain: ends of the axis of the accuracy.
         octaves: whether the values of `x` lie an octave apart.
     """
@@ -55,12 +59,10 @@ def curves(
         across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     place = (x, x_title.split(" (")[0], "~g") if numeric else x
     full = 1 if field == "model" else 0.4
-    is_picked = f"datum.model == {PICK}"
-    visible = f"{PICK} == '' || {is_picked} || datum.category == {PICK}" if field == "model" else is_picked
     base = plot(rows).encode(x=across, color=color, detail=alt.Detail("model:N"))
     y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
     silent = base.encode(tooltip=alt.TooltipValue(None))
-    pale, dim = (alt.OpacityValue(0, condition=where(visible, opacity)) for opacity in (0.15, 0.7))
+    pale, dim = _visible(field, 0.15), _visible(field, 0.7)
     band = silent.mark_area().encode(y=alt.Y("low:Q", title=measure), y2=alt.Y2("high:Q"), opacity=pale)
     clean = silent.mark_rule(strokeDash=[4, 4]).encode(
         x=alt.XValue(0),  # type: ignore[no-untyped-call]
@@ -77,15 +79,72 @@ def curves(
         tooltip=tips("model", "category", place, *setting, ("top1", measure, ".3f"), "low", "high", IMAGES),
     )
     layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
-    if "chance" in curve.columns and curve["chance"].is_not_null().any():
-        # Models of different numbers of classes have several chances.
-        chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
-        dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
-        level = alt.Y("chance:Q", title=measure)
-        layers.insert(0, dotted.encode(y=level, tooltip=tips(("chance", "chance", ".3g"))))
+    layers = [*_chances(curve, y=alt.Y("chance:Q", title=measure)), *layers]
     if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
         layers.insert(0, shade_enlarged(curve["own_cycles"].min(), rows[x].max(), across))
     return layered(*layers, picks=True, title=title, width=320, height=220)
+
+
+def dots(curve: pl.DataFrame, x: str, title: str, domain: Domain = (0, 1)) -> Any:
+    """Accuracy under settings that have no order: a row for each word in the column `x`, with a dot for each model.
+
+    Intervals, clean accuracies and chance are there as in `curves`, which has the other arguments too.
+    """
+    field, measure, settings = series_of(curve), str(curve["measure"][0]), curve[x].unique(maintain_order=True)
+    numbers = ("top1", "low", "high", "n", "clean_top1")
+    rows = curve.select("category", *dict.fromkeys([x, "setting"]), *numbers, model="checkpoint").sort("model")
+    color, shape = scales(field, rows[field])
+    base = plot(rows).encode(y=alt.Y(f"{x}:N", title=None, sort=settings.to_list()), color=color)
+    step = 16
+    if field == "model":
+        base = base.encode(yOffset=alt.YOffset("model:N"))
+        step = max(step, min(8 + 9 * rows["model"].n_unique(), 400 // len(settings)))
+    across = alt.X("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
+    ends = {"x": alt.X("low:Q", title=measure), "x2": alt.X2("high:Q")}
+    clean = (
+        plot(rows)
+        .mark_rule(strokeDash=[4, 4])
+        .encode(
+            x=alt.X("mean(clean_top1):Q", title=measure),
+            color=color,
+            detail=[alt.Detail("model:N"), alt.Detail("category:N")],
+            opacity=_visible(field, 0.7),
+            tooltip=alt.TooltipValue(None),
+        )
+    )
+    columns = dict.fromkeys(["model", "category", x, "setting"])
+    points = base.mark_point(filled=True, size=40, opacity=1).encode(
+        x=across,
+        shape=shape,
+        opacity=faded(1 if field == "model" else 0.4),
+        tooltip=tips(*columns, ("top1", measure, ".3f"), "low", "high", IMAGES),
+    )
+    return layered(
+        *_chances(curve, x=alt.X("chance:Q", title=measure)),
+        *([clean] if rows["clean_top1"].is_not_null().any() else []),
+        base.mark_rule(strokeWidth=2).encode(**ends, opacity=_visible(field, 0.7)),
+        points,
+        picks=True,
+        title=title,
+        width=320,
+        height=max(44, step * len(settings)),
+    )
+
+
+def _visible(field: str, opacity: float) -> alt.OpacityValue:
+    """The opacity of what each of few models has, and of many models the one that is picked."""
+    is_picked = f"datum.model == {PICK}"
+    visible = f"{PICK} == '' || {is_picked} || datum.category == {PICK}" if field == "model" else is_picked
+    return alt.OpacityValue(0, condition=where(visible, opacity))
+
+
+def _chances(curve: pl.DataFrame, **level: Any) -> list[Any]:
+    """A dotted line at chance, where the rows have it; models of different numbers of classes have several chances."""
+    if "chance" not in curve.columns or curve["chance"].is_null().all():
+        return []
+    chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
+    dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
+    return [dotted.encode(**level, tooltip=tips(("chance", "chance", ".3g")))]
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
@@ -123,32 +182,49 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     return chart_with_cuts
 
 
-def probe_panels(rows: pl.DataFrame, probe: str, domain: Domain = (0, 1)) -> dict[str, Any]:
-    """Title -> chart of one probe on one image set, as its family says that it is drawn.
+def probe_panels(
+    rows: pl.DataFrame, domain: Domain = (0, 1), cuts: Mapping[str, pl.DataFrame] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Title -> chart of the probes on one image set, as their families say that they are drawn.
 
-    A probe with two axes has a map for each model and series, the first COLORED_MODELS; any other has curves for each
-    series, over cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by
-    side.
+    A probe with two axes has a map for each model and series, the first COLORED_MODELS. Any other has curves for each
+    series, over cycles per image where it acts on a frequency, and dots of settings that have no second place on an
+    axis. Probes of one setting share a chart.
 
-    `rows` are those of the view `curve`, with the facts of conditions (see `database.study_versions`).
+    Args:
+        rows: those of the view `curve`, with the facts of conditions (see `database.study_versions`).
+        cuts: filter -> rows of the view `metric` of its half cut, which are marked.
     """
-    rows = rows.sort("checkpoint", "place")
-    if rows["y"].is_not_null().any():
-        minimum, maximum = rows.select(minimum=pl.col("top1").min(), maximum=pl.col("top1").max()).row(0)
-        # A map has the colours of its own values: errors under waves may all be small.
-        domain = domain if minimum is None or minimum == maximum else (minimum, maximum)
-        maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:COLORED_MODELS]
-        titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
-        return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}
-    on_axis = rows.filter(pl.col("x").is_not_null())
-    if on_axis["x"].n_unique() < 2:
-        return {words(probe): curves(rows, "setting", "setting", words(probe), domain)} if len(rows) else {}
-    x = "cycles" if on_axis["cycles"].is_not_null().all() else "x"
-    panels = {}
-    for (series,), part in on_axis.sort("place").group_by("series", maintain_order=True):
-        title = ", ".join(filter(None, (words(probe), str(series))))
-        octaves = x == "cycles" and not part["cuts"].any()
-        panels[title] = curves(part, x, str(part["x_title"][0]), title, domain, octaves)
+    panels, single_settings = dict[str, Any](), []
+    for (name,), part in rows.sort("place").group_by("probe", maintain_order=True):
+        probe = words(str(name))
+        if part["y"].is_not_null().any():
+            minimum, maximum = part.select(minimum=pl.col("top1").min(), maximum=pl.col("top1").max()).row(0)
+            # A map has the colours of its own values: errors under waves may all be small.
+            reach = domain if minimum is None or minimum == maximum else (minimum, maximum)
+            maps = part.sort("checkpoint", "place").group_by("checkpoint", "series", maintain_order=True)
+            for key, tiles in list(maps)[:COLORED_MODELS]:
+                title = f"{probe}: {', '.join(filter(None, map(str, key)))}"
+                panels[title] = condition_map(tiles, title, reach)
+            continue
+        is_curve = pl.col("x").is_not_null() & (pl.col("x").n_unique().over("series") > 1)
+        for (series,), line in part.filter(is_curve).group_by("series", maintain_order=True):
+            title, x = ", ".join(filter(None, (probe, str(series)))), "x"
+            if line["cycles"].is_not_null().all():
+                x = "cycles"
+            octaves = x == "cycles" and not line["cuts"].any()
+            chart = curves(line, x, str(line["x_title"][0]), title, domain, octaves)
+            panels[title] = mark_half_cuts(chart, cuts[str(name)], line) if name in cuts else chart
+        has_curve = part.select(is_curve.any()).item()
+        settings = part.filter(~is_curve, pl.col("x").is_not_null()) if has_curve else part
+        if settings["setting"].n_unique() == 1:
+            single_settings.append(settings.with_columns(probe=pl.lit(probe)))
+        elif len(settings):
+            panels[f"{probe}, settings" if probe in panels else probe] = dots(settings, "setting", probe, domain)
+    if single_settings:
+        settings = pl.concat(single_settings)
+        title = ONE_SETTING if len(single_settings) > 1 else str(settings["probe"][0])
+        panels[title] = dots(settings, "probe", title, domain)
     return panels
 
 

@@ -133,6 +133,12 @@ def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
     return Layers(data, layers, **parameters, **properties)
 
 
+def count_rows(chart: Any) -> int:
+    """The number of rows that the layer with most of them draws: no chart is worth its frame for one dot, or none."""
+    parts = (chart, *getattr(chart, "layer", ()))
+    return max(len(part.data.values) for part in parts if part.data is not alt.Undefined)
+
+
 def two_a_row(panels: Iterable[Any]) -> Any:
     """The panels as one chart."""
     return alt.concat(*panels, columns=2)

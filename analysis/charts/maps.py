@@ -110,7 +110,7 @@ def condition_map(curve: pl.DataFrame, title: str, domain: Domain = (0, 1)) -> A
         title,
         (320, 320),
         (
-            alt.X("x:O", title=x_title, axis=alt.Axis(labelOverlap=True)),
+            alt.X("x:O", title=x_title, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             alt.Y("y:O", title=y_title, axis=alt.Axis(labelOverlap=True)),
         ),
         dark_to_light("top1", domain, 0, measure, BELOW),

@@ -63,8 +63,9 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
 
 
 def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
-    """Number -> its chart, of those of `titles` that some model has a value of."""
-    valued = set(metrics.filter(pl.col("mark") != VALUELESS)["number"])
+    """Number -> its chart, of those of `titles` that two models or more have a value of."""
+    values = metrics.filter(pl.col("mark") != VALUELESS).group_by("number").agg(pl.col("checkpoint").n_unique())
+    valued = set(values.filter(pl.col("checkpoint") > 1)["number"])
     return {name: number_chart(metrics, name, title) for name, title in titles.items() if name in valued}
 
 

@@ -352,7 +352,7 @@ def report(
         against: show what changed: another results database, FILE or FILE:name, or another study or name@version of
             this one.
         published: show published models, too, and yours among them.
-        figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
+        figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide; all are those of your models.
         folder: where --figures go, with a list of them.
     """
     from ..report.build import write_report

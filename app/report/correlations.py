@@ -82,7 +82,7 @@ def correlations_figure(name: str, title: str, table: pl.DataFrame, columns: int
         for subset, title in SUBSET_TITLES.items()
         if len(part := table.filter(pl.col("subset") == subset))
     }
-    caption = " ".join([MAP_CAPTION.format(tests=table["p"].count()), *_reservations(table)])
+    caption = [MAP_CAPTION.format(tests=table["p"].count()), *_reservations(table)]
     return Figure(name, title, caption, panels, columns, table, **properties)
 
 
@@ -115,7 +115,9 @@ def published_sections(results: ReportData | None) -> Iterator[Section]:
     if results:
         yield results.section("atlas", "Among published models", [*_own_figures(results)])
     coefficients = correlations(published_table())
-    heat_maps = correlations_figure("published-correlations", "48 ResNet-50s", coefficients, 3, folded=True)
+    heat_maps = correlations_figure(
+        "published-correlations", "48 ResNet-50s", coefficients, 3, folded=True, published=True
+    )
     title = "The published study: do biases explain generalization?"
     text = f"{STUDY_TEXT} {counts(coefficients)}"
     yield Section("study", title, [text], [heat_maps, _scatter_figure(coefficients)])
@@ -137,7 +139,9 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
     }
     picks = key(figures.rename({"model": "checkpoint"}))
     title = "Biases against groups of benchmarks"
-    return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, **picks, folded=True)
+    return Figure(
+        "published-scatter", title, [SCATTER_CAPTION], panels, 4, figures, **picks, folded=True, published=True
+    )
 
 
 def _own_figures(results: ReportData) -> Iterator[Figure]:
@@ -160,7 +164,7 @@ def _own_figures(results: ReportData) -> Iterator[Figure]:
         for bias in BIASES
         if bias in choice["metric"]
     }
-    caption = OWN_CAPTION + f" {MEANINGLESS_CAPTION}" * (not metrics.select(is_sound.all()).item())
+    caption = [OWN_CAPTION, *[MEANINGLESS_CAPTION] * (not metrics.select(is_sound.all()).item())]
     picks = key(models.select("category", checkpoint="model"))
     yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, **picks)
 

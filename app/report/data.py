@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...analysis.charts.grammar import COLORED_MODELS
+from ...analysis.charts.grammar import COLORED_MODELS, count_rows
 from ...analysis.comparison.cells import Run
 from ...analysis.comparison.verdict import Verdict, verdict
 from ...analysis.correlations.model_values import StudyTable, find_study_table, own_titles
@@ -20,7 +20,7 @@ from ...analysis.database.study_versions import last_run, read_conditions, study
 from ...analysis.measures.error_consistency import judged_images
 from ...core.records import Missing, enlarged_in_words
 from ..study.mislabelling import doubt_accuracies
-from .page import Figure, Section
+from .page import Figure, Section, Table
 
 DRAWN_MODELS = 48
 """The most models that charts show: the published study has so many."""
@@ -109,7 +109,17 @@ class ReportData:
     def section(
         self, name: str, title: str, figures: Sequence[Figure], text: Sequence[str] = (), **content: Any
     ) -> Section:
-        """A section of figures, whose text says which models are drawn where these are not all."""
+        """A section of figures, whose text says which models are drawn where these are not all.
+
+        Charts of one dot or none are left out, and of a figure without a chart the table is there alone.
+        """
+        figures = [
+            replace(figure, panels={title: panel for title, panel in figure.panels.items() if count_rows(panel) > 1})
+            for figure in figures
+        ]
+        bare = [Table(figure.title, figure.table, figure.folded) for figure in figures if not figure.panels]
+        content["tables"] = [*bare, *content.get("tables", ())]
+        figures = [figure for figure in figures if figure.panels]
         if figures and len(self.choice) < len(self.checkpoints):
             line = (
                 f"Drawn are {len(self.choice):,} of {len(self.checkpoints):,} models, at even steps of category and "

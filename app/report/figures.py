@@ -53,7 +53,8 @@ class FigureFile:
 def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[FigureFile]:
     """The panels of the figures, each with the name of its files, as far as they are among `names`.
 
-    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures.
+    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures, but
+    those of published models alone, unless there are no others.
     UnknownName for a name that no figure has.
     """
     files: dict[str, FigureFile] = {}
@@ -67,7 +68,13 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
         if name != ALL_FIGURES and name not in files and name not in groups:
             choices = dict.fromkeys((ALL_FIGURES, *groups, *files))
             raise UnknownName("figure", name, choices, f"`--figures {ALL_FIGURES}` writes each, and {INDEX} lists them")
-    return [file for file in files.values() if {*names} & {ALL_FIGURES, file.name, slug(file.figure.title)}]
+    only_published = all(file.figure.published for file in files.values())
+
+    def is_chosen(file: FigureFile) -> bool:
+        is_in_all = ALL_FIGURES in names and (only_published or not file.figure.published)
+        return is_in_all or not {file.name, slug(file.figure.title)}.isdisjoint(names)
+
+    return list(filter(is_chosen, files.values()))
 
 
 def write_figures(
@@ -82,7 +89,7 @@ def write_figures(
             for ending in ENDINGS:
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending), sources)
             advance(1)
-        rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
+        rows = [(file.name, file.inches, file.title, " ".join(file.figure.caption)) for file in files]
         write_bytes(folder / INDEX, spreadsheet_csv(pl.DataFrame(rows, COLUMNS, orient="row")).encode(), sources)
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
 

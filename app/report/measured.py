@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.curves import as_errors, curves, mark_half_cuts, probe_panels
+from ...analysis.charts.curves import as_errors, curves, dots, probe_panels
 from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, words
 from ...analysis.charts.maps import band_map, kappa_map, pair_map, threshold_map
 from ...analysis.charts.numbers import add_estimators, channel_chart, number_panels, octave_bars
@@ -29,16 +29,16 @@ OPEN_MODELS = 6
 SIDE_BY_SIDE = 40
 """Settings that a chart has room for side by side, where their probe has no axis."""
 CURVE_CAPTION = (
-    "Bands are 95 % intervals, which take clusters into account; of many models, only of the one that is picked from "
-    "the list. Dashed: without perturbation."
+    "Bands, and lines through dots, are 95 % intervals, which take clusters into account; of many models, only of the "
+    "one that is picked from the list. Dashed: without perturbation."
 )
-CHANCE_CAPTION = "Dotted across: chance, the accuracy of a blind guess."
+CHANCE_CAPTION = "Dotted: chance, the accuracy of a blind guess."
 HALF_CAPTION = (
     "Rings: the cut at which half of the {measure} is left, with its 95 % interval over images (the bar); "
     "a ring is missing where no tested cut leaves more or none leaves less."
 )
 CUES_CAPTION = (
-    "Images of this set have two cues, such as a shape and a texture: accuracy is the share that is named by the first."
+    "Images of {images} have two cues, such as a shape and a texture: accuracy is the share that is named by the first."
 )
 GROUPS_CAPTION = (
     "Percent, the mean over the benchmarks of a group, with 95 % intervals over photographs. Hollow: to be read with "
@@ -52,8 +52,8 @@ BAND_CAPTION = (
     "tested noise. ○ doubtful, × no channel: the numbers of that fit mean nothing."
 )
 MAP_CAPTION = (
-    "Dark: little noise in this band is enough to lose half of the accuracy. ≤ and ≥: beyond the tested noise. Hover "
-    "for 95 % intervals."
+    "Thresholds: where a tile is dark, little noise in this band is enough to lose half of the accuracy; ≤ and ≥ are "
+    "beyond the tested noise. Hover for 95 % intervals."
 )
 NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
@@ -71,7 +71,7 @@ PAIRS_CAPTION = (
 )
 AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
 MEASURES_CAPTION = (
-    "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
+    "Bands and lines are 95 % intervals over images; of many, only of the model picked from the list. Dashed: "
     "without perturbation. The table has the difference from it, with an interval that is paired over the same images, "
     "and the numbers at chance, which are not drawn."
 )
@@ -84,8 +84,8 @@ KAPPA_TEXT = (
 )
 KAPPA_CAPTION = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
 SUBJECTS_CAPTION = (
-    "Models with 95 % intervals, and the mean of people, with the least and the most accurate of them. Conditions are "
-    "as the experiments name them."
+    "Accuracy by condition: models with 95 % intervals, and the mean of people, with the least and the most accurate "
+    "of them. Conditions are as the experiments name them."
 )
 CURVE_COLUMNS = ("probe", "setting", "cycles", "checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 MEASURE_COLUMNS = (
@@ -101,8 +101,9 @@ CROWDED = pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_uniqu
 def measured_sections(results: ReportData) -> Iterator[Section]:
     """Yield the sections of accuracies and measures, in the order of the page."""
     yield results.section("octave-shares", "Octaves that add up", [*_octaves(results)])
-    yield results.section("curves", "Accuracy over frequency", [*filter_figures(results)[1:], *_curves(results)])
+    yield results.section("curves", "Accuracy over frequency", filter_figures(results)[1:])
     yield results.section("critical-band", "Critical band", [*_bands(results)])
+    yield results.section("other-probes", "Accuracy under other probes", [*_other_probes(results)])
     clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
     clean = clean.filter(~pl.col("image_set").is_in(_conflicting(results))).sort("image_set", "checkpoint")
     rows = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
@@ -145,13 +146,11 @@ def filter_figures(results: ReportData) -> list[Figure]:
     ]
 
 
-def _curves(results: ReportData) -> Iterator[Figure]:
-    """Yield a figure for each probe that is neither a filter nor acts on bands."""
+def _other_probes(results: ReportData) -> Iterator[Figure]:
+    """Yield a figure for each image set, of the probes that neither filter nor act on bands."""
     for number, name, rows in _perturbed(results):
-        curve_rows = rows.filter(~IN_BANDS, ~pl.col("cuts"), ~CROWDED)
-        for (probe,), part in curve_rows.group_by("probe", maintain_order=True):
-            title = f"{words(str(probe))} on {name}"
-            yield _accuracy_figure(results, part, f"{slug(str(probe))}-{number}", title)
+        if len(other_rows := rows.filter(~IN_BANDS, ~pl.col("cuts"), ~CROWDED)):
+            yield _accuracy_figure(results, other_rows, f"other-probes-{number}", f"Other probes on {name}")
 
 
 def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
@@ -163,20 +162,16 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
         for measure in GRID_MEASURES
         if measure.display.cut_of and measure.name in metrics["metric"]
     }
-    panels = {
-        panel: mark_half_cuts(chart, cuts[probe], part) if probe in cuts else chart
-        for (probe,), part in choice.group_by("probe", maintain_order=True)
-        for panel, chart in probe_panels(part, str(probe)).items()
-    }
+    panels = probe_panels(choice, cuts=cuts)
     has_labels = rows["measure"][0] == "accuracy"
     half_caption = HALF_CAPTION.format(measure="accuracy above chance" if has_labels else "agreement")
     captions = {
         half_caption: {*cuts} & {*choice["probe"]},
         CURVE_CAPTION: True,
         CHANCE_CAPTION: has_labels,
-        CUES_CAPTION: image_set in _conflicting(results),
+        CUES_CAPTION.format(images=image_set): image_set in _conflicting(results),
     }
-    caption = " ".join(text for text, applies in captions.items() if applies)
+    caption = [text for text, applies in captions.items() if applies]
     table = rows.sort("checkpoint", "place").select(CURVE_COLUMNS)
     return Figure(name, title, caption, panels, 2, table, **key(choice))
 
@@ -202,8 +197,8 @@ def _bands(results: ReportData) -> Iterator[Figure]:
             title = "noise_sd at which half of the accuracy without noise is left"
             overview = {"thresholds": threshold_map(results.select_choice(metrics), title, size, own_cycles)}
             table, title = thresholds.select(METRIC_COLUMNS), f"Thresholds on {image_set}"
-            yield Figure(f"thresholds-{number}", title, MAP_CAPTION, overview, 1, table)
-        caption, name = BAND_CAPTION.format(measure=band["measure"][0]), f"critical-band-{number}"
+            yield Figure(f"thresholds-{number}", title, [MAP_CAPTION], overview, 1, table)
+        caption, name = [BAND_CAPTION.format(measure=band["measure"][0])], f"critical-band-{number}"
         table = band.sort("checkpoint", "place").select("checkpoint", "setting", "cycles", "top1", "low", "high", "n")
         folded = len(models) > OPEN_MODELS
         yield Figure(name, f"Band noise on {image_set}", caption, panels, 2, table, folded=folded)
@@ -219,7 +214,7 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
         choice = results.select_choice(sound)
         bars = {"shares": octave_bars(choice, clean, f"{measure} owed to octaves", size)} if len(choice) else {}
-        caption = SHARES_CAPTION.format(measure=measure) + f" {AT_CHANCE}" * (len(sound) < len(rows))
+        caption = [SHARES_CAPTION.format(measure=measure), *[AT_CHANCE] * (len(sound) < len(rows))]
         table = rows.filter(pl.col("metric").is_in(shares)).select(METRIC_COLUMNS)
         yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, bars, 1, table)
         pair_values = choice.filter(pl.col("metric").is_in(pairs))
@@ -230,7 +225,7 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         }
         table, title = rows.filter(pl.col("metric").is_in(pairs)).select(METRIC_COLUMNS), f"Pairs of octaves on {name}"
         folded = len(maps) > OPEN_MODELS
-        yield Figure(f"octave-pairs-{number}", title, PAIRS_CAPTION, maps, 3, table, folded=folded)
+        yield Figure(f"octave-pairs-{number}", title, [PAIRS_CAPTION], maps, 3, table, folded=folded)
 
 
 def _groups(results: ReportData) -> Iterator[Figure]:
@@ -240,7 +235,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     panels = number_panels(choice, {group: words(group) for group in GROUPS})
     if len(means):
         table = means.select(METRIC_COLUMNS)
-        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(choice))
+        yield Figure("generalization", "Generalization", [GROUPS_CAPTION], panels, 3, table, **key(choice))
 
 
 def _numbers(results: ReportData) -> Iterator[Figure]:
@@ -251,7 +246,7 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
         choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
         panels, table = number_panels(choice, titles), rows.select(METRIC_COLUMNS)
         title = f"Every number on {image_set}"
-        yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(choice))
+        yield Figure(f"numbers-{number}", title, [NUMBERS_CAPTION], panels, 3, table, **key(choice))
 
 
 def _measures(results: ReportData) -> Section:
@@ -289,15 +284,11 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     choice = results.select_choice(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
-    panels = {
-        panel: chart
-        for (probe,), part in choice.sort("place").group_by("probe", maintain_order=True)
-        for panel, chart in probe_panels(part, str(probe), domain).items()
-    }
+    panels = probe_panels(choice, domain)
     table = rows.sort("checkpoint", "place").select(MEASURE_COLUMNS)
     folded = measure is not None and measure.display.folded
     name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
-    return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(choice), folded=folded)
+    return Figure(name, heading, [MEASURES_CAPTION], panels, 2, table, **key(choice), folded=folded)
 
 
 # Models beside each other and beside people
@@ -330,13 +321,13 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
     if panels:
         subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
         columns = 2 if subjects <= SLANTED_COLUMNS else 1
-        yield Figure("error-consistency", "Error consistency", KAPPA_CAPTION, panels, columns, means)
+        yield Figure("error-consistency", "Error consistency", [KAPPA_CAPTION], panels, columns, means)
 
 
 def _conditions(results: ReportData) -> Iterator[Figure]:
-    """Yield curves over the conditions of the image sets that have several: all people together, and each model.
+    """Yield accuracy over the conditions of the image sets that have several: all people together, and each model.
 
-    Conditions are in the order of the first number in their names.
+    Conditions are in the order of the first number in their names, and dots without a line where one has none.
     """
     judgements, top1 = results.judgements.filter(pl.col("condition").n_unique().over("images") > 1), pl.col("top1")
     if judgements.is_empty():
@@ -359,7 +350,9 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
     )
     charts = {
         str(images): curves(part.drop("images"), "condition", "condition", str(images))
+        if part.select(number.is_not_null().all()).item()
+        else dots(part.select(pl.all().exclude("images"), setting="condition"), "condition", str(images))
         for (images,), part in lines.group_by("images", maintain_order=True)
     }
     title = "Accuracy by condition"
-    yield Figure("accuracy-by-condition", title, SUBJECTS_CAPTION, charts, 2, table, **key(lines))
+    yield Figure("accuracy-by-condition", title, [SUBJECTS_CAPTION], charts, 2, table, **key(lines))

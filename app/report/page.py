@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -39,7 +40,8 @@ class Figure:
     name: str
     """The figure's anchor on the page."""
     title: str
-    caption: str
+    caption: Sequence[str]
+    """How to read it, in parts: the page says each once in a section."""
     panels: Mapping[str, Any]
     """Title in a word or two -> an Altair chart."""
     columns: int
@@ -52,6 +54,8 @@ class Figure:
     """Models that can be picked from a list, beside the legend."""
     folded: bool = False
     """Drawn when it is opened: for what few will look at."""
+    published: bool = False
+    """Shows published models alone, so that it becomes a file where it is named, and not among all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     listing: str = ""
     """Text to show as it is: the study file."""
+
+    @property
+    def caption(self) -> str:
+        """How to read the figures."""
+        return " ".join(dict.fromkeys(chain.from_iterable(figure.caption for figure in self.figures)))
 
 
 def slug(text: str) -> str:

@@ -135,7 +135,7 @@ def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verd
             for (probe,), part in results.select_choice(on_set).group_by("probe", maintain_order=True)
         }
         table = on_set.drop("differs")
-        figures.append(Figure(f"changes-{number}", f"Top-1 on {image_set}", CHANGES_CAPTION, panels, columns, table))
+        figures.append(Figure(f"changes-{number}", f"Top-1 on {image_set}", [CHANGES_CAPTION], panels, columns, table))
     section = results.section("changes", f"What changed against {name}", figures, [text])
     return results, comparison.verdict + results.verdict, section
 

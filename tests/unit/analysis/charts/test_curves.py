@@ -45,7 +45,7 @@ def across(spec: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(("probe", "cycles"), [("lowpass", [11.0, 56.0]), ("highpass", [100.0, 56.0])])
 def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) -> None:
     rows = rows_of(*(condition(probe, cutoff=c) for c in (0.1, 0.5)), cycles=cycles)
-    [(title, panel)] = probe_panels(rows, probe).items()
+    [(title, panel)] = probe_panels(rows).items()
     spec = panel.to_dict()
     side = "below" if probe == "lowpass" else "above"
     assert (across(spec)["field"], across(spec)["title"]) == (
@@ -70,7 +70,7 @@ def test_bands_of_noise_are_at_their_centres() -> None:
         (15.0, "noise_sd=0.02"),
     }
     assert chart["title"]["subtitle"] == "accuracy; without noise 0.90"
-    [(title, panel)] = probe_panels(rows, "critical_band").items()
+    [(title, panel)] = probe_panels(rows).items()
     spec = panel.to_dict()
     assert (title, across(spec)["title"]) == ("critical band, noise_sd=0.02", CENTER)
     assert across(spec)["scale"] == {"type": "log", "base": 2}
@@ -79,9 +79,9 @@ def test_bands_of_noise_are_at_their_centres() -> None:
 
 def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
     waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in [(0, 0), (0, 2), (3, -1)]]
-    [(title, chart)] = probe_panels(rows_of(*waves, top1=[0.9, 0.5, 0.2]), "fourier").items()
+    [(title, chart)] = probe_panels(rows_of(*waves, top1=[0.9, 0.5, 0.2])).items()
     spec = chart.to_dict()
-    assert title == "net, norm=15.7"
+    assert title == "fourier: net, norm=15.7"
     tiles = {(row["x"], row["y"]): row["top1"] for row in values(spec)}
     assert tiles == {(0, 0): 0.9, (2, 0): 0.5, (-2, 0): 0.5, (-1, 3): 0.2, (1, -3): 0.2}
     assert [spec["encoding"][axis]["title"] for axis in "xy"] == ["cycles across", "cycles down"]
@@ -90,21 +90,43 @@ def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
 def test_a_map_of_bins_has_octaves_across_and_orientations_down() -> None:
     bins = [(0, 0.0), (2, 45.0), (2, 90.0)]
     conditions = [condition("fourier_bin", octave=octave, orientation=turn, norm=15.7) for octave, turn in bins]
-    [chart] = probe_panels(rows_of(*conditions, top1=[0.9, 0.5, None]), "fourier_bin").values()
+    [chart] = probe_panels(rows_of(*conditions, top1=[0.9, 0.5, None])).values()
     spec = chart.to_dict()
     assert [(row["x"], row["y"], row["top1"]) for row in values(spec)] == [(0, 0, 0.9), (2, 45, 0.5)]
     assert spec["encoding"]["y"]["title"] == "orientation (degrees)"
 
 
 def test_a_probe_of_ones_own_with_one_number_has_its_curve() -> None:
-    [panel] = probe_panels(rows_of(*(condition("blur", sigma=sigma) for sigma in (4, 1, 2))), "blur").values()
+    [panel] = probe_panels(rows_of(*(condition("blur", sigma=sigma) for sigma in (4, 1, 2)))).values()
     spec = panel.to_dict()
     assert (across(spec)["field"], across(spec)["type"], across(spec)["title"]) == ("x", "quantitative", "sigma")
     assert [row["x"] for row in values(spec)] == [1, 2, 4]
 
 
-def test_a_probe_without_an_axis_has_its_settings_side_by_side_in_their_order() -> None:
-    [panel] = probe_panels(rows_of(*(condition("tint", color=color) for color in ("red", "blue"))), "tint").values()
+def test_settings_without_an_order_are_rows_of_dots_and_no_line() -> None:
+    conditions = [condition("octaves", keep=keep) for keep in ("0", "456", "12")]
+    [(title, panel)] = probe_panels(rows_of(*conditions)).items()
     spec = panel.to_dict()
-    assert (across(spec)["field"], across(spec)["type"], across(spec)["sort"]) == ("setting", "nominal", None)
-    assert [row["setting"] for row in values(spec)] == ["color=red", "color=blue"]
+    assert title == "octaves"
+    assert "line" not in [layer["mark"]["type"] for layer in spec["layer"]]
+    [points] = [layer["encoding"] for layer in spec["layer"] if layer["mark"]["type"] == "point"]
+    settings = ["keep=0", "keep=456", "keep=12"]
+    assert (points["x"]["field"], points["y"]["field"], points["y"]["sort"]) == ("top1", "setting", settings)
+    assert [row["setting"] for row in values(spec)] == settings
+
+
+def test_a_quality_is_a_line_over_its_own_name_for_each_setting_of_the_rest() -> None:
+    jpegs = [
+        condition("jpeg", quality=quality, sampling=sampling) for sampling in ("420", "444") for quality in (5, 95)
+    ]
+    panels = probe_panels(rows_of(*jpegs, condition("jpeg", quality=50, sampling="422")))
+    assert [*panels] == ["jpeg, sampling=420", "jpeg, sampling=444", "jpeg"], "a series of one setting has no line"
+    assert across(panels["jpeg, sampling=444"].to_dict())["title"] == "quality"
+
+
+def test_probes_of_one_setting_share_a_chart() -> None:
+    attack = condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40)
+    [(title, panel)] = probe_panels(rows_of(attack, condition("channel_shuffle"), condition("mirror"))).items()
+    spec = panel.to_dict()
+    assert title == "probes of one setting"
+    assert spec["layer"][-1]["encoding"]["y"]["sort"] == ["pgd linf", "channel shuffle", "mirror"]

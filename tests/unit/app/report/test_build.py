@@ -75,17 +75,26 @@ def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
 
 def test_everything_has_its_section(page: ReportPage) -> None:
     assert list(page.sections) == [
-        "verdict", "curves", "critical-band", "accuracy", "numbers", "measures", "correlations",
+        "verdict", "critical-band", "other-probes", "accuracy", "numbers", "measures", "correlations",
         "conditions", "atlas", "study", "provenance",
     ]  # fmt: skip
     assert "Your 5 models" in page.sections["correlations"]
-    assert "blur on photographs" in page.sections["curves"]
+    assert "Other probes on photographs" in page.sections["other-probes"]
     assert "expected calibration error on photographs" in page.sections["measures"]
     assert "your own blur" in page.sections["conditions"]
     for fact in ("33,000", "a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
     assert "@software{bandlens, author = {{The bandlens maintainers}}" in page.html
     assert f"version = {{{__version__}}}" in page.html
+
+
+def test_a_section_says_once_how_to_read_its_figures(page: ReportPage) -> None:
+    specs = {name.rpartition("-")[0] for name in json.loads(page.scripts[0])}
+    assert len([name for name in specs if name.startswith("measures-")]) > 3
+    assert page.sections["measures"].count("Bands and lines are 95 % intervals") == 1
+    captions = [section.count('<p class="caption">') for section in page.html.split("<section ")[1:]]
+    assert set(captions) == {0, 1}
+    assert '<p class="caption"></p>' not in page.html
 
 
 def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path) -> None:
@@ -138,9 +147,9 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
     results = report_data_of(database_of(tmp_path, sets, parts, measured=True))
     figures = [*verdict_section(results, results.verdict).figures, *measured_section(results, "curves").figures]
     assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
-    labelled, unlabelled, conflicting = (figure.caption for figure in figures)
+    labelled, unlabelled, conflicting = (" ".join(figure.caption) for figure in figures)
     assert "half of the accuracy above chance" in labelled
-    assert "Dotted across: chance" in labelled
+    assert "Dotted: chance" in labelled
     assert "half of the agreement" in unlabelled
     assert "chance" not in unlabelled
     assert ["two cues" in caption for caption in (labelled, unlabelled, conflicting)] == [False, False, True]
@@ -194,8 +203,7 @@ def test_waves_are_drawn_as_a_map_for_each_norm(tmp_path: Path, probe: str) -> N
     images = image_set(20, labels=[0] * 20)
     waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
     parts = [part(cell(images, setting), [0] * 20, [k // 3] * 20) for k, setting in enumerate([condition(), *waves])]
-    figures = measured_section(report_data_of(database_of(tmp_path, images, parts)), "curves").figures
-    [figure] = [figure for figure in figures if figure.title.startswith(probe.replace("_", " ") + " on")]
+    [figure] = measured_section(report_data_of(database_of(tmp_path, images, parts)), "other-probes").figures
     maps = [json.dumps(panel.to_dict()) for panel in figure.panels.values()]
     for spec in maps:
         color = json.loads(spec)["encoding"]["color"]
@@ -207,25 +215,32 @@ def test_waves_are_drawn_as_a_map_for_each_norm(tmp_path: Path, probe: str) -> N
         assert spec.count(f'"top1": {error}') == spec.count('"top1": ') > 0
 
 
-def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> None:
+def test_groups_of_benchmarks_have_a_figure_and_their_notes_and_of_one_model_a_table(tmp_path: Path) -> None:
     conflict = image_set(
         40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
     )
     sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
     imagenet = image_set(40, labels=[0] * 40, name="imagenet", benchmark="imagenet")
     pgd = condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40)
-    cells = [
-        cell(images, setting)
-        for images, setting in ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))
-    ]
+    settings = ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))
     predicted = [k % 3 for k in range(40)]
-    parts = [part(cell, predicted, predicted) for cell in cells]
-    page = page_of(database_of(tmp_path, [conflict, sketch, imagenet], parts, measured=True))
-    assert "incomplete: imagenet-r is missing, stylized is missing" in page.sections["accuracy"]
-    assert "40 of 50,000 images" in page.sections["accuracy"]
-    described = [spec["description"] for spec in json.loads(page.scripts[0]).values()]
-    assert {"Generalization: Adversarial", "Every number on conflict: shape bias"} <= {*described}
+    parts = [
+        part(cell(images, setting, by=model(name)), predicted, predicted)
+        for name in ("one", "two")
+        for images, setting in settings
+    ]
+    sets = [conflict, sketch, imagenet]
+    single, page = (page_of(database_of(tmp_path, sets, parts[:n], str(n), measured=True)) for n in (4, 8))
+    described, descriptions_of_one = (
+        {spec["description"] for spec in json.loads(p.scripts[0]).values()} for p in (page, single)
+    )
+    for written in (page, single):
+        assert "incomplete: imagenet-r is missing, stylized is missing" in written.sections["accuracy"]
+        assert "40 of 50,000 images" in written.sections["accuracy"]
+        assert "Every number on conflict" in written.sections["numbers"]
+    assert {"Generalization: Adversarial", "Every number on conflict: shape bias"} <= described
     assert "Generalization: Concepts" not in described, "it has no value, since two of its image sets are missing"
+    assert not descriptions_of_one, "of one model each chart would be one dot, and its table says the same"
 
 
 def test_what_changed_between_two_versions(tmp_path: Path) -> None:

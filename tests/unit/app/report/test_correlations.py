@@ -57,7 +57,7 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     table = figure.table.select("metric", "state").unique()
     flat = table.filter(pl.col("metric").str.starts_with("critical_"))
     assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
-    assert "degenerate fits" in figure.caption
+    assert "degenerate fits" in figure.caption[-1]
 
 
 @pytest.mark.parametrize(("classes", "labelled"), [(1000, False), (10, True)], ids=["agreement", "other classes"])
@@ -103,8 +103,8 @@ def test_a_ratio_has_no_star_against_its_denominator_which_the_page_says() -> No
     assert (
         scatter.panels["high_frequency_bias, ID"].to_dict()["title"] == f"ID: ρ = {texts['high-frequency bias', 'ID']}"
     )
-    assert "No star, since the bias is a ratio to clean accuracy" in maps.caption
-    assert "high-frequency bias with ID" in maps.caption
+    assert "No star, since the bias is a ratio to clean accuracy" in maps.caption[-1]
+    assert "high-frequency bias with ID" in maps.caption[-1]
     assert "Of 72 correlations, 40 have p < 0.05, and 19 a star." in section.text[0], (
         "of 22 after Holm, 3 are of ratios"
     )
@@ -119,7 +119,7 @@ def test_four_models_have_no_star_and_headings_count_models_with_values(tmp_path
     [figure] = section.figures
     assert section.text[0].startswith("Your 4 models: ")
     assert "0 have p < 0.05, and 0 a star" in section.text[0]
-    assert "Over 4 models, p counts all orders (least possible 0.083), so none has a star" in figure.caption
+    assert "Over 4 models, p counts all orders (least possible 0.083), so none has a star" in figure.caption[1]
     [panel] = figure.panels.values()
     chart = panel.to_dict()
     assert chart["title"] == "All (4 models)"

@@ -74,7 +74,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return report_data
 
 
-@pytest.mark.parametrize("name", ["curves", "numbers", "measures", "consistency", "atlas"])
+@pytest.mark.parametrize("name", ["other-probes", "numbers", "measures", "consistency", "atlas"])
 def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, name: str) -> None:
     sections = [*measured_sections(results), consistency_section(results), *published_sections(results)]
     [page_section] = [section for section in sections if section.name == name]
@@ -84,16 +84,15 @@ def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, n
     panels = [panel.to_dict() for figure in page_section.figures for panel in figure.panels.values()]
     rows = [row for panel in panels for dataset in panel["datasets"].values() for row in dataset]
     assert {row[name] for row in rows for name in ("model", "subject") if name in row} & models == set(results.choice)
-    tables = [figure.table for figure in page_section.figures]
+    tables = [*(figure.table for figure in page_section.figures), *(table.frame for table in page_section.tables)]
     columns = [table[name] for table in tables for name in ("checkpoint", "subject") if name in table.columns]
     absent = {f"net{UNSEEN}"} if name == "consistency" else set()
     assert set(pl.concat(columns)) >= models - absent, "people did not see the images of that model"
 
 
 def test_images_of_models_that_are_not_drawn_have_their_table(results: ReportData) -> None:
-    for name in ("curves", "measures", "numbers"):
+    for name in ("other-probes", "measures", "numbers"):
         section = measured_section(results, name)
-        figures = [figure for figure in section.figures if figure.title.endswith(" on own")]
-        assert figures
-        for figure in figures:
-            assert (dict(figure.panels), set(figure.table["checkpoint"])) == ({}, {f"net{UNSEEN}"})
+        assert not [figure for figure in section.figures if figure.title.endswith(" on own")]
+        tables = [table for table in section.tables if table.title.endswith(" on own")]
+        assert {*pl.concat(table.frame["checkpoint"] for table in tables)} == {f"net{UNSEEN}"}

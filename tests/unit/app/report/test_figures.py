@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
@@ -26,7 +27,12 @@ MARGIN = 2
 
 
 CHOICE = (
-    *("filters-on-photographs", "blur-on-photographs", "thresholds-on-photographs", "confidence-on-photographs-blur"),
+    *(
+        "filters-on-photographs",
+        "other-probes-on-photographs",
+        "thresholds-on-photographs",
+        "confidence-on-photographs-blur",
+    ),
     *("band-noise-on-photographs-net-0", "band-noise-on-photographs-net-0-thresholds-and-channel", "your-models"),
     *("every-number-on-photographs-spectral-bias", "every-number-on-photographs-bandwidth"),
     *("error-consistency-with-other-models-on-photographs-critical-band-noise-sd-0-16",),
@@ -65,7 +71,7 @@ def test_every_panel_has_its_files_and_a_row_of_the_index(report: Written) -> No
     assert len(list(report.figures[-1].parent.iterdir())) == len(report.figures)
     titles = dict(index.select("file", "title").rows())
     assert titles["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
-    assert titles["blur-on-photographs"] == "blur on photographs"
+    assert titles["other-probes-on-photographs"] == "Other probes on photographs"
     assert titles["every-number-on-photographs-spectral-bias"] == "Every number on photographs: spectral bias"
     assert index.filter(file="thresholds-on-photographs")["width_in"].item() == 7
     assert index.filter(pl.col("file").str.starts_with("band-noise"))["width_in"].unique().to_list() == [3.5]
@@ -109,16 +115,18 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
     report = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "figures")
     assert {file.parent for file in report.figures} == {tmp_path / "figures"}
     names = {file.name for file in report.figures}
-    assert {"etc-pass-wd-on-set.svg", "etc-pass-wd-on-set-2.svg"} <= names
+    assert {"other-probes-on-set-etc-pass-wd.svg", "other-probes-on-set-etc-pass-wd-2.svg"} <= names
 
 
 def test_figures_are_chosen_by_the_names_of_their_files() -> None:
     panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
-    filters = Figure("curves-1", "Filters on a|b", "", {"lowpass": panel, "highpass": panel}, 2, pl.DataFrame())
-    hostile = Figure("blur-1", "blur on \u202egnp.exe", "", {"blur": panel}, 2, pl.DataFrame())
+    filters = Figure("curves-1", "Filters on a|b", [], {"lowpass": panel, "highpass": panel}, 2, pl.DataFrame())
+    hostile = Figure("blur-1", "blur on \u202egnp.exe", [], {"blur": panel}, 2, pl.DataFrame())
 
-    def choose(*names: str) -> list[str]:
-        return [file.name for file in choose_figures([filters, hostile], names)]
+    published = Figure("study-1", "48 models", [], {"total": panel}, 2, pl.DataFrame(), published=True)
+
+    def choose(*names: str, figures: Sequence[Figure] = (filters, hostile, published)) -> list[str]:
+        return [file.name for file in choose_figures(figures, names)]
 
     assert choose() == []
     assert choose("filters-on-a-b-highpass") == ["filters-on-a-b-highpass"]
@@ -126,6 +134,8 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
         "filters-on-a-b-lowpass", "filters-on-a-b-highpass", "blur-on-gnp-exe"
     ]  # fmt: skip
     assert choose("all") == choose("filters-on-a-b", "blur-on-gnp-exe")
+    assert choose("all", "48-models") == [*choose("all"), "48-models"], "published models have files where one asks"
+    assert choose("all", figures=[published]) == ["48-models"]
     with pytest.raises(UnknownName) as error:
         choose("blur-on-gnp-exe", "filters-on-ab\u202e")
     assert str(error.value) == (

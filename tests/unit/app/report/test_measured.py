@@ -78,7 +78,7 @@ def test_models_at_chance_are_in_the_table_alone(octaves: ReportData) -> None:
     ).figures
     assert not parts_of(bars.panels["shares"], "coarse")
     assert parts_of(bars.panels["shares"], "fine")
-    assert bars.caption.endswith("no more often than blind guesses are in the table alone.")
+    assert bars.caption[-1].endswith("no more often than blind guesses are in the table alone.")
     assert [*pairs.panels] == ["fine", "middle"]
     assert "coarse" in bars.table["checkpoint"]
 
@@ -168,7 +168,7 @@ def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: P
     database_of(tmp_path, images, [part(cell(images, s), [0] * 12, [0] * 12) for s in settings])
     results = report_data_of(tmp_path / "results.duckdb")
     assert any("nothing of their own above 20 cycles per image" in doubt for doubt in results.doubts)
-    (panel,) = probe_panels(results.curve.filter(pl.col("probe") == "lowpass"), "lowpass").values()
+    (panel,) = probe_panels(results.curve.filter(pl.col("probe") == "lowpass")).values()
     spec = panel.to_dict()
     shade = spec["layer"][0]
     assert (shade["mark"]["type"], shade["encoding"]["x"]["field"]) == ("rect", "cycles")
