@@ -116,8 +116,10 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     """
     values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
     places = {State.CENSORED_BELOW.value: "below", State.CENSORED_ABOVE.value: "above"}
-    place = pl.col("state").replace_strict(places, default="met")
-    points = threshold_rows(metrics, size).select("cycles", "low", "high", "note", noise_sd="value", place=place)
+    place = pl.col("state").replace_strict(places, default="met", return_dtype=pl.String)
+    points = threshold_rows(metrics.drop_nulls("value"), size).select(
+        "cycles", "low", "high", "note", noise_sd="value", place=place
+    )
     x = alt.X(
         "cycles:Q",
         title="cycles per image",

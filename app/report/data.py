@@ -117,8 +117,8 @@ class ReportData:
             replace(figure, panels={title: panel for title, panel in figure.panels.items() if count_rows(panel) > 1})
             for figure in figures
         ]
-        bare = [Table(figure.title, figure.table, figure.folded) for figure in figures if not figure.panels]
-        content["tables"] = [*bare, *content.get("tables", ())]
+        in_place = [Table(figure.title, figure.table, figure.folded) for figure in figures if not figure.panels]
+        content["tables"] = [*in_place, *content.get("tables", ())]
         figures = [figure for figure in figures if figure.panels]
         if figures and len(self.choice) < len(self.checkpoints):
             line = (

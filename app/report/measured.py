@@ -184,7 +184,7 @@ def _bands(results: ReportData) -> Iterator[Figure]:
         if band.is_empty():
             continue
         metrics = results.metrics.filter(image_set=image_set)
-        thresholds = metrics.filter(pl.col("metric").is_in(names))
+        thresholds = metrics.filter(pl.col("metric").is_in(names)).filter(pl.col("value").is_not_null().any())
         size, own_cycles = results.image_sets.filter(name=image_set).select("size", "own_cycles").row(0)
         panels = {}
         models = results.select_choice(band)["checkpoint"].unique().sort().to_list()

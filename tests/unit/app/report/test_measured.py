@@ -143,6 +143,12 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
     assert figure.table["difference_low"].is_not_null().all()
 
 
+def test_a_channel_of_no_threshold_has_no_frame_and_its_noise_a_map(results: ReportData) -> None:
+    metrics = results.metrics.with_columns(value=pl.lit(None, pl.Float64))
+    [figure] = measured_section(replace(results, metrics=metrics), "critical-band").figures
+    assert [*figure.panels] == ["net"]
+
+
 def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
     """A blur of 2 takes half of what is right, and one of 1 a tenth: a loss is worst where it is highest."""
     slices = {("site", "A"): np.arange(40), ("weather", "fog"): np.arange(20, 60)}
