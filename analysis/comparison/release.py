@@ -267,11 +267,12 @@ def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 def check_names(limits: Limits) -> None:
     """UnknownName for a measure or kind of slices that no release can be judged by."""
-    _check_known("measures", limits.measures, MEASURES)
-    _check_known("slices", limits.slices, SLICES)
+    check_known("measures", limits.measures, MEASURES)
+    check_known("slices", limits.slices, SLICES)
 
 
-def _check_known(key: str, names: Iterable[str], choices: Collection[str]) -> None:
+def check_known(key: str, names: Iterable[str], choices: Collection[str]) -> None:
+    """UnknownName for a name in a key of [gate] that is none of these."""
     for name in names:
         if name not in choices:
             raise UnknownName(f"name in {name_limit(key)}", name, choices)
@@ -280,7 +281,7 @@ def _check_known(key: str, names: Iterable[str], choices: Collection[str]) -> No
 def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
     """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
     cells = read_cells(run).filter(~pl.col("itself"))
-    _check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
+    check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
 

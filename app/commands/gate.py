@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ...core.errors import BandlensError, Undecided, UnknownName, plural, unwritable
+from ...core.errors import BandlensError, Undecided, UnknownName, UsageError, plural, unwritable
 from ..api import studies
 from ..api.parameters import File
 from ..printing import (
@@ -38,7 +38,10 @@ class Gates(TyperGroup):
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             if args[1:] and not any(word.startswith("-") for word in args[:2]):  # two words: the first is a command
                 raise UnknownName("command", args[0], self.commands, f"see `{ctx.command_path} --help`")
-            is_precision = any(word.partition("=")[0] == "--candidate" for word in args)
+            options = {word.partition("=")[0] for word in args}
+            is_precision = "--candidate" in options
+            if is_precision and "--against" in options:
+                raise UsageError("--against judges a release, and --candidate a precision; leave one of them out")
             args = ["precision" if is_precision else "release", *args]
         return super().parse_args(ctx, args)
 
@@ -72,7 +75,18 @@ MOST_ROWS = 60
 """The number of rows that do not pass and are listed for people: a comment on a pull request has no room for all."""
 
 
-def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableFormat = Format.table) -> None:
+def read_junit(text: str) -> Path:
+    """The file of --junit; UsageError, before a gate runs for hours, where it cannot be written."""
+    if Path(text).is_dir() or not Path(text).parent.is_dir():
+        raise UsageError(f"--junit {text} is no file in a folder that is there; name another")
+    return Path(text)
+
+
+def print_verdicts(
+    gated: Gated,
+    junit: Annotated[File | None, typer.Option(metavar="FILE", parser=read_junit)] = None,
+    table_format: TableFormat = Format.table,
+) -> None:
     """Exit status 0 if all pass, 1 if one fails, 2 if nothing could be judged, 3 if none fails and one has too few
     images to tell.
 

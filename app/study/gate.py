@@ -11,12 +11,12 @@ from typing import Any
 from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
-from ...analysis.comparison.release import check_names, gate_release
+from ...analysis.comparison.release import check_known, check_names, gate_release
 from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted, some_of
 from ...core.jobs import Progress, silent
-from ...engine.backends.base import engine_of
+from ...engine.backends.base import ENGINES, engine_of
 from ...engine.tasks import by_attack
 from ..console import log
 from ..printing import condition_in_words
@@ -80,7 +80,7 @@ def gate_study_precision(
 
 def _resolve_precision(study: Study, option: str, text: str) -> Work:
     engine, _, precision = text.rpartition(":")
-    if not precision or (":" in text and not engine):
+    if not precision or (":" in text and not engine) or text in ENGINES:
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
     work = resolve(replace(study, engine=engine or study.engine, precision=precision))
     # Attacks have a precision of their own.
@@ -102,8 +102,11 @@ def gate_study_release(
         label_a = earlier_label(store, word, name.partition("@")[0])
     summary = None
     if isinstance(study, Study):
-        check_names(replace(study.gate, **limits))  # before what may run for hours
-        summary = run_study(resolve(study, database), database, progress=progress).raise_failures()
+        work = resolve(study, database)
+        # All names are checked before what may run for hours.
+        check_names(replace(study.gate, **limits))
+        check_known("conditions", study.gate.conditions, {condition.probe for condition in work.grid.conditions})
+        summary = run_study(work, database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
         is_other_file = file is not None and file.resolve() != database.resolve()

@@ -225,7 +225,7 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         (["--slices", "clas"], "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (
             ["--junit", "/nowhere/gate.xml"],
-            "cannot write /nowhere/gate.xml: No such file or directory; name another",
+            "--junit /nowhere/gate.xml is no file in a folder that is there; name another",
         ),
         (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
         (
@@ -235,6 +235,7 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         ),
         (["--against", "own"], "unknown study 'own'; known: "),
         (["--against", "own"], "results.duckdb` lists all"),
+        (["--against", "old", "--candidate", "int8"], "--against judges a release, and --candidate a precision; leave"),
         (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

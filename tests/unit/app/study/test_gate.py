@@ -114,6 +114,9 @@ def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(comma
     db = place / "r.duckdb"
     keys = {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\nconditions = ['lowpass']\n"}
     assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
+    misspelt = keys | {"probes": keys["probes"].replace("['lowpass']", "['lowpas']")}
+    refused = command("gate", gated_study(place, "two", **misspelt, name="v2"), "--against", "v1", "--db", db)
+    assert (refused.code, ask(db, "SELECT name FROM study")) == (2, [("v1",)]), "nothing was run"
     study = gated_study(place, "two", **keys, name="v2")
     first = command("gate", study, "--against", "v1", "--db", db)
     assert first.code == 0
@@ -144,6 +147,7 @@ def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Co
     ("words", "code", "message"),
     [
         (["--candidate", "int4"], 1, "engine openvino runs fp32, bf16, int8, not int4"),
+        (["--candidate", "openvino"], 2, "--candidate must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (
             ["--reference", "openvino:int8"],
