@@ -102,7 +102,11 @@ class Study:
     def programs(self) -> list[str]:
         """The probes and measures that are functions in files, each with its file."""
         tables = {f"{key[:-1]} {name}": table for key in TABLES for name, table in getattr(self, key).items()}
-        return [f"{name}: {self.folder / str(table['file'])}" for name, table in tables.items() if "file" in table]
+        return [
+            f"{name}: {self.folder / str(table['file'])}"
+            for name, table in tables.items()
+            if isinstance(table, Mapping) and "file" in table
+        ]
 
     @property
     def thread_count(self) -> int:
@@ -174,6 +178,9 @@ def _check_key(where: str | Path, key: str, value: Any) -> None:
         raise UsageError(f"{where}: {key} must be {words}, and at least one, not {value!r}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         raise UsageError(f"{where}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
+    for name, table in value.items() if key in TABLES else ():
+        if name in KEYS and not isinstance(table, Mapping):  # whatever stands below [probes] belongs to it
+            raise UsageError(f"{where}: {name} is a key of the study, and stands in [{key}]; write it above all tables")
     if key == "overlap" and value not in OVERLAPS:
         raise UnknownName(f"overlap in {where}", value, OVERLAPS)
     if key == "name" and not is_study_name(value):
