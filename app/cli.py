@@ -148,8 +148,11 @@ class Grouped(TyperGroup):
             if message.startswith("Usage:"):  # the help, which stands for words that are missing altogether
                 raise
             see = f"see `{context.command_path} --help`"
-            if option := getattr(error, "option_name", None):
-                raise _unknown_option(option, context, see) from None
+            if hasattr(error, "possibilities"):
+                raise _unknown_option(error.option_name, context, see) from None
+            takes_database = any("--db" in option.opts for option in context.command.params)
+            if takes_database and "unexpected extra" in message and ".duckdb" in message:
+                see = f"a database is named with --db; {see}"
             text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
             raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 

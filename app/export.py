@@ -212,6 +212,8 @@ def read_head(
         if "head" not in keys:
             raise UsageError(f"{file}: head is missing; it is a packed, labelled image set, or a file of prompts")
         keys["head"] = file.parent / keys["head"]
+    elif not (file.suffix or file.exists()):
+        raise UnknownName("head", word, [MULTILABEL], "name a packed image set, or a file of class embeddings")
     return partial(Backbone, class_names=class_names, progress=progress, **keys)
 
 

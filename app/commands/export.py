@@ -121,6 +121,10 @@ def export_words(
     folder = path_of(out) or models_folder()
     class_names = None if classes is None else read_class_names(Path(classes))
     with_head = None if head is None else read_head(head, class_names, progress)
+    if calibration is not None:
+        from ...probes.images.set_files import read_description
+
+        read_description(Path(calibration))  # before models are made
     if image_size is not None and any(word.startswith(TIMM) for word in sources):
         raise UsageError("a model of timm takes images of its own size; leave out --image-size")
 

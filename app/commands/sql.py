@@ -54,6 +54,8 @@ def answer(
         file = STDIN
     if (query is None) == (file is None):
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one')
+    if query is not None and query.endswith(".sql"):
+        raise UsageError(f"{query} is a file of a query; give it with --file")
     ending = out.suffix.removeprefix(".") if out else ""
     answer_format = format or (ending if ending in get_args(AnswerFormat) else "table")
     if out is not None and answer_format == "table":
