@@ -136,7 +136,7 @@ def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, file: str, e
     """
     tables = {name for (name,) in connection.execute(PLAIN_TABLES, [file]).fetchall()}
     if "meta" not in tables:
-        raise StoreError(f"{path} is a DuckDB file but not a results database; name another file")
+        raise StoreError(f"{path} is not a results database; name another file")
     query = f"SELECT schema_version, bandlens FROM {identifier(file)}.main.meta LIMIT 1"  # noqa: S608
     rows = connection.execute(query).fetchall()
     version, bandlens = rows[0] if rows else (None, None)

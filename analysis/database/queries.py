@@ -46,9 +46,10 @@ MEANINGS = {
     "Could not read enough bytes|Corrupt database": (
         "{path} is cut off or damaged; take the copy of a snapshot, or run again with a new --db"
     ),
-    "not a valid DuckDB database file|Loading external extensions": (
+    "not a valid DuckDB database file|Loading external extensions|in-memory database in read-only": (
         "{path} is not a DuckDB database; name another file"
     ),
+    "Is a directory": "{path} is a folder; name the file of a database",
     "Out of Memory Error": "{path}: the query needs too much memory; ask for less",
     "Permission denied|Read-only file system": (
         "Permission denied for {path} or a file beside it; change the permissions of the file and of its folder, or "

@@ -259,14 +259,14 @@ def test_places_without_a_database_are_refused(path: Path) -> None:
     orphan = path.with_name("nowhere") / "results.duckdb"
     assert f"no folder {orphan.parent} for the results database; make it first" in refusal(orphan, name=orphan.parent)
     path.mkdir()
-    assert "Is a directory" in refusal(path)
+    assert "is a folder; name the file of a database" in refusal(path)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_duckdb_file_of_somebody_else_is_refused_and_kept(path: Path, read_only: bool) -> None:
     with duckdb.connect(path) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS x")
-    assert "a DuckDB file but not a results database" in refusal(path, read_only)
+    assert "is not a results database; name another file" in refusal(path, read_only)
     with duckdb.connect(path) as connection:
         assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
 
