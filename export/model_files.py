@@ -144,7 +144,10 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         near = "" if folder.is_dir() else did_you_mean(folder.name, [path.name for path in folder.parent.glob("*/")])
-        hint = f"{near and f'there is no folder {folder}{near}; '}export it into {folder} with `bandlens export`"
+        place = near and f"there is no folder {folder}{near}; "
+        if not near and Path("models", path.name).is_file():
+            place = "the folder models has it, and was not named; "
+        hint = f"{place}export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
     return dict(parse_json(read_text(path, MOST_DESCRIPTION_BYTES)))
 

@@ -92,7 +92,10 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
     for key, default in defaults.items():
         if key not in settings and not default:
             near = did_you_mean(key, RESERVED)
-            raise UsageError(f"measure {name}: {key} has no default{near}; give it a value in the study")
+            raise UsageError(
+                f"measure {name}: {key} has no default{near}; give it a value in the study, or the name of what is "
+                f"given: {', '.join(RESERVED)}"
+            )
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise UsageError(f"measure {name}: unit must be text, such as share, not {unit!r}")

@@ -35,7 +35,7 @@ def read_import(source: Source, folder: Path) -> tuple[pl.DataFrame, pl.DataFram
     if source.ships:
         raise UsageError(f"{source.name} is imported as it ships; leave {folder} out")
     if not (folder / TRIALS).is_file():
-        raise UsageError(f"{folder} has no {TRIALS}, which {source.name} is")
+        raise UsageError(f"{folder} has no {TRIALS}, the file of {source.name}; give the folder that it lies in")
     trials = read_trials(folder / TRIALS)
     return pl.DataFrame([row | {"source": source.name} for row in figures(trials)], VALUES), trials
 

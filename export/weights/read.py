@@ -343,6 +343,6 @@ def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
                 f"training diverged{hint}"
             )
         raise CheckpointError(
-            f"{file} does not fit the architecture: {'; '.join(counts)}; check architecture and key rule{hint}"
+            f"{file} does not fit the architecture: {'; '.join(counts)}; name the --architecture that they are of{hint}"
         )
     network.load_state_dict(state | tensors, strict=True)

@@ -130,7 +130,8 @@ def _tar_errors(tar: Path) -> Iterator[None]:
     # tarfile and four decompressors: a damaged archive fails in as many ways as there are parsers.
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); make or download it again") from error
+        advice = "give a folder, or make or download the archive again"
+        raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); {advice}") from error
 
 
 def _member_name(tar: Path, member: tarfile.TarInfo) -> str:

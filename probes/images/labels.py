@@ -67,7 +67,8 @@ def labels_of_names(
     parents = [_top(path) for path in paths]
     if "" in parents:
         raise ImageSetError(
-            f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it"
+            f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it; move "
+            "each image into a folder of its class, or give --labels a CSV file"
         )
     names = sorted(set(parents))
     if len(names) < 2 and not set_classes:

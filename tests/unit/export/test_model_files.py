@@ -72,6 +72,11 @@ def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(UsageError, match=line):
         categorize_model(model, "mine")
     assert load_model(tmp_path / "models", "one") == model
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UnknownName, match=r"^unknown model 'one'; the folder models has it, and was not named; export it"
+    ):
+        load_model(tmp_path / "home", "one")
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
             "unknown parameter of measure worst 'quantil'; did you mean quantile",
         ),
         ({"worst": {"file": "mine.py", "right": 1}}, "measure worst: right is whether each image is right"),
-        ({"cost": {"file": "mine.py"}}, "measure cost: factor has no default; give it a value in the study"),
+        ({"cost": {"file": "mine.py"}}, "measure cost: factor has no default; give it a value in the study, or the"),
         ({"swap": {"file": "mine.py"}}, "measure swap: rihgt has no default; did you mean right[?]; give it a value"),
         ({"nothing": {"file": "mine.py"}}, "measure nothing: .*mine.py has no function nothing"),
     ],

@@ -134,7 +134,7 @@ def test_folders_at_the_top_are_classes_as_image_folder_has_them(tmp_path: Path)
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["cat/1.jpg", "2.jpg"], "'2.jpg' lies in no folder, so --labels folders has no class for it"),
+        (["cat/1.jpg", "2.jpg"], "'2.jpg' lies in no folder, so --labels folders has no class for it; move"),
         (["photos/cat/1.jpg", "photos/dog/2.jpg"], "all images lie in 'photos', and one class is none"),
     ],
 )
