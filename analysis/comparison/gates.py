@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import copysign
 from typing import Any
 
 import polars as pl
@@ -109,11 +110,11 @@ def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
         passes = row["verdict"] == "pass" or (not fails and row["p_pass"] <= row["p_fail"])
         (end, limit), p = ends[passes], row["p_pass" if passes else "p_fail"]
     else:
-        inner, outer = ("low", "high") if fails else ("high", "low")
-        ends = [(f"flips_{inner}", row["max_flips"]), (f"loss_{inner}", margin)]
-        above = [(name, most) for name, most in ends if row[name] is not None and row[name] > most]
-        is_below = row[f"loss_{outer}"] is not None and row[f"loss_{outer}"] < -margin
-        end, limit = above[0] if above else (f"loss_{outer}", -margin) if is_below else ends[0]
+        # To fail, the whole of an interval lies beyond its limit; to be undecided, an end of one does.
+        side, farthest = ("low", min) if fails else ("high", max)
+        loss_end = farthest(("loss_low", "loss_high"), key=lambda name: abs(row[name] or 0))
+        ends = [(f"flips_{side}", row["max_flips"]), (loss_end, copysign(margin, row[loss_end] or 0))]
+        end, limit = next((pair for pair in ends if abs(row[pair[0]] or 0) > abs(pair[1])), ends[0])
     sign = ">" if row[end] > limit else "<" if row[end] < limit else "="
     return {"decides": f"{end.removeprefix('loss_')} {row[end]:.3g} {sign} {limit:g}", "p": p}
 

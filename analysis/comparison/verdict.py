@@ -276,7 +276,8 @@ def differences_in_words(
         f"No difference in {noun} was found between {name_a} and {name_b} in {plural(len(tested_cells), 'cell')} "
         f"({could_not}){', nor in ' if titles else ''}{', '.join(titles)}{_others_in_words(others)}"
     )
-    row = _first_by(tested_cells, pl.max_horizontal(-pl.col("low"), "high"))
+    reach = pl.max_horizontal(-LOW, HIGH)
+    row = tested_cells.sort(reach, descending=True, nulls_last=True, maintain_order=True).row(0, named=True)
     if row["low"] is None:
         return f"{finding}; there is no interval, since no two images are independent"
     uncorrected = "" if row["low"] <= 0 <= row["high"] else ", which is not corrected for the number of cells"
@@ -289,11 +290,6 @@ def _detectable_in_words(rows: pl.DataFrame) -> str:
     ends = detectable.gather([0, -1]).rows(named=True) if len(detectable) else []
     sizes = [difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+") for row in ends]
     return " to ".join(dict.fromkeys(sizes))
-
-
-def _first_by(rows: pl.DataFrame, size: pl.Expr) -> dict[str, Any]:
-    """The row of the largest size."""
-    return rows.sort(size, descending=True, nulls_last=True, maintain_order=True).row(0, named=True)
 
 
 def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
@@ -356,7 +352,7 @@ def _changes_in_words(metric: str, cases: pl.DataFrame) -> Iterator[str]:
     Of several cases that differ to one side the largest difference is told, and the side with the larger one first.
     """
     (verb, complement), noun = CHANGES[metric], "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
-    rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True)
+    rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
     for (loses,), side in rows.group_by(DIFFERENCE < 0, maintain_order=True):
         words, largest = f"{verb} {'less' if loses else 'more'} {complement}", side.row(0, named=True)
         if len(cases) == 1:
@@ -367,13 +363,14 @@ def _changes_in_words(metric: str, cases: pl.DataFrame) -> Iterator[str]:
 
 def _largest_in_words(rows: pl.DataFrame) -> str:
     """The largest difference in the rows and where it is, such as `-0.290 [-0.341, -0.236] under contrast 0.1`."""
-    row = _first_by(rows, pl.col("difference").abs())
+    row = rows.sort(DIFFERENCE.abs(), descending=True, maintain_order=True).row(0, named=True)
     return f"{difference_in_words(row)}{row['where']}"
 
 
 def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:
     """The slice of the images on which B loses most, and where; none where it loses on none beyond chance."""
-    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0).sort("difference")
+    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0)
+    rows = rows.sort(DIFFERENCE, maintain_order=True)
     for name in rows["metric"].head(1):
         yield f"loses most on {name.removeprefix(f'{SLICE}_')}: {_largest_in_words(rows)}"
 

@@ -120,11 +120,9 @@ def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verd
         comparison, name = compare_runs(*runs), runs[0].name_beside(runs[1])
         rows = changes(comparison, results)
         results = add_before(results, runs[0], name, comparison.cells)
-    count = len(rows.filter("differs"))
     text = (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
-        f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
-        f"{count:,} differ{'s' if count == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
+        f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other."
     )
     columns, figures = 2 if len(results.choice) <= HALF_PAGE_MODELS else 1, []
     for number, image_set in enumerate(rows["image_set"].unique().sort(), 1):
