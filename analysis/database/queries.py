@@ -34,7 +34,6 @@ NATIVE = PLAIN | {
     *("timestamp with time zone", "timestamptz_ns", "map"),
 }
 """Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
-UNITS_OF_SECOND: dict[str, int] = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 SECONDS_OF_PYTHON = (-62_135_596_800, 253_402_300_799)
 """The first and the last second of `datetime`, from 1970 on."""
 MEANINGS = {
@@ -180,16 +179,14 @@ def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> duck
 
 def check_times(rows: pl.DataFrame, path: Path) -> None:
     """StoreError for times outside of Python's years, of which Polars makes no `datetime`: it panics."""
-    import polars as pl
+    import polars.selectors as cs
 
-    for name, kind in rows.schema.items():
-        if isinstance(kind, pl.Datetime):
-            seconds = rows[name].to_physical() // UNITS_OF_SECOND[kind.time_unit]
-            if not seconds.drop_nulls().is_between(*SECONDS_OF_PYTHON).all():
-                raise StoreError(
-                    f"{path}: {name} holds a time outside of the years 1 to 9999, which bandlens writes nowhere; take "
-                    "another copy of the file, or cast the column to VARCHAR in a query"
-                )
+    for seconds in rows.select(cs.datetime().dt.epoch("s")):
+        if not seconds.drop_nulls().is_between(*SECONDS_OF_PYTHON).all():
+            raise StoreError(
+                f"{path}: {seconds.name} holds a time outside of the years 1 to 9999, which bandlens writes nowhere; "
+                "take another copy of the file, or cast the column to VARCHAR in a query"
+            )
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

@@ -215,7 +215,7 @@ class Answers:
         return coefficients.row(0, named=True)
 
     def images(self, query: ImageQuery) -> dict[str, Any]:
-        """The images of a query, each with what every model of it says."""
+        """The images of a query, each with what every model of it says, and B minus A as `bandlens compare` has it."""
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as store:
@@ -246,7 +246,11 @@ class Answers:
                     "SELECT classes, class, name FROM shown_class WHERE image_set = ?", [cell_a["image_set_id"]]
                 ).rows()
             }
-            difference = _difference(store, cell_a, cell_b) if cell_b else None
+            difference = None
+            if cell_b:
+                pair = pl.DataFrame([cell_a | {f"{column}_b": value for column, value in cell_b.items()}])
+                row = pair_cells(store, store, pair).rows.row(0, named=True)
+                difference = row["note"] or f"{difference_in_words(row)} on {row['n']:,} images"
             answers = _answers_of(store, cells.filter(pl.col("checkpoint").is_in(list(query.models))), numbers)
 
         def name(classes: int, number: int | None) -> str | None:
@@ -365,13 +369,6 @@ def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
     if rows.is_empty():
         raise UsageError(f"{model} has no results for these images under this condition; choose others")
     return rows.row(0, named=True)
-
-
-def _difference(store: Store, cell_a: dict[str, Any], cell_b: dict[str, Any]) -> str:
-    """B minus A with its interval, as `bandlens compare` has it, or why there is none."""
-    pair = pl.DataFrame([cell_a | {f"{name}_b": value for name, value in cell_b.items()}])
-    row = pair_cells(store, store, pair).rows.row(0, named=True)
-    return row["note"] or f"{difference_in_words(row)} on {row['n']:,} images"
 
 
 def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, list[dict[str, Any]]]:

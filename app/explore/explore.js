@@ -203,7 +203,7 @@
     const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
     const { color, shape } = looks(), last = Math.max(...data.map((row) => row.cycles));
     const few = new Set(data.map((row) => row.model)).size <= FEW, cleans = few && measure() === "accuracy" ? rows("clean") : [];
-    $("marks").textContent = ["Bars are 95 % intervals", ...(chances.length ? ["dotted lines chance"] : []), ...(cleans.length ? ["dashed lines the accuracy on clean images"] : [])].join(", ") + (byModel ? "." : `; lines are of ${data[0].model}.`);
+    $("marks").textContent = ["Bars are 95 % intervals", ...(chances.length ? ["dotted lines chance"] : []), ...(cleans.length ? ["dashed lines the accuracy on clean images"] : few || measure() !== "accuracy" ? [] : [`and up to ${FEW} models have dashed lines of clean accuracy`])].join(", ") + (byModel ? "." : `; lines are of ${data[0].model}.`);
     return {
       data: { values: data }, height: 270,
       encoding: {

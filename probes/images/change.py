@@ -117,10 +117,7 @@ def _clustering(path: Path, index: set_files.Index) -> str:
 def _labels(
     images: ImageSet, source: ImageSource, labels: Path | None, crop: Crop, how: How, old_paths: Collection[str]
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
-    """The classes of the source's images, in the numbers of the larger set, and the names that this has of them.
-
-    Those of images that the set has already are not asked for.
-    """
+    """The classes of the source's new images, in the numbers of the larger set, and the names that this has of them."""
     if not images.info.labelled:
         if labels is not None:
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
