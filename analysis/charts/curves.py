@@ -156,7 +156,7 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     Args:
         chart: what `curves` gives of `curve`.
         cuts: rows of the view `metric` of one half cut on one image set.
-        curve: rows of the view `curve` of its filter, with `chance` where images have labels.
+        curve: rows of the view `curve` of its filter, with `chance`, where it is known.
     """
     floor = pl.col("chance").fill_null(0)
     levels = curve.group_by("checkpoint").agg(half=((pl.col("clean_top1") + floor) / 2).mean())

@@ -1,6 +1,6 @@
 """Measures of two runs, with paired intervals.
 
-Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Spectral biases and psychometric
+Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Published biases and psychometric
 numbers have percentiles of the difference in 1,000 resamples that draw the same clusters for both, where the image sets
 have the same digest. All else has the interval of a difference (`statistics.shares`), and so have spectral biases whose
 difference fewer than 10 clusters make up.

@@ -23,7 +23,7 @@ from ..measures.base import REMEDIES, State
 from ..measures.compute import has_values
 from ..measures.parts import ACCURACY as SLICE
 from ..measures.parts import LOSS, WORST_SLICE
-from ..measures.registry import GRID_MEASURES, MEASURES, title_of
+from ..measures.registry import GRID_MEASURES, MEASURES, title_of, without_replaced
 from ..statistics import ALPHA, Z
 from .cells import DIFFERS, Run, compare_cells, two_of
 from .measures import compare_measures
@@ -38,6 +38,10 @@ CHANGES = {
     "agreement": ("agrees", "with its clean predictions"),
 } | {measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change}
 """Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+AGREEMENT_CHANGES = CHANGES | {
+    measure.name: measure.display.words.agreement for measure in GRID_MEASURES if measure.display.words.agreement
+}
+"""The same where images have no labels."""
 NEEDS_ALIKE = {
     measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES if measure.display.words.needs_alike
 }
@@ -166,8 +170,8 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     # Words on a cut at an end of the tested ones say on which side it lies; resamples may cross that end.
     interval = f" [{low}, {high}]" if low and (row["state"] == State.OK.value or low != high) else ""
     percent = " %" if MEASURES[row["metric"]].display.unit == "share" else ""
-    accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
-    text = template.format(accuracy=accuracy, value=f"{value}{percent}{interval}")
+    accuracy = "accuracy" if row["labelled"] else "agreement"
+    text = template.format(accuracy=f"{accuracy} above chance", value=f"{value}{percent}{interval}")
     return text.replace(" 1 cycles ", " 1 cycle ")
 
 
@@ -252,11 +256,18 @@ def differences_in_words(
         where=pl.when(is_clean).then(place).otherwise(place_of_condition),
         differs=DIFFERS,
     )
-    metrics = metrics.with_columns(where=place)
+    unlabelled = "SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) WHERE NOT labelled"
+    agrees = pl.col("image_set").is_in(b.renamed(b.store.frame(unlabelled, [b.label]))["image_set"].unique().to_list())
+    metrics = without_replaced(metrics).with_columns(where=place)
     biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
     rest = metrics.filter(~pl.col("metric").is_in([*CHANGES]))
     others, cases = _beyond_chance(rest, conditions), pl.concat([tested_cells, biases], how="diagonal")
-    changes = [words for name in CHANGES for words in _changes_in_words(name, cases.filter(metric=name))]
+    changes = [
+        words
+        for name in CHANGES
+        for change, rows in ((CHANGES[name], ~agrees), (AGREEMENT_CHANGES[name], agrees))
+        for words in _changes_in_words(name, change, cases.filter(rows, metric=name))
+    ]
     if changes := [*changes, *_worst_slice_in_words(others)]:
         subject, names = name_b, cases["checkpoint"].unique()
         if len(names) == 1 and b.column != "checkpoint":
@@ -346,12 +357,12 @@ def value_in_words(value: float | None, state: str | None) -> float | str | None
     return value if value is None or state not in CENSORED else f"{'<>'[CENSORED.index(State(state))]}{value:g}"
 
 
-def _changes_in_words(metric: str, cases: pl.DataFrame) -> Iterator[str]:
+def _changes_in_words(metric: str, change: tuple[str, str], cases: pl.DataFrame) -> Iterator[str]:
     """The changes in words, none where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
     Of several cases that differ to one side the largest difference is told, and the side with the larger one first.
     """
-    (verb, complement), noun = CHANGES[metric], "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
+    (verb, complement), noun = change, "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
     rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
     for (loses,), side in rows.group_by(DIFFERENCE < 0, maintain_order=True):
         words, largest = f"{verb} {'less' if loses else 'more'} {complement}", side.row(0, named=True)

@@ -39,8 +39,8 @@ class State(StrEnum):
     UNDETERMINED = "undetermined"
     """There is no value: what was measured does not determine it."""
     AT_CHANCE = "at_chance"
-    """The accuracy that the number is of is not far enough above that of a blind guess: a value, where there is one,
-    says nothing of what the model sees."""
+    """The accuracy or agreement that the number is of is not far enough above that of blind guesses or unrelated
+    answers: a value, where there is one, says nothing of what the model sees."""
     MISSING = "missing"
     """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
     FAILED = "failed"
@@ -53,7 +53,8 @@ REMEDIES: Mapping[State, str] = {
     State.NO_INTERVAL: "run more images that are independent of each other",
     State.DEGENERATE: "run more images, or more conditions",
     State.UNDETERMINED: "run more images, or more conditions",
-    State.AT_CHANCE: "check that the labels are numbered as the classes of the model are, or run more images",
+    State.AT_CHANCE: "check that labels, if there are any, are numbered as the classes of the model are, or run more "
+    "images",
     State.CENSORED_BELOW: "add conditions below the tested ones",
     State.CENSORED_ABOVE: "add conditions above the tested ones",
     State.MISSING: "add what is lacking to the study file, run it and analyze again",
@@ -180,9 +181,12 @@ class Available:
     """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
 
     @property
-    def few_classes(self) -> bool:
-        """Whether a blind guess is right often enough to change a ratio of accuracies by more than 0.002."""
-        return self.labelled and self.classes < CLASSES
+    def has_floor(self) -> bool:
+        """Whether answers without sight are right often enough to change a ratio by more than 0.002.
+
+        Without labels it depends on how alike the clean answers are.
+        """
+        return not self.labelled or self.classes < CLASSES
 
     @property
     def conflicting(self) -> bool:
@@ -269,6 +273,8 @@ class Words:
     """State -> what to do, so that the number is determined, in addition to REMEDIES."""
     floor: float | None = None
     """The lowest value that can be tested; a number that is censored below it stays so."""
+    agreement: tuple[str, str] | None = None
+    """`change` where images have no labels, and answers may be kept that never were right."""
 
 
 @dataclass(frozen=True, slots=True)

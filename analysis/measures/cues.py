@@ -24,7 +24,7 @@ import numpy as np
 
 from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..statistics import Index, Mask
-from ..statistics.shares import share_of, within_chance
+from ..statistics.shares import AT_FLOOR, p_above_chance, share_of
 from ..statistics.wilson import share_of_sums
 from .base import (
     Available,
@@ -104,7 +104,7 @@ def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
     conflicting, chance = cell.images.conflicting, 2 * cell.floor
     if not either.any():
         return bias
-    if within_chance(share_of(either[conflicting], cell.images.clusters[conflicting]), chance):
+    if p_above_chance(share_of(either[conflicting], cell.images.clusters[conflicting]), chance) > AT_FLOOR:
         note = f"a cue is named no more often than blind guesses name one, {chance:.3g}"
         return replace(bias, state=State.AT_CHANCE, note=note)
     if either.sum() < FEWEST_DECISIONS and bias.state == State.OK:

@@ -7,8 +7,9 @@ With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - 
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k. chance
-is the mean number of right classes of an image / classes, and 0 where agreement is measured. Where no tested cut leaves
-less than half, or none leaves more, the value is the end of the tested cuts, `censored_below` or `censored_above`.
+is the mean number of right classes of an image / classes, and where agreement is measured the floor of the clean
+answers (`statistics.floor`): answers at a floor of their own never reach half. Where no tested cut leaves less than
+half, or none leaves more, the value is the end of the tested cuts, `censored_below` or `censored_above`.
 
 Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
 """
@@ -78,13 +79,13 @@ def _read_curve(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None
 
 def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     """The cut with its interval over images."""
-    probe, chance = PROBES[name], outcomes.subject.floor
+    probe, chance = PROBES[name], outcomes.floor
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
     (hits, cuts), images = curve, outcomes.images
-    if outcomes.guessed:
-        return {name: nothing(State.AT_CHANCE, outcomes.guessed)}
+    if why := outcomes.guessed or _why_at_floor(probe, outcomes):
+        return {name: nothing(State.AT_CHANCE, why)}
     state, note = _state(hits, cuts, chance)
     counts, sizes = count_right(hits, images.cluster_ids, RESAMPLES, 0)
     value, *resampled = half_cuts(counts, cuts, chance * sizes).tolist()
@@ -94,6 +95,16 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     if state == State.OK:
         state, note = State.NO_INTERVAL, too_few_images(images.independent)
     return {name: Estimate(value, state=state, note=note)}
+
+
+def _why_at_floor(probe: str, outcomes: Outcomes) -> str | None:
+    """Why what a filter leaves is no recognition: where half or more is left, it is at its floor."""
+    clean = outcomes.clean.hits if outcomes.clean else None
+    half = 0 if clean is None else (clean.mean() + outcomes.floor) / 2
+    cells = [
+        cell for cell in outcomes.cells_under(probe).values() if cell.hits is not None and cell.hits.mean() >= half
+    ]
+    return outcomes.why_at_floor(cells, f"under each {probe} that leaves half") if cells else None
 
 
 def _state(hits: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
@@ -119,7 +130,7 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
     if a.images.independent < FEWEST_CLUSTERS or len(curves) < 2:
         return {}
     values_a, values_b = (
-        half_cuts(counts, cuts, outcomes.subject.floor * sizes)[1:]
+        half_cuts(counts, cuts, outcomes.floor * sizes)[1:]
         for outcomes, (hits, cuts) in zip((a, b), curves, strict=True)
         for counts, sizes in [count_right(hits, a.images.cluster_ids, RESAMPLES, 0)]
     )
@@ -133,7 +144,8 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
         State.CENSORED_BELOW: f"add a {probe} that cuts lower",
         State.CENSORED_ABOVE: f"add a {probe} that cuts higher",
     }
-    words = Words(verdict, change, remedies=remedies, floor=1)
+    agreement = change[0], change[1].replace("accuracy", "agreement")
+    words = Words(verdict, change, remedies=remedies, floor=1, agreement=agreement)
     return Measure(
         name,
         Scope.GRID,

@@ -16,8 +16,8 @@ width. It takes labels.
 
 octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Octaves without a
 ring, which images below 128 pixels have, have no numbers. These are means over images with intervals of differences
-(`statistics.shares`), which end where their ranges do, and `at_chance` where the clean accuracy is no higher than that
-of blind guesses.
+(`statistics.shares`), which end where their ranges do, and `at_chance` where the clean accuracy, or that under all
+other sets of octaves together, is at its floor (`statistics.floor`).
 """
 
 from __future__ import annotations
@@ -109,11 +109,10 @@ def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     if not estimates:
         names = (*SHARES, *PAIRS, *(LOG_SHARES if outcomes.available.labelled else ()))
         return dict.fromkeys(names, nothing(State.MISSING, "no clean prediction to compare with"))
-    if not outcomes.guessed:
+    why = outcomes.guessed or outcomes.why_at_floor(outcomes.cells_under(PROBE).values(), "under all sets of octaves")
+    if not why:
         return estimates
-    return {
-        name: replace(estimate, state=State.AT_CHANCE, note=outcomes.guessed) for name, estimate in estimates.items()
-    }
+    return {name: replace(estimate, state=State.AT_CHANCE, note=why) for name, estimate in estimates.items()}
 
 
 def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:

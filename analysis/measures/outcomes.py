@@ -26,8 +26,9 @@ from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..statistics import Floats, Index, Ints, Mask
 from ..statistics.consistency import Consistency, error_consistencies
+from ..statistics.floor import MatchedAnswers
 from ..statistics.resampling import RESAMPLES
-from ..statistics.shares import Share, share_of, within_chance
+from ..statistics.shares import AT_FLOOR, Share
 from .base import Available
 
 CELLS = f"""
@@ -269,17 +270,82 @@ class Outcomes:
         return next(iter(self.cells.values())).images
 
     @cached_property
-    def guessed(self) -> str | None:
-        """Why the clean accuracy says nothing of what the model sees; None where it is above that of blind guesses."""
-        hits, chance = None if self.clean is None else self.clean.hits, self.subject.floor
-        if hits is None or not within_chance(share_of(hits, self.images.clusters), chance):
+    def reference(self) -> Ints | None:
+        """(n,): the class of each image that answers are compared with, the label or else the clean answer.
+
+        None where labels are all of one class, and where images have several right classes: see `statistics.floor`.
+        """
+        images = self.images
+        if not images.labelled:
+            return None if self.clean is None else self.clean.decisions.predicted.astype(np.int64)
+        return None if len(images.several) or (images.label == images.label[0]).all() else images.label
+
+    def answers(self, cells: Iterable[CellOutcomes]) -> MatchedAnswers | None:
+        """The answers under several conditions, as they are set against their floor; None without what is right."""
+        cells = list(cells)
+        if (hits := read_hits(cells)) is None:
             return None
-        return f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
+        classes = np.stack([cell.decisions.predicted for cell in cells]).astype(np.int64)
+        return MatchedAnswers(hits, classes, self.reference, self.subject.floor, self.images.cluster_ids)
+
+    def why_at_floor(self, cells: Iterable[CellOutcomes], where: str) -> str | None:
+        """Why what is right under some conditions, `where`, says nothing; None if it is above its floor."""
+        answers = self.answers(cells)
+        if answers is None or answers.p <= AT_FLOOR:
+            return None
+        return self._at(float(answers.expected.mean()), where)
+
+    def _at(self, floor: float, where: str) -> str:
+        right, guess = ("accuracy", "a blind guess") if self.subject.labelled else ("agreement", "unrelated answers")
+        return f"{right} {where} is not told from that of {guess}, {floor:.3g}"
+
+    @cached_property
+    def guessed(self) -> str | None:
+        """Why the clean accuracy says nothing of what the model sees; None where it is above its floor."""
+        if self.clean is None or self.clean.hits is None:
+            return None
+        where = "without perturbation"
+        if why := self.why_at_floor([self.clean], where):
+            return why
+        return None if self.clean.hits.mean() > self.subject.floor else self._at(self.subject.floor, where)
+
+    @cached_property
+    def floor(self) -> float:
+        """Accuracy of a blind guess; without labels, how often unrelated answers agree that are spread like clean ones.
+
+        0 without either.
+        """
+        if self.subject.labelled or self.clean is None:
+            return self.subject.floor
+        return _agreement_by_chance(self.images, self.clean.decisions)
 
     def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
         """The conditions of a probe."""
         cells = zip(self.available.conditions, self.cells.values(), strict=True)
         return {condition: cell for condition, cell in cells if condition.probe == probe}
+
+
+def _agreement_by_chance(images: ImageTruth, clean: Decisions) -> float:
+    """How often unrelated answers agree that are spread like those to clean images."""
+    classes = clean.predicted[None].astype(np.int64)
+    answers = MatchedAnswers(np.ones(classes.shape, bool), classes, classes[0], 0.0, images.cluster_ids)
+    return 1 - float(answers.above[0])
+
+
+def with_floors(store: Store, label: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the columns checkpoint, image_set and chance, which get the floor of agreement without labels."""
+    reader = PredictionReader(store)
+    unlabelled = [subject for subject in subjects(store, label) if not subject.labelled] if len(rows) else []
+    floors = [
+        (subject.checkpoint, subject.image_set, _agreement_by_chance(reader.images(subject.image_set_id), clean))
+        for subject in unlabelled
+        if (clean := reader.clean_decisions(subject))
+    ]
+    schema = {"checkpoint": pl.String, "image_set": pl.String, "agreement": pl.Float64}
+    rows = rows.join(
+        pl.DataFrame(floors, schema, orient="row"), on=("checkpoint", "image_set"), how="left", maintain_order="left"
+    )
+    return rows.with_columns(chance=pl.coalesce("chance", "agreement")).drop("agreement")
 
 
 def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
@@ -331,9 +397,7 @@ class PredictionReader:
         """Read every condition of a subject."""
         images = self.images(subject.image_set_id)
         rows = self._cells_of(subject)
-        clean_cell = next(iter(rows["clean_cell"].drop_nulls()), None)
-        decisions = self.decisions(rows["cell"])
-        clean = None if clean_cell is None else self.decisions([clean_cell])[0]
+        decisions, clean = self.decisions(rows["cell"]), self.clean_decisions(subject)
         names = self._class_names(subject)
         pairs = CleanPairs(images, clean, decisions) if clean and images.labelled else None
         cells = {
@@ -353,6 +417,11 @@ class PredictionReader:
             multilabel=subject.decision_space == MULTILABEL,
         )
         return Outcomes(subject, available, cells)
+
+    def clean_decisions(self, subject: Subject) -> Decisions | None:
+        """Read what a subject decides on unperturbed images."""
+        clean_cell = next(iter(self._cells_of(subject)["clean_cell"].drop_nulls()), None)
+        return None if clean_cell is None else self.decisions([clean_cell])[0]
 
     def _cells_of(self, subject: Subject) -> pl.DataFrame:
         if subject.study_id not in self._cells:

@@ -24,10 +24,9 @@ Two numbers that share no images, with the interval (l, u) of each (MOVER, Zou &
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-An accuracy p over n independent images is within chance, c = k / K where k of K classes are right, when Wilson's 99 %
-interval reaches c; clusters count by the effective number n_e of `wilson`, which is n where images are independent:
-
-    p - c <= 2.576 sqrt(c (1 - c) / n_e)
+An accuracy a is at chance, c = k / K where k of K classes are right, unless I_c(n_e a, n_e (1 - a) + 1) <= 0.005, with
+I the incomplete beta function and n_e of `wilson`, which is n where images are independent: then it is how often n
+blind guesses are right on so many images or more.
 """
 
 from __future__ import annotations
@@ -183,8 +182,8 @@ def _exact(share: Share) -> tuple[float, float]:
     return min(below, float(low)), max(above, float(high))
 
 
-def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float, float]:
-    """Ends of a 95 % interval of a / b, from the exact interval of each; a and b are above `chance`, and b is not 0.
+def quotient(share_a: Share, share_b: Share) -> tuple[float, float]:
+    """Ends of a 95 % interval of a / b, from the exact interval of each; b is not 0.
 
     MOVER (Donner & Zou 2012), with (l, u) the intervals of a and b:
 
@@ -193,26 +192,35 @@ def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float
 
     It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
     """
-    a, b = share_a.value - chance, share_b.value - chance
-    (low_a, high_a), (low_b, high_b) = (
-        (low - chance, high - chance) for low, high in (_exact(share_a), _exact(share_b))
-    )
-    bottom = 0.0 if not chance else -inf
+    a, b = share_a.value, share_b.value
+    (low_a, high_a), (low_b, high_b) = _exact(share_a), _exact(share_b)
     below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
     product = (a * b) ** 2
     if above <= 0:
-        return bottom, inf
+        return 0.0, inf
     high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
     if below <= 0:
-        return bottom, high
+        return 0.0, high
     low = (a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below
-    return max(bottom, low), high
+    return max(0.0, low), high
 
 
-Z_99 = 2.5758293035489004
-"""The 99.5 % quantile of the standard normal distribution."""
+AT_FLOOR = 0.005
+"""One-sided p above which right answers are not told from those that have nothing to do with the images."""
 
 
-def within_chance(share: Share, chance: float) -> bool:
-    """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
-    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / float(_sampled(share).effective))
+NO_VARIANCE = 1e-15
+"""Variance of a share, up to which it is one of rounding alone."""
+
+
+def p_above_chance(share: Share, chance: float) -> float:
+    """The one-sided p that a share of right answers is no greater than blind guesses of a rate `chance` may give."""
+    return p_above(share.value, chance, chance * (1 - chance) / float(_sampled(share).effective))
+
+
+def p_above(share: float, rate: float, variance: float) -> float:
+    """The one-sided p that a share of right answers is no more than a rate at which it has the variance."""
+    if share <= rate or variance <= NO_VARIANCE:
+        return 1.0
+    effective = rate * (1 - rate) / variance
+    return float(scipy.special.betainc(effective * share, effective * (1 - share) + 1, rate))

@@ -25,7 +25,7 @@ from ...analysis.database.store import Store
 from ...analysis.database.study_versions import frequency_settings, last_run, read_conditions, study_label
 from ...analysis.measures.base import State
 from ...analysis.measures.octaves import SHARES
-from ...analysis.measures.outcomes import read_slices
+from ...analysis.measures.outcomes import read_slices, with_floors
 from ...core.errors import UsageError
 from ...core.records import Missing
 from ...probes.images.image_set import ImageSet
@@ -351,6 +351,7 @@ class Answers:
                 "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
+            cells = with_floors(store, label, cells)
             table = find_study_table(store, label, with_errors=False)
             sentences = verdict(store, label).sentences
             conditions = read_conditions(store, label)

@@ -18,6 +18,7 @@ from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.study_versions import last_run, read_conditions, study_label, with_facts
 from ...analysis.measures.error_consistency import judged_images
+from ...analysis.measures.outcomes import with_floors
 from ...core.records import Missing, enlarged_in_words
 from ..study.mislabelling import doubt_accuracies
 from .page import Figure, Section, Table
@@ -184,6 +185,7 @@ def _with_facts(
     own_cycles = image_sets.select("own_cycles", image_set="name")
     views = {"curve": "curve_of", "condition_metrics": "condition_metric_of"}
     rows = {name: with_facts(store.frame(f"FROM {view}(?)", [label]), conditions) for name, view in views.items()}
+    rows["curve"] = with_floors(store, label, rows["curve"])
     return {
         name: frame.join(own_cycles, on="image_set", how="left", maintain_order="left") for name, frame in rows.items()
     }

@@ -32,7 +32,10 @@ CURVE_CAPTION = (
     "Bands, and lines through dots, are 95 % intervals, which take clusters into account; of many models, only of the "
     "one that is picked from the list. Dashed: without perturbation."
 )
-CHANCE_CAPTION = "Dotted: chance, the accuracy of a blind guess."
+CHANCE_CAPTIONS = {
+    "accuracy": "Dotted: chance, the accuracy of a blind guess.",
+    "agreement": "Dotted: chance, how often unrelated answers agree that are spread like those to clean images.",
+}
 HALF_CAPTION = (
     "Rings: the cut at which half of the {measure} is left, with its 95 % interval over images (the bar); "
     "a ring is missing where no tested cut leaves more or none leaves less."
@@ -162,13 +165,12 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
         for measure in GRID_MEASURES
         if measure.display.cut_of and measure.name in metrics["metric"]
     }
-    panels = probe_panels(choice, cuts=cuts)
-    has_labels = rows["measure"][0] == "accuracy"
-    half_caption = HALF_CAPTION.format(measure="accuracy above chance" if has_labels else "agreement")
+    panels, measure = probe_panels(choice, cuts=cuts), str(rows["measure"][0])
+    half_caption = HALF_CAPTION.format(measure=f"{measure} above chance")
     captions = {
         half_caption: {*cuts} & {*choice["probe"]},
         CURVE_CAPTION: True,
-        CHANCE_CAPTION: has_labels,
+        CHANCE_CAPTIONS[measure]: True,
         CUES_CAPTION.format(images=image_set): image_set in _conflicting(results),
     }
     caption = [text for text, applies in captions.items() if applies]

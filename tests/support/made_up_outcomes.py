@@ -51,17 +51,18 @@ def outcomes_of(
     classes: int = 10,
 ) -> Outcomes:
     """Outcomes of the predictions under each condition; CLEAN is among them, or not."""
-    decisions = {setting: _decisions(np.asarray(answer), images.label) for setting, answer in predicted.items()}
+    label = images.label if images.labelled else None
+    decisions = {setting: _decisions(np.asarray(answer), label) for setting, answer in predicted.items()}
     clean = decisions.get(CLEAN)
-    subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
-    pairs = CleanPairs(images, clean, [*decisions.values()]) if clean else None
+    subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, images.labelled)
+    pairs = CleanPairs(images, clean, [*decisions.values()]) if clean and images.labelled else None
     cells = {
         ConditionKey(number, setting.probe, str(setting)): CellOutcomes(
             images, decided, clean, names or {}, subject.floor, pairs
         )
         for number, (setting, decided) in enumerate(decisions.items())
     }
-    return Outcomes(subject, Available(list(predicted), images.schemes, classes=classes), cells)
+    return Outcomes(subject, Available(list(predicted), images.schemes, images.labelled, classes), cells)
 
 
 def right_outcomes(
@@ -72,6 +73,6 @@ def right_outcomes(
     return outcomes_of({setting: ~answer for setting, answer in hits.items()}, images, classes=classes)
 
 
-def _decisions(predicted: NDArray[np.integer], label: NDArray[np.int64]) -> Decisions:
-    rank = (predicted != label).astype(np.uint16)
-    return Decisions(predicted.astype(np.uint16), rank, np.full(len(label), 0.5, np.float32))
+def _decisions(predicted: NDArray[np.integer], label: NDArray[np.int64] | None) -> Decisions:
+    rank = None if label is None else (predicted != label).astype(np.uint16)
+    return Decisions(predicted.astype(np.uint16), rank, np.full(len(predicted), 0.5, np.float32))

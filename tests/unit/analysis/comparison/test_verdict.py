@@ -95,14 +95,14 @@ def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_w
 def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
     assert sentences(study(tmp_path, {"net": 30}, classes=2, share=0.5)) == [
         "Not determined for net: cut of low-passes that leaves half, since "
-        "clean accuracy is not told from that of a blind guess, 0.5; "
-        "check that the labels are numbered as the classes of the model are, or run more images."
+        "accuracy without perturbation is not told from that of a blind guess, 0.5; check that labels, if there are "
+        "any, are numbered as the classes of the model are, or run more images."
     ]
 
 
 def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
     (sentence,) = sentences(study(tmp_path, {"net": 30}, labelled=False))
-    assert "of its clean predictions on frequencies below 25 [24, 27]" in sentence
+    assert "of its agreement above chance on frequencies below 28 [26, 29]" in sentence
 
 
 def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
@@ -171,9 +171,13 @@ METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "sta
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[tuple[Run, Run]]:
-    """The runs have the names that the sentence says; it reads the conditions of their study, and no row of theirs."""
-    images = image_set(2, labels=[0, 0])
-    parts = [part(cell(images, setting), [0, 0], [0, 0]) for setting in (condition(), condition("lowpass", cutoff=0.3))]
+    """The runs have the names that the sentence says; it reads what their study ran, and no number of theirs."""
+    images = [image_set(2, name=name, labels=labels) for name, labels in (("set", [0, 0]), ("photos", None))]
+    parts = [
+        part(cell(entry, setting, by=model("v2")), [0, 0], rank)
+        for entry, rank in zip(images, ([0, 0], None), strict=True)
+        for setting in (condition(), condition("lowpass", cutoff=0.3))
+    ]
     with open_store(database_of(tmp_path, images, parts)) as store:
         yield Run(store, "s@1", "checkpoint", "v1", "v1, v2"), Run(store, "s@1", "checkpoint", "v2", "v1, v2")
 
@@ -240,6 +244,16 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
         "it relies less on low frequencies: -0.021 [-0.034, -0.008]; "
         "it relies more on high frequencies: +0.100 [+0.050, +0.150]"
     )
+
+
+def test_without_labels_a_model_keeps_answers_and_relies_on_nothing(runs: tuple[Run, Run]) -> None:
+    kept = ("v1, v2", "photos", "corrected_low_frequency_bias", 0.2, 0.1, 0.3, "ok", "ok")
+    published = (*kept[:2], "low_frequency_bias", 0.3, 0.2, 0.4, "ok", "ok")
+    assert differences_in_words(*runs, cells(), metrics(kept, published), conditions()) == (
+        "Compared with v1, v2 keeps more of its answers on low frequencies: +0.200 [+0.100, +0.300]"
+    )
+    at_floor = (*kept[:7], "at_chance")
+    assert differences_in_words(*runs, cells(), metrics(at_floor, published), conditions()) is None
 
 
 @pytest.mark.parametrize(

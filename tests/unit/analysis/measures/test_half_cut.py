@@ -89,7 +89,7 @@ def test_a_cut_beyond_the_tested_ones_says_so(
 def test_blind_guesses_have_no_cut() -> None:
     value, _, _, state, note = estimate(LOW, outcomes("lowpass", (1.0,) * 5, classes=7, clean=1 / 7))
     assert (np.isnan(value), state) == (True, State.AT_CHANCE)
-    assert note == "clean accuracy is not told from that of a blind guess, 0.143"
+    assert note == "accuracy without perturbation is not told from that of a blind guess, 0.143"
 
 
 def test_few_images_have_a_cut_without_an_interval() -> None:

@@ -1,12 +1,13 @@
 """Spectral biases follow their definition, the published figures, and bootstraps written out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_outcomes import CLEAN, right_outcomes
+from made_up_outcomes import CLEAN, images_of, outcomes_of, right_outcomes
 from made_up_results import condition
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.outcomes import Outcomes
@@ -176,8 +177,8 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
 
 
 def test_one_filter_above_chance_determines_a_bias() -> None:
-    outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.25}, 0.8), classes=7)
-    states = {name: estimate.state for name, estimate in spectral_estimates(outcomes, above_chance=True).items()}
+    outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.3}, 0.8), classes=7)
+    states = {name: estimate.state for name, estimate in spectral_estimates(outcomes, above_floor=True).items()}
     assert states["corrected_high_frequency_bias"] == State.OK
     assert states["corrected_low_frequency_bias"] == State.AT_CHANCE
 
@@ -204,7 +205,7 @@ def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
     runs = [guesses(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
     settings = [CLEAN, *(condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS)]
     a, b = (right_outcomes(dict(zip(settings, run, strict=True)), classes=7) for run in runs)
-    low, high = spectral_differences(a, b, above_chance=True)["corrected_low_frequency_bias"]
+    low, high = spectral_differences(a, b, above_floor=True)["corrected_low_frequency_bias"]
     differences = []
     for _ in range(2000):
         draw = rng.integers(0, 200, 200)
@@ -214,3 +215,79 @@ def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
         differences.append(bias_b - bias_a)
     ends = np.quantile(differences, [0.025, 0.975])
     assert (low, high) == pytest.approx(ends, abs=0.1 * (ends[1] - ends[0]))
+
+
+# Without labels, and labels of which one is more frequent
+
+
+SETTINGS = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS]
+
+
+def answered(
+    clean: ArrayLike, filtered: NDArray[np.int64], labels: ArrayLike | None = None, clusters: ArrayLike | None = None
+) -> Outcomes:
+    """Outcomes of answers to clean images (n,), and under low-passes and high-passes (10, n)."""
+    count = len(filtered[0])
+    truth = images_of(count, clusters)
+    truth = replace(truth, labelled=False) if labels is None else replace(truth, label=np.asarray(labels, np.int64))
+    return outcomes_of({CLEAN: clean} | dict(zip(SETTINGS, filtered, strict=True)), truth, classes=10)
+
+
+def half_kept(seed: int = 0, count: int = 25, share: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Clean answers of few classes; low-passes keep a share of them, and under high-passes there is one class alone."""
+    rng = np.random.default_rng(seed)
+    clean = rng.choice(10, count, p=[0.32, 0.12, *[0.07] * 8])
+    rest = rng.integers(0, 10, (5, count))
+    low = np.where(rng.random(rest.shape) < share, clean, rest)
+    return clean, np.concatenate([low, np.zeros((5, count), np.int64)])
+
+
+def test_agreement_of_one_class_is_at_its_floor_and_what_is_kept_is_above_it() -> None:
+    clean, filtered = half_kept()
+    outcomes = answered(clean, filtered)
+    published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))
+    share = (clean == 0).mean()
+    high, kept_high = published["high_frequency_bias"], corrected["corrected_high_frequency_bias"]
+    assert (high.value, high.state) == (pytest.approx(share), State.AT_CHANCE)
+    assert high.note == (
+        f"agreement under each highpass of the bias is not told from that of unrelated answers, {share:.3g}"
+    )
+    assert (kept_high.value, kept_high.state) == (pytest.approx(0, abs=1e-9), State.AT_CHANCE)
+    low = corrected["corrected_low_frequency_bias"]
+    assert low.state == State.OK
+    assert 0.2 < low.low < low.value < low.high < 0.8
+    doubtful = published["low_frequency_bias"]
+    assert (doubtful.value, doubtful.state) == (pytest.approx((clean == filtered[:5]).mean()), State.DOUBTFUL)
+    assert doubtful.note == (
+        f"unrelated answers agree on 1 of {1 / outcomes.floor:.3g} images; corrected_low_frequency_bias is without it"
+    )
+
+
+def test_a_model_that_says_one_class_of_everything_has_no_share_of_answers_that_it_keeps() -> None:
+    zeros = np.zeros(25, np.int64)
+    estimates = spectral_estimates(answered(zeros, np.zeros((10, 25), np.int64)), above_floor=True)
+    assert {estimate.state for estimate in estimates.values()} == {State.AT_CHANCE}
+    assert np.isnan([estimate.value for estimate in estimates.values()]).all()
+
+
+def test_accuracy_of_always_the_most_frequent_label_is_at_its_floor() -> None:
+    labels = np.where(np.arange(100) < 90, 0, np.arange(100) % 10)
+    filtered = np.concatenate([np.tile(labels, (5, 1)), np.zeros((5, 100), np.int64)])
+    outcomes = answered(labels, filtered, labels)
+    states = {name: estimate.state for name, estimate in spectral_estimates(outcomes, above_floor=True).items()}
+    assert states["corrected_high_frequency_bias"] == State.AT_CHANCE
+    assert states["corrected_low_frequency_bias"] == State.OK
+    constant = answered(np.zeros(100, np.int64), filtered, labels)
+    assert constant.guessed == "accuracy without perturbation is not told from that of a blind guess, 0.91"
+
+
+def test_the_difference_of_what_two_models_keep_is_that_of_two_values_and_holds_the_truth() -> None:
+    holds = 0
+    for seed in range(100):
+        a, b = (answered(*half_kept(seed, 100, share)) for share in (0.5, 0.3))
+        low, high = spectral_differences(a, b, above_floor=True)["corrected_low_frequency_bias"]
+        holds += low <= -0.2 <= high
+    assert holds >= 93
+    clusters = np.arange(100) // 20
+    few = (answered(*half_kept(0, 100, share), clusters=clusters) for share in (0.5, 0.3))
+    assert spectral_differences(*few, above_floor=True) == {}
