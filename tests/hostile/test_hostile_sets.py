@@ -16,8 +16,7 @@ import pytest
 from fuzzing import assert_refused, damaged, fuzz, json_values, limited, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from small import make_images, make_pictures
+from small import make_images, make_pictures, write_pictures
 
 from bandlens.analysis.published.tables import read_parquet
 from bandlens.core.records import Crop
@@ -41,10 +40,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
-    (folder / "photos").mkdir()
-    for number, picture in enumerate(make_pictures(COUNT, SIZE)):
-        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
-    return pack(folder / "photos", folder / "b.set", crop=Crop(SIZE, SIZE), how=How(stream=True)).folder
+    pictures = {f"{number}.png": picture for number, picture in enumerate(make_pictures(COUNT, SIZE))}
+    return pack(
+        write_pictures(folder / "photos", pictures), folder / "b.set", crop=Crop(SIZE, SIZE), how=How(stream=True)
+    ).folder
 
 
 def open_set(folder: Path) -> None:

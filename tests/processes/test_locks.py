@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from made_up_results import python
-from PIL import Image
 from required import miss
-from small import bandlens, make_pictures
+from small import bandlens, make_pictures, write_pictures
 
 STAND_IN = """
 #include <errno.h>
@@ -38,10 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
-    for number, picture in enumerate(make_pictures(2, 64)):
-        Image.fromarray(picture).save(tmp_path / "photos" / f"{number}.png")
-    return tmp_path / "photos"
+    return write_pictures(tmp_path / "photos", dict(zip(("0.png", "1.png"), make_pictures(2, 64), strict=True)))
 
 
 def test_image_sets_say_that_their_file_system_has_no_locks(library: Path, photos: Path, tmp_path: Path) -> None:

@@ -223,6 +223,14 @@ def ask(database: Path, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[
         return store.frame(sql, list(parameters)).rows()
 
 
+def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
+    """Files of these names, which may have folders, with these pictures; gives the folder."""
+    for name, picture in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / name)
+    return folder
+
+
 def invoke(*words: object, catch_exceptions: bool = True) -> Result:
     """A command in this process."""
     from bandlens.app.cli import app

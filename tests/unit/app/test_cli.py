@@ -11,8 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 from made_up_results import cell, database_of, image_set, part
-from PIL import Image
-from small import Command, ask, make_model, make_pictures, make_study
+from small import Command, ask, make_model, make_pictures, make_study, write_pictures
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -182,10 +181,8 @@ def test_notes_of_libraries_are_no_databases_of_an_error(command: Command, monke
 
 
 def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
-    for number, picture in enumerate(make_pictures(12, 32)):
-        file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(file)
+    files = (f"{('cat', 'dog')[number % 2]}/{number}.png" for number in range(12))
+    write_pictures(tmp_path / "photographs", dict(zip(files, make_pictures(12, 32), strict=True)))
     make_model(tmp_path / "models", size=32)
     crop = ("--size", "32", "--resize", "32")
     packed = command(

@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, part, store_study
-from PIL import Image
-from small import Command, ask, make_images, make_pictures
+from small import Command, ask, make_images, make_pictures, write_pictures
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import Answers, ImageQuery
@@ -58,9 +57,8 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, place
 
 
 def test_predictions_of_any_of_an_images_classes_are_right(command: Command, place: Path) -> None:
-    (place / "pictures").mkdir()
-    for name, picture in zip("abcd", make_pictures(4, 16), strict=True):
-        Image.fromarray(picture).save(place / "pictures" / f"{name}.png")
+    names = ("a.png", "b.png", "c.png", "d.png")
+    write_pictures(place / "pictures", dict(zip(names, make_pictures(4, 16), strict=True)))
     (place / "several.csv").write_text("path,class\n" + "a.png,1\nb.png,2;9\nc.png,5;6\nd.png,0;4\n")
     pack(place / "pictures", place / "images.set", crop=Crop(16, 16), labels=place / "several.csv")
     predictions = pl.read_csv(place / "predictions.csv").with_columns(pl.col("file_name") + ".png")

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from small import invoke
+from numpy.typing import NDArray
+from small import invoke, write_pictures
 
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.images.image_set import open_image_set
 
 
+def noise(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for seed, path in enumerate(["n01440764/a.jpg", "n01443537/b.png"]):
-        (tmp_path / "photos" / path).parent.mkdir(parents=True)
-        array = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(array).save(tmp_path / "photos" / path)
+    write_pictures(
+        tmp_path / "photos", {path: noise(seed) for seed, path in enumerate(["n01440764/a.jpg", "n01443537/b.png"])}
+    )
     (tmp_path / "photos" / "n01440764" / "c.jpg").write_text("not an image")
     return tmp_path / "photos"
 
@@ -44,10 +47,8 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
 
 
 def test_own_classes_keep_their_names(tmp_path: Path) -> None:
-    for place, path in enumerate(["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"]):
-        (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
-        array = np.random.default_rng(place).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(array).save(tmp_path / "photos" / path)
+    paths = ["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"]
+    write_pictures(tmp_path / "photos", {path: noise(place) for place, path in enumerate(paths)})
     common = ("pack", tmp_path / "photos", "--size", 32, "--resize", "32x32", "--interpolation", "bicubic")
     result = invoke("images", *common, "--out", tmp_path / "set", "--labels", "folders")
     assert "class_names" in result.stdout
@@ -103,10 +104,9 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
 def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     tmp_path: Path, small_count: int, own_cycles: float | None
 ) -> None:
-    (tmp_path / "photos").mkdir()
-    for number in range(20):
-        sides = (40, 90) if number < small_count else (100, 90)
-        Image.fromarray(np.full((*sides, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
+    heights = {number: 40 if number < small_count else 100 for number in range(20)}
+    pictures = {f"{number:02}.png": np.full((heights[number], 90, 3), number, np.uint8) for number in heights}
+    write_pictures(tmp_path / "photos", pictures)
     common = ("--size", 64, "--resize", 80, "--format", "json")
     for name, stream in (("set", ()), ("stream", ("--stream",))):
         assert invoke("images", "pack", tmp_path / "photos", "--out", tmp_path / name, *common, *stream).exit_code == 0
@@ -117,7 +117,7 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
     assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
     assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
-    Image.fromarray(np.full((100, 90, 3), 20, np.uint8)).save(tmp_path / "photos" / "20.png")
+    write_pictures(tmp_path / "photos", {"20.png": np.full((100, 90, 3), 20, np.uint8)})
     addition = invoke("images", "add", tmp_path / "set", tmp_path / "photos", "--format", "json")
     assert [row["images"] for row in json.loads(addition.stdout)] == [21]
     removal = invoke("images", "remove", tmp_path / "set", "20.png", "--format", "json")

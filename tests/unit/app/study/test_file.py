@@ -216,7 +216,9 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
         (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
         make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
     clean = ["images.set", "c/fog/*", "c/*/1"]
-    file = make_study(workplace, images=["*.set"], clean_images=clean, probes="lowpass = {}")
+    file = make_study(
+        workplace, images=["images.set", "*.set", "images.set"], clean_images=clean, probes="lowpass = {}"
+    )
     counts = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
     assert counts == {
         ("images.set", "clean"): 1,

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import quick_export  # noqa: F401 - one test exports several networks
-from PIL import Image
-from small import Command, ask, make_images, make_model, make_pictures, make_study
+from small import Command, ask, make_images, make_model, make_pictures, make_study, write_pictures
 
 from bandlens.analysis.statistics.power import smallest_tested_difference
 from bandlens.app.study.file import Study
@@ -80,10 +79,8 @@ def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -
     with pytest.raises(UsageError) as error:
         place.plan()
     assert str(error.value).endswith("pack one for three, two with --size 128 --resize 140 --interpolation bicubic")
-    photographs = place.folder / "photographs"
-    photographs.mkdir()
-    for number, picture in enumerate(make_pictures(3, size=160, seed=1)):
-        Image.fromarray(picture).save(photographs / f"{number}.png")
+    pictures = {f"{number}.png": picture for number, picture in enumerate(make_pictures(3, size=160, seed=1))}
+    photographs = write_pictures(place.folder / "photographs", pictures)
     pack(photographs, place.folder / "bicubic.set", crop=BICUBIC)
     pack(photographs, place.folder / "larger.set", crop=Crop(64, 64))
     images = ["images.set", "bicubic.set"]

@@ -11,9 +11,8 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 from polars.testing import assert_frame_equal
-from small import ask, make_model, make_pictures, make_study, rows_of
+from small import ask, make_model, make_pictures, make_study, rows_of, write_pictures
 
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.open import open_store
@@ -49,10 +48,8 @@ def study(tmp_path: Path) -> Path:
 
 
 def add_photos(folder: Path, numbers: range) -> None:
-    for number, picture in zip(numbers, make_pictures(OLD + NEW)[numbers.start : numbers.stop], strict=True):
-        photo = folder / "photos" / f"{number % 3}" / f"{number:02}.png"
-        photo.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(photo)
+    pictures = make_pictures(OLD + NEW)
+    write_pictures(folder / "photos", {f"{number % 3}/{number:02}.png": pictures[number] for number in numbers})
 
 
 def grow(study: Path) -> Work:

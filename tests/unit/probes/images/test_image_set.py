@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from small import write_pictures
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
@@ -27,10 +28,7 @@ def picture(seed: int) -> NDArray[np.uint8]:
 
 
 def photographs(folder: Path, paths: list[str]) -> Path:
-    for seed, path in enumerate(paths):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(seed)).save(folder / path)
-    return folder
+    return write_pictures(folder, {path: picture(seed) for seed, path in enumerate(paths)})
 
 
 CROP = Crop(32, 36)
@@ -150,8 +148,7 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(photos: Path, tmp_path: Pa
     full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]
     broken.write_bytes(broken.read_bytes()[:-500])
-    for seed, path in enumerate([PATHS[0], *PATHS[2:]]):
-        Image.fromarray(picture(seed)).save(photos / path)
+    photographs(photos, [PATHS[0], *PATHS[2:]])
     with pytest.raises(ImageSetError, match=r"photos: 'n01440764/b\.png' is broken \(.+\); .* --skip-broken") as error:
         pack(photos, tmp_path / "set", crop=Crop(8, 8))
     assert "\n" not in str(error.value)
