@@ -41,8 +41,10 @@ MAP_CAPTION = (
 )
 OWN_CAPTION = (
     "Points are the study's 48 models, diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, "
-    "measured or published. Hover for names."
+    "measured or published. Hover for what is not named."
 )
+OWN_HEIGHT, NAME_HEIGHT = 220, 11
+"""Pixels of a chart of one's own models among published ones, and of a name in it: it has room for so many names."""
 MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
 SCATTER_CAPTION = (
     "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
@@ -65,7 +67,7 @@ def correlations_section(results: ReportData) -> Section:
     text = f"Your {models}: their biases against top-1 on the labelled image sets. {counts(table)}"
     columns = 3 if len(study.groups) <= NARROW_GROUPS else 1
     figure = correlations_figure("own-correlations", "Your models", table, columns)
-    return Section("correlations", title, [text], [figure])
+    return Section("correlations", title, [text], [figure] if figure.panels else [])
 
 
 def correlations(study: StudyTable) -> pl.DataFrame:
@@ -76,11 +78,12 @@ def correlations(study: StudyTable) -> pl.DataFrame:
 
 
 def correlations_figure(name: str, title: str, table: pl.DataFrame, columns: int, **properties: Any) -> Figure:
-    """A heat map of each subset of the models."""
+    """A heat map of each subset of the models, with the biases of which some coefficient has a value."""
+    valued = table.filter(pl.col("coefficient").is_not_null().any().over("bias"))
     panels = {
         title: correlation_map(part, f"{title} ({models_in_words(part)})")
         for subset, title in SUBSET_TITLES.items()
-        if len(part := table.filter(pl.col("subset") == subset))
+        if len(part := valued.filter(pl.col("subset") == subset))
     }
     caption = [MAP_CAPTION.format(tests=table["p"].count()), *_reservations(table)]
     return Figure(name, title, caption, panels, columns, table, **properties)
@@ -158,15 +161,15 @@ def _own_figures(results: ReportData) -> Iterator[Figure]:
             *_own_marks(choice.filter(metric=bias), bias),
             picks=True,
             title=title_of(bias),
-            height=170,
-            width=220,
+            height=OWN_HEIGHT,
+            width=320,
         )
         for bias in BIASES
         if bias in choice["metric"]
     }
     caption = [OWN_CAPTION, *[MEANINGLESS_CAPTION] * (not metrics.select(is_sound.all()).item())]
     picks = key(models.select("category", checkpoint="model"))
-    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, **picks)
+    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 2, metrics, **picks)
 
 
 def _imagenet_accuracies(results: ReportData) -> pl.DataFrame:
@@ -215,8 +218,24 @@ def _own_marks(metrics: pl.DataFrame, bias: str) -> list[Any]:
     x, y, sound = alt.X("value:Q", title=label_of(bias)), alt.Y("imagenet:Q"), pl.col("state") == State.OK
     columns = ("model", "image_set", ("value", "value", ".3f"), "state")
     tooltip = tips(*columns, ("imagenet", "top-1 on ImageNet, %", ".1f"), "imagenet_is")
+    # Points in the order of their heights push the names above them up, and lines have theirs below the upper edge.
+    pixels = OWN_HEIGHT / 30 * pl.col("imagenet")
+    place = NAME_HEIGHT * pl.int_range(pl.len())
+    raised = points.sort("imagenet").with_columns(shift=pixels - place - (pixels - place).cum_max())
+    lowered = lines.sort("value").with_columns(shift=place)
+    names = [*_names(lowered, x, alt.YValue(8)), *_names(raised, x, y)]  # type: ignore[no-untyped-call]
     return [
+        *(names if len(rows) * NAME_HEIGHT <= OWN_HEIGHT else []),
         plot(lines).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips(*columns)),
         diamonds(points.filter(sound), x, y, tooltip),
         diamonds(points.filter(~sound), x, y, tooltip, "white"),
     ]
+
+
+def _names(rows: pl.DataFrame, x: alt.X, y: Any) -> list[Any]:
+    """The names of models on that side of their marks which has more room, `shift` pixels below them."""
+    is_right = "scale('x', datum.value) > width / 2"
+    align, dx = (alt.ExprRef(f"{is_right} ? {a} : {b}") for a, b in (("'right'", "'left'"), (-8, 8)))
+    text = plot(rows).encode(x=x, y=y, text="model:N", tooltip=alt.TooltipValue(None))
+    look = {"align": align, "dx": dx, "dy": alt.ExprRef("datum.shift"), "limit": alt.ExprRef("width / 2 - 8")}
+    return [text.mark_text(**look, stroke="white", strokeWidth=2, strokeOpacity=0.7), text.mark_text(**look, color=INK)]

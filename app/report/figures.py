@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import vl_convert
 
-from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
+from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, vega_lite_version, words
 from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
 from ..printing import spreadsheet_csv
@@ -21,8 +21,6 @@ from .page import Figure, heading, slug, spec_of
 
 ALL_FIGURES = "all"
 """The word for every figure."""
-DOTS_PER_INCH = 300
-"""Resolution of a PNG for a paper."""
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
 """Inches that a chart is wide, in a column of a journal and in two."""
 POINTS = 0.7

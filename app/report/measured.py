@@ -28,6 +28,8 @@ OPEN_MODELS = 6
 """Models whose maps are drawn at once; those of more are drawn when a reader opens them."""
 SIDE_BY_SIDE = 40
 """Settings that a chart has room for side by side, where their probe has no axis."""
+SHORT_NAME = 24
+"""Characters of a model's name that have room in half of a chart on a third of a page."""
 CURVE_CAPTION = (
     "Bands, and lines through dots, are 95 % intervals, which take clusters into account; of many models, only of the "
     "one that is picked from the list. Dashed: without perturbation."
@@ -230,6 +232,11 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         yield Figure(f"octave-pairs-{number}", title, [PAIRS_CAPTION], maps, 3, table, folded=folded)
 
 
+def _columns(rows: pl.DataFrame) -> int:
+    """The charts of numbers that fit beside each other with the whole names of their models."""
+    return 2 if (rows["checkpoint"].str.len_chars() > SHORT_NAME).any() else 3
+
+
 def _groups(results: ReportData) -> Iterator[Figure]:
     """Yield the group means of generalization, with the benchmarks in the table."""
     means = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
@@ -237,7 +244,9 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     panels = number_panels(choice, {group: words(group) for group in GROUPS})
     if len(means):
         table = means.select(METRIC_COLUMNS)
-        yield Figure("generalization", "Generalization", [GROUPS_CAPTION], panels, 3, table, **key(choice))
+        yield Figure(
+            "generalization", "Generalization", [GROUPS_CAPTION], panels, _columns(choice), table, **key(choice)
+        )
 
 
 def _numbers(results: ReportData) -> Iterator[Figure]:
@@ -248,7 +257,7 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
         choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
         panels, table = number_panels(choice, titles), rows.select(METRIC_COLUMNS)
         title = f"Every number on {image_set}"
-        yield Figure(f"numbers-{number}", title, [NUMBERS_CAPTION], panels, 3, table, **key(choice))
+        yield Figure(f"numbers-{number}", title, [NUMBERS_CAPTION], panels, _columns(choice), table, **key(choice))
 
 
 def _measures(results: ReportData) -> Section:

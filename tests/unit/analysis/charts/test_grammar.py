@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import altair as alt
 import polars as pl
 import pytest
 import vl_convert
+from PIL import Image
 
-from bandlens.analysis.charts.grammar import begin_libraries, scales, vega_lite_version
+from bandlens.analysis.charts.grammar import (
+    begin_libraries,
+    layered,
+    plot,
+    scales,
+    two_a_row,
+    vega_lite_version,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,17 @@ def test_a_legend_says_categories_in_words_and_models_by_their_names(field: str,
     chart = alt.Chart(pl.DataFrame({field: list(names)})).mark_point().encode(color=color, shape=shape)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     assert re.findall(r'role-legend-label"[^>]*><text[^>]*>([^<]*)', svg) == list(names.values())
+
+
+def test_a_saved_picture_has_300_dots_per_inch_unless_one_asks_for_others(tmp_path: Path) -> None:
+    points = plot(pl.DataFrame({"x": [1, 2]})).mark_point().encode(x="x:Q")
+    for chart in (points, layered(points, title="layers"), two_a_row([points, points])):
+        widths = {}
+        for name, options in {"default": {}, "screen": {"ppi": 72}}.items():
+            chart.save(tmp_path / f"{name}.png", **options)
+            with Image.open(tmp_path / f"{name}.png") as png:
+                widths[round(png.info["dpi"][0])] = png.width
+        assert widths[300] == pytest.approx(widths[72] * 300 / 72, abs=5)
 
 
 def test_a_script_of_the_charts_version_is_made_once() -> None:

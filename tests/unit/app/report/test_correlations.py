@@ -54,6 +54,8 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
         ("mine", 76.156, "published")
     }
     assert {row["model"] for rows in lines for row in rows} == {"other"}
+    names = [row["model"] for rows in layers(figure, "text") for row in rows]
+    assert sorted(names) == ["mine", "mine", "other", "other"], "each panel names each of one's own models once"
     table = figure.table.select("metric", "state").unique()
     flat = table.filter(pl.col("metric").str.starts_with("critical_"))
     assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
