@@ -137,10 +137,8 @@ class Lowering:
 
         def build(model: Model, precision: str) -> Path:
             variant = variant_of(model, "tensorrt", precision)
-            if self.batch:
-                return make_plan(variant, self.batch, "")
-            rate = usual_rate("tensorrt", variant.precision, model.path.parent)
-            return make_plan(variant, rate.batch, rate.settings)
+            batch = self.batch or usual_rate("tensorrt", variant.precision, model.path.parent).batch
+            return make_plan(variant, batch)
 
         return build
 
@@ -158,8 +156,7 @@ class Lowering:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {rate.engine} and batch {rate.batch}"
-            f"{' and ' + rate.settings if rate.settings else ''}, "
+            f"bandlens: {precision} runs fastest with engine {rate.engine} and batch {rate.batch}, "
             f"{rate.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 
