@@ -85,8 +85,6 @@ REFERENCES = {
 """Table -> its columns that are ids of other rows."""
 NOBODY = -1
 """The number of a preferred database where there is none."""
-MOST_DESCRIBED = 20
-"""The most contradictions that are described: each asks both databases for the predictions of a cell."""
 
 STUDIES = """
 SELECT name, version, arg_max(toml, (last_run, toml)) AS toml, digest, min(first_run) AS first_run,
@@ -122,11 +120,11 @@ SELECT new_cell.* EXCLUDE (new, complete, error), new AS id, n = image_set.count
 FROM new_cell JOIN chosen USING (new) JOIN merged.image_set ON image_set.id = new_cell.image_set
 JOIN (SELECT key, min(error) AS error FROM all_cell GROUP BY key) AS errors ON errors.key = new_cell.key ORDER BY new
 """
-CELL_IN_WORDS = """
-SELECT concat_ws(', ', checkpoint.name, image_set.name, rtrim(probe || ' ' || setting))
-FROM new_cell JOIN merged.checkpoint ON checkpoint.id = new_cell.checkpoint
+CONTRADICTED_CELLS = """
+SELECT concat_ws(', ', checkpoint.name, image_set.name, rtrim(probe || ' ' || setting)), min(origin), max(origin)
+FROM side JOIN new_cell USING (new) JOIN merged.checkpoint ON checkpoint.id = new_cell.checkpoint
 JOIN merged.image_set ON image_set.id = new_cell.image_set JOIN merged.condition ON condition.id = new_cell.condition
-WHERE new = {cell}
+WHERE list_contains({pairs}::BIGINT[], pair) GROUP BY pair, 1 ORDER BY pair
 """
 DIFFERENCES = """
 WITH rows AS (
@@ -137,11 +135,6 @@ FROM decidable JOIN (SELECT {subject}, origin AS other, n AS other_n, h AS other
 WHERE origin < other AND (n, h) IS DISTINCT FROM (other_n, other_h) ORDER BY ALL
 """
 """Every two databases whose rows about a subject differ, and whether one that is preferred has rows about it."""
-RAN = """
-SELECT string_agg(DISTINCT engine || ' ' || precision || ' on ' || device || ', batch ' || batch || ', ' || threads
-                  || ' threads, ' || versions, '; ')
-FROM {database}.part JOIN {database}.session ON session.id = part.session WHERE cell = {cell}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +147,8 @@ class Merged:
     shared: int
     """The number of cells that several databases have."""
     predictions: int
-    contradicted: int
-    """The number of contradictions between two databases."""
-    contradictions: list[dict[str, Any]]
-    """A row for each of the first of them, up to MOST_DESCRIBED: its `subject`, a cell or rows of a table; and of both
-    databases, a and b, the path (`database_a`). A cell has also the number of `images` that both databases have, and
-    of these with another predicted class (`other_class`) or another rank of a label (`other_rank`), the largest
-    difference of a probability (`confidence`), and the sessions that ran it (`ran_a`).
-    """
+    contradictions: list[dict[str, str]]
+    """A row for each of them: its `subject`, a cell or rows of a table, and the paths `database_a` and `database_b`."""
     written: bool
     """Whether the file was written: it is not where a contradiction stays that nothing decides."""
 
@@ -169,18 +156,10 @@ class Merged:
         """This, where the file was written; or StoreError, which names the first contradiction."""
         if not self.written:
             first = self.contradictions[0]
-            details = (
-                ""
-                if first["images"] is None
-                else (
-                    f": {first['other_class']} of {first['images']} images have another class, {first['other_rank']} "
-                    f"another rank, and probabilities differ by up to {first['confidence']:.2g}"
-                )
-            )
             raise StoreError(
-                f"{first['database_a']} and {first['database_b']} contradict each other, {self.contradicted} times in "
-                f"all, the first: {first['subject']}{details}; nothing was written: name with --prefer the database "
-                "that is right, or delete what is wrong"
+                f"{first['database_a']} and {first['database_b']} contradict each other, {len(self.contradictions)} "
+                f"times in all, the first: {first['subject']}; nothing was written: `bandlens compare` says how much "
+                "they differ; name with --prefer the database that is right, or delete what is wrong"
             )
         return self
 
@@ -259,7 +238,7 @@ class _Merger:
         studies = self._run("SELECT name || '@' || version FROM merged.study ORDER BY name, version")
         ((cells,),) = self._run("SELECT count(*) FROM merged.cell")
         ((predictions,),) = self._run("SELECT count(*) FROM merged.prediction")
-        return Merged(self.out, [label for (label,) in studies], cells, 0, predictions, 0, [], written=True)
+        return Merged(self.out, [label for (label,) in studies], cells, 0, predictions, [], written=True)
 
     def fill(self, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
@@ -271,7 +250,6 @@ class _Merger:
             self._make(table, query)
         pairs = self._contradicted_pairs()
         differences, is_decided = self._find_differences()
-        contradictions = [*(self._describe(pair) for pair in pairs[:MOST_DESCRIBED]), *differences][:MOST_DESCRIBED]
         is_written = self._decide(pairs) and is_decided
         studies = self._run("SELECT name || '@' || version FROM new_study ORDER BY new")
         ((cells, shared),) = self._run(
@@ -283,8 +261,7 @@ class _Merger:
             cells=cells,
             shared=shared,
             predictions=self._copy(progress) if is_written else 0,
-            contradicted=len(pairs) + len(differences),
-            contradictions=contradictions,
+            contradictions=[*self._describe(pairs), *differences],
             written=is_written,
         )
 
@@ -342,7 +319,7 @@ class _Merger:
 
     # Cells and other rows that several databases have
 
-    def _find_differences(self) -> tuple[list[dict[str, Any]], bool]:
+    def _find_differences(self) -> tuple[list[dict[str, str]], bool]:
         """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""
         subjects = {table: (IDENTITIES[table][0], columns, f"FROM all_{table}") for table, columns in FACTS.items()}
         for table, subject in GROUPS.items():
@@ -350,17 +327,14 @@ class _Merger:
             if "decided" not in names:
                 columns = ", ".join(name for name in names if name not in subject.split(", "))
                 subjects[table] = (subject, columns, self._union(table))
-        differences, is_decided = list[dict[str, Any]](), True
+        differences, is_decided = list[dict[str, str]](), True
         for table, (subject, columns, union) in subjects.items():
             words = ", ".join([f"'{table}'", *(NAMES.get(name, name) for name in subject.split(", "))])
             query = DIFFERENCES.format(
                 subject=subject, columns=columns, union=union, words=words, preference=self.preference
             )
             for name, origin_a, origin_b, decided in self._run(query):
-                row = dict.fromkeys(("images", "other_class", "other_rank", "confidence"))
-                row |= {"database_a": str(self.paths[origin_a]), "ran_a": None}
-                row |= {"database_b": str(self.paths[origin_b]), "ran_b": None}
-                differences.append({"subject": name} | row)
+                differences.append(self._contradiction(name, origin_a, origin_b))
                 is_decided &= decided
         return differences, is_decided
 
@@ -378,27 +352,14 @@ class _Merger:
         query = f"SELECT pair FROM ({prints}) GROUP BY pair HAVING count(*) < 2 OR min(print) <> max(print)"
         return [pair for (pair,) in self._run(f"{query} ORDER BY pair")] if self._run("FROM side LIMIT 1") else []
 
-    def _describe(self, pair: int) -> dict[str, Any]:
-        """The row of a pair in `Merged.contradictions`."""
-        sides = self._run(f"SELECT new, n, origin, id FROM side WHERE pair = {pair} ORDER BY origin")
-        (cell, images, *_), _ = sides
-        predictions = [
-            f"(FROM {self._databases[origin]}.prediction WHERE cell = {old} AND image_index < {images})"
-            for *_, origin, old in sides
-        ]
-        ((classes, ranks, confidence),) = self._run(
-            "SELECT count(*) FILTER (a.predicted <> b.predicted), "
-            "count(*) FILTER ((a.label_rank, a.best_rank) IS DISTINCT FROM (b.label_rank, b.best_rank)), "
-            "coalesce(max(greatest(abs(a.confidence - b.confidence), "
-            "abs(a.label_probability - b.label_probability))), 0) "
-            f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
-        )
-        ((name,),) = self._run(CELL_IN_WORDS.format(cell=cell))
-        row = {"subject": name, "images": images, "other_class": classes, "other_rank": ranks, "confidence": confidence}
-        for letter, (*_, origin, old) in zip("ab", sides, strict=True):
-            ((sessions,),) = self._run(RAN.format(database=self._databases[origin], cell=old))
-            row |= {f"database_{letter}": str(self.paths[origin]), f"ran_{letter}": sessions}
-        return row
+    def _describe(self, pairs: Sequence[int]) -> list[dict[str, str]]:
+        """The rows of `Merged.contradictions` that are about predictions."""
+        query = CONTRADICTED_CELLS.format(pairs=list(pairs))
+        return [self._contradiction(*row) for row in self._run(query)]
+
+    def _contradiction(self, subject: str, origin_a: int, origin_b: int) -> dict[str, str]:
+        database_a, database_b = (str(self.paths[origin]) for origin in (origin_a, origin_b))
+        return {"subject": subject, "database_a": database_a, "database_b": database_b}
 
     def _decide(self, pairs: Sequence[int]) -> bool:
         """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""

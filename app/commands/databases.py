@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ...analysis.database.merge import Merged
     from ...analysis.database.study_versions import Deletion
 
+MOST_LINES = 20
+"""The most contradictions that people are shown; --format json has all."""
+
 
 def print_studies(versions: DataFrame, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens studies list --db results.duckdb"""
@@ -81,10 +84,10 @@ def print_merged(merged: Merged, databases: Sequence[File], table_format: TableF
     """Example: bandlens merge here.duckdb there.duckdb --out both.duckdb"""
     counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
     if table_format != Format.table:
-        document = {"studies": merged.studies, **counts, "contradicted": merged.contradicted}
+        document = {"studies": merged.studies, **counts, "contradicted": len(merged.contradictions)}
         print_document(document | {"contradictions": merged.contradictions}, table_format)
     elif merged.contradictions:
-        print_lines(merged.contradictions)
+        print_lines(merged.contradictions[:MOST_LINES])
     out = merged.raise_contradictions().out
     if table_format == Format.table:
         old_size = amount(sum(Path(database).stat().st_size for database in databases))

@@ -225,20 +225,13 @@ def predictions(database: Path) -> list[tuple[object, ...]]:
                          "condition.id = condition WHERE probe = 'lowpass' ORDER BY image_index")  # fmt: skip
 
 
-def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], tmp_path: Path) -> None:
+def test_a_contradiction_is_named_and_nothing_is_written(pair: list[Path], tmp_path: Path) -> None:
     merger = merge(pair, tmp_path / "out.duckdb")
     (contradiction,) = merger.contradictions
-    session = 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
     assert contradiction == {
         "subject": "net, set, lowpass cutoff=0.1",
-        "images": 5,
-        "other_class": 2,
-        "other_rank": 2,
-        "confidence": 0,
         "database_a": str(pair[0]),
-        "ran_a": session,
         "database_b": str(pair[1]),
-        "ran_b": session,
     }
     with pytest.raises(StoreError, match=r"contradict each other, 1 times in all, the first: net, set, lowpass"):
         merger.raise_contradictions()
@@ -252,7 +245,7 @@ def test_the_user_may_say_which_is_right_in_any_spelling(
     for number, preferred in enumerate((pair[0], Path(pair[1].name))):
         out = tmp_path / f"out{number}.duckdb"
         merged = merge(pair, out, prefer=preferred).raise_contradictions()
-        assert (merged.contradicted, merged.written) == (1, True)
+        assert (len(merged.contradictions), merged.written) == (1, True)
         assert predictions(out) == predictions(preferred)
         complete = ask(
             out, "SELECT probe FROM cell JOIN condition ON condition.id = condition WHERE complete ORDER BY 1"
@@ -267,8 +260,7 @@ def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_p
 
 def test_a_confidence_that_differs_in_its_last_digit_is_told_too(tmp_path: Path) -> None:
     paths = [make(tmp_path / f"{k}.duckdb", str(k), [0] * 6, 0.5 + k * 2**-24) for k in range(2)]
-    (contradiction,) = merge(paths, tmp_path / "out.duckdb").contradictions
-    assert (contradiction["other_class"], contradiction["confidence"]) == (0, 2**-24)
+    assert len(merge(paths, tmp_path / "out.duckdb").contradictions) == 1
 
 
 CHANGES = {
@@ -316,8 +308,8 @@ def test_whatever_differs_of_one_thing_is_a_contradiction_that_the_user_decides(
     with open_store(changed) as store:
         store.execute(change)
     refused = merge([original, changed], tmp_path / "out.duckdb")
-    assert (refused.written, refused.contradicted > 0) == (False, True)
-    with pytest.raises(StoreError, match=r"contradict each other, .*; nothing was written: name with --prefer"):
+    assert (refused.written, bool(refused.contradictions)) == (False, True)
+    with pytest.raises(StoreError, match=r"contradict each other, .*; nothing was written: .* name with --prefer"):
         refused.raise_contradictions()
     merged = merge([changed, original], tmp_path / "out.duckdb", prefer=original).raise_contradictions()
     assert content(merged.out) == twice
@@ -425,10 +417,10 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
 def test_the_command(command: Command, pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.duckdb"
     refusal = command("merge", *pair, "--out", out)
-    assert f"database_b   {pair[1]}\n" in refusal.out
+    assert f"database_b  {pair[1]}\n" in refusal.out
     assert refusal.err.startswith(f"bandlens: {pair[0]} and {pair[1]} contradict each other")
     assert (refusal.code, refusal.err.count("\n"), out.exists()) == (1, 1, False)
     answer = command("merge", *pair, "--out", out, "--prefer", pair[0], "--format", "json")
     document = json.loads(answer.out)
     assert (answer.code, document["studies"], document["cells"], document["shared"]) == (0, ["a@1", "b@1"], 2, 2)
-    assert (document["predictions"], document["contradictions"][0]["other_class"]) == (12, 2)
+    assert (document["predictions"], document["contradicted"]) == (12, 1)
