@@ -194,7 +194,7 @@ def read_head(
     keys: dict[str, Any] = {"head": word}
     if (file := Path(word)).suffix == ".toml":
         try:
-            keys = tomllib.loads(read_text(file, MOST_BYTES))
+            keys = tomllib.loads(read_text(file))
         except FileNotFoundError:
             raise UsageError(f"no file {file}; the TOML file of a head has the keys {', '.join(HEAD_KEYS)}") from None
         except (OSError, ValueError) as error:
@@ -216,8 +216,6 @@ def read_head(
 
 HEAD_KEYS = {"head": str, "method": str, "pool": str, "output": str, "seed": int}
 """The keys of a file of a head, and their types."""
-MOST_BYTES = 1 << 16
-"""The most bytes that a file of a head may have."""
 
 
 def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:

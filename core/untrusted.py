@@ -16,6 +16,8 @@ from unicodedata import category
 
 R = TypeVar("R")
 
+MOST_BYTES = 1 << 27
+"""The most bytes of a text file: those of a CSV file of a few million images. A larger one would fill the memory."""
 LONGEST_MESSAGE = 2000
 """Characters: what is wrong with a value need not show all of it."""
 MOST_UNPROVEN_ROWS = 1_000_000
@@ -36,7 +38,7 @@ _SHORTEST_SECRET = 8
 """Characters: a variable may hold as little as `1`, which is in many a message."""
 
 
-def read_text(file: Path, limit: int, *, pipe: bool = False) -> str:
+def read_text(file: Path, limit: int = MOST_BYTES, *, pipe: bool = False) -> str:
     """The UTF-8 text of a file of at most so many bytes, without a byte order mark.
 
     A `pipe` is read too where the user names the file; in a folder of others, one would never end. Raises OSError, and

@@ -35,8 +35,6 @@ from .device.streams import network_stream
 
 FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
-MOST_TUNING_BYTES = 1 << 20
-"""The most bytes that the file may have."""
 SWEPT_ENGINES: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
 """The engines that are measured, by the array module; of two that are as fast, the first is taken."""
 BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (64, 128, 256, 512, 1024, 2048)}
@@ -120,7 +118,7 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
     if not file.is_file():
         return None
     try:
-        table = parse_json(read_text(file, MOST_TUNING_BYTES)).get(precision)
+        table = parse_json(read_text(file)).get(precision)
         if table is None:
             return None
         rates = [as_record(Rate, rate) for rate in table["rates"]]
@@ -214,7 +212,7 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
     """Add tables to the file, in place of what is damaged."""
     content: Any = {}
     with suppress(OSError, ValueError):
-        content = parse_json(read_text(file, MOST_TUNING_BYTES))
+        content = parse_json(read_text(file))
     try:
         write_bytes(file, json.dumps({**(content if isinstance(content, dict) else {}), **tables}, indent=1).encode())
     except OSError as error:

@@ -50,8 +50,6 @@ MOST_FEATURES = 1_000_000
 """The largest number of values that a network may give for an image, before a head makes classes of them."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
-MOST_DESCRIPTION_BYTES = 1 << 26
-"""The most bytes that a description may have: with the keys of a few million training images."""
 Channels = tuple[float, float, float]
 """A number for each of red, green and blue."""
 Normalization = tuple[Channels, Channels]
@@ -149,7 +147,7 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
             place = "the folder models has it, and was not named; "
         hint = f"{place}export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
-    return dict(parse_json(read_text(path, MOST_DESCRIPTION_BYTES)))
+    return dict(parse_json(read_text(path)))
 
 
 def training_keys_of(model: Model) -> list[int]:
@@ -281,7 +279,7 @@ def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
     path = _path(model, precision)
     hint = _hint(OnnxFile(precision, path, "", model.path.parent))
     try:
-        description: dict[str, Any] = parse_json(read_text(_description_path(path), MOST_DESCRIPTION_BYTES))
+        description: dict[str, Any] = parse_json(read_text(_description_path(path)))
         for key, kind in {"made_from": str, "sha256": str, "bytes": int}.items():
             if type(description[key]) is not kind:
                 raise TypeError(f"{key} is {type(description[key]).__name__}")

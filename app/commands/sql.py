@@ -16,8 +16,6 @@ from ..api.parameters import RESULTS, Database, File, path_of, reading
 from ..terminal import command
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
-MOST_BYTES = 1 << 24
-"""The most bytes of a query in a file."""
 STDIN = Path("-")
 
 
@@ -87,7 +85,7 @@ def _text(query: str) -> str:
 def _content(file: Path) -> str:
     """The query in a file, or in what is piped in; UsageError where it cannot be read."""
     try:
-        return read_text(Path("/dev/stdin") if file == STDIN else file, MOST_BYTES, pipe=True)
+        return read_text(Path("/dev/stdin") if file == STDIN else file, pipe=True)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read a query from {file}: {words_of(error)}; give --file a text file of SQL"

@@ -21,8 +21,6 @@ from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
 
 ENDING = "progress"
-MOST_BYTES = 4096
-"""The most bytes of a file of progress."""
 WRITE_SECONDS = 1.0
 """Seconds between two states that are written."""
 
@@ -93,6 +91,6 @@ def read_progress(database: Path) -> list[RunProgress]:
     states = []
     for file in sorted(file for file in database.parent.glob(f".*.{ENDING}") if match_database(file.name)):
         with suppress(OSError, ValueError, KeyError, TypeError):  # it is gone by now, or somebody else's
-            table = parse_json(read_text(file, MOST_BYTES))
+            table = parse_json(read_text(file))
             states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))
     return states

@@ -31,8 +31,6 @@ SCALE = 100.0
 """The logit scale where none is given: that of OpenAI's CLIP."""
 SCALE_KEY = "logit_scale"
 """The name of the tensor in a safetensors file that holds the scale, as it multiplies: not its logarithm."""
-MOST_EMBEDDINGS_BYTES = 1 << 30
-"""The most bytes that a file of embeddings may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,15 +209,13 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
     Raises UsageError where the file cannot be read, or holds something else.
     """
     try:
-        if regular(file).stat().st_size > MOST_EMBEDDINGS_BYTES:
-            raise ValueError(f"more than {MOST_EMBEDDINGS_BYTES:,} bytes")
         tensors: Mapping[str, Any]
         if file.suffix == ".npy":
-            tensors = {"embeddings": np.load(file, allow_pickle=False)}
+            tensors = {"embeddings": np.load(regular(file), allow_pickle=False)}
         else:
             from safetensors.numpy import load_file
 
-            tensors = load_file(file)
+            tensors = load_file(regular(file))
         scale = tensors.get(SCALE_KEY)
         (embeddings,) = (tensor for name, tensor in tensors.items() if name != SCALE_KEY)
         factor = SCALE if scale is None else float(np.asarray(scale).item())

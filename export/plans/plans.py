@@ -21,7 +21,7 @@ from ...core.errors import ExportError
 from ...core.files import write_bytes
 from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text, words_of
-from ..model_files import MOST_DESCRIPTION_BYTES, OnnxFile, read_onnx_file, read_verified
+from ..model_files import OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
 from .plan_builder import TensorRT, build_trt_plan
 
@@ -126,7 +126,7 @@ def _path(onnx_file: OnnxFile, target: Target) -> Path:
 
 
 def _read_description(file: Path) -> Any:
-    return parse_json(read_text(file, MOST_DESCRIPTION_BYTES))
+    return parse_json(read_text(file))
 
 
 def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:

@@ -144,7 +144,7 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        records: dict[str, dict[str, Any]] = parse_json(read_text(path, 1 << 24))
+        records: dict[str, dict[str, Any]] = parse_json(read_text(path))
         if not isinstance(records, dict) or not all(isinstance(records[name]["sha256"], str) for name in records):
             raise ValueError("it does not list files with their sha256")
     except (ValueError, KeyError, TypeError) as error:

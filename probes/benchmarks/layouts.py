@@ -90,9 +90,6 @@ def classes_of(benchmark: Benchmark, layout: Layout) -> Mapping[str, int]:
 
 # Labels of validation images from files: the ground truth, and ReaL's lists
 
-MOST_BYTES = 1 << 24
-"""The most bytes that a list of labels may have: ten times those of the longest one."""
-
 Truth = dict[int, int]
 """The class index of each validation image, by file number."""
 
@@ -155,7 +152,7 @@ def listed(file: Path) -> Layout:
 
 def _text(file: Path) -> str:
     try:
-        return read_text(file, MOST_BYTES, pipe=True)
+        return read_text(file, pipe=True)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({words_of(error)}); give the file that lists the labels") from error
     except ValueError as error:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALL_SPACE = decision_space("all")
-MOST_BYTES = 1 << 27
-"""The most bytes that a CSV file may have: those of a few million images."""
 LABELS_ADVICE = "give --labels a CSV file, or `folders` for the names of the images' folders"
 LARGEST_CLASS = 65535
 """The largest class that labels may name: predictions are kept as uint16, so no larger one could be predicted."""
@@ -239,7 +237,7 @@ def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> 
     """
     expected = f"{', '.join(columns[:-1])} and {columns[-1]}"
     try:
-        lines = io.StringIO(read_text(file, MOST_BYTES, pipe=True), newline="")
+        lines = io.StringIO(read_text(file, pipe=True), newline="")
         reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
         if not {*columns} <= set(reader.fieldnames or ()):
             names = ", ".join(reader.fieldnames or ["none"])

@@ -39,8 +39,6 @@ COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height
 
 MOST_IMAGES = 1 << 25
 """The most images that a set may have: a small file can describe any number."""
-MOST_BYTES = 1 << 26
-"""The most bytes that set.json may have; it lists the files that were left out."""
 
 log = logging.getLogger("bandlens")
 Lists = Sequence[Sequence[int]]
@@ -165,7 +163,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
     file = folder / ABOUT
     try:
-        description = parse_json(read_text(file, MOST_BYTES))
+        description = parse_json(read_text(file))
     except (FileNotFoundError, NotADirectoryError):
         near = did_you_mean(folder.name, [file.parent.name for file in folder.parent.glob(f"*/{ABOUT}")])
         raise UsageError(f"{folder}: not an image set{near}; make one with 'bandlens images pack'") from None
