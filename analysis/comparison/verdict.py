@@ -395,4 +395,4 @@ def _others_in_words(differences: pl.DataFrame) -> str:
         words.append(f"{title_of(str(metric))}{count} {_largest_in_words(rows)}")
     if len(measures) > NAMED_MEASURES:
         words.append(plural(len(measures) - NAMED_MEASURES, "further measure"))
-    return f"; what differs is {', '.join(words)}" if words else ""
+    return f"; what differs is {'; '.join(words)}" if words else ""
