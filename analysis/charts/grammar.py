@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
         "gridColor": "#ececec",
         "domainColor": FAINT,
         "tickColor": FAINT,
-        "labelLimit": 260,
+        "labelLimit": 360,
         "labelSeparation": 5,
     },
     "legend": TEXT | {"labelLimit": 260, "symbolOpacity": 1},
@@ -219,6 +219,11 @@ def both_ways(value: str, reach: float, title: Any = alt.Undefined, legend: Any 
     """Hues of a column from orange at `-reach` over white to purple at `reach`."""
     hues = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
     return alt.Color(f"{value}:Q", title=title, legend=legend, scale=hues), f"abs(datum.{value}) > {0.72 * reach:.4g}"
+
+
+def two_lines(separator: str) -> str:
+    """A Vega expression for labels that begin a second line with the separator: narrow charts cut a long line."""
+    return f"split(replace(datum.label, ' {separator}', '\\n{separator}'), '\\n')"
 
 
 def signed(number: float | None, digits: str = "z.2f") -> str:

@@ -28,6 +28,7 @@ from .grammar import (
     signed,
     tile_map,
     tips,
+    two_lines,
     words,
 )
 
@@ -39,8 +40,8 @@ COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r"}
 ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
 """Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
 PLAIN = alt.Axis(domain=False, ticks=False)
-TWO_LINES = alt.Axis(domain=False, ticks=False, labelExpr="split(replace(datum.label, ' (', '\\n('), '\\n')")
-"""Names of biases, with the image set in a line of its own: a narrow chart cuts them otherwise."""
+WITH_IMAGE_SET = alt.Axis(domain=False, ticks=False, labelExpr=two_lines("("))
+"""Names of biases, with the image set in a line of its own."""
 CENTERS_AXIS = alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
 """The axis of bands of noise, whose title is longer than some maps are wide; centres need not be round numbers."""
 
@@ -184,7 +185,10 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
         rows,
         title,
         (300, 30 * table["bias"].n_unique()),
-        (alt.X("group:N", sort=None, title=None, axis=ABOVE), alt.Y("bias:N", sort=None, title=None, axis=TWO_LINES)),
+        (
+            alt.X("group:N", sort=None, title=None, axis=ABOVE),
+            alt.Y("bias:N", sort=None, title=None, axis=WITH_IMAGE_SET),
+        ),
         both_ways("coefficient", 1, "rho"),
         tips("bias", "group", coefficient, "low", "high", *tests),
         gap=2,

@@ -28,6 +28,7 @@ from .grammar import (
     series_of,
     shade_enlarged,
     tips,
+    two_lines,
     where,
     words,
 )
@@ -86,7 +87,13 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
         point["shape"] = alt.Shape("estimator:N", scale=form, legend=None)
     names = ["model", "estimator"] if estimators else ["model"]
     common: dict[str, Any] = {
-        "y": alt.Y("model:N", title=None, scale=alt.Scale(domain=rows["model"].unique().sort().to_list())),
+        # With another study beside this one, a name has a second line: `NAME in STUDY`.
+        "y": alt.Y(
+            "model:N",
+            title=None,
+            scale=alt.Scale(domain=rows["model"].unique().sort().to_list()),
+            axis=alt.Axis(labelExpr=two_lines("in ")),
+        ),
         "color": scales(field, rows[field].sort())[0],
         "opacity": faded(),
         "tooltip": tips(*names, ("value", "value", ".4g"), "low", "high", "state", "note"),
@@ -103,7 +110,9 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
         plot(rows.filter(mark == DOUBTFUL)).mark_point(size=60, fill="white").encode(**common | point),
         plot(rows.filter(mark == VALUELESS)).mark_text(text="×", align="left").encode(**common | cross),
     ]
-    height = rows["model"].n_unique() * (34 if estimators > 1 else 22)
+    height = rows["model"].n_unique() * (
+        34 if estimators > 1 else 28 if rows["model"].str.contains(" in ").any() else 22
+    )
     return layered(*layers, picks=True, title=title, width=260, height=max(44, height))
 
 

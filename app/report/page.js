@@ -22,7 +22,7 @@
     try {
       const drawn = specs[panel.dataset.spec];
       // On a phone, names take half of the width at most: the chart needs the rest.
-      drawn.config.axis.labelLimit = Math.min(260, panel.clientWidth / 2);
+      drawn.config.axis.labelLimit = Math.min(360, panel.clientWidth / 2);
       const { view, spec } = await vegaEmbed(panel, drawn, { renderer: "svg", actions: false });
       if (!spec.params?.some((parameter) => parameter.name === "picked")) return;
       views.set(figure, [...(views.get(figure) ?? []), view]);

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import vl_convert
 
 from bandlens.analysis.charts.maps import threshold_map
 from bandlens.analysis.charts.numbers import (
@@ -92,3 +93,16 @@ def test_centres_of_bands_follow_the_size_of_the_images() -> None:
     bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]
     peak = min(bell, key=lambda row: row["noise_sd"])
     assert peak["cycles"] == pytest.approx(14.0 * size / 224, rel=0.04)
+
+
+def test_names_of_models_are_whole_where_two_charts_share_a_window_of_1100_pixels() -> None:
+    name = "vit_base_patch16_224.augreg_in21k_ft_in1k"
+    models = [name, f"{name} in mine@1 of ../old/results.duckdb"]
+    frame = add_estimators(pl.DataFrame([rows("shape_bias", "ok") | {"checkpoint": model} for model in models]))
+    spec = number_chart(frame, "shape_bias", "shape bias").to_dict()
+    page = {"width": 522, "autosize": {"type": "fit-x", "contains": "padding"}}
+    config = {"axis": {"labelFontSize": 11, "labelLimit": 522 / 2}, "legend": {"disable": True}}
+    svg = vl_convert.vegalite_to_svg(spec | page | {"config": config})
+    assert "…" not in svg
+    assert svg.count(name) >= 2
+    assert "in mine@1 of ../old/results.duckdb" in svg
