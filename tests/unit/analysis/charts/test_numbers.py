@@ -101,7 +101,7 @@ def test_names_of_models_are_whole_where_two_charts_share_a_window_of_1100_pixel
     frame = add_estimators(pl.DataFrame([rows("shape_bias", "ok") | {"checkpoint": model} for model in models]))
     spec = number_chart(frame, "shape_bias", "shape bias").to_dict()
     page = {"width": 522, "autosize": {"type": "fit-x", "contains": "padding"}}
-    config = {"axis": {"labelFontSize": 11, "labelLimit": 522 / 2}, "legend": {"disable": True}}
+    config = {"axis": {"labelFontSize": 11, "labelLimit": 522 / 2}, "legend": {"orient": "bottom", "labelLimit": 0}}
     svg = vl_convert.vegalite_to_svg(spec | page | {"config": config})
     assert "…" not in svg
     assert svg.count(name) >= 2
