@@ -67,13 +67,16 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None 
                 future.cancel()
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Have Linux kill this process once the thread that started it is gone, also in the middle of a call.
 
-    Elsewhere a process ends when it has answered, and finds nobody to answer to.
+    Elsewhere a process ends when it has answered, and finds nobody to answer to. SystemExit where the process `parent`,
+    which started this one, is gone already: Linux would wait for the end of another.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        raise SystemExit(1)
 
 
 def describe_exit(code: int) -> str:

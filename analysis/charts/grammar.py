@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -288,7 +289,7 @@ def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
 PROGRAM = """
 import sys
 from bandlens.core.jobs import end_with_parent
-end_with_parent()
+end_with_parent(int(sys.argv[2]))
 import vl_convert
 script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=sys.argv[1])
 sys.stdout.buffer.write(script.encode())
@@ -314,7 +315,7 @@ def begin_libraries() -> Future[str]:
 
 def _make_libraries() -> str:
     # A signal or the end of this process ends the program, too, which is not worth a traceback.
-    command = [sys.executable, "-P", "-c", PROGRAM, vega_lite_version()]
+    command = [sys.executable, "-P", "-c", PROGRAM, vega_lite_version(), str(os.getpid())]
     completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     if completed.returncode:
         raise UsageError("vl-convert-python does not make the scripts of the page; install it again")

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -328,7 +328,8 @@ def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
 def _prepare_process() -> None:
     """Have a process end with the one that started it, and leave Ctrl-C to that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    starter = parent_process()
+    end_with_parent(starter.pid if starter else None)
     threadpool_limits(1)  # arrays are small, and threads of the linear algebra would wait for each other
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from bandlens.core.jobs import in_parallel, processors
+from bandlens.core.jobs import end_with_parent, in_parallel, processors
 
 CORES = 64
 
@@ -51,3 +52,10 @@ def test_results_come_in_order_of_items_that_are_taken_a_few_ahead() -> None:
     assert len(counts) < 40
     results.close()
     assert list(in_parallel(str, range(100), 3)) == list(map(str, range(100)))
+
+
+def test_a_process_whose_parent_is_gone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "another")  # Linux would end the tests, too
+    end_with_parent(os.getppid())
+    with pytest.raises(SystemExit):
+        end_with_parent(os.getpid())
