@@ -217,6 +217,8 @@ def _places_in_set(rows: pl.DataFrame, images: ImageSet, recorded: Sequence[Imag
     """Places in the set of the images that the rows show; `recorded` has what the database knows of the set."""
     if "image_set" in rows.columns and set(rows["image_set"]) - {images.info.name}:
         another = next(name for name in rows["image_set"] if name != images.info.name)
+        if not isinstance(another, str):
+            raise UsageError("the query has the number of an image set, as tables do; select the set's name instead")
         raise UsageError(
             f"the query has images of {another}, and this set is {images.info.name}; add a WHERE image_set"
         )

@@ -19,7 +19,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.files import sha256_of
 from ...core.jobs import Progress, processors, silent
 from ...core.records import Crop, Head
-from ...core.untrusted import first_line, regular
+from ...core.untrusted import regular, words_of
 from ..class_names import check_distinct
 from ..model_files import MOST_CLASSES
 from ..onnx.parity import check_finite, run_in_batches
@@ -222,7 +222,7 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
     # NumPy and safetensors each fail in ways of their own.
     except Exception as error:
         raise UsageError(
-            f"{file} holds no class embeddings ({first_line(error)}); give a .npy file of (classes, d) numbers, or a "
+            f"{file} holds no class embeddings ({words_of(error)}); give a .npy file of (classes, d) numbers, or a "
             f".safetensors file of one such tensor and perhaps {SCALE_KEY}"
         ) from error
     return PromptHead(file.name, sha256_of(file), embeddings, factor, class_names)

@@ -51,7 +51,7 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
         warnings.simplefilter("ignore")
         has_weights = timm.models.is_model_pretrained(name)
     if not has_weights:
-        raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
+        raise UnknownName("pretrained model of timm", name, timm.list_pretrained(), "timm.list_pretrained() has all")
     config = timm.models.get_pretrained_cfg(name)
     full_name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     if not headed and any(full_name == published.name for published in checkpoints()):

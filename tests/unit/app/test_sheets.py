@@ -102,6 +102,7 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
     ("query", "message"),
     [
         ("SELECT 1 AS x", "the query has neither image_index nor path, which say what images to show; select one"),
+        ("FROM image", "the query has the number of an image set, as tables do; select the set's name instead"),
         ("SELECT 40 AS image_index", "row 1 of the query is of no image of images; show another set"),
         (
             "SELECT 0 AS image_index, 'lowpass' AS probe, '{\"cutoff\": 0.77}' AS parameters",
