@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Gates(TyperGroup):
-    """The commands of gates, of which none needs to be spelt: `--candidate` is of a precision alone."""
+    """The commands of gates, of which none needs to be spelt: a precision alone has `--candidate` and `--reference`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take a first word that is no command for a study."""
@@ -39,9 +39,11 @@ class Gates(TyperGroup):
             if args[1:] and not any(word.startswith("-") for word in args[:2]):  # two words: the first is a command
                 raise UnknownName("command", args[0], self.commands, f"see `{ctx.command_path} --help`")
             options = {word.partition("=")[0] for word in args}
-            is_precision = "--candidate" in options
+            is_precision = bool({"--candidate", "--reference"} & options)
             if is_precision and "--against" in options:
-                raise UsageError("--against judges a release, and --candidate a precision; leave one of them out")
+                raise UsageError(
+                    "--against judges a release, and --candidate and --reference a precision; leave either out"
+                )
             args = ["precision" if is_precision else "release", *args]
         return super().parse_args(ctx, args)
 

@@ -235,13 +235,14 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         ),
         (["--against", "own"], "unknown study 'own'; known: "),
         (["--against", "own"], "results.duckdb` lists all"),
-        (["--against", "old", "--candidate", "int8"], "--against judges a release, and --candidate a precision; leave"),
+        (["--against", "old", "--candidate", "int8"], "--against judges a release, and --candidate and --reference a"),
+        (["--reference", "fp32"], "no study file same; `bandlens init same.toml` writes one"),
         (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], message: str) -> None:
-    is_complete = {"--against", "--candidate"} & {*words}
+    is_complete = {"--against", "--candidate", "--reference"} & {*words}
     answer = command("gate", "same", *([] if is_complete else ["--against", "old"]), *words, "--db", db)
     assert (answer.code, answer.out) == (2, "")
     assert message in answer.err
