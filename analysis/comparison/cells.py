@@ -24,8 +24,10 @@ from ..measures.outcomes import read_decisions
 from ..statistics import ALPHA, Ints, Mask
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
+from ..statistics.floor import MatchedAnswers
 from ..statistics.paired import PairedDifference, paired, undetermined
 from ..statistics.power import detected_widths
+from ..statistics.shares import AT_FLOOR
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
 """Columns in which two cells that are compared agree."""
@@ -52,6 +54,7 @@ FROM prediction WHERE cell IN (SELECT unnest($1::INTEGER[])) GROUP BY cell
 """A number of each cell that is the same in two databases where all of its predictions are."""
 DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""
+NOTE_AT_FLOOR = "both agree with their clean predictions no more than unrelated answers do"
 CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
 """Cycles per image of two rows that are compared; null where their images differ in size."""
 COLUMNS = (
@@ -134,7 +137,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
 
     The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
     differ; `detectable` is the smallest difference that 80 % of such comparisons find, null where not even one of 1 is
-    found. Raises UsageError where the two runs are one and the same.
+    found. Agreements that are both at their floor have a note, and no p. Raises UsageError where the two runs are one
+    and the same.
     """
     if a.is_same_as(b):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
@@ -143,7 +147,12 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     rows = [pl.DataFrame(schema=CELLS)]
     for _, group in pairs.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
         words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
-        rows.append(pl.concat([words, pair_cells(a.store, b.store, group).rows], how="horizontal"))
+        paired_cells = pair_cells(a.store, b.store, group)
+        at_floor, note = pl.lit(pl.Series(paired_cells.at_floor)), pl.lit(NOTE_AT_FLOOR)
+        numbers = paired_cells.rows.with_columns(
+            p=pl.when(~at_floor).then("p"), note=pl.coalesce("note", pl.when(at_floor).then(note))
+        )
+        rows.append(pl.concat([words, numbers], how="horizontal"))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
     p = cells["p"].fill_null(np.nan).to_numpy()
@@ -220,6 +229,8 @@ class PairedCells:
     """(n,): images with the same number are not independent."""
     difference: PairedDifference
     """The differences of the accuracies, (pairs,), whether they are comparable or not."""
+    at_floor: Mask
+    """(pairs,): whether neither agrees with its clean predictions beyond its floor (`statistics.floor`)."""
 
 
 def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
@@ -239,9 +250,15 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     images_a, images_b, clusters = common_images(a, b, pairs)
     rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
     if not len(clusters):
-        return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters, undetermined(len(pairs)))
-    predicted_a, right_a = _outcomes(a, pairs, "", images_a)
-    predicted_b, right_b = _outcomes(b, pairs, "_b", images_b)
+        return PairedCells(
+            rows,
+            np.zeros((len(pairs), 0), np.bool_),
+            clusters,
+            undetermined(len(pairs)),
+            np.zeros(len(pairs), np.bool_),
+        )
+    predicted_a, right_a, floor_a = _outcomes(a, pairs, "", images_a, clusters)
+    predicted_b, right_b, floor_b = _outcomes(b, pairs, "_b", images_b, clusters)
     compared, changes = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(compared, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
@@ -252,7 +269,7 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
         changed=pl.Series(changes.sum(axis=1), dtype=pl.Int64),
         **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
-    return PairedCells(rows, changes, clusters, compared.paired_difference)
+    return PairedCells(rows, changes, clusters, compared.paired_difference, floor_a & floor_b)
 
 
 def _why_not(n: int) -> pl.Expr:
@@ -301,8 +318,13 @@ def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Ints, Ints, 
     return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
 
 
-def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Ints) -> tuple[NDArray[np.uint16], Mask]:
-    """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
+def _outcomes(
+    store: Store, cells: pl.DataFrame, suffix: str, images: Ints, clusters: Ints
+) -> tuple[NDArray[np.uint16], Mask, Mask]:
+    """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one.
+
+    The third is (cells,): whether the agreement with that prediction is at its floor.
+    """
     perturbed_cells, clean_cells = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
     ids = pl.concat([perturbed_cells, clean_cells]).drop_nulls().unique().sort()
     decisions = read_decisions(store, ids.to_list())
@@ -311,5 +333,11 @@ def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Ints) -> t
     predicted = classes[place]
     if cells[f"labelled{suffix}"][0]:
         correct = np.stack([outcome.rank == 0 for outcome in decisions])[:, images]
-        return predicted, correct[place]
-    return predicted, predicted == classes[ids.search_sorted(clean_cells.fill_null(ids[0])).to_numpy()]
+        return predicted, correct[place], np.zeros(len(place), np.bool_)
+    clean = classes[ids.search_sorted(clean_cells.fill_null(ids[0])).to_numpy()]
+    ids_of_clusters, answers = np.unique(clusters, return_inverse=True)[1], predicted.astype(np.int64)
+    p = [
+        MatchedAnswers((row == reference)[None], row[None], reference, 0.0, ids_of_clusters).p
+        for row, reference in zip(answers, clean.astype(np.int64), strict=True)
+    ]
+    return predicted, predicted == clean, np.array(p) > AT_FLOOR

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, database_of, image_set, part, store_study, store_values
+from made_up_results import Images, cell, condition, database_of, image_set, model, part, store_study, store_values
 from pairs_of_observers import kappa
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 
-from bandlens.analysis.comparison.cells import Run, compare_cells
+from bandlens.analysis.comparison.cells import Run, compare_cells, two_of
 from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
@@ -168,6 +168,23 @@ def test_without_labels_agreement_is_compared_and_clean_predictions_agree_by_def
     assert low["lost"] > 0  # it agrees with another reference
     accuracy = [s.frame("SELECT top1 FROM accuracy WHERE probe = 'lowpass'").item() for s in (store, store_b)]
     assert [low["top1_a"], low["top1_b"]] == pytest.approx(accuracy)
+
+
+def test_agreements_that_are_both_at_their_floor_do_not_differ(store: Store) -> None:
+    """Under the filter, A says the class that it says mostly of clean images, and B one that it says rarely."""
+    rng, images = np.random.default_rng(0), image_set(100)
+    clean, kept = rng.choice(4, 100, p=[0.6, 0.3, 0.05, 0.05]), rng.random(100) < 0.3
+    answers = {"a": np.zeros(100), "b": np.full(100, 2), "c": np.where(kept, clean, 2)}
+    parts = [
+        part(cell(images, setting, by=model(name)), decided)
+        for name, filtered in answers.items()
+        for setting, decided in ((CLEAN, clean), (LOW, filtered))
+    ]
+    run = Run(store, store_study(store, "s", images, parts))
+    for name, at_floor in (("b", True), ("c", False)):
+        _, low = compare_cells(*two_of(run, run, "checkpoint", "a", name)).cells.rows(named=True)
+        assert low["difference"] < -0.1
+        assert (low["p"] is None) == (low["note"] is not None) == at_floor
 
 
 def test_labels_in_one_run_only_cannot_be_compared(store: Store, store_b: Store) -> None:
