@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,25 +294,27 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def twice(original: Path) -> Rows:
-    return content(merge([original, original], original.with_name("twice.duckdb")).out)
+def changed_copy(original: Path, path: Path, changes: Iterable[str]) -> Path:
+    path.write_bytes(original.read_bytes())
+    with open_store(path) as store:
+        for change in changes:
+            store.execute(change)
+    return path
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_whatever_differs_of_one_thing_is_a_contradiction_that_the_user_decides(
-    change: str, original: Path, twice: Rows, tmp_path: Path
-) -> None:
-    changed = tmp_path / "changed.duckdb"
-    changed.write_bytes(original.read_bytes())
-    with open_store(changed) as store:
-        store.execute(change)
-    refused = merge([original, changed], tmp_path / "out.duckdb")
-    assert (refused.written, bool(refused.contradictions)) == (False, True)
+def test_whatever_differs_of_one_thing_is_a_contradiction(change: str, original: Path, tmp_path: Path) -> None:
+    changed = changed_copy(original, tmp_path / "changed.duckdb", [change])
+    merger = merge([original, changed], tmp_path / "out.duckdb")
+    assert (merger.written, bool(merger.contradictions)) == (False, True)
     with pytest.raises(StoreError, match=r"contradict each other, .*; nothing was written: .* name with --prefer"):
-        refused.raise_contradictions()
-    merged = merge([changed, original], tmp_path / "out.duckdb", prefer=original).raise_contradictions()
-    assert content(merged.out) == twice
+        merger.raise_contradictions()
+
+
+def test_the_user_decides_on_whatever_differs(original: Path, tmp_path: Path) -> None:
+    changed = changed_copy(original, tmp_path / "changed.duckdb", CHANGES.values())
+    decided = merge([changed, original], tmp_path / "out.duckdb", prefer=original).raise_contradictions()
+    assert content(decided.out) == content(merge([original, original], tmp_path / "twice.duckdb").out)
 
 
 def test_labels_attributes_and_names_that_one_database_alone_has_are_no_contradiction(
@@ -320,11 +322,8 @@ def test_labels_attributes_and_names_that_one_database_alone_has_are_no_contradi
 ) -> None:
     changes = ("UPDATE {} SET scheme = 'other'", "UPDATE {} SET name = 'scanner'", "DELETE FROM {} WHERE class = 1")
     tables = ("label", "image_attribute", "own_class_name")
-    paths = [original, tmp_path / "changed.duckdb"]
-    paths[1].write_bytes(original.read_bytes())
-    with open_store(paths[1]) as store:
-        for table, change in zip(tables, changes, strict=True):
-            store.execute(change.format(table))
+    statements = [change.format(table) for table, change in zip(tables, changes, strict=True)]
+    paths = [original, changed_copy(original, tmp_path / "changed.duckdb", statements)]
     rows = content(merge(paths, tmp_path / "out.duckdb").raise_contradictions().out)
     assert [len(rows[table]) for table in tables] == [6, 4, 2]
     assert content(merge(paths[::-1], tmp_path / "again.duckdb").out) == rows
