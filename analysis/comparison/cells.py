@@ -148,10 +148,10 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     for _, group in pairs.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
         words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
         paired_cells = pair_cells(a.store, b.store, group)
-        at_floor, note = pl.lit(pl.Series(paired_cells.at_floor)), pl.lit(NOTE_AT_FLOOR)
-        numbers = paired_cells.rows.with_columns(
-            p=pl.when(~at_floor).then("p"), note=pl.coalesce("note", pl.when(at_floor).then(note))
-        )
+        numbers, at_floor = paired_cells.rows, pl.Series(paired_cells.at_floor)
+        if at_floor.any():  # without images in common there is no p
+            note = pl.coalesce("note", pl.when(at_floor).then(pl.lit(NOTE_AT_FLOOR)))
+            numbers = numbers.with_columns(p=pl.when(~at_floor).then("p"), note=note)
         rows.append(pl.concat([words, numbers], how="horizontal"))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")

@@ -38,9 +38,10 @@ def database(tmp_path: Path, labelled: bool) -> Path:
     """A study in fp32 and one in int8, which is much worse under one condition, and by an image under another."""
     images = image_set(N, labels=[0] * N if labelled else None, clusters=np.arange(N) // 2)
     rng, path = np.random.default_rng(0), tmp_path / "results.duckdb"
+    clean = rng.random(N) < 0.3
     studies: dict[str, list[object]] = {"fp32": [], "int8": []}
     for setting, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
-        trusted = (rng.random(N) < (0.3 if setting.parameters else 0.1)).astype(int)
+        trusted = (clean ^ (rng.random(N) < (0.1 if setting.parameters else 0))).astype(int)
         int8_rank = trusted.copy()
         int8_rank[rng.permutation(N)[:flipped]] ^= 1
         for precision, rank in (("fp32", trusted), ("int8", int8_rank)):
