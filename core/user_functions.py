@@ -25,7 +25,6 @@ from types import TracebackType
 from typing import Any
 
 from .errors import BandlensError, UsageError
-from .jobs import step
 from .untrusted import one_line
 from .user_code import UserCode, UserModules, UserObject, parse_uses, runs_users_code
 
@@ -105,7 +104,7 @@ class UserFunction:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """The time of some calls in this thread, which a wait of a minute is put down to.
+        """The time of some calls in this thread.
 
         Raises the class of errors of calls where a file was read that is no part of the function's identity.
         """
@@ -121,7 +120,7 @@ class UserFunction:
 @contextmanager
 def _running(code: UserCode, heading: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
     """Run a user's code in the block, which errors call `heading`."""
-    with step(heading), _standard_error(), code.at_work(heading, error):
+    with _standard_error(), code.at_work(heading, error):
         yield
 
 

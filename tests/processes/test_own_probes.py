@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-import subprocess
 from pathlib import Path
 
-from made_up_results import python
 from small import ask, bandlens, make_study
-from waiting import LIMIT_SECONDS, wait_until
 
 LOUD = """
 import ctypes, os, subprocess, sys
@@ -89,29 +85,3 @@ def test_a_crash_as_a_file_loads_names_its_line(workplace: Path) -> None:
     answer = bandlens("plan", study, "--db", workplace / "results.duckdb")
     assert (answer.returncode, answer.stdout) == (-signal.SIGSEGV, "")
     assert f'File "{workplace / "mine.py"}", line 2 in <module>\n' in answer.stderr
-
-
-HASTE = """
-import sys
-from bandlens.core import jobs
-jobs.SLOW_SECONDS = 0.1
-from bandlens.app import console
-console.LINE_SECONDS = 0.2
-from bandlens.__main__ import main
-sys.argv[0] = "bandlens"
-main()
-"""
-
-
-def test_a_call_that_takes_long_is_named_by_progress_and_an_interruption(workplace: Path) -> None:
-    (workplace / "slow.py").write_text("import time\n\ndef slow(images):\n    time.sleep(600)\n")
-    study = make_study(workplace, probes="slow.file = 'slow.py'")
-    log = workplace / "log"
-    command = python(HASTE, "run", study, "--db", workplace / "results.duckdb")
-    with log.open("w") as file, subprocess.Popen(command, stderr=file, text=True) as process:
-        wait_until(lambda: "running (probe slow has been at work for " in log.read_text(), process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LIMIT_SECONDS) == 128 + signal.SIGINT
-    last_line = log.read_text().splitlines()[-1]
-    assert last_line.startswith("bandlens: interrupted while probe slow has been at work for ")
-    assert re.search(r" s; \d+ of 40 predictions are stored, .*, run the same command to go on$", last_line)

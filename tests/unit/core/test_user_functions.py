@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from own_probes import PIXELS, Write, run
 
-from bandlens.core import jobs
 from bandlens.core.errors import ProbeError, StoreError, UsageError
 from bandlens.core.user_functions import UserFunction, show_stack, user_function
 
@@ -143,12 +142,3 @@ def test_other_threads_print_meanwhile_where_they_printed(load: Load, capsys: py
         print("result")
     assert sys.stdout is outer
     assert capsys.readouterr() == ("result\n" * 4, "a\nb\na\nb\n")
-
-
-def test_a_call_that_takes_long_is_named(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "SLOW_SECONDS", -1)
-    function = load("def mirror(slow_step):\n    return slow_step()\n")
-    assert jobs.slow_step() == ""
-    with function.at_work():
-        assert function(jobs.slow_step) == "measure mirror has been at work for 0 s"
-    assert jobs.slow_step() == ""
