@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..core.jobs import slow_step
 from ..core.untrusted import printable
 
 if TYPE_CHECKING:
@@ -107,7 +109,23 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
             # Fractions may add up to a little more than the total, which tqdm warns of.
             bar.update(amount if total is None else min(amount, total - bar.n))
 
-        yield advance
+        # A thread names the step that takes long, since nothing advances meanwhile.
+        end = threading.Event()
+        watch = threading.Thread(target=_name_slow_steps, args=[bar, title, end], name="slow steps", daemon=True)
+        watch.start()
+        try:
+            yield advance
+        finally:
+            end.set()
+            watch.join()
+
+
+def _name_slow_steps(bar: Any, title: str, end: threading.Event) -> None:
+    slow = ""
+    while not end.wait(bar.maxinterval):
+        last_step, slow = slow, slow_step()
+        if slow or last_step:
+            bar.set_description_str(f"{title} ({slow})" if slow else title)
 
 
 class _Lines:

@@ -137,8 +137,10 @@ class Lowering:
 
         def build(model: Model, precision: str) -> Path:
             variant = variant_of(model, "tensorrt", precision)
-            batch = self.batch or usual_rate("tensorrt", variant.precision, model.path.parent).batch
-            return make_plan(variant, batch)
+            if self.batch:
+                return make_plan(variant, self.batch, "")
+            rate = usual_rate("tensorrt", variant.precision, model.path.parent)
+            return make_plan(variant, rate.batch, rate.settings)
 
         return build
 
@@ -156,7 +158,8 @@ class Lowering:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {rate.engine} and batch {rate.batch}, "
+            f"bandlens: {precision} runs fastest with engine {rate.engine} and batch {rate.batch}"
+            f"{' and ' + rate.settings if rate.settings else ''}, "
             f"{rate.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 

@@ -84,7 +84,11 @@ def _print_message() -> None:
     """Print the message, once. Only the watching thread does: no signal comes between print and note."""
     if not _message_event.is_set():
         with suppress(OSError):  # nobody reads it
-            line = MESSAGE.replace("what was committed stays", _words_on_stored or "what was committed stays")
+            # An import here might wait for ever for one that the main thread is in the middle of.
+            jobs = sys.modules.get("bandlens.core.jobs")
+            slow = jobs.slow_step() if jobs else ""
+            line = MESSAGE.replace("interrupted", f"interrupted while {slow}", 1) if slow else MESSAGE
+            line = line.replace("what was committed stays", _words_on_stored) if _words_on_stored else line
             os.write(2, f"{line}\n".encode())  # the main thread may be in the middle of a print
         _message_event.set()
 
@@ -92,7 +96,6 @@ def _print_message() -> None:
 def _save() -> None:
     """Have the jobs under way store what they have computed."""
     global _words_on_stored
-    # An import here might wait for ever for one that the main thread is in the middle of.
     jobs = sys.modules.get("bandlens.core.jobs")
     for save in [*getattr(jobs, "savers", ())]:
         with suppress(Exception):

@@ -1,6 +1,7 @@
 """Long jobs: the processors that they may use, the threads and processes that share these, and their progress.
 
-A job calls `advance` as it goes on; whoever started it decides what that shows.
+A job calls `advance` as it goes on; whoever started it decides what that shows. A user's function at work is a `step`,
+so that progress and an interruption can say why nothing goes on.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,6 +26,8 @@ R = TypeVar("R")
 
 PR_SET_PDEATHSIG = 1
 """The request of Linux's prctl for a signal at the end of the thread that started this process."""
+SLOW_SECONDS = 60.0
+"""Seconds after which a step is named."""
 CGROUP = Path("/sys/fs/cgroup")
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 """Files of control groups, of version 2 and of 1: microseconds of processors' time, and of the clock's."""
@@ -98,3 +103,24 @@ def silent(_activity: str, _total: float | None, _unit: str) -> AbstractContextM
 savers: list[Callable[[], str]] = []
 """Functions of jobs under way, which a thread calls once a signal ends the process: each stores what is computed so
 far, and gives words on what is stored."""
+
+_steps: dict[int, tuple[str, float]] = {}
+"""The step of each thread that is in one, and when that began."""
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """The time in which this thread is in something that may take any time."""
+    thread = threading.get_ident()
+    _steps[thread] = (name, time.monotonic())
+    try:
+        yield
+    finally:
+        del _steps[thread]
+
+
+def slow_step() -> str:
+    """Words on a step that takes more than a minute; empty where there is none."""
+    time_now = time.monotonic()
+    slow = [(name, time_now - began) for name, began in list(_steps.values()) if time_now - began > SLOW_SECONDS]
+    return f"{slow[0][0]} has been at work for {slow[0][1]:.0f} s" if slow else ""

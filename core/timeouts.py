@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
+from contextlib import closing
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import EngineError
+
+T = TypeVar("T")
 
 _stuck_threads: list[threading.Thread] = []
 
@@ -56,3 +61,41 @@ def _answer(requests: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None])
             answer.set_result(call())
         except BaseException as error:  # noqa: BLE001 - the thread that asked raises it
             answer.set_exception(error)
+
+
+class Watchdog:
+    """Ends the process with a line where a step of a job shows no sign of life for too long.
+
+    A thread that waits for a driver which hangs can neither be interrupted nor taken out of the process.
+    """
+
+    def __init__(self, seconds: float, message: str) -> None:
+        """`message` says what hangs; `{seconds}` stands for how long."""
+        self._seconds, self._message = seconds, message
+        self._latest: float | None = None
+        """The time of the latest sign, while a step is under way."""
+
+    def sign(self) -> None:
+        """Show that the step goes on."""
+        self._latest = time.monotonic()
+
+    def watch(self, steps: Generator[T]) -> Iterator[T]:
+        """Yield what `steps` does, and watch its steps alone, not what the caller does between two of them."""
+        end = threading.Event()
+        threading.Thread(target=self._look, args=[end], name="watchdog", daemon=True).start()
+        try:
+            with closing(steps):
+                self.sign()
+                for step in steps:
+                    self._latest = None
+                    yield step
+                    self.sign()
+        finally:
+            end.set()
+
+    def _look(self, end: threading.Event) -> None:
+        while not end.wait(self._seconds / 10):
+            latest = self._latest
+            if latest is not None and time.monotonic() - latest > self._seconds:
+                os.write(2, f"bandlens: {self._message.format(seconds=self._seconds)}\n".encode())
+                os._exit(1)

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import BandlensError, UsageError
+from .jobs import step
 from .untrusted import one_line
 from .user_code import UserCode, UserModules, UserObject, parse_uses, runs_users_code
 
@@ -103,11 +104,15 @@ class UserFunction:
         return f" in {self.file}" if self.file else ""
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """The time of some calls in this thread.
+    def at_work(self, note: str = "") -> Iterator[None]:
+        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
 
-        Raises the class of errors of calls where a file was read that is no part of the function's identity.
+        `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
+        the function's identity.
         """
+        if note:
+            for take in crash_notes:
+                take(note)
         with _running(self.code, self.heading, self._error):
             yield
 
@@ -117,10 +122,14 @@ class UserFunction:
             return self._function(*arguments, **settings)
 
 
+crash_notes: list[Callable[[str], None]] = []
+"""Functions that are told what is at work before it is, for who asks after a crash."""
+
+
 @contextmanager
 def _running(code: UserCode, heading: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
     """Run a user's code in the block, which errors call `heading`."""
-    with _standard_error(), code.at_work(heading, error):
+    with step(heading), _standard_error(), code.at_work(heading, error):
         yield
 
 

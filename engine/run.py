@@ -19,14 +19,15 @@ import numpy as np
 
 from ..core.errors import BandlensError, DeviceError
 from ..core.records import SEVERAL, Cell, Condition, Failed, Finished, Predictions, Variant
+from ..core.timeouts import Watchdog
 from ..core.user_functions import show_stack
 from ..probes.arrays import Array, to_numpy
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
-from .backends.base import Attacker, Session
+from .backends.base import ENGINES, Attacker, Session
 from .decision import Decision, best_class, best_rank, reduce_logits
-from .device.gpu_errors import device_errors
+from .device.gpu_errors import COMMITTED, device_errors
 from .device.run_images import Take, pixels_of
 from .device.streams import (
     Point,
@@ -38,6 +39,10 @@ from .device.streams import (
 )
 from .prefetch import COUNT, Buffers, prefetch
 from .tasks import Outcome, cells_together
+
+HANG_SECONDS = 1800.0
+"""Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
+HUNG = "the GPU has not ended any work for {seconds:.0f} s; " + COMMITTED + ", once `nvidia-smi` shows it well"
 
 
 def run(
@@ -59,9 +64,10 @@ def run(
         last: the image that ends the run, itself left out; all by default.
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
-    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be
-    classes of every model, and what attacks decide be one of all classes: whoever resolves a study sees to both.
-    Without labels an attack leads away from the network's own prediction.
+    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. One that hangs ends the
+    process, since no thread comes back from its driver. Labels must be classes of every model, and what attacks decide
+    be one of all classes: whoever resolves a study sees to both. Without labels an attack leads away from the network's
+    own prediction.
 
     Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
     one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
@@ -75,7 +81,21 @@ def run(
         _Group(grid.family(members[0].condition).perturb, [works[cell] for cell in members], resources, last)
         for members in cells_together(list(works), grid)
     ]
-    yield from _run_groups(groups, range_seconds, progress)
+    if not runs_on_gpu(next(iter(works))):
+        yield from _run_groups(groups, range_seconds, progress)
+        return
+    watchdog = Watchdog(HANG_SECONDS, HUNG)
+
+    def signed_progress(count: int) -> None:
+        watchdog.sign()
+        progress(count)
+
+    yield from watchdog.watch(_run_groups(groups, range_seconds, signed_progress))
+
+
+def runs_on_gpu(cell: Cell) -> bool:
+    """Whether the cell's model runs on a GPU."""
+    return ENGINES[cell.variant.engine].arrays == "cupy"
 
 
 @dataclass(frozen=True, slots=True)

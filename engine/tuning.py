@@ -25,6 +25,8 @@ from ..core.files import write_bytes
 from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text, words_of
 from ..export.photographs import photograph_crops
+from ..export.plans.plan_builder import SETTINGS, gpu_settings
+from ..export.plans.plans import is_trt_plan_of
 from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.card_state import card_state
@@ -58,6 +60,8 @@ class Rate:
     engine: str
     batch: int
     images_per_second: float
+    settings: str = ""
+    """Words of `plan_builder.SETTINGS` with which TensorRT's plans are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,8 @@ def usual_rate(engine: str, precision: str, models: Path, threads: int = 0) -> R
 def tune(model: Model, precision: str, threads: int) -> Tuning:
     """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
 
-    Each rate is logged. Plans that were built for this are removed, unless they are of the best batch.
+    Each rate is logged. At TensorRT's best batch, settings of its builder are tried on one plan. Plans that were built
+    for all this are removed, unless they are of the best batch and settings.
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
@@ -176,18 +181,24 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         way=RATE_VERSION,
     )
     best_rate = tuning.best_of("tensorrt")
+    if best_rate is not None:
+        faster = _with_settings(variant_of(model, best_rate.engine, precision), best_rate, threads)
+        tuning, best_rate = replace(tuning, rates=[faster if rate == best_rate else rate for rate in rates]), faster
     for path in {*file.parent.glob(pattern)} - plans:
-        if best_rate is None or not path.name.startswith(f"{model.name}.{precision}.b{best_rate.batch}."):
+        if best_rate is None or not is_trt_plan_of(path, best_rate.batch, best_rate.settings):
             path.unlink()
     _add(file, {precision: asdict(tuning)})
     return tuning
 
 
 def _sweep(variant: Variant, threads: int) -> list[Rate]:
-    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either."""
+    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either.
+
+    TensorRT's plans are plain, whatever else lies there.
+    """
     rates = []
     for batch in BATCHES[ENGINES[variant.engine].arrays]:
-        speed = _measure(variant, batch, threads)
+        speed = _measure(variant, batch, threads, "")
         if speed is None:
             break
         rates.append(Rate(variant.engine, batch, round(speed, 2)))
@@ -196,11 +207,22 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
     return rates
 
 
-def _measure(variant: Variant, batch: int, threads: int) -> float | None:
+def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
+    """The rate with the settings of TensorRT's builder that make it faster: each is tried beside those taken so far."""
+    for word in (word for word in gpu_settings() if word in SETTINGS):
+        settings = " ".join(filter(None, (rate.settings, word)))
+        speed = _measure(variant, rate.batch, threads, settings)
+        if speed is not None and CLOSE * speed > rate.images_per_second:
+            rate = replace(rate, images_per_second=round(speed, 2), settings=settings)
+    return rate
+
+
+def _measure(variant: Variant, batch: int, threads: int, settings: str) -> float | None:
     """Images a second, which are logged; None where the engine refuses them, or the device has no room."""
-    words = f"{variant} at batch {batch}"
+    options = {"settings": settings} if variant.engine == "tensorrt" else {}
+    words = f"{variant} at batch {batch}{' with ' if settings else ''}{settings}"
     try:
-        speed = measure_rate(variant, batch, threads, MEASUREMENT_SECONDS, REPEATS)
+        speed = measure_rate(variant, batch, threads, MEASUREMENT_SECONDS, REPEATS, **options)
     except BandlensError as error:
         _log.warning("%s is left out: %s", words, error)
         return None
@@ -230,15 +252,17 @@ def sample_images(xp: ModuleType, size: int, batch: int) -> Array:
     return images[xp.asarray(np.arange(batch) % len(images))]
 
 
-def measure_rate(variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1) -> float:
+def measure_rate(
+    variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1, **options: Any
+) -> float:
     """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
 
     Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. Raises EngineError, and DeviceError where a batch does not fit.
+    memory. `options` are those of `open_session`. Raises EngineError, and DeviceError where a batch does not fit.
     """
     size = variant.model.image_size
     # The session comes first: an engine that cannot be used here says so better than its arrays would.
-    with gpu_errors(), open_session(variant, batch, threads) as session:
+    with gpu_errors(), open_session(variant, batch, threads, **options) as session:
         xp = arrays_of(variant.engine)
         with device_errors(xp, size, batch), network_stream(xp):
             images = sample_images(xp, size, batch)

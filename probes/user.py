@@ -136,7 +136,7 @@ class UserProbe:
     def __call__(self, xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
         for condition in conditions:
             out = buffer()
-            with self._one_at_a_time, self.function.at_work():
+            with self._one_at_a_time, self.function.at_work(condition.digest):
                 self.perturb_batch(xp, batch, condition, out)
             yield condition, out
 

@@ -1,15 +1,22 @@
-"""The progress of a run, which it keeps in a small file beside its database for whoever asks while it holds that.
+"""Small files that a run keeps beside its database: how far it is, and what a crash would be put down to.
 
-It is a partial file, which goes when the job ends; that of a killed process goes when the database is next opened for
-writing.
+They are partial files: they go when the job ends. The progress is for whoever asks while the run holds the database
+itself; that of a killed process goes when the database is next opened for writing.
+
+The notes on crashes are for the next run, which removes them. They begin with the digest of the condition of a user's
+probe that is at work. Where a fault ends the process, Python's faulthandler writes there in which lines its threads
+were. It writes to one place alone, so a `tee` takes that to standard error, too.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,10 +26,14 @@ from pathlib import Path
 from ...core.files import lost_its_maker, open_draft, partial_prefix
 from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
+from ...core.user_code import is_of_python
+from ...core.user_functions import crash_notes
 
 ENDING = "progress"
 WRITE_SECONDS = 1.0
 """Seconds between two states that are written."""
+PACKAGE = Path(__file__).parents[2]
+DIGEST_LETTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +105,68 @@ def read_progress(database: Path) -> list[RunProgress]:
             table = parse_json(read_text(file))
             states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))
     return states
+
+
+@contextmanager
+def note_crashes(database: Path) -> Iterator[None]:
+    """Note the conditions that a crash in the block would be put down to."""
+    file = database.parent / f"{partial_prefix(_maker_name(database))}txt"
+    was_enabled = faulthandler.is_enabled()
+    try:
+        file.unlink(missing_ok=True)
+        with (
+            file.open("xb") as notes,
+            subprocess.Popen(
+                ["tee", "-a", f"/dev/fd/{notes.fileno()}"],  # by its name it could be another file by now
+                stdin=subprocess.PIPE,
+                stdout=sys.__stderr__,
+                pass_fds=[notes.fileno()],
+                start_new_session=True,
+            ) as tee,
+        ):
+
+            def note(digest: str) -> None:
+                os.pwrite(notes.fileno(), f"{digest}\n".encode(), 0)
+
+            note("-" * DIGEST_LETTERS)
+            crash_notes.append(note)
+            faulthandler.enable(tee.stdin or 2)
+            try:
+                yield
+            finally:
+                faulthandler.disable()
+                crash_notes.remove(note)
+    finally:
+        file.unlink(missing_ok=True)  # now that the program has ended, which makes it
+        if was_enabled and sys.__stderr__:
+            faulthandler.enable(sys.__stderr__)
+
+
+def read_crashes(database: Path) -> dict[str, str]:
+    """Read how earlier runs of this machine crashed: a line by the digest of the condition. Their files are removed."""
+    name = _maker_name(database)
+    crashes = {}
+    for file in [file for file in database.parent.iterdir() if lost_its_maker(file, name.name)]:
+        is_note = file.is_file() and not file.is_symlink()  # and no link or pipe of somebody else's
+        digest, _, words = (file.read_text("utf-8", "replace") if is_note else "").partition("\n")
+        if fault := re.search("^Fatal Python error: (.+)$", words, re.MULTILINE):
+            frames = re.findall(
+                r'^  File "(.+)", line (\d+)', words.partition("Current thread")[2] or words, re.MULTILINE
+            )
+            lines = [
+                f" in {Path(path).name}, line {line}"
+                for path, line in frames
+                if not (is_of_python(path) or Path(path).is_relative_to(PACKAGE))
+            ]
+            crashes[digest] = (
+                f"it ended an earlier run: {fault[1]}{''.join(lines[:1])}; mend it, or run with --devices, where "
+                "it ends its own cells alone"
+            )
+        with suppress(OSError):  # a folder of somebody else's
+            file.unlink(missing_ok=True)
+    return crashes
+
+
+def _maker_name(database: Path) -> Path:
+    """The name from which the hidden files are called; other commands on the database leave them alone."""
+    return database.with_name(f"{database.name}.crash")

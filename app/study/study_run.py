@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...analysis.comparison.precision import not_passed
@@ -12,13 +14,14 @@ from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.jobs import Advance, Progress, silent
+from ...core.records import Failed
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import with_card_state
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
 from .record import RunRecord, Summary, failures_in_words, images_left, record_study, stored_images
 from .resolve import Work
-from .run_files import keep_progress
+from .run_files import keep_progress, note_crashes, read_crashes
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -46,7 +49,7 @@ def run_study(
     if workers is not None and work.study.probes_in_memory:
         name = work.study.probes_in_memory[0]
         raise UsageError(f"probe {name} is a function in memory, which workers lack; put it into a file")
-    progress = keep_progress(database, progress)
+    progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
@@ -57,7 +60,9 @@ def run_study(
         warn(doubt_numbers(work))
         record = RunRecord(work.cells, store, partial(record_study, work, store), image_counts)
         if workers is None:
-            summary = run_here(work, record, range_seconds, progress)
+            has_own_probes = any(family.files is not None for family in work.grid.families.values())
+            with note_crashes(database) if has_own_probes else nullcontext():
+                summary = run_here(work, record, range_seconds, progress, crashes)
         else:
             from .workers import run_on_workers  # sockets and other processes, which a run in this one does without
 
@@ -102,15 +107,24 @@ def _tell_gaps(work: Work) -> None:
 
 
 def run_here(
-    work: Work, record: RunRecord, range_seconds: float = RANGE_SECONDS, progress: Progress = silent
+    work: Work,
+    record: RunRecord,
+    range_seconds: float = RANGE_SECONDS,
+    progress: Progress = silent,
+    crashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
-    """Run the cells that are not complete in this process, and commit range by range."""
+    """Run the cells that are not complete in this process, and commit range by range.
+
+    Cells of conditions that have `crashes` fail: by digest, what came of one.
+    """
+    cells_left = [cell for cell in record.todo if cell.condition.digest not in crashes]
     with work.workbench() as bench, record:
         record.pending, record.computed = bench.pending, 0
         record.sessions = lambda: with_card_state(bench.infos())
-        bench.prepare(work.cells, record.todo, progress)
+        bench.prepare(work.cells, cells_left, progress)
         record.begin()
-        for activity, cells in zip(("running", "attacking"), by_attack(record.todo), strict=True):
+        record.commit([Failed(cell, error) for cell in record.todo if (error := crashes.get(cell.condition.digest))])
+        for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
             with progress(activity, images_left(cells, record.image_counts), "predictions") as advance:
 
                 def count(predictions: int, advance: Advance = advance) -> None:

@@ -12,6 +12,7 @@ Without --stage, every stage that has not ended well yet runs in a process of it
 `tensorrt`, `torch`
                runs of 1 and 48 networks beside the bare loop on the same photographs, with images on the card and in
                the host's memory.
+`settings`     plans with level 5 and tiling, without a limit: only where --stage names it.
 
 `doctor`, `kernels`, `fault`, `memory` and `torch` need torch, CuPy and NumPy alone, and no installed bandlens; others
 `pip install '.[gpu]'`. The folder of --out keeps figures, logs and plans; page.html and page.json are its summary.

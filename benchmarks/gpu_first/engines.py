@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
-from bandlens.engine.backends.base import Session, variant_of
+from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.device.run_images import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
 from bandlens.engine.run import CellBatch, CellProgress, flush, make_resources, run
@@ -47,7 +47,7 @@ def build_plans(bench: Bench) -> Figures:
     shutil.rmtree(bench.folder / "models/plans", ignore_errors=True)
     for name in ("first", "again"):
         start = time.perf_counter()
-        plan = make_plan(variant, sizes.batch)
+        plan = make_plan(variant, sizes.batch, "")
         yield name, time.perf_counter() - start
         if name == "first":  # the plan's description goes, and the timings stay
             plan.with_suffix(".json").unlink()
@@ -71,7 +71,7 @@ def measure_rates(bench: Bench) -> Figures:
             rate = measure_rate(variant, batch, 0, MEASUREMENT_SECONDS, REPEATS)
             yield f"{precision}.{batch}", rate
             rates[precision] = max(rate, rates.get(precision, 0))
-            if (fastest := trtexec_rate(make_plan(variant, batch), batch)) is not None:
+            if (fastest := trtexec_rate(make_plan(variant, batch, ""), batch)) is not None:
                 yield f"{precision}.{batch}.trtexec", rate / fastest
     for precision, rate in rates.items():
         yield f"{precision}.grid", GRID / rate / 60
@@ -87,6 +87,19 @@ def trtexec_rate(trt_plan: Path, batch: int) -> float | None:
     result = subprocess.run([program, f"--loadEngine={trt_plan}", *options], capture_output=True, text=True, timeout=60)
     match = re.search(r"Throughput: ([\d.]+) qps", result.stdout)
     return float(match[1]) * batch if match else None
+
+
+def try_settings(bench: Bench) -> Figures:
+    """Seconds that plans take to build with settings of the builder, and images a second of them."""
+    bench.require("tensorrt")
+    from bandlens.export.plans.plan_builder import setting_choices
+
+    variant = variant_of(exported_model(bench), "tensorrt", bench.sizes.precisions[0])
+    for settings in reversed(setting_choices()):
+        name, start = settings.replace(" ", "_") or "plain", time.perf_counter()
+        with open_session(variant, bench.sizes.batch, 0, settings=settings):
+            yield f"{name}.seconds", time.perf_counter() - start
+        yield name, measure_rate(variant, bench.sizes.batch, 0, MEASUREMENT_SECONDS, REPEATS, settings=settings)
 
 
 # Runs

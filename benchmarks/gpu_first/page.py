@@ -55,6 +55,10 @@ FIGURES: Mapping[str, Figure] = {
     "torch.differ": Figure("rows in torch-cuda fp32 that are not the CPU's", "", "0"),
     "torch.flush": Figure("a flush of a minute of 48 networks, without storing", "s"),
     **figures_of_runs("torch", "torch-cuda"),
+    "settings.plain": Figure("TensorRT fp16, batch 256, a plain plan", "images/s"),
+    "settings.level": Figure("with level 5", "images/s"),
+    "settings.tiling": Figure("with tiling", "images/s"),
+    "settings.level_tiling": Figure("with both", "images/s"),
 }
 """Each figure, and what was predicted of it for an H100 before any GPU had been met."""
 STYLE = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em 1em .2em 0;text-align:left;vertical-align:top}"

@@ -25,7 +25,7 @@ from bandlens.engine.device.card_state import card_state
 
 from .bench import ROOT, Bench, LeftOut, make_bench
 from .checks import Figures, doctor, fill_card, kernels, lose_card
-from .engines import build_plans, measure_rates, run_tensorrt, run_torch
+from .engines import build_plans, measure_rates, run_tensorrt, run_torch, try_settings
 from .networks import export_model
 from .page import describe, write_page
 
@@ -46,8 +46,9 @@ STAGES: Mapping[str, Stage] = {
     "rates": Stage(measure_rates, 600),
     "tensorrt": Stage(run_tensorrt, 300),
     "torch": Stage(run_torch, 300),
+    "settings": Stage(try_settings, math.inf),
 }
-"""The stages in the order in which a lent card answers them."""
+"""The stages in the order in which a lent card answers them; one without a limit runs where it is named alone."""
 
 UNDER_WAY = "begun"
 """The state of a stage while its process is at work, and after one that was killed."""
@@ -57,7 +58,7 @@ def run_stages(bench: Bench) -> bool:
     """Run each stage that has not ended well yet in a process of its own; says whether none has failed."""
     print(", ".join(f"{name} {value}" for name, value in bench.machine.items()))
     for name, stage in STAGES.items():
-        if read_results(bench)["stages"].get(name, {}).get("state") != "done":
+        if stage.limit < math.inf and read_results(bench)["stages"].get(name, {}).get("state") != "done":
             run_process(bench, name, stage.limit)
     return all(record["state"] != "failed" for record in read_results(bench)["stages"].values())
 

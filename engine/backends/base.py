@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
-from typing import Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,12 +192,12 @@ def arrays_of(engine: str) -> ModuleType:
     return array_module(engine_of(engine).arrays)
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> Session:
+def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> Session:
     """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
 
-    `threads` are those of a CPU; a GPU does without them.
+    `threads` are those of a CPU; a GPU does without them. `options` are those of an engine alone.
     """
-    return cast(Session, _module_of(variant).open_session(variant, batch, threads))
+    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **options))
 
 
 def _module_of(variant: Variant) -> ModuleType:

@@ -26,11 +26,12 @@ from ...export.model_files import OnnxFile
 from ...export.onnx.parity import measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.plan_builder import GRAPHS, TensorRT, gpu_settings, last_error, trt_logger
+from ...export.plans.plan_builder import GRAPHS, TensorRT, gpu_settings, last_error, setting_choices, trt_logger
 from ...export.plans.plans import (
     Target,
     TrtPlan,
     ensure_trt_plan,
+    has_trt_plan,
     onnx_for_tensorrt,
     record_parity,
 )
@@ -63,20 +64,28 @@ def open_session(
     variant: Variant,
     batch: int,
     threads: int,  # noqa: ARG001 - a GPU has its own
+    settings: str | None = None,
 ) -> TensorRTSession:
-    """A session on the first GPU, of a TensorRT plan that was built for this very ONNX file, or is built now."""
+    """A session on the first GPU, of a TensorRT plan that was built for this very ONNX file, or is built now.
+
+    `settings` are words of SETTINGS. By default they are those of the plan that is there, a tuned one before a plain
+    one, and a plan that is built now is plain.
+    """
     device, onnx_file = shared_device(), plan_file_of(variant)
     require_precision(device.gpu, variant)
-    trt_plan = ensure_trt_plan(device.trt, onnx_file, device.target(batch))
+    if settings is None:
+        choices = setting_choices()
+        settings = next((words for words in choices if has_trt_plan(onnx_file, device.target(batch, words))), "")
+    trt_plan = ensure_trt_plan(device.trt, onnx_file, device.target(batch, settings))
     session = TensorRTSession(variant, trt_plan, batch, device)
     if not trt_plan.compared:
         _compare(session, trt_plan, onnx_file)
     return session
 
 
-def make_plan(variant: Variant, batch: int) -> Path:
+def make_plan(variant: Variant, batch: int, settings: str) -> Path:
     """The TensorRT plan of a variant, found or built, and compared with ONNX Runtime."""
-    with open_session(variant, batch, 0) as session:
+    with open_session(variant, batch, 0, settings) as session:
         return session.plan_path
 
 
@@ -134,10 +143,10 @@ class Device:
             self.grown += 1
             self.arena = self.xp.cuda.alloc(size)
 
-    def target(self, batch: int) -> Target:
+    def target(self, batch: int, settings: str) -> Target:
         """The target of a plan for this GPU and this library."""
         library = f"{self.trt.__name__} {self.trt.__version__}"
-        return Target(library, f"{self.gpu.name} ({self.gpu.capability})", batch)
+        return Target(library, f"{self.gpu.name} ({self.gpu.capability})", batch, settings)
 
     def error(self) -> str:
         """TensorRT's last error message."""

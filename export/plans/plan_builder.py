@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,25 +34,41 @@ class TensorRT(Protocol):
     ILogger: type[tensorrt.ILogger]
     NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
     OnnxParser: type[tensorrt.OnnxParser]
+    ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
     Runtime: type[tensorrt.Runtime]
     TensorFormat: type[tensorrt.TensorFormat]
 
 
+SETTINGS: Mapping[str, tuple[str, int]] = {
+    "level": ("builder_optimization_level", 5),
+    "tiling": ("tiling_optimization_level", 3),
+}
+"""Word -> a setting of TensorRT's builder that may make a faster plan: an attribute of IBuilderConfig, and its value.
+
+Level 5 tries every kernel, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache. Both may build for
+hours, so a plan has none of them unless `bandlens export --batch tune` found it faster.
+"""
 LAYOUT = "nhwc"
-"""The word for the layout of ONNX Runtime's CUDA provider."""
+"""The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
 GRAPHS = "graphs"
-"""The word for CUDA graphs."""
+"""The word for CUDA graphs, which is none either."""
 WITHOUT_VARIABLE = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: LAYOUT or GRAPHS where they are left out, with commas between them."""
+"""Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
 
 
 def gpu_settings() -> list[str]:
     """The words that WITHOUT_VARIABLE does not leave out; UsageError for a word in it that is none."""
-    words = (LAYOUT, GRAPHS)
+    words = (*SETTINGS, LAYOUT, GRAPHS)
     excluded_words = set(filter(None, os.environ.get(WITHOUT_VARIABLE, "").split(",")))
     if unknown_words := excluded_words.difference(words):
         raise UsageError(f"{WITHOUT_VARIABLE} names {some_of(sorted(unknown_words))}; it may name {', '.join(words)}")
     return [word for word in words if word not in excluded_words]
+
+
+def setting_choices() -> list[str]:
+    """The combinations of SETTINGS that WITHOUT_VARIABLE allows: those of most words first, at last none."""
+    words = [word for word in gpu_settings() if word in SETTINGS]
+    return [" ".join(choice) for count in range(len(words), -1, -1) for choice in combinations(words, count)]
 
 
 @cache
@@ -93,6 +110,7 @@ def build_trt_plan(
     content: bytes,
     batch: int,
     *,
+    settings: Collection[str] = (),
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
@@ -100,6 +118,7 @@ def build_trt_plan(
 
     Args:
         content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
+        settings: words of SETTINGS.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
         lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
 
@@ -115,6 +134,11 @@ def build_trt_plan(
             end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
+        for word in settings:
+            attribute, value = SETTINGS[word]
+            # The value of an enumeration is a number here.
+            setattr(config, attribute, type(getattr(config, attribute))(value))
         with nullcontext() if timing_cache is None else _timings_of_kernels(config, timing_cache, lines):
             trt_plan = builder.build_serialized_network(network, config)
             if trt_plan is None:

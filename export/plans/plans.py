@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..model_files import OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
 from .plan_builder import TensorRT, build_trt_plan
 
-TRT_PLAN_VERSION = 7
+TRT_PLAN_VERSION = 6
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")
@@ -40,6 +41,8 @@ class Target:
     gpu: str
     """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
+    settings: str = ""
+    """The words of `build.SETTINGS` that it is built with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class TrtPlan:
     content: bytes = field(repr=False)
     compared: bool
     """Whether its logits have been compared with those of ONNX Runtime."""
+
+
+def has_trt_plan(onnx_file: OnnxFile, target: Target) -> bool:
+    """Whether a TensorRT plan of the ONNX file for the target has been built."""
+    return _path(onnx_file, target).with_suffix(".json").is_file()
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
@@ -75,13 +83,19 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:
-    """Build the plan, for this reason, and write it, its description and its log."""
+    """Build the plan, for this reason, and write it, its description and its log; without settings if it fails so."""
     _log.warning("building a TensorRT plan: %s", reason)
     path, lines, content = _path(onnx_file, target), list[str](), onnx_for_tensorrt(onnx_file)
     log = path.with_suffix(".log")
-    timings, start = path.parent / "timing.cache", time.monotonic()
+    build = partial(build_trt_plan, trt, content, target.batch, timing_cache=path.parent / "timing.cache", lines=lines)
+    settings, trt_plan, start = target.settings.split(), None, time.monotonic()
     try:
-        trt_plan = build_trt_plan(trt, content, target.batch, timing_cache=timings, lines=lines)
+        if settings:
+            try:
+                trt_plan = build(settings=settings)
+            except ExportError as error:
+                _log.warning("%s: it is built without %s: %s", onnx_file.name, " and ".join(settings), error)
+        trt_plan = trt_plan or build()
     except ExportError as error:
         raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
     finally:
@@ -144,6 +158,14 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
         return f"{file} is damaged ({error})"
     except ExportError as error:
         return str(error)
+
+
+def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
+    """Whether a file belongs to a plan of that batch and of these settings."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        description = _read_description(path.with_suffix(".json"))
+        return bool((description["batch"], description["settings"]) == (batch, settings))
+    return False
 
 
 def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
     if data.startswith(PNG) and data[24] == 16:
         if data[25] not in (GREY, RGB):
             raise BrokenImageError("it has 16 bits and transparency", "save it without transparency")
-        return _png_colours(data) if data[25] == RGB else np.asarray(photo)
+        return _png_colours(data, photo.width, photo.height) if data[25] == RGB else np.asarray(photo)
     return np.asarray(photo) if photo.mode in DEEP_MODES else None
 
 
@@ -154,13 +155,35 @@ def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
 
 
-def _png_colours(data: bytes) -> NDArray[np.uint16]:
-    """(height, width, 3) of an RGB PNG of 16 bits, of which Pillow keeps 8."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
+    """(height, width, 3) of an RGB PNG of 16 bits, of which Pillow keeps 8.
 
-    try:
-        samples = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    except RuntimeError:  # its words are about C++
-        raise BrokenImageError("it is cut off or damaged") from None
-    return np.moveaxis(samples.numpy(), 0, -1)
+    A byte is stored less a prediction by those to the left of it, above it, and above that one (PNG, section 9). Pixels
+    on one diagonal depend on earlier diagonals alone, so that each diagonal is computed at once.
+    """
+    if data[28]:
+        raise BrokenImageError("it has 16 bits and is interlaced", "save it without interlacing")
+    packed, at = bytearray(), len(PNG)
+    while data[at + 4 : at + 8] != b"IEND":
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            packed += data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if at >= len(data):
+            raise BrokenImageError("it is cut off")
+    row_bytes = 1 + 6 * width
+    unpacked = zlib.decompressobj().decompress(bytes(packed), height * row_bytes)
+    rows = np.frombuffer(unpacked, np.uint8).reshape(height, row_bytes)
+    kinds, residuals = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
+    # A column to the left and a row above are 0, as the format has it.
+    values = np.zeros((height + 1, width + 1, 6), np.int16)
+    for diagonal in range(width + height - 1):
+        y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
+        x = diagonal - y
+        west, north, corner = values[y + 1, x], values[y, x + 1], values[y, x]
+        to_west, to_north, to_corner = abs(north - corner), abs(west - corner), abs(west + north - 2 * corner)
+        nearest_of_two = np.where(to_north <= to_corner, north, corner)
+        nearest = np.where((to_west <= to_north) & (to_west <= to_corner), west, nearest_of_two)
+        predictions = [np.zeros_like(west), west, north, (west + north) // 2, nearest]
+        values[y + 1, x + 1] = (residuals[y, x] + np.choose(kinds[y][:, None], predictions)) & 255
+    return np.ascontiguousarray(values[1:, 1:].astype(np.uint8)).view(">u2").astype(np.uint16)

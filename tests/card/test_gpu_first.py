@@ -62,11 +62,13 @@ def test_a_checkout_under_any_name_asks_for_its_card_with_torch_and_numpy_alone(
 
 
 def test_all_of_it_runs_on_a_pretended_card(program: SimpleNamespace, tmp_path: Path) -> None:
+    """`settings` is the stage without a limit: it runs where it is named."""
     (tmp_path / "trtexec").write_text("#!/bin/sh\necho '[I] Throughput: 10.5 qps'\n")
     (tmp_path / "trtexec").chmod(0o755)
     folder, path = tmp_path / "results", f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    result = run_program(PACKAGE, "--pretend", "--out", folder, PATH=path)
-    assert result.returncode == 0, result.stdout + result.stderr
+    for words in ((), ("--stage", "settings")):
+        result = run_program(PACKAGE, "--pretend", "--out", folder, *words, PATH=path)
+        assert result.returncode == 0, result.stdout + result.stderr
     values = figures(folder)
     assert {name: values[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
     assert values["kernels.normals"] <= 2e-6

@@ -36,7 +36,7 @@ def open_model(model: Model, batch: int = 8) -> Session:
 
 @pytest.mark.parametrize(
     ("precision", "left_out", "layout"),
-    [("fp16", "", {"prefer_nhwc": "1"}), ("fp16", "graphs,nhwc", {}), ("fp32", "", {})],
+    [("fp16", "", {"prefer_nhwc": "1"}), ("fp16", "tiling,nhwc", {}), ("fp32", "", {})],
 )
 def test_halves_lie_with_channels_last_unless_a_word_leaves_it_out(
     card: PretendCupy,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
 from small import make_batches, make_images, make_model, make_pictures
 
-from bandlens.core.errors import DeviceError, EngineError, UsageError
+from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, plan_file_of, variant_of
@@ -194,6 +194,55 @@ def test_a_plan_that_computes_something_else_is_refused(
     assert not tensorrt_session.shared_device().sessions
 
 
+def watch_builds(monkeypatch: pytest.MonkeyPatch, plain_alone: bool = False) -> list[tuple[str, ...]]:
+    """The settings of each plan that TensorRT is asked for; on request it builds none with settings."""
+    builds = list[tuple[str, ...]]()
+
+    def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
+        builds.append(tuple(settings))
+        if settings and plain_alone:
+            raise ExportError("TensorRT built no plan for batch 8: no tactic")
+        return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
+
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    return builds
+
+
+def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, builds = make_model(tmp_path), watch_builds(monkeypatch)
+
+    def open_plan(settings: str | None = None) -> str:
+        options = {} if settings is None else {"settings": settings}
+        with open_session(variant(model), BATCH, 1, **options) as session:
+            return session.plan_path.name
+
+    plain = open_plan()
+    assert builds == [()]
+    tiled = open_plan("tiling")
+    assert (open_plan(), open_plan("")) == (tiled, plain)
+    assert open_plan("level tiling") == open_plan() != tiled
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "level")
+    assert open_plan() == tiled
+    assert builds == [(), ("tiling",), ("level", "tiling")]
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
+    with pytest.raises(UsageError, match=r"names tilling; it may name level, tiling, nhwc, graphs$"):
+        open_plan()
+
+
+def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, attempts = make_model(tmp_path), watch_builds(monkeypatch, plain_alone=True)
+    with caplog.at_level(logging.WARNING, "bandlens"):
+        for _ in range(2):
+            open_session(variant(model), BATCH, 1, settings="level tiling").__exit__(None, None, None)
+    assert attempts == [("level", "tiling"), ()]
+    line = "one: it is built without level and tiling: TensorRT built no plan for batch 8: no tactic"
+    assert caplog.messages[-1] == line
+
+
 def test_a_word_leaves_graphs_out(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,9 +254,6 @@ def test_a_word_leaves_graphs_out(
             check_logits(session.infer(images), model, content)
     assert Graph.launched == launches
     assert not [line for line in caplog.messages if "graph" in line], "it was asked for"
-    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "grafs,nhwc")
-    with pytest.raises(UsageError, match=r"names grafs; it may name nhwc, graphs$"):
-        open_session(variant(model), BATCH, 1)
 
 
 # bf16

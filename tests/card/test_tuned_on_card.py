@@ -33,17 +33,17 @@ from bandlens.export.plans.plans import ensure_trt_plan
 from bandlens.probes.arrays import to_numpy
 
 BATCHES = (2, 4, 8)
-RATES = {4: 50.0, 8: 49.0}
-"""Images a second of the pretended card by batch, 1 by default; what is timed on it is Python."""
+RATES = {(4, ""): 50.0, (8, ""): 49.0, (4, "level"): 51.0, (4, "tiling"): 60.0}
+"""Images a second of the pretended card by batch and settings, 1 by default; what is timed on it is Python."""
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
     xp, measure = pretend_gpu(monkeypatch, launcher), tuning.measure_rate
 
-    def rate(variant: Variant, batch: int, threads: int, *_: float) -> float:
-        assert measure(variant, batch, threads) > 0, "it really runs"
-        return RATES.get(batch, 1.0)
+    def rate(variant: Variant, batch: int, threads: int, *_: float, settings: str) -> float:
+        assert measure(variant, batch, threads, settings=settings) > 0, "it really runs"
+        return RATES.get((batch, settings), 1.0)
 
     monkeypatch.setattr(tuning, "measure_rate", rate)
     monkeypatch.setattr(tuning, "BATCHES", {"cupy": BATCHES})
@@ -56,11 +56,11 @@ def test_a_sweep_keeps_the_plans_that_were_there_and_the_fastest_one(card: Prete
     make_onnx_file(model, "fp16")
     open_session(variant_of(model, "tensorrt", "fp16"), 2, 0).__exit__(None, None, None)
     tuned = tuning.tune(model, "fp16", 3)
-    rates = [(rate.engine, rate.batch, rate.images_per_second) for rate in tuned.rates]
-    assert rates == [("tensorrt", 2, 1), ("tensorrt", 4, 50), ("tensorrt", 8, 49)]
+    rates = [(rate.engine, rate.batch, rate.images_per_second, rate.settings) for rate in tuned.rates]
+    assert rates == [("tensorrt", 2, 1, ""), ("tensorrt", 4, 60, "tiling"), ("tensorrt", 8, 49, "")]
     assert tuned.device == "Pretended (9.0), driver 580"
     descriptions = [json.loads(file.read_text()) for file in (tmp_path / "models" / "plans").glob("*.b*.json")]
-    assert {about["batch"] for about in descriptions} == {2, 4}
+    assert {(about["batch"], about["settings"]) for about in descriptions} == {(2, ""), (4, "tiling")}
     assert len([*(tmp_path / "models" / "plans").glob("*.plan")]) == 2
     keys = {"models": str(tmp_path / "models"), "precision": "fp16", "probes": {"lowpass": {"cutoff": 0.3}}}
     study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
@@ -85,7 +85,7 @@ def test_export_builds_and_compares_the_plans_that_studies_take(
     for model in models:
         [row] = lower(model, Lowering(["fp16"]))
         about = json.loads(Path(row["trt_plan"]).with_suffix(".json").read_text())
-        assert (about["batch"], about["parity"]["images"]) == (4, 18)
+        assert (about["batch"], about["settings"], about["parity"]["images"]) == (4, "tiling", 18)
 
 
 def test_what_is_timed_is_one_replay_while_networks_have_nothing_else_to_do(
@@ -124,7 +124,7 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     model, probes = make_model(tmp_path / "models"), {"lowpass": {"cutoff": 0.3}}
     make_onnx_file(model, "fp16")
     half, device = plan_file_of(variant_of(model, "tensorrt", precision)), shared_device()
-    ensure_trt_plan(device.trt, half, device.target(8))
+    ensure_trt_plan(device.trt, half, device.target(8, ""))
     folders = {"models": str(tmp_path / "models"), "images": [str(tmp_path / "images.set")]}
     study = Study(name="gated", checkpoints=["*"], engine="tensorrt", precision=precision, probes=probes, **folders)
     gated = gate_study_precision(study, tmp_path / "results.duckdb", "fp32", precision)

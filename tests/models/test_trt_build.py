@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from bandlens.core.errors import ExportError
 from bandlens.export.onnx.fp16 import to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations
-from bandlens.export.plans.plan_builder import build_trt_plan, parse_onnx, reading_log, trt_logger
+from bandlens.export.plans.plan_builder import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
 
 BATCH = 32
 
@@ -150,6 +150,27 @@ def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Pa
         assert cache.stat().st_size > 0
         assert any(line.startswith("INFO: ") for line in lines)
         assert not any(line.startswith("VERBOSE") for line in lines)
+
+
+@pytest.mark.parametrize("settings", [(), ("level", "tiling")])
+def test_the_builder_takes_the_settings_that_are_asked_for_and_no_others(
+    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    """Values that the library reads back; its own stand where a setting is left out."""
+    build, configs = rtx.Builder.build_serialized_network, []
+    names = [name for name, _ in SETTINGS.values()]
+
+    def remember(builder: Any, network: Any, config: Any) -> Any:
+        configs.append({name: int(getattr(config, name)) for name in names})
+        return build(builder, network, config)
+
+    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings)
+    defaults, configuration = configs
+    assert configuration == defaults | dict(SETTINGS[word] for word in settings)
+    assert (configuration == defaults) == (not settings)
+    assert defaults["builder_optimization_level"] == 3
 
 
 def test_a_damaged_timing_cache_is_replaced(rtx: ModuleType, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from bandlens.engine import run
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 from bandlens.engine.processes import main
 
@@ -27,4 +28,5 @@ def hangs(session: Any, images: Any, rows: slice) -> Any:
 
 if __name__ == "__main__":
     OnnxRuntimeSession.infer = hangs  # type: ignore[method-assign]
+    run.HANG_SECONDS, run.runs_on_gpu = float(os.environ["HANG_SECONDS"]), lambda _: True
     main()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
 from pathlib import Path
 
+from made_up_results import python
 from small import ask, bandlens, make_study
+from waiting import LIMIT_SECONDS, wait_until
 
 LOUD = """
 import ctypes, os, subprocess, sys
@@ -64,7 +68,7 @@ def crashes(images, at, index):
 """
 
 
-def test_a_crash_names_its_line_and_a_process_beside_loses_its_condition_alone(workplace: Path) -> None:
+def test_a_crash_names_its_line_and_the_next_run_goes_on_without_the_condition(workplace: Path) -> None:
     (workplace / "crashes.py").write_text(CRASHES)
     study = make_study(workplace, probes="lowpass.cutoff = 0.3\ncrashes = {file = 'crashes.py', at = [17, -1]}")
     database = workplace / "results.duckdb"
@@ -72,11 +76,13 @@ def test_a_crash_names_its_line_and_a_process_beside_loses_its_condition_alone(w
     assert answer.returncode == -signal.SIGSEGV
     assert f'File "{workplace / "crashes.py"}", line 5 in crashes\n' in answer.stderr
     assert bandlens("sql", "FROM accuracy", "--db", database).returncode == 0
-    answer = bandlens("run", study, "--db", database, "--devices", "cpu", "--format", "json")
+    answer = bandlens("run", study, "--db", database, "--format", "json")
     [failure] = json.loads(answer.stdout)["failed"]
     assert failure["cell"].endswith("crashes at=17")
+    assert failure["error"].startswith("it ended an earlier run: Segmentation fault in crashes.py, line 5; mend it, ")
     stored = ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL")
     assert stored == [("clean", 20), ("crashes", 20), ("lowpass", 20)]
+    assert not [file for file in workplace.iterdir() if "crash." in file.name]
 
 
 def test_a_crash_as_a_file_loads_names_its_line(workplace: Path) -> None:
@@ -85,3 +91,29 @@ def test_a_crash_as_a_file_loads_names_its_line(workplace: Path) -> None:
     answer = bandlens("plan", study, "--db", workplace / "results.duckdb")
     assert (answer.returncode, answer.stdout) == (-signal.SIGSEGV, "")
     assert f'File "{workplace / "mine.py"}", line 2 in <module>\n' in answer.stderr
+
+
+HASTE = """
+import sys
+from bandlens.core import jobs
+jobs.SLOW_SECONDS = 0.1
+from bandlens.app import console
+console.LINE_SECONDS = 0.2
+from bandlens.__main__ import main
+sys.argv[0] = "bandlens"
+main()
+"""
+
+
+def test_a_call_that_takes_long_is_named_by_progress_and_an_interruption(workplace: Path) -> None:
+    (workplace / "slow.py").write_text("import time\n\ndef slow(images):\n    time.sleep(600)\n")
+    study = make_study(workplace, probes="slow.file = 'slow.py'")
+    log = workplace / "log"
+    command = python(HASTE, "run", study, "--db", workplace / "results.duckdb")
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, text=True) as process:
+        wait_until(lambda: "running (probe slow has been at work for " in log.read_text(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_SECONDS) == 128 + signal.SIGINT
+    last_line = log.read_text().splitlines()[-1]
+    assert last_line.startswith("bandlens: interrupted while probe slow has been at work for ")
+    assert re.search(r" s; \d+ of 40 predictions are stored, .*, run the same command to go on$", last_line)

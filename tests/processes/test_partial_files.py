@@ -85,3 +85,28 @@ def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) ->
     partial.touch()
     remove_partial_files(tmp_path / "r.duckdb")
     assert partial.exists(), "a process that is not here may run there"
+
+
+LINKED = """
+import faulthandler, subprocess, sys
+from pathlib import Path
+from bandlens.app.study.run_files import note_crashes
+folder = Path(sys.argv[1])
+class Slow(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        [note] = folder.glob(".*")
+        note.unlink()
+        note.symlink_to(folder / "letter.txt")
+        super().__init__(*arguments, **options)
+subprocess.Popen = Slow
+with note_crashes(folder / "r.duckdb"):
+    faulthandler._sigsegv()
+"""
+
+
+def test_a_link_that_takes_the_name_of_the_note_later_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with subprocess.Popen(python(LINKED, tmp_path), stderr=subprocess.PIPE) as process:
+        _, words = process.communicate()
+    assert b"Fatal Python error: Segmentation fault" in words
+    assert (tmp_path / "letter.txt").read_text() == "dear"

@@ -37,7 +37,6 @@ HEAVY = {
     "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {
         "app", "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
-        "probes/images",
     },
 }  # fmt: skip
 """Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from own_probes import PIXELS, Write, run
 
+from bandlens.core import jobs
 from bandlens.core.errors import ProbeError, StoreError, UsageError
 from bandlens.core.user_functions import UserFunction, show_stack, user_function
 
@@ -142,3 +143,22 @@ def test_other_threads_print_meanwhile_where_they_printed(load: Load, capsys: py
         print("result")
     assert sys.stdout is outer
     assert capsys.readouterr() == ("result\n" * 4, "a\nb\na\nb\n")
+
+
+def test_a_call_that_takes_long_is_named(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SLOW_SECONDS", -1)
+    function = load("def mirror(slow_step):\n    return slow_step()\n")
+    assert jobs.slow_step() == ""
+    with function.at_work():
+        assert function(jobs.slow_step) == "measure mirror has been at work for 0 s"
+    assert jobs.slow_step() == ""
+
+
+def test_a_crash_would_be_put_down_to_what_is_at_work(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bandlens.core.user_functions.crash_notes", [notes.append])
+    function = load("def mirror():\n    pass\n")
+    for note in ("", "digest"):
+        with function.at_work(note):
+            function()
+    assert notes == ["digest"]

@@ -76,7 +76,7 @@ def describe_plan(model: Model, batch: int, **changes: Any) -> Path:
         "gpu": "H100",
         "batch": batch,
     }
-    identity |= {"trt_plan_version": 2, "built_from": model.sha256} | changes
+    identity |= {"settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changes
     file = model.path.parent / "plans" / f"{identity['name']}.fp32.b{batch}.0123abcd.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(identity))

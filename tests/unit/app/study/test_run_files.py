@@ -1,7 +1,8 @@
-"""A run keeps its progress in a file beside its database, for whoever asks from outside."""
+"""A run keeps two files beside its database: its progress, read from outside, and a crash, for the next run."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Iterator
@@ -21,12 +22,28 @@ from bandlens.app.study.run_files import (
     ENDING,
     RunProgress,
     keep_progress,
+    note_crashes,
+    read_crashes,
     read_progress,
 )
 from bandlens.app.study.study_run import run_study
 from bandlens.core.files import HOST
 from bandlens.core.jobs import silent
+from bandlens.core.user_functions import crash_notes
 
+DUMP = """{digest}
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f7302b43740 (most recent call first):
+  File "/elsewhere/other.py", line 9 in other
+
+Current thread 0x00007f7302b436c0 (most recent call first):
+  File "{library}", line 519 in string_at
+  File "/home/me/crashes.py", line 4 in crashes
+  File "{package}/core/user_functions.py", line 126 in __call__
+
+Extension modules: numpy.core._multiarray_umath (total: 1)
+"""
 NOBODY = 2**22 + 1
 """A number that Linux gives to no process."""
 
@@ -152,10 +169,47 @@ def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
     assert counts[-1] == 2
 
 
+def test_a_crash_is_read_once(tmp_path: Path) -> None:
+    package = Path(__file__).parents[4]
+    words = DUMP.format(digest="a" * 64, library=ctypes.__file__, package=package)
+    file = tmp_path / f".r.duckdb.crash.{HOST}.{NOBODY}.txt"
+    file.write_text(words)
+    line = "it ended an earlier run: Segmentation fault in crashes.py, line 4; mend it, or run with --devices, "
+    assert read_crashes(tmp_path / "s.duckdb") == {}
+    crashes = read_crashes(tmp_path / "r.duckdb")
+    assert crashes.keys() == {"a" * 64}
+    assert crashes["a" * 64].startswith(line)
+    assert not file.exists()
+    file.write_text(f"{'a' * 64}\n")  # a process that was killed leaves this
+    assert read_crashes(tmp_path / "r.duckdb") == {}
+    assert not file.exists()
+
+
+def test_a_folder_by_the_name_of_a_crash_is_let_be(tmp_path: Path) -> None:
+    folder = tmp_path / f".r.duckdb.crash.{HOST}.{NOBODY}.txt"
+    folder.mkdir()
+    assert read_crashes(tmp_path / "r.duckdb") == {}
+    assert folder.exists()
+
+
+def test_a_run_that_goes_on_is_let_be_and_leaves_nothing(tmp_path: Path) -> None:
+    with note_crashes(tmp_path / "r.duckdb"):
+        for digest in ("a" * 64, "b" * 64):
+            crash_notes[-1](digest)
+        [file] = tmp_path.iterdir()
+        assert file.read_text() == "b" * 64 + "\n"
+        assert read_crashes(tmp_path / "r.duckdb") == {}
+        assert file.exists()
+    assert (list(tmp_path.iterdir()), crash_notes) == ([], [])
+
+
 def test_no_link_that_lies_there_by_the_name_of_a_file_of_a_run_is_followed(tmp_path: Path) -> None:
     database, private = tmp_path / "r.duckdb", tmp_path / "letter.txt"
     private.write_text("dear")
-    (tmp_path / f".r.duckdb.{HOST}.{os.getpid()}.{ENDING}.new").symlink_to(private)
-    with keep_progress(database, silent)("running", 3, "predictions"):
+    for name in (f"{HOST}.{os.getpid()}.{ENDING}.new", f"crash.{HOST}.{os.getpid()}.txt", f"crash.{HOST}.{NOBODY}.txt"):
+        (tmp_path / f".r.duckdb.{name}").symlink_to(private)
+    assert read_crashes(database) == {}
+    with keep_progress(database, silent)("running", 3, "predictions"), note_crashes(database):
+        crash_notes[-1]("a" * 64)
         assert [state.total for state in read_progress(database)] == [3]
     assert private.read_text() == "dear"
