@@ -37,8 +37,10 @@ POOLER = "pooler."
 """The beginning of the names of tensors that no classifier has, and its network by itself wants."""
 PHOTOGRAPH = "chelsea.png"
 """The photograph that a folder's own preprocessing is compared on; it is not square."""
+MOST_LAYERS = 1000
+"""The largest number of layers that a network may have, those of all its stages together."""
 LIMITS = {
-    r".*(layers|depths?|blocks).*": 1000,
+    r".*(layers|depths?|blocks).*": MOST_LAYERS,
     r"image_size|crop_size|size|height|width|(short|long)est_edge": MOST_PIXELS,
     r".*(labels|classes|hidden|channels|features|filters|dim|d_model|size|vocab|position|heads|ratio).*": MOST_FEATURES,
 }
@@ -102,11 +104,13 @@ def _check_numbers(file: Path) -> None:
         raise ExportError(f"{file} cannot be read ({words_of(error)}); save it again") from error
     while waiting:
         name, value = waiting.pop()
+        limit = next((limit for pattern, limit in LIMITS.items() if re.fullmatch(pattern, name)), None)
         if isinstance(value, Mapping):
             waiting += value.items()
         elif isinstance(value, list):
             waiting += [(name, entry) for entry in value]
-        limit = next((limit for pattern, limit in LIMITS.items() if re.fullmatch(pattern, name)), None)
+            if limit == MOST_LAYERS:
+                value = sum(entry for entry in value if isinstance(entry, int))
         if isinstance(value, int) and limit is not None and value > limit:
             raise ExportError(f"{file}: {name} is {value:,}, and {limit:,} is the most; give another folder")
 

@@ -40,7 +40,7 @@ def test_a_folder_of_something_else_is_refused_before_transformers_is_loaded(tmp
             '{"encoder": {"num_hidden_layers": 9999}}',
             r"num_hidden_layers is 9,999, and 1,000 is the most",
         ),
-        ("config.json", '{"depths": [2, 9999]}', r"depths is 9,999, and 1,000 is the most"),
+        ("config.json", '{"depths": [600, 600]}', r"depths is 1,200, and 1,000 is the most"),
         ("config.json", '{"image_size": 50000}', r"image_size is 50,000, and 4,096 is the most"),
         (
             "config.json",
