@@ -94,6 +94,11 @@ FROM cell LEFT JOIN checkpoint ON checkpoint.id = cell.checkpoint LEFT JOIN imag
 LEFT JOIN condition ON condition.id = cell.condition
 ORDER BY cell.id
 """
+FACTS = " UNION ALL ".join(
+    f"SELECT '{fact} ' || {fact} || ' is no JSON object', json_type({fact}) = 'OBJECT' "  # noqa: S608 - of constants
+    f"FROM {fact.partition('.')[0]} WHERE {fact} IS NOT NULL"
+    for fact in ("checkpoint.head", "condition.parameters", "session.versions", "session.card")
+)
 
 
 def check_database(store: Store) -> list[Check]:
@@ -115,9 +120,11 @@ def check_database(store: Store) -> list[Check]:
     miscounted = [f"image set {name} has another number of images than it says" for name, fits in images if not fits]
     references = store.frame(DANGLING_CELLS).rows()
     dangling = [f"cell {key} is of something that is not in the database" for key, dangles in references if dangles]
+    facts = store.frame(FACTS).rows()
     return [
         *checks,
         Check("labels", len(labels), misranked),
         Check("images", len(images), miscounted),
         Check("references", len(references), dangling),
+        Check("facts", len(facts), [words for words, is_object in facts if not is_object]),
     ]

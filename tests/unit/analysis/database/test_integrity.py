@@ -63,6 +63,7 @@ PREDICTION = f"cell = {CELL} AND image_index = 3"
         ("DELETE FROM image WHERE image_index = 39", "another number of images"),
         (f"UPDATE cell SET checkpoint = 999999 WHERE id = {CELL}", "is not in the database"),
         (f"UPDATE cell SET condition = 999999 WHERE id = {CELL}", "is not in the database"),
+        ("UPDATE condition SET parameters = '[1]'", "condition.parameters [1] is no JSON object"),
     ],
 )
 def test_what_does_not_fit_is_found(command: Command, folder: Path, damage: str, words: str) -> None:
