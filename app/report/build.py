@@ -14,7 +14,7 @@ from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
 from .correlations import correlations_section, published_sections
 from .data import ReportData, read_data
-from .figures import choose_figures, distinct_name, write_figures
+from .figures import ALL_FIGURES, choose_figures, distinct_name, write_figures
 from .measured import consistency_section, measured_sections
 from .page import Section, render
 from .study import changes_section, contact_sheet, page_title, provenance, releases_section, verdict_section
@@ -47,9 +47,9 @@ def write_report(
     for is not there, or cannot be written.
     """
     begin_libraries()
-    if figures:
-        with writing(folder, "name another folder with --folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+    if out.suffix.lower() not in ("", ".htm", ".html"):
+        page_name = out.with_suffix(".html")
+        raise UsageError(f"{out}: a report is HTML; name it {page_name}, and --figures {ALL_FIGURES} for charts as PDF")
     results = read_data(db, study)
     if results is None and against is not None:
         raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
@@ -70,6 +70,9 @@ def write_report(
     parts = list(_with_names_apart([*head, *sections]))
     every_figure = [figure for part in parts for figure in part.figures]
     selection = choose_figures(every_figure, figures)
+    if figures:
+        with writing(folder, "name another folder with --folder"):
+            folder.mkdir(parents=True, exist_ok=True)
     page = render(page_title(results, verdict), parts).encode()
     other_database = split_against(against)[0] if against else None
     sources = [db, *([other_database] if other_database else [])]
