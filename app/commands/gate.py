@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ...core.errors import BandlensError, Undecided, UnknownName, UsageError, plural, unwritable
+from ...core.errors import BandlensError, Undecided, UnknownName, UsageError, plural, writing
 from ..api import studies
 from ..api.parameters import File
 from ..printing import (
@@ -79,9 +80,12 @@ MOST_ROWS = 60
 
 def read_junit(text: str) -> Path:
     """The file of --junit; UsageError, before a gate runs for hours, where it cannot be written."""
-    if Path(text).is_dir() or not Path(text).parent.is_dir():
-        raise UsageError(f"--junit {text} is no file in a folder that is there; name another")
-    return Path(text)
+    file = Path(text)
+    with writing(file, "name another with --junit"):
+        if file.is_dir() or not os.access(file, os.W_OK):
+            file.open("xb").close()
+            file.unlink()
+    return file
 
 
 def print_verdicts(
@@ -191,10 +195,8 @@ def _write_junit(file: Path, title: str, rows: Rows) -> None:
         parts.append(f"about {row['needed']:,} images would decide" if row["needed"] else None)
         message = f"{row['verdict']}: {'; '.join(filter(None, parts))}"
         suites.setdefault(f"{row['checkpoint']} on {row['image_set']}", []).append((name, row["verdict"], message))
-    try:
+    with writing(file, "name another with --junit"):
         file.write_text(junit_text(title, suites), encoding="utf-8")
-    except OSError as error:
-        raise unwritable(file, error, "name another with --junit") from None
 
 
 app.command("release")(command(studies.gate, print_verdicts))

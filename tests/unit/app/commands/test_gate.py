@@ -225,7 +225,11 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         (["--slices", "clas"], "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (
             ["--junit", "/nowhere/gate.xml"],
-            "--junit /nowhere/gate.xml is no file in a folder that is there; name another",
+            "cannot write /nowhere/gate.xml: No such file or directory; name another with --junit",
+        ),
+        (
+            ["--junit", "/proc/gate.xml"],
+            "cannot write /proc/gate.xml: No such file or directory; name another with --junit",
         ),
         (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
         (
