@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -127,9 +128,31 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
     from .study.file import KEYS
 
     key = option.lstrip("-").replace("-", "_")
-    if key in KEYS:
+    names = [name for parameter in context.command.params for name in parameter.opts]
+    if context.parent is None:
+        see = f"an option of a command stands behind the command's name; {see}"
+    elif key in KEYS and not any(name.startswith(option) for name in names):
         return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
-    return UnknownName("option", option, [name for parameter in context.command.params for name in parameter.opts], see)
+    return UnknownName("option", option, names, see)
+
+
+@contextmanager
+def _lines_of_typer(ctx: Any) -> Iterator[None]:
+    """Raise UsageError where a word is missing, wrong or not known, with what it is."""
+    try:
+        yield
+    except WRONG_WORDS as error:
+        message, context = error.format_message().rstrip(".").replace("Value error, ", ""), error.ctx or ctx
+        if message.startswith("Usage:"):  # the help, which stands for words that are missing altogether
+            raise
+        see = f"see `{context.command_path} --help`"
+        if hasattr(error, "possibilities"):
+            raise _unknown_option(error.option_name, context, see) from None
+        takes_database = any("--db" in option.opts for option in context.command.params)
+        if takes_database and "unexpected extra" in message and ".duckdb" in message:
+            see = f"a database is named with --db; {see}"
+        text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
+        raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
 
 class Grouped(TyperGroup):
@@ -139,22 +162,13 @@ class Grouped(TyperGroup):
         super().__init__(**settings)
         self.commands = LoadedCommands()  # type: ignore[assignment]  # nothing is added
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _lines_of_typer(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; UsageError where a word is missing, wrong or not known, with what it is."""
-        try:
+        with _lines_of_typer(ctx):
             return super().invoke(ctx)
-        except WRONG_WORDS as error:
-            message, context = error.format_message().rstrip(".").replace("Value error, ", ""), error.ctx or ctx
-            if message.startswith("Usage:"):  # the help, which stands for words that are missing altogether
-                raise
-            see = f"see `{context.command_path} --help`"
-            if hasattr(error, "possibilities"):
-                raise _unknown_option(error.option_name, context, see) from None
-            takes_database = any("--db" in option.opts for option in context.command.params)
-            if takes_database and "unexpected extra" in message and ".duckdb" in message:
-                see = f"a database is named with --db; {see}"
-            text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
-            raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
         width = max(map(len, self.commands))
