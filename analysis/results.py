@@ -11,7 +11,7 @@ from typing import Any, Self
 import polars as pl
 import polars.selectors as cs
 
-from ..core.errors import UnknownName, UsageError
+from ..core.errors import UnknownName, UsageError, did_you_mean
 from ..core.untrusted import printable
 from .charts import curves as charts
 from .charts.grammar import two_a_row
@@ -25,7 +25,7 @@ from .database.study_versions import last_run, read_conditions, study_label, wit
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS
-from .measures.registry import title_of
+from .measures.registry import MEASURES, title_of
 from .statistics.coefficients import Method
 
 
@@ -122,8 +122,10 @@ class Results:
 
         UsageError where `bandlens analyze` has computed none, or there are several studies or image sets to choose of.
         """
-        rows = self.metrics(study).filter(pl.col("metric") == metric)
-        metrics = add_estimators(self._select_one(rows, metric, study, image_set))
+        metrics = self.metrics(study)
+        near = "" if metric in MEASURES else did_you_mean(metric, metrics["metric"].unique().sort())
+        rows = metrics.filter(pl.col("metric") == metric)
+        metrics = add_estimators(self._select_one(rows, metric, study, image_set, near=near))
         return number_chart(metrics, metric, title_of(metric))
 
     def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
@@ -190,13 +192,15 @@ class Results:
         study: str,
         image_set: str | None,
         detail: str = "",
+        near: str = "",
     ) -> pl.DataFrame:
         """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
-        if image_set is not None:
+        if image_set is not None and not rows.is_empty():
+            near = did_you_mean(image_set, rows["image_set"].unique().sort())
             rows = rows.filter(pl.col("image_set") == image_set)
         if rows.is_empty():
             on = "" if image_set is None else f" on {image_set}"
-            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}")
+            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}{near}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
             if len(names := rows[column].unique().sort()) > 1:
                 raise UsageError(

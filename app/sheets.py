@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..analysis.database.store import Store
-from ..core.errors import ImageSetError, UsageError, writing
+from ..core.errors import ImageSetError, UsageError, did_you_mean, writing
 from ..core.files import replacing
 from ..core.records import Condition, Crop
 from ..core.untrusted import printable, words_of
@@ -237,7 +237,9 @@ def _places_in_set(rows: pl.DataFrame, images: ImageSet, recorded: Sequence[Imag
         raise UsageError("the query has neither image_index nor path, which say what images to show; select one")
     for number, index in enumerate(places):
         if index < 0:
-            raise UsageError(f"row {number + 1} of the query is of no image of {images.info.name}; show another set")
+            near = did_you_mean(str(rows["path"][number]), images.paths) if "path" in rows.columns else ""
+            name = images.info.name
+            raise UsageError(f"row {number + 1} of the query is of no image of {name}{near}; show another set")
     return places
 
 

@@ -79,7 +79,11 @@ class UsageError(BandlensError):
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
-    near = get_close_matches(name, list(names), n=3, cutoff=0.5)
+    names = list(names)
+    near = get_close_matches(name, names, 3, 0.5)
+    if near and near[0].lstrip("-")[:1] != name.lstrip("-")[:1]:  # a name that begins otherwise has to be nearer
+        near = get_close_matches(name, near, 3, 0.6)
+    near = [known for known in names if name.endswith(f".{known}")] or near
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

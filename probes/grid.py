@@ -104,7 +104,8 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         elif name in PROBES:
             family = PROBES[name]
         else:
-            raise UnknownName("probe", name, PROBES, 'a probe of your own needs `file = "…"`')
+            hint = '`bandlens probes list` has all; a probe of your own needs `file = "…"`'
+            raise UnknownName("probe", name, PROBES, hint)
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))

@@ -147,12 +147,12 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def read_pair(text: str) -> tuple[str, str]:
-    """One of A and one of B, as X,Y; UsageError where there are not two."""
-    name_a, comma, name_b = text.partition(",")
-    if not (name_a and comma and name_b) or "," in name_b:
-        raise UsageError(f"{text}: give one of A and one of B, as X,Y")
-    return name_a, name_b
+def read_pair(pair: str | Sequence[str]) -> tuple[str, str]:
+    """One of A and one of B, as X,Y or as two names; UsageError where there are not two."""
+    names = pair.split(",") if isinstance(pair, str) else pair
+    if len(names) != 2 or not all(names):
+        raise UsageError(f"{pair}: give one of A and one of B, as X,Y")
+    return names[0], names[1]
 
 
 Pair = Annotated[tuple[str, str] | None, typer.Option(metavar="X,Y", parser=read_pair)]
@@ -190,7 +190,7 @@ def compare(
     from ...analysis.database.study_versions import study_label, version_in
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
-    pairs = {name: pair for name, pair in columns.items() if pair is not None}
+    pairs = {name: read_pair(pair) for name, pair in columns.items() if pair is not None}
     if len(pairs) > 1:
         raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
     if b is None and not pairs:
@@ -203,7 +203,7 @@ def compare(
     with ExitStack() as stack:
         stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
         runs = []
-        for name, path, precision in zip(names, paths, precisions or (None, None), strict=True):
+        for name, path, precision in zip(names, paths, pairs.get("precision", (None, None)), strict=True):
             store, version = stores[path], study if names_database(name) else name
             label = version_in(store, version, precision) if precision else study_label(store, version)
             runs.append(Run(store, label, value=precision))

@@ -131,7 +131,7 @@ def read_crop(size: int, resize: str, interpolation: str, fixed: bool = False) -
     """
     side, times, second = resize.partition("x")
     if not (side.isdecimal() and len(side) < 6 and (second == side if times else True)):
-        raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256 for both sides")
+        raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256, up to 99,999")
     return Crop(size, size if fixed else int(side), interpolation=interpolation, squash=bool(times))
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ...core.errors import CheckpointError
 from ...core.files import sha256_of, write_bytes
-from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets, words_of
+from ...core.untrusted import one_line, parse_json, read_text, without_secrets, words_of
 from ..model_files import home
 from .downloads import download, drive_answer, html_title, published_digits
 from .study_checkpoints import Checkpoint, Origin, Part
@@ -86,7 +86,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again, or put the file at "
+            f"cannot fetch {source}: {words_of(_root(error))}; what arrived is kept, try again, or put the file at "
             f"{path}"
         ) from error
     try:

@@ -86,6 +86,8 @@ def test_correlations_and_charts(stored_study: Path) -> None:
             results.plot_curves("clean")
         with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
             results.plot_curves("lowpas")
+        with pytest.raises(UsageError, match=r"no low_frequency_bais in study \*; did you mean low_frequency_bias"):
+            results.plot_metric("low_frequency_bais")
 
 
 def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:
@@ -107,6 +109,8 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
             results.plot_curves(study="first")
         with pytest.raises(UsageError, match="has no lowpass with cycles in study first on none"):
             results.plot_curves(study="first", image_set="none")
+        with pytest.raises(UsageError, match=r"study first on othr; did you mean other\?"):
+            results.plot_curves(study="first", image_set="othr")
         with pytest.raises(UsageError, match="critical_band varies more than cycles"):
             results.plot_curves("critical_band", study="second")
         results.plot_curves(study="second")

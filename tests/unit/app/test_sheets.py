@@ -105,6 +105,11 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
         ("FROM image", "the query has the number of an image set, as tables do; select the set's name instead"),
         ("SELECT 40 AS image_index", "row 1 of the query is of no image of images; show another set"),
         (
+            "SELECT '0/1.png ' AS path",
+            "row 1 of the query is of no image of images; did you mean 0/1.png or 0/31.png or 0/21.png?; "
+            "show another set",
+        ),
+        (
             "SELECT 0 AS image_index, 'lowpass' AS probe, '{\"cutoff\": 0.77}' AS parameters",
             'the database has no results of lowpass {"cutoff": 0.77} on images',
         ),

@@ -60,6 +60,7 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
     ("probes", "message"),
     [
         ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass or gaussian_lowpass\?"),
+        ({"gray": {}}, "unknown probe 'gray'; `bandlens probes list` has all; "),
         ({"mine": {}}, "unknown probe 'mine'.*a probe of your own needs `file = "),
         ({"lowpass": {"cutof": 1}}, r"unknown parameter of probe lowpass 'cutof'; did you mean cutoff\?"),
         ({"lowpass": {"cutoff": 1.5}}, r"probe lowpass: cutoff must be a number in \[0, 1\], not 1.5"),

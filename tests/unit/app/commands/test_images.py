@@ -64,7 +64,7 @@ def test_own_classes_keep_their_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--resize", "32x33"), "cannot read --resize 32x33; write 256 for the shorter side, or 256x256 for both"),
+        (("--resize", "32x33"), "cannot read --resize 32x33; write 256 for the shorter side, or 256x256, up to 99,999"),
         (("--limit", 3), "--limit 3 must be from 1 to 2, the number of images"),
     ],
 )

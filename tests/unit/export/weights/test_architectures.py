@@ -86,6 +86,8 @@ def test_a_module_of_this_folder_is_said_to_lie_here(tmp_path: Path, monkeypatch
 def test_unknown_names_name_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean resnet50"):
         build("resnet-50")
+    with pytest.raises(UnknownName, match=r"did you mean resnet18\?;"):
+        build("torchvision.models.resnet18")
     with pytest.raises(UsageError, match=r"No module named 'no_such_package'.*PYTHONPATH"):
         build("no_such_package:Net")
     with pytest.raises(UsageError, match="unknown torchvision architecture 'resnet10t'"):
