@@ -115,7 +115,8 @@ class Results:
             )
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
         rows = rows.with_columns(own_cycles=pl.lit(self._frequencies(rows)["own_cycles"], pl.Float64))
-        return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
+        title = str(rows["x_title"][0] or x) if x == "cycles" else x
+        return charts.curves(rows, x, title, probe, octaves=x == "cycles" and not rows["cuts"].any())
 
     def plot_metric(self, metric: str, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of one metric of each model on one image set, with its 95 % interval, such as a shape bias.

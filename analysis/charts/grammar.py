@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 import polars.selectors as cs
+from altair.utils import update_nested
 
 from ...core.errors import UsageError
 from ...core.protocol import CATEGORIES
@@ -114,7 +115,14 @@ def plot(rows: pl.DataFrame, **properties: Any) -> Any:
 
 
 class _Printed:
-    """A chart whose `save` makes a PNG of 300 dots per inch, as journals want it, unless `ppi` says another number."""
+    """A chart in the style of all, whose `save` makes a PNG of 300 dots per inch unless `ppi` says another number."""
+
+    def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        spec: dict[str, Any] = super().to_dict(*arguments, **options)  # type: ignore[misc]
+        if "$schema" in spec:  # the outermost chart
+            own: Any = getattr(self, "config", alt.Undefined)
+            spec["config"] = CONFIG if own is alt.Undefined else update_nested(CONFIG, own.to_dict(), copy=True)
+        return spec
 
     def save(self, *arguments: Any, **options: Any) -> None:
         super().save(*arguments, **{"ppi": DOTS_PER_INCH} | options)  # type: ignore[misc]

@@ -21,7 +21,7 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from ...analysis.charts.grammar import CONFIG, begin_libraries, colors, series_of
+from ...analysis.charts.grammar import begin_libraries, colors, series_of
 from ...core import __version__
 from ..citation import software_entry
 
@@ -158,7 +158,6 @@ def page_spec(spec: dict[str, Any], title: str, figure: Figure) -> dict[str, Any
     return spec | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "config": CONFIG,
         "description": f"{figure.title}: {title}",
     }
 

@@ -17,7 +17,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from polars.testing import assert_frame_equal
 
 import bandlens
-from bandlens.analysis.charts.grammar import ENLARGED
+from bandlens.analysis.charts.grammar import CONFIG, ENLARGED
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.critical_band import center
 from bandlens.analysis.measures.psychometric import THRESHOLDS
@@ -81,7 +81,11 @@ def test_correlations_and_charts(stored_study: Path) -> None:
         assert "low_frequency_bias" in set(table["bias"])
         assert set(table["n"]) == {0, 5}, "the networks are random, and some biases at chance"
         assert results.plot_correlations(table).to_dict()["layer"]
-        assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
+        spec = (curves := results.plot_curves()).to_dict()
+        assert spec["config"] == CONFIG, "the style of the report, in which no name of 40 characters is cut"
+        assert spec["layer"][-1]["encoding"]["x"]["title"] == "cut: frequencies below it stay (cycles per image)"
+        axis = curves.configure_axis(gridColor="red").to_dict()["config"]["axis"]
+        assert axis == CONFIG["axis"] | {"gridColor": "red"}
         with pytest.raises(UsageError, match="has no clean with cycles in study \\*"):
             results.plot_curves("clean")
         with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
