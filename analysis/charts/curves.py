@@ -34,124 +34,86 @@ ONE_SETTING = "probes of one setting"
 
 
 def curves(
-    curve: pl.DataFrame, x: str, x_title: str, title: str, domain: Domain = (0, 1), octaves: bool = False
+    curve: pl.DataFrame,
+    x: str,
+    x_title: str | None,
+    title: str,
+    domain: Domain = (0, 1),
+    octaves: bool = False,
+    ordered: bool = True,
 ) -> Any:
-    """Accuracy over the column `x` of one probe on one image set, a line a model.
+    """Accuracy over the column `x` of one probe on one image set, a line a model, or a row for each value of `x`.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
     that is picked has. A dotted line is chance, where the rows have that column.
 
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
-        x: a column of numbers, or of words in the order in which they are to be drawn; `dots` draws words without one.
+        x: a column of numbers, or of words in the order in which they are to be drawn.
         domain: ends of the axis of the accuracy.
         octaves: whether the values of `x` lie an octave apart.
+        ordered: whether `x` goes across, with a line through its values; else each value has a row, with dots.
     """
-    field = series_of(curve)
-    numeric = curve.schema[x].is_numeric()
-    setting = ["setting"] if "setting" in curve.columns and x != "setting" else []
-    rows = curve.select("category", x, *setting, "top1", "low", "high", "n", "clean_top1", model="checkpoint")
-    rows = rows.sort("model", x) if numeric else rows.sort("model", maintain_order=True)
-    measure = str(curve["measure"][0])
+    field, measure = series_of(curve), str(curve["measure"][0])
+    numeric, settings = curve.schema[x].is_numeric(), curve[x].unique(maintain_order=True).to_list()
+    labels = [column for column in dict.fromkeys([x, "setting"]) if column in curve.columns]
+    rows = curve.select("category", *labels, "top1", "low", "high", "n", "clean_top1", model="checkpoint")
+    rows = rows.sort("model", *[x] * numeric, maintain_order=True)
+    few, height, pale, dim = field == "model", 220, _visible(field, 0.15), _visible(field, 0.7)
     color, shape = scales(field, rows[field])
-    across = alt.X(f"{x}:Q", title=x_title) if numeric else alt.X(f"{x}:N", title=x_title, sort=None)
+    # The place of a setting, the level of an accuracy, and the other end of its interval.
+    place, level, end = (alt.X, alt.Y, alt.Y2) if ordered else (alt.Y, alt.X, alt.X2)
+    across: Any = place(f"{x}:Q", title=x_title) if numeric else place(f"{x}:N", title=x_title, sort=settings)
     if octaves:
-        across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
-    place = (x, x_title.split(" (")[0], "~g") if numeric else x
-    full = 1 if field == "model" else 0.4
-    base = plot(rows).encode(x=across, color=color, detail=alt.Detail("model:N"))
-    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
-    silent = base.encode(tooltip=alt.TooltipValue(None))
-    pale, dim = _visible(field, 0.15), _visible(field, 0.7)
-    band = silent.mark_area().encode(y=alt.Y("low:Q", title=measure), y2=alt.Y2("high:Q"), opacity=pale)
+        across = across.scale(type="log", base=2).axis(values=sorted(settings), format=".4~g")
+    silent = plot(rows).encode(color=color, detail=alt.Detail("model:N"), tooltip=alt.TooltipValue(None))
+    placed = silent.encode(across)
+    if not ordered:
+        step = max(16, min(8 + 9 * rows["model"].n_unique(), 400 // len(settings))) if few else 16
+        height = max(44, step * len(settings))
+        placed = placed.encode(yOffset=alt.YOffset("model:N")) if few else placed
+    ends, y = (level("low:Q", title=measure), end("high:Q")), level("top1:Q", title=measure).scale(domain=list(domain))
     clean = silent.mark_rule(strokeDash=[4, 4]).encode(
-        x=alt.XValue(0),  # type: ignore[no-untyped-call]
-        x2=alt.X2Value("width"),  # type: ignore[no-untyped-call]
-        y=alt.Y("mean(clean_top1):Q", title=measure),
+        level("mean(clean_top1):Q", title=measure),
         detail=[alt.Detail("model:N"), alt.Detail("category:N")],
         opacity=dim,
     )
-    line = silent.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full))
-    points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
-        y=y,
+    opacity, name = faded(1 if few else 0.4), x_title.split(" (")[0] if x_title else x
+    numbers = (("top1", measure, ".3f"), "low", "high", IMAGES)
+    points = placed.mark_point(filled=True, size=40 if few else 18).encode(
+        y,
         shape=shape,
-        opacity=faded(full),
-        tooltip=tips("model", "category", place, *setting, ("top1", measure, ".3f"), "low", "high", IMAGES),
+        opacity=opacity,
+        tooltip=tips("model", "category", (x, name, "~g") if numeric else x, *labels[1:], *numbers),
     )
-    layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
-    layers = [*_chances(curve, y=alt.Y("chance:Q", title=measure)), *layers]
+    band = placed.mark_area().encode(*ends, opacity=pale)
+    bars = placed.mark_rule(strokeWidth=2).encode(*ends, opacity=dim)
+    line = placed.mark_line(strokeWidth=1.5).encode(y, opacity=opacity)
+    layers = [clean] if rows["clean_top1"].is_not_null().any() else []
+    layers = [band, *layers, line, points] if ordered else [*layers, bars, points]
+    if "chance" in curve.columns:
+        # Models of different numbers of classes have several chances.
+        chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
+        dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
+        layers.insert(0, dotted.encode(level("chance:Q", title=measure), tooltip=tips(("chance", "chance", ".3g"))))
     if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
         layers.insert(0, shade_enlarged(curve["own_cycles"].min(), rows[x].max(), across))
-    return layered(*layers, picks=True, title=title, width=320, height=220)
+    return layered(*layers, picks=True, title=title, width=320, height=height)
 
 
-def dots(curve: pl.DataFrame, x: str, title: str, domain: Domain = (0, 1)) -> Any:
-    """Accuracy under settings that have no order: a row for each word in the column `x`, with a dot for each model.
-
-    Intervals, clean accuracies and chance are there as in `curves`, which has the other arguments too.
-    """
-    field, measure, settings = series_of(curve), str(curve["measure"][0]), curve[x].unique(maintain_order=True)
-    numbers = ("top1", "low", "high", "n", "clean_top1")
-    rows = curve.select("category", *dict.fromkeys([x, "setting"]), *numbers, model="checkpoint").sort("model")
-    color, shape = scales(field, rows[field])
-    base = plot(rows).encode(y=alt.Y(f"{x}:N", title=None, sort=settings.to_list()), color=color)
-    step = 16
-    if field == "model":
-        base = base.encode(yOffset=alt.YOffset("model:N"))
-        step = max(step, min(8 + 9 * rows["model"].n_unique(), 400 // len(settings)))
-    across = alt.X("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
-    ends = {"x": alt.X("low:Q", title=measure), "x2": alt.X2("high:Q")}
-    clean = (
-        plot(rows)
-        .mark_rule(strokeDash=[4, 4])
-        .encode(
-            x=alt.X("mean(clean_top1):Q", title=measure),
-            color=color,
-            detail=[alt.Detail("model:N"), alt.Detail("category:N")],
-            opacity=_visible(field, 0.7),
-            tooltip=alt.TooltipValue(None),
-        )
-    )
-    columns = dict.fromkeys(["model", "category", x, "setting"])
-    points = base.mark_point(filled=True, size=40, opacity=1).encode(
-        x=across,
-        shape=shape,
-        opacity=faded(1 if field == "model" else 0.4),
-        tooltip=tips(*columns, ("top1", measure, ".3f"), "low", "high", IMAGES),
-    )
-    return layered(
-        *_chances(curve, x=alt.X("chance:Q", title=measure)),
-        *([clean] if rows["clean_top1"].is_not_null().any() else []),
-        base.mark_rule(strokeWidth=2).encode(**ends, opacity=_visible(field, 0.7)),
-        points,
-        picks=True,
-        title=title,
-        width=320,
-        height=max(44, step * len(settings)),
-    )
-
-
-def _visible(field: str, opacity: float) -> alt.OpacityValue:
+def _visible(field: str, opacity: float = 1) -> alt.OpacityValue:
     """The opacity of what each of few models has, and of many models the one that is picked."""
     is_picked = f"datum.model == {PICK}"
     visible = f"{PICK} == '' || {is_picked} || datum.category == {PICK}" if field == "model" else is_picked
     return alt.OpacityValue(0, condition=where(visible, opacity))
 
 
-def _chances(curve: pl.DataFrame, **level: Any) -> list[Any]:
-    """A dotted line at chance, where the rows have it; models of different numbers of classes have several chances."""
-    if "chance" not in curve.columns or curve["chance"].is_null().all():
-        return []
-    chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
-    dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
-    return [dotted.encode(**level, tooltip=tips(("chance", "chance", ".3g")))]
-
-
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     """Add a ring to the curves of a filter at the cut that leaves half of each model's accuracy above chance.
 
-    A bar through it is its 95 % interval, a dotted line leads to its place on the axis. Cuts at an end of the tested
-    ones have no ring, since another share than half is left there.
+    A bar through it is its 95 % interval, a dotted line leads to its place on the axis; many models have small rings,
+    and these only where they are picked. Cuts at an end of the tested ones have no ring, since another share than half
+    is left there.
 
     Args:
         chart: what `curves` gives of `curve`.
@@ -174,9 +136,10 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     x, y = alt.X("value:Q"), alt.Y("half:Q", title=measure)
     lines = tips("model", ("value", "half is left at (cycles per image)", ".1f"), "low", "high")
     base = plot(rows).encode(color=color, detail=alt.Detail("model:N"), opacity=faded(), tooltip=lines)
-    down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.Y2Datum(0), opacity=faded(0.5))
-    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
-    rings = base.mark_point(size=110, strokeWidth=2.5, fill="white").encode(x=x, y=y)
+    down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.Y2Datum(0), opacity=_visible(field, 0.5))
+    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y, opacity=_visible(field))
+    size, width = (110, 2.5) if field == "model" else (30, 1.5)
+    rings = base.mark_point(size=size, strokeWidth=width, fill="white").encode(x=x, y=y)
     chart_with_cuts = chart.copy(deep=False)
     chart_with_cuts.layer = [*chart.layer, down, bars, rings]
     return chart_with_cuts
@@ -220,11 +183,13 @@ def probe_panels(
         if settings["setting"].n_unique() == 1:
             single_settings.append(settings.with_columns(probe=pl.lit(probe)))
         elif len(settings):
-            panels[f"{probe}, settings" if probe in panels else probe] = dots(settings, "setting", probe, domain)
+            title = f"{probe}, settings" if probe in panels else probe
+            panels[title] = curves(settings, "setting", None, probe, domain, ordered=False)
     if single_settings:
         settings = pl.concat(single_settings)
-        title = ONE_SETTING if len(single_settings) > 1 else str(settings["probe"][0])
-        panels[title] = dots(settings, "probe", title, domain)
+        title = ", ".join(filter(None, settings.select("probe", "setting").row(0)))
+        title = ONE_SETTING if len(single_settings) > 1 else title
+        panels[title] = curves(settings, "probe", None, title, domain, ordered=False)
     return panels
 
 

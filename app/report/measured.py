@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.curves import as_errors, curves, dots, probe_panels
-from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, words
+from ...analysis.charts.curves import as_errors, curves, probe_panels
+from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, series_of, words
 from ...analysis.charts.maps import band_map, kappa_map, pair_map, threshold_map
 from ...analysis.charts.numbers import add_estimators, channel_chart, number_panels, octave_bars
 from ...analysis.measures.base import MEANINGLESS
@@ -28,11 +28,13 @@ OPEN_MODELS = 6
 """Models whose maps are drawn at once; those of more are drawn when a reader opens them."""
 SIDE_BY_SIDE = 40
 """Settings that a chart has room for side by side, where their probe has no axis."""
-SHORT_NAME = 24
-"""Characters of a model's name that have room in half of a chart on a third of a page."""
+NAME_LENGTHS = (24, 38)
+"""Characters of a model's name that have room in half of a chart on a third of a page, and on half of it."""
 CURVE_CAPTION = (
-    "Bands, and lines through dots, are 95 % intervals, which take clusters into account; of many models, only of the "
-    "one that is picked from the list. Dashed: without perturbation."
+    "Bands, and lines through dots, are 95 % intervals, which take clusters into account. Dashed: without perturbation."
+)
+MANY_CAPTION = (
+    "Of so many models, only the one that is picked from the list on the page has intervals and a dashed line."
 )
 CHANCE_CAPTIONS = {
     "accuracy": "Dotted: chance, the accuracy of a blind guess.",
@@ -62,8 +64,10 @@ MAP_CAPTION = (
 )
 NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
-    "×: no value, or a degenerate fit. Squares are the published estimator of a channel, which has no interval, and "
-    "circles the psychometric one."
+    "×: no value, or a degenerate fit."
+)
+ESTIMATORS_CAPTION = (
+    "Squares are the published estimator of a channel, which has no interval, and circles the psychometric one."
 )
 SHARES_CAPTION = (
     "Each bar adds up to the {measure} of a model, the line: what it is on flat images, which have no octave but their "
@@ -76,9 +80,8 @@ PAIRS_CAPTION = (
 )
 AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
 MEASURES_CAPTION = (
-    "Bands and lines are 95 % intervals over images; of many, only of the model picked from the list. Dashed: "
-    "without perturbation. The table has the difference from it, with an interval that is paired over the same images, "
-    "and the numbers at chance, which are not drawn."
+    "The table has the difference from the number without perturbation, with an interval that is paired over the same "
+    "images, and the numbers at chance, which are not drawn."
 )
 KAPPA_TEXT = (
     "Cohen's kappa of right and wrong: 0 for two who err independently of each other, 1 for two who err on the same "
@@ -172,6 +175,7 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
     captions = {
         half_caption: {*cuts} & {*choice["probe"]},
         CURVE_CAPTION: True,
+        MANY_CAPTION: series_of(choice) != "model",
         CHANCE_CAPTIONS[measure]: True,
         CUES_CAPTION.format(images=image_set): image_set in _conflicting(results),
     }
@@ -232,9 +236,9 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         yield Figure(f"octave-pairs-{number}", title, [PAIRS_CAPTION], maps, 3, table, folded=folded)
 
 
-def _columns(rows: pl.DataFrame) -> int:
+def count_columns(rows: pl.DataFrame) -> int:
     """The charts of numbers that fit beside each other with the whole names of their models."""
-    return 2 if (rows["checkpoint"].str.len_chars() > SHORT_NAME).any() else 3
+    return 3 - sum(bool((rows["checkpoint"].str.len_chars() > length).any()) for length in NAME_LENGTHS)
 
 
 def _groups(results: ReportData) -> Iterator[Figure]:
@@ -245,7 +249,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     if len(means):
         table = means.select(METRIC_COLUMNS)
         yield Figure(
-            "generalization", "Generalization", [GROUPS_CAPTION], panels, _columns(choice), table, **key(choice)
+            "generalization", "Generalization", [GROUPS_CAPTION], panels, count_columns(choice), table, **key(choice)
         )
 
 
@@ -256,8 +260,12 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
     for number, image_set, rows in _by_image_set(results.metrics):
         choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
         panels, table = number_panels(choice, titles), rows.select(METRIC_COLUMNS)
-        title = f"Every number on {image_set}"
-        yield Figure(f"numbers-{number}", title, [NUMBERS_CAPTION], panels, _columns(choice), table, **key(choice))
+        title, estimators = (
+            f"Every number on {image_set}",
+            choice.filter(pl.col("number").is_in([*panels]))["estimator"],
+        )
+        caption = [NUMBERS_CAPTION, *[ESTIMATORS_CAPTION] * estimators.is_not_null().any()]
+        yield Figure(f"numbers-{number}", title, caption, panels, count_columns(choice), table, **key(choice))
 
 
 def _measures(results: ReportData) -> Section:
@@ -299,7 +307,8 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     table = rows.sort("checkpoint", "place").select(MEASURE_COLUMNS)
     folded = measure is not None and measure.display.folded
     name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
-    return Figure(name, heading, [MEASURES_CAPTION], panels, 2, table, **key(choice), folded=folded)
+    caption = [CURVE_CAPTION, *[MANY_CAPTION] * (series_of(choice) != "model"), MEASURES_CAPTION]
+    return Figure(name, heading, caption, panels, 2, table, **key(choice), folded=folded)
 
 
 # Models beside each other and beside people
@@ -349,6 +358,7 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
         .agg(pl.lit(PEOPLE).alias("subject"), top1.mean(), low=top1.min(), high=top1.max(), n=pl.col("n").sum())
     )
     number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
+    is_numbered = number.is_not_null().all()
     table = pl.concat([people, judgements.filter(~pl.col("human")).select(people.columns)])
     table = table.sort("images", "subject", number, "condition", nulls_last=True)
     category = pl.when(pl.col("subject") == PEOPLE).then(pl.lit(PEOPLE)).otherwise(pl.lit("models"))
@@ -360,9 +370,7 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
         measure=pl.lit("accuracy"),
     )
     charts = {
-        str(images): curves(part.drop("images"), "condition", "condition", str(images))
-        if part.select(number.is_not_null().all()).item()
-        else dots(part.select(pl.all().exclude("images"), setting="condition"), "condition", str(images))
+        str(images): curves(part, "condition", "condition", str(images), ordered=part.select(is_numbered).item())
         for (images,), part in lines.group_by("images", maintain_order=True)
     }
     title = "Accuracy by condition"

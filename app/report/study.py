@@ -188,7 +188,7 @@ def contact_sheet(results: ReportData | None) -> Section:
         title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
         for title, labels in labelled_rows(pictures, pixels.shape[-1])
     }
-    grid_name = "the published grid" if results is None else "this study"
+    grid_name, title = ("this study", "What the models saw") if results else ("the published grid", "What models see")
     text = [
         f"The conditions of {grid_name}, on {name}. Noise is drawn with seed 0. A picture that would be nearly black "
         "is brightened, and its caption says by how much."
@@ -199,7 +199,7 @@ def contact_sheet(results: ReportData | None) -> Section:
         text.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
     if results and results.conditions["attack"].any():
         text.append("Not shown, since each model has images of its own: attacks.")
-    return Section("conditions", "What the models saw", text, tiles=rows)
+    return Section("conditions", title, text, tiles=rows)
 
 
 def _photograph(results: ReportData | None) -> tuple[NDArray[np.uint8], str]:

@@ -120,7 +120,8 @@ def test_a_quality_is_a_line_over_its_own_name_for_each_setting_of_the_rest() ->
         condition("jpeg", quality=quality, sampling=sampling) for sampling in ("420", "444") for quality in (5, 95)
     ]
     panels = probe_panels(rows_of(*jpegs, condition("jpeg", quality=50, sampling="422")))
-    assert [*panels] == ["jpeg, sampling=420", "jpeg, sampling=444", "jpeg"], "a series of one setting has no line"
+    titles = ["jpeg, sampling=420", "jpeg, sampling=444", "jpeg, quality=50, sampling=422"]
+    assert [*panels] == titles, "a series of one setting has no line"
     assert across(panels["jpeg, sampling=444"].to_dict())["title"] == "quality"
 
 

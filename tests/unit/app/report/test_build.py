@@ -91,7 +91,7 @@ def test_everything_has_its_section(page: ReportPage) -> None:
 def test_a_section_says_once_how_to_read_its_figures(page: ReportPage) -> None:
     specs = {name.rpartition("-")[0] for name in json.loads(page.scripts[0])}
     assert len([name for name in specs if name.startswith("measures-")]) > 3
-    assert page.sections["measures"].count("Bands and lines are 95 % intervals") == 1
+    assert page.sections["measures"].count("Bands, and lines through dots, are 95 % intervals") == 1
     captions = [section.count('<p class="caption">') for section in page.html.split("<section ")[1:]]
     assert set(captions) == {0, 1}
     assert '<p class="caption"></p>' not in page.html

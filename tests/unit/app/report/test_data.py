@@ -96,3 +96,4 @@ def test_images_of_models_that_are_not_drawn_have_their_table(results: ReportDat
         assert not [figure for figure in section.figures if figure.title.endswith(" on own")]
         tables = [table for table in section.tables if table.title.endswith(" on own")]
         assert {*pl.concat(table.frame["checkpoint"] for table in tables)} == {f"net{UNSEEN}"}
+        assert ("only the one that is picked" in section.caption) == (name != "numbers"), "lines of many have no bands"

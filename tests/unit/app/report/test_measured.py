@@ -19,7 +19,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import write_consistencies
 from bandlens.app.report.data import ReportData
-from bandlens.app.report.measured import consistency_section, measured_sections
+from bandlens.app.report.measured import consistency_section, count_columns, measured_sections
 from bandlens.app.report.page import Figure
 
 NOISE = [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.04, 0.16) for f in (1, 3, 5)]
@@ -147,6 +147,11 @@ def test_a_channel_of_no_threshold_has_no_frame_and_its_noise_a_map(results: Rep
     metrics = results.metrics.with_columns(value=pl.lit(None, pl.Float64))
     [figure] = measured_section(replace(results, metrics=metrics), "critical-band").figures
     assert [*figure.panels] == ["net"]
+
+
+@pytest.mark.parametrize(("letters", "columns"), [(24, 3), (38, 2), (60, 1)])
+def test_charts_of_numbers_have_room_for_whole_names(letters: int, columns: int) -> None:
+    assert count_columns(pl.DataFrame({"checkpoint": ["net", "n" * letters]})) == columns
 
 
 def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
