@@ -17,16 +17,20 @@ An image adds psi_ij / n to the error of a_j - f_j:
 
 Answers are above their floor, over all J conditions together, where p <= 0.005 for a = mean a_j and E = mean E_j:
 
-    p = I_E(e a, e - e a + 1),     e = E (1 - E) / V
+    p = I_q(e s, e - e s + 1),     s = (a - least) / reach,     q = (E - least) / reach,     e = q (1 - q) reach^2 / V
 
-I is the incomplete beta function, so that p is exact for e independent answers. V is the variance of a over all
-permutations of x (Hoeffding 1951), and in C clusters at least C / (C - 1) sum_u (sum_i mean_j psi_ij / n)^2. With N_ii'
-the number of conditions under which y_i' is x_i, and means over i, i' or both,
+    least = mean_j sum_k max(0, r_k + c_jk - n) / n,     least + reach = mean_j sum_k min(r_k, c_jk) / n
+
+I is the incomplete beta function, so that p is exact for e independent answers. Permutations of x have an a from least
+to least + reach, ends that lie close together where most labels and most answers are of one class. V is the variance
+of a over all permutations (Hoeffding 1951). In C clusters it is C / (C - 1) sum_u (sum_i mean_j psi_ij / n)^2 where
+that is larger, up to sum_u n_u^2 / n times as much, as where each cluster is answered as a whole. With N_ii' the number
+of conditions under which y_i' is x_i, and means over i, i' or both,
 
     V = (sum N^2 - n sum (mean_i' N)^2 - n sum (mean_i N)^2 + n^2 (mean N)^2) / ((n - 1) n^2 J^2)
 
 Where all labels are of one class, or images have several right classes, f and E are the accuracy of a blind guess, psi
-lacks its bracket, and e is n_e of `wilson`.
+lacks its bracket, least is 0 and reach 1, and e is n_e of `wilson`. A single cluster counts as one an image.
 """
 
 from __future__ import annotations
@@ -64,15 +68,20 @@ class MatchedAnswers:
         return np.bincount(self.ids).astype(np.float64)
 
     @cached_property
+    def _counts(self) -> tuple[Ints, Ints]:
+        """(classes,) r_k and (J, classes) c_jk."""
+        rows = np.vstack([self.reference[None], self.classes])
+        counts = np.stack([np.bincount(row, minlength=int(rows.max()) + 1) for row in rows])
+        return counts[0], counts[1:]
+
+    @cached_property
     def _matches(self) -> tuple[Floats, Floats]:
-        """(J, n) each: the share of images whose answer is x_i, c_j,x_i / n, and whose x is the answer, r_y_ij / n."""
-        x, y, n = self.reference, self.classes, len(self.ids)
-        if x is None:
-            chances = np.full(y.shape, self.chance)
+        """(J, n) each: the shares c_j,x_i / n of images whose answer is x_i, and r_y_ij / n, whose x is the answer."""
+        if self.reference is None:
+            chances = np.full(self.classes.shape, self.chance)
             return chances, chances
-        count = int(max(x.max(), y.max())) + 1
-        counts = np.stack([np.bincount(row, minlength=count) for row in y])
-        return counts[:, x] / n, np.bincount(x, minlength=count)[y] / n
+        by_reference, by_answer = self._counts
+        return by_answer[:, self.reference] / len(self.ids), by_reference[self.classes] / len(self.ids)
 
     @cached_property
     def expected(self) -> Floats:
@@ -85,14 +94,14 @@ class MatchedAnswers:
         n, shares = len(self.ids), self.hits.mean(axis=1)
         if self.reference is None:
             return np.asarray(shares - self.chance)
-        matches = self.hits.sum(axis=1)  # within clusters, of which each image is one
-        if len(self.sizes) < n:
+        matches, pairs = self.hits.sum(axis=1), n  # within clusters, of which each image is one
+        if 1 < len(self.sizes) < n:
             keys, counts = np.unique(self.ids * SHIFT + self.reference, return_counts=True)
             answers = self.ids * SHIFT + self.classes
             place = np.searchsorted(keys, answers).clip(max=len(keys) - 1)
             matches = np.where(keys[place] == answers, counts[place], 0).sum(axis=1)
-        pairs = max(1.0, n**2 - np.square(self.sizes).sum())
-        return np.asarray(shares - (n**2 * self.expected - matches) / pairs)
+            pairs = np.square(self.sizes).sum()
+        return np.asarray(shares - (n**2 * self.expected - matches) / max(1, n**2 - pairs))
 
     def deviations(self, weights: Floats) -> Floats:
         """(C,): what each cluster adds to the error of the sum of weights (J,) times what is above the floor."""
@@ -119,5 +128,13 @@ class MatchedAnswers:
         variance /= max(1, n - 1) * conditions**2
         if clusters < n:
             deviations = self.deviations(np.full(conditions, 1 / conditions))
-            variance = max(variance, np.square(deviations).sum() * clusters / max(1, clusters - 1))
-        return p_above(float(self.hits.mean()), mean / conditions, float(variance))
+            between = np.square(deviations).sum() * clusters / max(1, clusters - 1)
+            # What answers keep adds to the deviations, and nothing to the variance of those that keep nothing.
+            variance = min(max(variance, between), variance * np.square(self.sizes).sum() / n)
+        by_reference, by_answer = self._counts
+        least = np.maximum(0, by_reference + by_answer - n).sum() / (conditions * n)
+        reach = np.minimum(by_reference, by_answer).sum() / (conditions * n) - least
+        if reach <= 0:
+            return 1.0
+        share, rate = ((number - least) / reach for number in (self.hits.mean(), mean / conditions))
+        return p_above(float(share), float(rate), float(variance / reach**2))

@@ -40,9 +40,37 @@ def test_mean_and_variance_are_those_of_all_permutations() -> None:
     pooled = np.array([(x[list(order)] == y).mean() for order in permutations(range(6))])
     seen = answers(x, y)
     assert seen.expected.mean() == pytest.approx(pooled.mean())
-    effective, a = pooled.mean() * (1 - pooled.mean()) / pooled.var(), seen.hits.mean()
-    tail = scipy.stats.beta.cdf(pooled.mean(), effective * a, effective * (1 - a) + 1)
-    assert seen.p == pytest.approx(tail if a > pooled.mean() else 1)
+    orders = np.array([[(x[list(order)] == row).mean() for order in permutations(range(6))] for row in y])
+    least = orders.min(axis=1).mean()
+    reach = orders.max(axis=1).mean() - least
+    rate, share = ((number - least) / reach for number in (pooled.mean(), seen.hits.mean()))
+    effective = rate * (1 - rate) / (pooled.var() / reach**2)
+    tail = scipy.stats.beta.cdf(rate, effective * share, effective * (1 - share) + 1)
+    assert seen.p == pytest.approx(tail if share > rate else 1)
+
+
+@pytest.mark.parametrize(("images", "labels", "said", "right"), [(100, 20, 5, 4), (40, 8, 4, 3), (25, 5, 2, 2)])
+def test_two_classes_that_are_rarely_right_and_rarely_said_have_the_exact_p(
+    images: int, labels: int, said: int, right: int
+) -> None:
+    """It is that of Fisher's test: a share of 0.88 of 25 images is one in 30 by chance, where 0.74 is expected."""
+    place = np.arange(images)
+    x, y = place < labels, (place < right) | ((place >= labels) & (place < labels + said - right))
+    p = answers(x.astype(int), y.astype(int)).p
+    assert p == pytest.approx(scipy.stats.hypergeom.sf(right - 1, images, labels, said), rel=0.05)
+
+
+def test_perfect_answers_to_clusters_of_mostly_one_class_are_above_their_floor() -> None:
+    """Two of 20 clusters are of another class, and named: chance does it once in 190 times; four of 20 in 4,845."""
+    clusters = np.arange(80) // 4
+    two, four = ((clusters < count).astype(int) for count in (2, 4))
+    assert answers(two, two, clusters).p == pytest.approx(1 / 190, rel=0.3)
+    assert answers(four, four, clusters).p < AT_FLOOR
+
+
+def test_images_of_a_single_cluster_have_a_floor() -> None:
+    x = np.arange(20) % 2
+    assert answers(x, x[::-1], np.zeros(20)).above == answers(x, x[::-1]).above
 
 
 def test_the_floor_counts_pairs_of_images_of_different_clusters() -> None:
