@@ -24,6 +24,7 @@ from .database.open import open_store
 from .database.study_versions import last_run, read_conditions, study_label, with_facts
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
+from .measures.outcomes import with_floors
 from .measures.psychometric import THRESHOLDS
 from .measures.registry import MEASURES, title_of
 from .statistics.coefficients import Method
@@ -114,6 +115,7 @@ class Results:
                 "bandlens.analysis.charts.curves.curves"
             )
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
+        rows = with_floors(self._store, rows["version"][0], rows)
         rows = rows.with_columns(own_cycles=pl.lit(self._frequencies(rows)["own_cycles"], pl.Float64))
         title = str(rows["x_title"][0] or x) if x == "cycles" else x
         return charts.curves(rows, x, title, probe, octaves=x == "cycles" and not rows["cuts"].any())

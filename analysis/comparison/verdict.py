@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -99,15 +98,15 @@ def verdict(store: Store, label: str) -> Verdict:
     sentences, order = [], {name: place for place, name in enumerate(STATE_WORDS)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     for (image_set,), estimates in rows.group_by("image_set", maintain_order=True):
-        count, values = (
-            estimates["checkpoint"].n_unique(),
+        values, count = (
             estimates.filter(pl.col("state").is_in([State.OK, *CENSORED])),
+            estimates["checkpoint"].n_unique(),
         )
         if count > NAMED_MODELS:
             in_words = [*_ends_of_models(values)]
         else:  # the title of a report is about all of its models
-            ends = _ends_of_models(values.filter(pl.len().over("metric") > 1)) if count > 2 else iter(())
-            in_words = [*islice(ends, 1), *_each_model(estimates)]
+            ends = _ends_of_models(values.filter(pl.len().over("metric") > 1)) if count > 2 else ()
+            in_words = [*list(ends)[:1], *_each_model(estimates)]
         sentences += [f"{sentence}, on {image_set}." for sentence in in_words]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
@@ -144,9 +143,9 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, 
     rows_a, rows_b = (
         run.select(_read_metrics(run.store, run.label)).with_columns(
             # Checkpoints of one study are told apart by their names, runs of one checkpoint by theirs.
-            checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(run.name))
+            checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(name))
         )
-        for run in (a, b)
+        for run, name in ((a, a.name_beside(b)), (b, b.name_beside(a)))
     )
     undetermined += _undetermined(pl.concat([rows_a, rows_b]))
     return Verdict([f"{finding}."] if finding else [], undetermined)
@@ -190,10 +189,14 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
 def _ends_of_models(rows: pl.DataFrame) -> Iterator[str]:
     """For each measure, the model at either end of the values, which may lie beyond what was tested."""
     for _, models in rows.sort("value", "checkpoint").group_by("metric", maintain_order=True):
-        first, last = (
-            f"{row['checkpoint']} {estimate_in_words(row)}" for row in models.gather([0, -1]).rows(named=True)
+        ends, count = models.gather([0, -1]), f"{len(models):,} models"
+        (first, in_words), (last, last_in_words) = (
+            (row["checkpoint"], estimate_in_words(row)) for row in ends.rows(named=True)
         )
-        yield f"Of {len(models):,} models, {first} at one end and {last} at the other" if len(models) > 1 else first
+        if in_words == last_in_words:
+            yield f"{first if len(models) == 1 else f'Each of {count}'} {in_words}"
+        else:
+            yield f"Of {count}, {first} {in_words} at one end and {last} {last_in_words} at the other"
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
@@ -245,11 +248,8 @@ def differences_in_words(
     labelled = b.store.frame("SELECT bool_or(labelled) FROM study_detail_of(?)", [b.label]).item()
     noun, facts = "accuracy" if labelled else "agreement", read_conditions(b.store, b.label)
     several = [column for column in ("checkpoint", "image_set") if cells[column].n_unique() > 1]
-    is_clean, place, place_of_condition = (
-        pl.col("probe") == "clean",
-        _place(several),
-        _place(several, of_condition=True),
-    )
+    place, place_of_condition = _place(several), _place(several, of_condition=True)
+    is_clean = pl.col("probe") == "clean"
     conditions = with_facts(conditions, facts).with_columns(where=place_of_condition)
     tested_cells = with_facts(cells.filter(pl.col("p").is_not_null()), facts).with_columns(
         metric=pl.when(is_clean).then(pl.lit("clean")).otherwise(pl.lit(noun)),
@@ -315,15 +315,16 @@ def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
 def _place(several: Sequence[str], *, of_condition: bool = False) -> pl.Expr:
     """The condition of a row in words, if asked for, and its checkpoint and image set where there are several."""
     words = [pl.format(" on {}", "image_set")] if "image_set" in several else []
-    words = [pl.format(" of {}", "checkpoint"), *words] if "checkpoint" in several else words
+    words = [pl.format(" for {}", "checkpoint"), *words] if "checkpoint" in several else words
     if of_condition:
-        probe, setting = pl.col("probe").replace("clean", "no perturbation"), pl.col("setting").replace("", None)
+        probe = pl.col("probe").replace("clean", "no perturbation")
+        setting = pl.col("setting").str.strip_prefix(pl.format("{}=", "probe")).replace("", None)
         words.insert(0, pl.format(" under {}", pl.concat_str(probe, setting, separator=" ", ignore_nulls=True)))
     return pl.concat_str([pl.lit(""), *words], ignore_nulls=True)
 
 
 def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
-    """The rows that differ after Bonferroni's correction over all of them, which widens their intervals.
+    """The rows that differ after Bonferroni's correction over all of them, which widens their intervals; largest first.
 
     The least and the most accurate slice are left out, whose slices are there themselves.
     """
@@ -331,7 +332,8 @@ def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
     rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~is_choice)
     widening = scipy.special.ndtri(1 - ALPHA / (2 * max(1, len(rows)))) / Z
     nearest = pl.when(DIFFERENCE > 0).then(LOW).otherwise(HIGH)
-    return rows.filter(widening * (DIFFERENCE - nearest).abs() < DIFFERENCE.abs())
+    rows = rows.filter(widening * (DIFFERENCE - nearest).abs() < DIFFERENCE.abs())
+    return rows.sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
 
 
 def difference_in_words(row: Mapping[str, Any]) -> str:
@@ -365,23 +367,22 @@ def _changes_in_words(metric: str, change: tuple[str, str], cases: pl.DataFrame)
     (verb, complement), noun = change, "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
     rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
     for (loses,), side in rows.group_by(DIFFERENCE < 0, maintain_order=True):
-        words, largest = f"{verb} {'less' if loses else 'more'} {complement}", side.row(0, named=True)
+        words = f"{verb} {'less' if loses else 'more'} {complement}"
         if len(cases) == 1:
-            yield f"{words}{largest['where']}: {difference_in_words(largest)}"
+            yield f"{words}{side['where'].item()}: {difference_in_words(side.row(0, named=True))}"
         else:
             yield f"{words} in {len(side):,} of {len(cases):,} {noun}, at most by {_largest_in_words(side)}"
 
 
 def _largest_in_words(rows: pl.DataFrame) -> str:
-    """The largest difference in the rows and where it is, such as `-0.290 [-0.341, -0.236] under contrast 0.1`."""
-    row = rows.sort(DIFFERENCE.abs(), descending=True, maintain_order=True).row(0, named=True)
+    """The first difference of the rows and where it is, such as `-0.290 [-0.341, -0.236] under contrast 0.1`."""
+    row = rows.row(0, named=True)
     return f"{difference_in_words(row)}{row['where']}"
 
 
 def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:
     """The slice of the images on which B loses most, and where; none where it loses on none beyond chance."""
     rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0)
-    rows = rows.sort(DIFFERENCE, maintain_order=True)
     for name in rows["metric"].head(1):
         yield f"loses most on {name.removeprefix(f'{SLICE}_')}: {_largest_in_words(rows)}"
 

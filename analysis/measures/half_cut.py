@@ -7,9 +7,10 @@ With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - 
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k. chance
-is the mean number of right classes of an image / classes, and where agreement is measured the floor of the clean
-answers (`statistics.floor`): answers at a floor of their own never reach half. Where no tested cut leaves less than
-half, or none leaves more, the value is the end of the tested cuts, `censored_below` or `censored_above`.
+is the mean number of right classes of an image / classes. Below 1,000 classes it is the floor of each accuracy, and
+where agreement is measured that of the clean answers (`statistics.floor`): answers at a floor of their own never reach
+half. Where no tested cut leaves less than half, or none leaves more, the value is the end of the tested cuts,
+`censored_below` or `censored_above`.
 
 Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
 """
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images, under
-from .outcomes import Outcomes, read_hits
+from .outcomes import CellOutcomes, Outcomes, read_hits
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
 """Measure -> the filter that it is a cut of."""
@@ -51,8 +53,8 @@ def _lacks(probe: str, available: Available) -> str | None:
 def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:
     """Cut (m,) that leaves half of what is right of clean images, from right answers (1 + cuts, m): clean ones first.
 
-    The rows are in the order in which a filter leaves more and more; `guessed` is how many blind guesses give, (m,) or
-    one number. NaN where no more than those are right when clean.
+    The rows are in the order in which a filter leaves more and more; `guessed` is how many blind guesses give, of
+    that shape or one number. NaN where no more than those are right when clean.
     """
     above = counts - guessed
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -69,26 +71,46 @@ def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> F
     return np.where(np.isnan(ratios[0]), np.nan, cut)
 
 
-def _read_curve(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
-    """(1 + cuts, n) right or wrong, clean first, then as a filter leaves more and more; and the cuts. None without."""
-    cells = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
-    hits = read_hits([outcomes.clean, *(cells[cutoff] for cutoff in sorted(cells))])
-    cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(cells)]
-    return None if hits is None else (hits, cuts)
+class Curve(NamedTuple):
+    """What is right when clean, then as a filter leaves more and more."""
+
+    cells: list[CellOutcomes]
+    hits: Mask
+    """(1 + cuts, n)."""
+    floors: Floats
+    """(1 + cuts, 1): chance in each."""
+    cuts: list[int]
+
+    @property
+    def ratios(self) -> Floats:
+        """(cuts,): what is left above chance."""
+        above = self.hits.mean(axis=1, keepdims=True) - self.floors
+        return np.asarray(above[1:, 0] / above[0])
+
+
+def _read_curve(probe: str, outcomes: Outcomes) -> Curve | None:
+    """The curve of a filter; None without a clean prediction."""
+    by_cutoff = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
+    if outcomes.clean is None:
+        return None
+    cells = [outcomes.clean, *(by_cutoff[cutoff] for cutoff in sorted(by_cutoff))]
+    hits, floors = read_hits(cells), np.full((len(cells), 1), outcomes.floor)
+    cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(by_cutoff)]
+    if outcomes.subject.labelled and outcomes.available.has_floor and (answers := outcomes.answers(cells)):
+        floors = (answers.hits.mean(axis=1) - answers.above)[:, None]
+    return None if hits is None else Curve(cells, hits, floors, cuts)
 
 
 def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     """The cut with its interval over images."""
-    probe, chance = PROBES[name], outcomes.floor
+    probe, images = PROBES[name], outcomes.images
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
-    (hits, cuts), images = curve, outcomes.images
-    if why := outcomes.guessed or _why_at_floor(probe, outcomes):
+    if why := outcomes.guessed or _why_at_floor(probe, curve, outcomes):
         return {name: nothing(State.AT_CHANCE, why)}
-    state, note = _state(hits, cuts, chance)
-    counts, sizes = count_right(hits, images.cluster_ids, RESAMPLES, 0)
-    value, *resampled = half_cuts(counts, cuts, chance * sizes).tolist()
+    state, note = _state(curve)
+    value, *resampled = _resampled(curve, outcomes).tolist()
     if images.independent >= FEWEST_CLUSTERS:
         values = np.array(resampled)
         return {name: Estimate(value, *interval(values[~np.isnan(values)]), state, note)}
@@ -97,20 +119,21 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     return {name: Estimate(value, state=state, note=note)}
 
 
-def _why_at_floor(probe: str, outcomes: Outcomes) -> str | None:
+def _resampled(curve: Curve, outcomes: Outcomes) -> Floats:
+    """The cut, and that of each resample of the images."""
+    counts, sizes = count_right(curve.hits, outcomes.images.cluster_ids, RESAMPLES, 0)
+    return half_cuts(counts, curve.cuts, curve.floors * sizes)
+
+
+def _why_at_floor(probe: str, curve: Curve, outcomes: Outcomes) -> str | None:
     """Why what a filter leaves is no recognition: where half or more is left, it is at its floor."""
-    clean = outcomes.clean.hits if outcomes.clean else None
-    half = 0 if clean is None else (clean.mean() + outcomes.floor) / 2
-    cells = [
-        cell for cell in outcomes.cells_under(probe).values() if cell.hits is not None and cell.hits.mean() >= half
-    ]
+    cells = [cell for cell, ratio in zip(curve.cells[1:], curve.ratios, strict=True) if ratio >= 0.5]
     return outcomes.why_at_floor(cells, f"under each {probe} that leaves half") if cells else None
 
 
-def _state(hits: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
+def _state(curve: Curve) -> tuple[State, str | None]:
     """The state of a cut, and a note where it lies at an end of the tested cuts."""
-    shares = hits.mean(axis=1) - chance
-    ratios = shares[1:] / shares[0]
+    ratios, cuts = curve.ratios, curve.cuts
     if (ratios >= 0.5).all():
         side, note = cuts[0] <= cuts[-1], f"half or more is left even at {_in_words(cuts[0])}"
     elif ratios[-1] < 0.5:
@@ -126,15 +149,11 @@ def _in_words(cut: int) -> str:
 
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """The paired interval of the difference of two cuts, where both have a value."""
-    curves = [curve for outcomes in (a, b) if (curve := _read_curve(PROBES[name], outcomes))]
-    if a.images.independent < FEWEST_CLUSTERS or len(curves) < 2:
+    curves = [_read_curve(PROBES[name], outcomes) for outcomes in (a, b)]
+    values = [_resampled(curve, outcomes)[1:] for curve, outcomes in zip(curves, (a, b), strict=True) if curve]
+    if a.images.independent < FEWEST_CLUSTERS or len(values) < 2:
         return {}
-    values_a, values_b = (
-        half_cuts(counts, cuts, outcomes.floor * sizes)[1:]
-        for outcomes, (hits, cuts) in zip((a, b), curves, strict=True)
-        for counts, sizes in [count_right(hits, a.images.cluster_ids, RESAMPLES, 0)]
-    )
-    differences = values_b - values_a
+    differences = values[1] - values[0]
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}
 
 

@@ -67,10 +67,9 @@ class MatchedAnswers:
         """(C,): images of each cluster."""
         return np.bincount(self.ids).astype(np.float64)
 
-    @cached_property
-    def _counts(self) -> tuple[Ints, Ints]:
+    def _counts(self, reference: Ints) -> tuple[Ints, Ints]:
         """(classes,) r_k and (J, classes) c_jk."""
-        rows = np.vstack([self.reference[None], self.classes])
+        rows = np.vstack([reference[None], self.classes])
         counts = np.stack([np.bincount(row, minlength=int(rows.max()) + 1) for row in rows])
         return counts[0], counts[1:]
 
@@ -80,7 +79,7 @@ class MatchedAnswers:
         if self.reference is None:
             chances = np.full(self.classes.shape, self.chance)
             return chances, chances
-        by_reference, by_answer = self._counts
+        by_reference, by_answer = self._counts(self.reference)
         return by_answer[:, self.reference] / len(self.ids), by_reference[self.classes] / len(self.ids)
 
     @cached_property
@@ -131,7 +130,7 @@ class MatchedAnswers:
             between = np.square(deviations).sum() * clusters / max(1, clusters - 1)
             # What answers keep adds to the deviations, and nothing to the variance of those that keep nothing.
             variance = min(max(variance, between), variance * np.square(self.sizes).sum() / n)
-        by_reference, by_answer = self._counts
+        by_reference, by_answer = self._counts(self.reference)
         least = np.maximum(0, by_reference + by_answer - n).sum() / (conditions * n)
         reach = np.minimum(by_reference, by_answer).sum() / (conditions * n) - least
         if reach <= 0:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study, store_values
 from polars.testing import assert_frame_equal
 
 import bandlens
@@ -209,6 +209,16 @@ def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, fouri
             assert (ENLARGED in spec) == shaded, plot
             with open_store(path) as store:
                 store.execute("UPDATE image_set SET own_cycles = 30")
+
+
+def test_curves_of_agreement_have_the_floor_of_the_clean_answers(tmp_path: Path) -> None:
+    """Three in four answers are of one class: 20 images agree on (15 x 14 + 5 x 4) / (20 x 19) of pairs."""
+    images, answers = image_set(20), np.arange(20) % 4 == 0
+    settings = condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5)
+    path = database_of(tmp_path, images, [part(cell(images, setting), answers) for setting in settings])
+    with bandlens.open(path) as results:
+        chances = [row["chance"] for row in rows_of_chart(results.plot_curves()) if "chance" in row]
+    assert chances == pytest.approx([230 / 380])
 
 
 def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path, fourier_study: Path) -> None:

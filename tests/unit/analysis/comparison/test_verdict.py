@@ -84,6 +84,11 @@ def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
     assert "at one end and net5 keeps half" in sentence
 
 
+def test_many_models_of_which_the_same_is_true_are_told_at_once(tmp_path: Path) -> None:
+    (sentence, _) = sentences(study(tmp_path, {f"net{k}": 2 for k in range(NAMED_MODELS + 1)}))
+    assert sentence.startswith("Each of 6 models keeps half of its accuracy above chance even on frequencies below 11")
+
+
 def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_what_was_tested(tmp_path: Path) -> None:
     first, *each, _ = sentences(study(tmp_path, {"coarse": 15, "middle": 30, "fine": 200}, cutoffs=(0.1, 0.2, 0.5)))
     assert first.startswith("Of 3 models, coarse keeps half of its accuracy above chance on frequencies below 1")
@@ -156,9 +161,13 @@ def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Pa
 
 
 def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 40), ("new.duckdb", 20))]
+    paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 150), ("new.duckdb", 2))]
     with open_store(paths[0], read_only=True) as store_a, open_store(paths[1], read_only=True) as store_b:
-        (finding,) = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict.findings
+        verdict = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict
+    (finding,) = verdict.findings
+    assert [line.split(":")[0] for line in verdict.undetermined] == [
+        f"Not determined for net in s@1 of {name}.duckdb" for name in ("old", "new")
+    ]
     assert finding.startswith(
         "Compared with s@1 of old.duckdb, net in s@1 of new.duckdb is more accurate in 5 of 5 per"
     )
