@@ -223,7 +223,7 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     else:
         estimates = dict.fromkeys(NUMBERS.values(), nothing(State.UNDETERMINED, "nothing is right without noise"))
     estimates |= dict(_band_numbers(integer_thresholds(accuracy), size, "_raw"))
-    why = at_chance(accuracy[0, 0] / 100, outcomes.subject.floor)
+    why = at_chance(accuracy[0, 0] / 100, outcomes.floor)
     if why is None:
         return estimates
     return {
@@ -233,10 +233,10 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 
 
 def at_chance(reference: float, floor: float) -> str | None:
-    """Why half of the accuracy without noise is no more than that of a blind guess, `floor`; None where it is more."""
+    """Why half of what is right without noise is no more than what answers at random reach; None where it is more."""
     if not floor or reference > 2 * floor:
         return None
-    return f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
+    return f"{reference:.3g} without noise is no more than twice what answers at random reach, {floor:.3g}"
 
 
 def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator[tuple[str, Estimate]]:

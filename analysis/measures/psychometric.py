@@ -6,10 +6,10 @@ in log noise strength fitted to the single outcomes by maximum likelihood:
     P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
-S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, the accuracy of a blind guess, and 0 where
-agreement is measured, are not. Outside the tested noise a threshold is `censored_above` or `censored_below`, and its
-value that end of the range (0.02 .. 0.16 as published). The S_f follow the same bell as the published integers (which
-are S_f rounded up):
+S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, the accuracy of a blind guess, and without
+labels the floor of the clean answers (`statistics.floor`), are not. Outside the tested noise a threshold is
+`censored_above` or `censored_below`, and its value that end of the range (0.02 .. 0.16 as published). The S_f follow
+the same bell as the published integers (which are S_f rounded up):
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
     center_frequency = 1.75 * 2^mu size / 224 cycles per image,
@@ -315,7 +315,7 @@ def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
         hits,
         outcomes.images.clusters,
         settings=list(cells),
-        floor=outcomes.subject.floor,
+        floor=outcomes.floor,
         size=outcomes.subject.size,
     )
     return {f"psychometric_{name}": estimate for name, estimate in estimates.items()}
@@ -332,7 +332,7 @@ def psychometric_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
         hits_b,
         a.images.clusters,
         settings=list(cells_a),
-        floors=(a.subject.floor, b.subject.floor),
+        floors=(a.floor, b.floor),
         size=a.subject.size,
     )
     return {f"psychometric_{name}": ends for name, ends in intervals.items()}

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import psignifit
 import pytest
-from made_up_outcomes import CLEAN, right_outcomes
+from made_up_outcomes import CLEAN, images_of, outcomes_of, right_outcomes
 from made_up_results import condition
 from scipy.optimize import minimize
 from scipy.stats import binom, norm
@@ -25,6 +27,7 @@ from bandlens.analysis.measures.psychometric import (
     estimate_band,
     paired_band_intervals,
     psychometric_differences,
+    psychometric_estimates,
 )
 
 NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
@@ -179,7 +182,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     [
         (19, 0.0, "undetermined", "19 of 500 images are right without noise: too few to see a threshold"),
         (0, 0.0, "undetermined", "0 of 500 images are right without noise: too few to see a threshold"),
-        (100, 0.1, "at_chance", "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"),
+        (100, 0.1, "at_chance", "0.2 without noise is no more than twice what answers at random reach, 0.1"),
     ],
 )
 def test_no_thresholds_where_little_is_right_without_noise(hits: int, floor: float, state: str, note: str) -> None:
@@ -188,6 +191,22 @@ def test_no_thresholds_where_little_is_right_without_noise(hits: int, floor: flo
         row = estimate.row()
         assert [row[name] for name in ("value", "low", "high", "state", "note")] == [None, None, None, state, note]
     assert estimate_band(np.tile(np.arange(500) < 100, (29, 1)), floor=0.099)["bandwidth"].state != "at_chance"
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.9, "at_chance"), (0.5, "ok")])
+def test_the_floor_of_agreement_is_the_guessing_rate(share: float, state: str) -> None:
+    """Nine in ten answers of one class agree on .82 by themselves; noise takes what the images had a part in."""
+    rng = np.random.default_rng(0)
+    clean = np.where(np.arange(400) < 400 * share, 0, rng.integers(1, 10, 400))
+    noisy = {
+        condition("critical_band", noise_sd=sd, frequency=2): np.where(
+            rng.random(400) < kept, clean, rng.permutation(clean)
+        )
+        for sd, kept in ((0.02, 0.9), (0.16, 0.0))
+    }
+    images = replace(images_of(400), labelled=False)
+    estimate = psychometric_estimates(outcomes_of({CLEAN: clean, **noisy}, images))["psychometric_threshold_2"]
+    assert estimate.state == state
 
 
 @pytest.mark.parametrize(("noisy", "side"), [(True, "above"), (False, "below")])
