@@ -43,19 +43,8 @@ SIDE, QUALITY = 132, 70
 CAT = "chelsea.png"
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
-    *(
-        "loss",
-        "loss_low",
-        "loss_high",
-        "margin",
-        "p_pass",
-        "p_fail",
-        "verdict",
-        "needed",
-        "flips",
-        "relative_flips",
-        "decided",
-    ),
+    *("loss", "loss_low", "loss_high", "margin", "p_pass", "p_fail", "verdict"),
+    *("needed", "flips", "relative_flips", "decided"),
 )
 HALF_PAGE_MODELS = 5
 """Models that leave room for their numbers on half of a page."""
