@@ -208,15 +208,16 @@
       data: { values: data }, height: 270,
       encoding: {
         x: { field: x, type, title, sort: null, axis: { labelAngle: 0, labelOverlap: true }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
+        ...(type === "nominal" && few ? { xOffset: { field: "model" } } : {}),
         color: byModel ? color : { field: "series", type: "ordinal", sort: null, title: null, scale: { scheme: { name: "viridis", extent: [0, 0.85] } }, legend: { orient: "top", columns: 4 } },
       },
       layer: [
         ...(x === "cycles" && own() && own() < last ? [{ data: { values: [{ cycles: own(), last }] }, mark: { type: "rect", color: "var(--faint)", opacity: 0.25 },
           encoding: { x: { field: "cycles", type }, x2: { field: "last" }, color: null, description: { value: "enlarged images have nothing of their own here" } } }] : []),
         { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "var(--faint)" },
-          encoding: { x: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
+          encoding: { x: null, xOffset: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         { data: { values: cleans }, mark: { type: "rule", strokeDash: [5, 4], ...(byModel ? {} : { color: "var(--ink)" }) },
-          encoding: { x: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: "clean accuracy" } } },
+          encoding: { x: null, xOffset: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: "clean accuracy" } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
         { mark: { type: "rule", strokeWidth: 1.5, opacity: few ? 0.8 : 0.35 }, encoding: { y: { field: "low", type: "quantitative", title: measure() }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
