@@ -245,23 +245,23 @@ def differences_in_words(
     `metrics` and `conditions` as `compare_measures` does.
     """
     name_a, name_b = a.name_beside(b), b.name_beside(a)
-    labelled = b.store.frame("SELECT bool_or(labelled) FROM study_detail_of(?)", [b.label]).item()
-    noun, facts = "accuracy" if labelled else "agreement", read_conditions(b.store, b.label)
+    facts = read_conditions(b.store, b.label)
+    unlabelled = "SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) WHERE NOT labelled"
+    agrees = pl.col("image_set").is_in(b.renamed(b.store.frame(unlabelled, [b.label]))["image_set"].unique().to_list())
     several = [column for column in ("checkpoint", "image_set") if cells[column].n_unique() > 1]
     place, place_of_condition = _place(several), _place(several, of_condition=True)
     is_clean = pl.col("probe") == "clean"
     conditions = with_facts(conditions, facts).with_columns(where=place_of_condition)
     tested_cells = with_facts(cells.filter(pl.col("p").is_not_null()), facts).with_columns(
-        metric=pl.when(is_clean).then(pl.lit("clean")).otherwise(pl.lit(noun)),
+        noun=pl.when(agrees).then(pl.lit("agreement")).otherwise(pl.lit("accuracy")),
         where=pl.when(is_clean).then(place).otherwise(place_of_condition),
         differs=DIFFERS,
     )
-    unlabelled = "SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) WHERE NOT labelled"
-    agrees = pl.col("image_set").is_in(b.renamed(b.store.frame(unlabelled, [b.label]))["image_set"].unique().to_list())
+    tested_cells = tested_cells.with_columns(metric=pl.when(is_clean).then(pl.lit("clean")).otherwise("noun"))
     metrics = without_replaced(metrics).with_columns(where=place)
     biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
-    rest = metrics.filter(~pl.col("metric").is_in([*CHANGES]))
-    others, cases = _beyond_chance(rest, conditions), pl.concat([tested_cells, biases], how="diagonal")
+    others = _beyond_chance(metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions)
+    cases = pl.concat([tested_cells, biases], how="diagonal")
     changes = [
         words
         for name in CHANGES
@@ -275,7 +275,7 @@ def differences_in_words(
         return f"Compared with {name_a}, {subject} {'; it '.join(changes)}"
     if tested_cells.is_empty():
         return None
-    detectable = _detectable_in_words(tested_cells)
+    detectable, noun = _detectable_in_words(tested_cells), " or ".join(tested_cells["noun"].unique().sort())
     by_cell = ", by cell," if " to " in detectable else ""
     could_not = f"one smaller than {detectable}{by_cell} could not have been" if detectable else "none could have been"
     unmoved = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))

@@ -72,7 +72,7 @@ def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> F
 
 
 class Curve(NamedTuple):
-    """What is right when clean, then as a filter leaves more and more."""
+    """The answers that are right when clean, then as a filter leaves more and more."""
 
     cells: list[CellOutcomes]
     hits: Mask
@@ -83,7 +83,7 @@ class Curve(NamedTuple):
 
     @property
     def ratios(self) -> Floats:
-        """(cuts,): what is left above chance."""
+        """(cuts,): the share of the accuracy above chance that each filter leaves."""
         above = self.hits.mean(axis=1, keepdims=True) - self.floors
         return np.asarray(above[1:, 0] / above[0])
 

@@ -128,7 +128,7 @@ class MatchedAnswers:
         if clusters < n:
             deviations = self.deviations(np.full(conditions, 1 / conditions))
             between = np.square(deviations).sum() * clusters / max(1, clusters - 1)
-            # What answers keep adds to the deviations, and nothing to the variance of those that keep nothing.
+            # Deviations are larger where answers are kept, which is no variance of answers that keep nothing.
             variance = min(max(variance, between), variance * np.square(self.sizes).sum() / n)
         by_reference, by_answer = self._counts(self.reference)
         least = np.maximum(0, by_reference + by_answer - n).sum() / (conditions * n)

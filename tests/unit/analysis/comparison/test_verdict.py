@@ -220,7 +220,8 @@ def conditions(*rows: Sequence[object]) -> pl.DataFrame:
     frame = pl.DataFrame(list(rows), types, orient="row")
     keys = cells(*(("set", probe, 0.0, 1.0) for _, probe, *_ in rows)).select("parameters", "cycles")
     states = [pl.lit("ok").alias(name) for name in ("state_a", "state_b")]
-    return pl.concat([frame, keys], how="horizontal").with_columns(pl.lit("v1, v2").alias("checkpoint"), *states)
+    names = [pl.lit("v1, v2").alias("checkpoint"), pl.lit("set").alias("image_set")]
+    return pl.concat([frame, keys], how="horizontal").with_columns(*names, *states)
 
 
 LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok")
@@ -263,6 +264,18 @@ def test_without_labels_a_model_keeps_answers_and_relies_on_nothing(runs: tuple[
     )
     at_floor = (*kept[:7], "at_chance")
     assert differences_in_words(*runs, cells(), metrics(at_floor, published), conditions()) is None
+
+
+def test_agreement_is_none_of_accuracy_beside_labelled_images(runs: tuple[Run, Run]) -> None:
+    table = cells(("set", "lowpass", -0.3, 0.001), ("photos", "lowpass", 0.2, 0.001))
+    assert differences_in_words(*runs, table, metrics(), conditions()) == (
+        "Compared with v1, v2 is less accurate under lowpass below 33 cycles/image on set: -0.300 [-0.310, -0.290]; "
+        "it agrees more with its clean predictions under lowpass below 33 cycles/image on photos: "
+        "+0.200 [+0.190, +0.210]"
+    )
+    same = cells(("set", "lowpass", -0.3, 0.2), ("photos", "lowpass", 0.2, 0.2))
+    sentence = differences_in_words(*runs, same, metrics(), conditions())
+    assert sentence.startswith("No difference in accuracy or agreement was found between v1 and v2 in 2 cells")
 
 
 @pytest.mark.parametrize(
