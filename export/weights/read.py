@@ -26,6 +26,18 @@ Dropped = dict[str, list[str]]
 
 TOP = "top level"
 """The name of a file's own keys, where the tensors lie in no container."""
+_EXPORT = "export the network to ONNX with its own library"
+_SAVE = "not weights; give a file that torch.save or safetensors wrote"
+OTHER_KINDS = {
+    f"an HDF5 file, as Keras writes; {_EXPORT}": (0, b"\x89HDF"),
+    f"a TensorFlow Lite model; {_EXPORT}": (4, b"TFL3"),
+    f"a NumPy array; {_EXPORT}": (0, b"\x93NUMPY"),
+    "a tar archive, which torch has not written since 2017; save it with torch": (257, b"ustar"),
+    f"a JPEG picture, {_SAVE}": (0, b"\xff\xd8\xff"),
+    f"a PNG picture, {_SAVE}": (0, b"\x89PNG"),
+    f"a gzip archive, {_SAVE}": (0, b"\x1f\x8b"),
+}
+"""Files that people take for torch's weights, with what to do, and where they have which bytes."""
 MOST_LEVELS = 3
 """Levels of containers in containers that are searched for tensors."""
 
@@ -58,15 +70,12 @@ def read(path: Path, trust: bool = False) -> Any:
     try:
         with path.open("rb") as file:
             head = file.read(1 << 12)
-            if is_onnx(path):
-                raise CheckpointError(f"{path} is an ONNX file; it needs no architecture, and its name ends in .onnx")
-            if (title := html_title(path)) is not None:
-                raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
+            _refuse_other_kinds(path, head)
             if head[8:9] == b"{":  # the length of the JSON header in eight bytes, then the header
                 return _read_safetensors(path)
             is_archive = head.startswith(b"PK\x03\x04")
             if is_archive:
-                _refuse_programs(path)
+                _refuse_other_archives(path)
             if not trust:
                 return read_archive(path) if is_archive else read_legacy(file, path)
         with warnings.catch_warnings():
@@ -76,13 +85,9 @@ def read(path: Path, trust: bool = False) -> Any:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
-        # The parser of pickles looks instructions up by their bytes, and has no more words than that for other files.
-        is_other = isinstance(error, (EOFError, LookupError))
-        reason = "it is no file of weights, or damaged" if is_other else first_line(error)
-        raise CheckpointError(
-            f"cannot read weights from {path}: {reason}; fetch it again, or give a file that torch.save or safetensors "
-            "wrote"
-        ) from error
+        # The parser of pickles looks an instruction up by its byte, and has no more words than that for a text file.
+        reason = "it is no file of weights, or damaged" if isinstance(error, KeyError) else first_line(error)
+        raise CheckpointError(f"cannot read weights from {path}: {reason}; fetch the file again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -98,13 +103,30 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return notes_beside(path) | notes | load_file(path)
 
 
-def _refuse_programs(path: Path) -> None:
-    """CheckpointError for an archive that is a TorchScript program."""
+def _refuse_other_kinds(path: Path, head: bytes) -> None:
+    """CheckpointError for a web page, and for files of other libraries, by their first bytes."""
+    if is_onnx(path):
+        raise CheckpointError(f"{path} is an ONNX file; it needs no architecture, and its name ends in .onnx")
+    title = html_title(path)
+    if title is not None:
+        raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
+    for kind, (place, sign) in OTHER_KINDS.items():
+        if head[place:].startswith(sign):
+            raise CheckpointError(f"{path} is {kind}")
+    if head and head.isascii() and "".join(head.decode().split()).isprintable():
+        raise CheckpointError(f"{path} is text, {_SAVE}")
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """CheckpointError for a TorchScript program, and for archives of other libraries."""
     with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise CheckpointError(
-                f"{path} is a TorchScript program, not weights; save the module's state_dict() instead"
-            )
+        names = archive.namelist()
+    if names and all(name.endswith(".npy") for name in names):
+        raise CheckpointError(
+            f"{path} holds NumPy arrays, not weights of torch; save the module's state_dict() instead"
+        )
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
 
 
 @dataclass(frozen=True, slots=True)

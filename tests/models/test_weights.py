@@ -348,13 +348,17 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     path.write_text("<!DOCTYPE html><html><head><title>Sign\n in</title></head></html>")
     with pytest.raises(CheckpointError, match=r"is a web page \('Sign in'\)"):
         read(path)
-    for content in (b"epoch: 1\n" * 9, b"\xff\xd8\xff\xe0" + bytes(99), b""):
+    for content, kind in ((b"epoch: 1\n" * 9, "text"), (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG picture")):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="it is no file of weights, or damaged; fetch it again"):
+        with pytest.raises(CheckpointError, match=f"is {kind}, not weights; give a file that torch.save or safetens"):
             read(path)
     torch.save({"a": torch.zeros(1000)}, path)
-    for content in (path.read_bytes()[:-500], b"\x80\x02garbage", bytes(range(256))):
+    for content in (path.read_bytes()[:-500], b"", b"\x80\x02garbage", bytes(range(256))):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="cannot read weights from") as error:
             read(path)
         assert "\n" not in str(error.value)
+    np.savez_compressed(path, a=np.zeros(3))
+    path.with_suffix(".pth.npz").replace(path)
+    with pytest.raises(CheckpointError, match="NumPy arrays"):
+        read(path)
