@@ -69,8 +69,8 @@ from .core.records import Crop as Crop
 from .export.class_names import name_classes as name_classes
 from .export.model_files import categorize_model as categorize_model
 from .export.weights.study_checkpoints import Reading as Reading
-from .probes.benchmarks.check import Subset as Subset
 from .probes.benchmarks.layouts import Labels as Labels
+from .probes.benchmarks.sets import Subset as Subset
 from .probes.images.options import Contents as Contents
 from .probes.images.options import Draw as Draw
 from .probes.images.options import How as How

@@ -47,9 +47,9 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "cite": ("results", "Print BibTeX of a study"),
     },
     "Ask": {
-        "sql": ("sql", "Ask the results database"),
+        "sql": ("databases", "Ask the results database"),
         "compare": ("compare", "Compare two runs image by image"),
-        "correlate": ("correlate", "Correlate every bias with every kind of generalization"),
+        "correlate": ("results", "Correlate every bias with every kind of generalization"),
         "consistency": ("results", "Print how consistent the errors of models and humans are"),
         "published": (
             "published",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
-from ..analysis.published.tables import SourceTable, read_csv, read_parquet
+from ..analysis.published.imports import SourceTable, read_csv, read_parquet
 from ..analysis.statistics import Mask
 from ..core.errors import StoreError, UsageError
 from ..core.files import sha256_of

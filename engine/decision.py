@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ..core.protocol import SPACE_CLASSES
 from ..core.records import UNKNOWN_RANK
-from ..probes.arrays import Array
+from ..probes.arrays import Array, launch
 from ..probes.images.decision_spaces import NAMES, decision_space
-from ..probes.kernels import launch
 
 ALL_SPACE = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""

@@ -29,9 +29,9 @@ from ..export.plans.plan_builder import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of
 from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
-from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, choose_engine, gpus, processor_name, readiness
 from .device.gpu_errors import device_errors, gpu_errors
+from .device.nvidia import card_state
 from .device.requirements import usable
 from .device.streams import network_stream
 

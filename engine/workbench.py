@@ -17,9 +17,9 @@ from ..core.records import Cell, Failed, SessionInfo, Variant
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_session
-from .device.card_state import card_state
 from .device.devices import readiness
 from .device.gpu_errors import first_error, gpu_errors
+from .device.nvidia import card_state
 from .device.streams import network_stream
 from .run import RunResources, flush, make_resources, run
 from .tasks import Outcome, Task, by_attack

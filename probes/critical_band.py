@@ -34,9 +34,8 @@ import numpy as np
 from ..core.errors import ProbeError
 from ..core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ..core.records import FREQUENCY_TITLES, Condition
-from .arrays import Array, chunks, constants
+from .arrays import Array, chunks, constants, launch
 from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, integer_in, number_in, one_of
-from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
 LAST_LEVEL = len(FREQUENCIES) - 1

@@ -14,8 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from .arrays import Array, chunks
-from .kernels import launch
+from .arrays import Array, chunks, launch
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)

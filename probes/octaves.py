@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 from ..core.errors import ProbeError
 from ..core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..core.records import Condition
-from .arrays import Array, chunks, unit_range
+from .arrays import Array, chunks, launch, unit_range
 from .family import Batch, Buffer, Family, Parameter, Perturbed, band_to, check_highest
-from .kernels import launch
 
 MASKS = tuple(
     "".join(octaves) or NO_OCTAVE for count in range(len(OCTAVES)) for octaves in combinations(OCTAVES, count)

@@ -22,9 +22,8 @@ import numpy as np
 
 from ..core.protocol import CUTOFFS
 from ..core.records import FREQUENCY_TITLES, Condition
-from .arrays import Array, chunks, constants, unit_range
+from .arrays import Array, chunks, constants, launch, unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
-from .kernels import launch
 
 PARITIES = tuple(product(range(2), repeat=2))
 """Rows of even and of odd frequencies (or the top and the bottom), by columns of these."""

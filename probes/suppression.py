@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 
 from ..core.errors import ProbeError
 from ..core.records import Condition
-from .arrays import Array, chunks, unit_range
+from .arrays import Array, chunks, launch, unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, integer_in, number_in
-from .kernels import launch
 from .noise import CHANNELS, PATCHES, random_words
 
 LUMA = (0.299, 0.587, 0.114)

@@ -17,8 +17,8 @@ from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, path_
 from .results import open as open_results
 
 if TYPE_CHECKING:
-    from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.layouts import Labels
+    from ...probes.benchmarks.sets import Subset
     from ...probes.images.image_set import ImageSet
     from ..frequency_content import Spectrum
 
@@ -159,9 +159,8 @@ def pack_benchmark(
     Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
     and for broken images. After an error there is no set that is not whole.
     """
-    from ...probes.benchmarks.check import ALL_ROWS
     from ...probes.benchmarks.layouts import IN_PATHS, find_benchmark
-    from ...probes.benchmarks.sets import pack_benchmark
+    from ...probes.benchmarks.sets import ALL_ROWS, pack_benchmark
 
     return pack_benchmark(
         find_benchmark(benchmark),

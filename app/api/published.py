@@ -137,6 +137,6 @@ def relate_published() -> tuple[pl.DataFrame, list[str]]:
 
 def published_table() -> list[dict[str, Any]]:
     """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published."""
-    from ...analysis.published.study_figures import correlation_table, shipped_figures
+    from ...analysis.published.relate import correlation_table, shipped_figures
 
     return correlation_table(shipped_figures())

@@ -257,8 +257,7 @@ def correlate(
     from ...analysis.correlations.model_values import check_biases, study_table
     from ...analysis.correlations.table import correlate_study
     from ...analysis.database.study_versions import study_label
-    from ...analysis.published.relate import BASELINES, line_rows
-    from ...analysis.published.study_figures import published_table
+    from ...analysis.published.relate import BASELINES, line_rows, published_table
 
     with nullcontext() if db is None else reading(db) as store:
         label = study_label(store, study) if store else ""

@@ -106,8 +106,8 @@ def pack_benchmark(
         per_class: the first K images of each class.
         partial: what is there, though something is missing.
     """
-    from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.layouts import Labels
+    from ...probes.benchmarks.sets import Subset
 
     corruptions = tuple(word for word in only if not word.isdecimal())
     severities = tuple(int(word) for word in only if word.isdecimal())

@@ -1,4 +1,4 @@
-"""`bandlens analyze`, `measures`, `consistency`, `report`, `explore` and `cite`: what a results database holds."""
+"""`bandlens analyze`, `measures`, `consistency`, `correlate`, `report`, `explore` and `cite`: what a database holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import amount, plural, some_of
-from ...core.protocol import MODEL_VS_HUMAN, UNCOUNTED_CONDITIONS
+from ...core.protocol import MODEL_VS_HUMAN, SUBSET_TITLES, UNCOUNTED_CONDITIONS
 from ..api import results
 from ..console import log
 from ..printing import (
@@ -23,6 +23,7 @@ from ..printing import (
 from ..terminal import command
 
 if TYPE_CHECKING:
+    import polars as pl
     from polars import DataFrame
 
     from ..api.parameters import File
@@ -100,6 +101,59 @@ def print_address(address: str, sets: int) -> None:
     print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
 
 
+CORRELATION_COLUMNS = (
+    *("bias", "group", "coefficient", "low", "high", "low_images", "high_images", "p", "p_least", "p_permutation"),
+    *("p_holm", "p_bh", "detectable", "partial", "loco_low", "loco_high"),
+)
+"""Columns that people are shown of correlations."""
+
+
+def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens correlate --method pearson --format csv"""
+    from ...analysis.correlations.table import model_counts
+
+    rows = correlated.rows
+    if table_format.is_for_programs:
+        print_rows(rows.to_dicts(), table_format)
+        return
+    optional = ("low_images", "high_images", "p_least")
+    columns = [name for name in CORRELATION_COLUMNS if name not in optional or rows[name].count()]
+    method, partial = rows["method"][0], f"given {correlated.partial_on}" if correlated.partial_on else "partial"
+    titles = {"coefficient": method, "low": f"{method}_low", "high": f"{method}_high", "partial": partial}
+    titles |= {"p_least": "least possible p"}
+    tables = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
+    for (subset,), subset_rows in rows.group_by("subset", maintain_order=True):
+        title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, model_counts(subset_rows)))})"
+        tables[title] = subset_rows.select(columns).rename(titles, strict=False).to_dicts()
+    print_tables(tables, table_format)
+    for clause in dict.fromkeys(clause for note in rows["note"].drop_nulls() for clause in note.split("; ")):
+        print_note(clause, table_format)
+    print_note(_tests_in_words(rows), table_format)
+
+
+def _tests_in_words(rows: pl.DataFrame) -> str:
+    from ...analysis.correlations.table import HOLDS
+    from ...analysis.statistics import ALPHA
+
+    tests = rows.drop_nulls("p")
+    counts = [int((tests[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_bh")]
+    uncertain = tests.filter(~HOLDS)
+    text = (
+        f"{len(tests)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
+        f"after Benjamini-Hochberg {counts[2]}; holding after Holm: {len(tests) - len(uncertain)}"
+    )
+    if uncertain.is_empty():
+        return text
+    negation = "correlation does" if len(uncertain) == 1 else "correlations do"
+    text += f"\n{len(uncertain)} {negation} not hold after Holm"
+    detectable = uncertain["detectable"].drop_nulls()
+    if detectable.is_empty():
+        return text
+    sizes = dict.fromkeys(f"{end(detectable):.2f}" for end in (min, max))
+    by_models = ", by the number of models," if len(sizes) > 1 else ""
+    return f"{text}; one smaller than {' to '.join(sizes)}{by_models} could not have been found"
+
+
 COMMANDS: dict[str, Any] = {
     "measures": {
         "list": command(results.list_measures, print_table, "Example: bandlens measures list --study study.toml")
@@ -111,4 +165,5 @@ COMMANDS: dict[str, Any] = {
         results.explore, example="Example: bandlens explore --db results.duckdb --images sets", tell=print_address
     ),
     "cite": command(results.cite, print_text, "Example: bandlens cite mine@1 --db results.duckdb > study.bib"),
+    "correlate": command(results.correlate, print_correlated),
 }

@@ -15,7 +15,7 @@ from ...core.errors import BandlensError, plural, some_of
 from ...core.jobs import savers
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import Cell, Failed, SessionInfo, Variant
-from ...engine.device.card_state import throttling
+from ...engine.device.nvidia import throttling
 from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from bandlens.core.errors import BandlensError
 from bandlens.core.untrusted import first_line
-from bandlens.engine.device.card_state import card_state
+from bandlens.engine.device.nvidia import card_state
 
 from .bench import ROOT, Bench, LeftOut, make_bench
 from .checks import Figures, doctor, fill_card, kernels, lose_card

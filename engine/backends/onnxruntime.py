@@ -26,8 +26,7 @@ from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
 from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL_ROWS, arrays_of, check_images, content_of, part_of, parts_of, parts_with
-from .int8_check import multiplies_exactly
+from .base import ALL_ROWS, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_of, parts_with
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from ...core.errors import EngineError
 from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
-from .base import ALL_ROWS, check_images, content_of, part_of, parts_of, parts_with
-from .int8_check import multiplies_exactly
+from .base import ALL_ROWS, check_images, content_of, multiplies_exactly, part_of, parts_of, parts_with
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from ...core.errors import BandlensError, EngineError
 from ...core.records import Variant
 from ...core.untrusted import first_line
 from ...export.plans.plan_builder import last_error, reading_log
-from ...probes.arrays import array_module, to_numpy
-from ...probes.kernels import KERNELS
+from ...probes.arrays import KERNELS, array_module, to_numpy
 from ...probes.noise import random_words
 from .gpu_errors import is_of_gpu, onnxruntime_reason
 from .nvidia import OLDEST_CAPABILITY, Gpu, Gpus, NoGpu, Problem

@@ -26,7 +26,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 from required import miss
 
-from bandlens.probes.kernels import KERNELS, SOURCE
+from bandlens.probes.arrays import KERNELS, SOURCE
 
 HEADER = Path(__file__).parent / "cpu_cuda.h"
 OPTIONS = "BANDLENS_TEST_CXXFLAGS"

@@ -22,7 +22,7 @@ from bandlens.engine.device.devices import EngineChoice, Readiness
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.requirements import CUDA_PROVIDER
 from bandlens.export.plans import plans
-from bandlens.probes import kernels
+from bandlens.probes import arrays
 
 
 def pretend_gpu(
@@ -33,7 +33,7 @@ def pretend_gpu(
     streams.network_stream.cache_clear()
     streams.perturbing_stream.cache_clear()
     if launcher:
-        monkeypatch.setattr(kernels, "cuda_function", launcher)
+        monkeypatch.setattr(arrays, "cuda_function", launcher)
     for module in (tensorrt_session, torch_session, tuning):
         monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
     for module in (tensorrt_session, torch_session, tuning, workbench):

@@ -18,7 +18,7 @@ from bandlens.app.study.record import RunRecord
 from bandlens.core.records import Failed, SessionInfo, Variant
 from bandlens.engine import workbench
 from bandlens.engine.backends.base import variant_of
-from bandlens.engine.device.card_state import CardState, _open_nvml, card_state, throttling
+from bandlens.engine.device.nvidia import CardState, _open_nvml, card_state, throttling
 
 
 @pytest.fixture(autouse=True)

@@ -26,10 +26,9 @@ from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
-from bandlens.probes import critical_band, kernels, octaves
-from bandlens.probes.arrays import CUDA_OPTIONS, to_numpy
+from bandlens.probes import arrays, critical_band, octaves
+from bandlens.probes.arrays import CUDA_OPTIONS, KERNELS, SOURCE, to_numpy
 from bandlens.probes.grid import FAMILIES
-from bandlens.probes.kernels import KERNELS, SOURCE
 from bandlens.probes.noise import fields_in_arrays, polar, random_words, unit_normal_fields, words_in_arrays
 from bandlens.probes.spectral import HIGHPASS, LOWPASS
 from bandlens.probes.suppression import BILATERAL
@@ -81,7 +80,7 @@ def device(library: ctypes.CDLL, xp: ModuleType) -> Iterator[ModuleType]:
     """An array module with which the package uses its kernels."""
     with pytest.MonkeyPatch.context() as patch:
         if xp is np:
-            patch.setattr(kernels, "cuda_function", kernel_launcher(library))
+            patch.setattr(arrays, "cuda_function", kernel_launcher(library))
         yield PretendCupy() if xp is np else xp
 
 
@@ -260,7 +259,7 @@ from pathlib import Path
 import numpy as np
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 
-from bandlens.probes.kernels import SOURCE
+from bandlens.probes.arrays import SOURCE
 
 random_words, xp = kernel_launcher(compile_kernels(Path(sys.argv[1])))(SOURCE, "random_words"), PretendCupy()
 words, keys = xp.empty((1, 4 * 8), np.uint32), xp.zeros(1, np.uint64)

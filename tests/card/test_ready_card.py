@@ -13,7 +13,7 @@ from pretend_cupy import PretendCupy, real
 from bandlens.core.errors import EngineError
 from bandlens.engine.device import requirements
 from bandlens.engine.device.nvidia import Gpu
-from bandlens.probes import kernels
+from bandlens.probes import arrays
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
 COMPILE_ERROR = real().cuda.compiler.CompileException("cannot open source file cuda_fp16.h", "", "k.cu", ())
@@ -36,9 +36,9 @@ def test_a_card_is_ready_if_its_kernel_gives_numpys_numbers_and_not_if_it_gives_
 
         return start
 
-    monkeypatch.setattr(kernels, "cuda_function", launcher)
+    monkeypatch.setattr(arrays, "cuda_function", launcher)
     assert requirements.cupy_version(H100) == "0"
-    monkeypatch.setattr(kernels, "cuda_function", launch_wrongly)
+    monkeypatch.setattr(arrays, "cuda_function", launch_wrongly)
     with pytest.raises(EngineError, match=r"^a CUDA kernel gives other numbers than NumPy on this GPU; update"):
         requirements.cupy_version(H100)
 
@@ -50,7 +50,7 @@ def test_what_keeps_a_kernel_from_running_is_said(monkeypatch: pytest.MonkeyPatc
     def fails(*_: Any) -> Any:
         raise fault
 
-    monkeypatch.setattr(kernels, "cuda_function", fails)
+    monkeypatch.setattr(arrays, "cuda_function", fails)
     with pytest.raises(EngineError) as error:
         requirements.cupy_version(H100)
     assert str(error.value).startswith(f"CuPy cannot compile or run a kernel ({fault}); run: pip install")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import make_images, make_pictures, write_pictures
 
-from bandlens.analysis.published.tables import read_parquet
+from bandlens.analysis.published.imports import read_parquet
 from bandlens.core.records import Crop
 from bandlens.probes.images.attributes import read_attributes
 from bandlens.probes.images.image_set import check_image_set, open_image_set

@@ -18,7 +18,7 @@ from small import ask, make_model, run_here
 
 from bandlens.core.protocol import IMAGENET_C, IMAGENET_CBAR, SEVERITIES
 from bandlens.core.records import UNKNOWN_RANK
-from bandlens.probes.benchmarks.check import Subset
+from bandlens.probes.benchmarks.sets import Subset
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 

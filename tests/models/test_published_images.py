@@ -21,9 +21,8 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.core.protocol import CUTOFFS
-from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.sets import pack_benchmark
+from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
 
 
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:

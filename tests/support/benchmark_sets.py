@@ -14,9 +14,8 @@ from PIL import Image
 
 from bandlens.core.protocol import STIMULI, VALIDATION, Benchmark
 from bandlens.core.records import Crop
-from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import Labels, find_benchmark
-from bandlens.probes.benchmarks.sets import pack_benchmark
+from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import USUAL, How

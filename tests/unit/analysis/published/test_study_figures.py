@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.analysis.published.study_figures import (
+from bandlens.analysis.published.relate import (
     BIASES,
     PUBLISHED_GROUPS,
     SHIPPED,

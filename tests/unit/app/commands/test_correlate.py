@@ -12,7 +12,7 @@ from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.relate import BASELINES
 from bandlens.analysis.statistics.coefficients import METHODS
-from bandlens.app.commands.correlate import COMMANDS
+from bandlens.app.commands.results import COMMANDS
 
 
 def study(db: Path, models: int, category: str = "own", metrics: bool = True, constant: str | None = None) -> None:

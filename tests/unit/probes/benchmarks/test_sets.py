@@ -20,9 +20,8 @@ from scipy.io import savemat
 from bandlens.core.errors import BandlensError, ImageSetError, UnknownName, UsageError
 from bandlens.core.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
 from bandlens.core.records import Crop
-from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
-from bandlens.probes.benchmarks.sets import pack_benchmark
+from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, Scheme, check_image_set, open_image_set
 from bandlens.probes.images.options import Contents, Draw, How
