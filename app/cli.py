@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Ask": {
         "sql": ("databases", "Ask the results database"),
-        "compare": ("compare", "Compare two runs image by image"),
+        "compare": ("results", "Compare two runs image by image"),
         "correlate": ("results", "Correlate every bias with every kind of generalization"),
         "consistency": ("results", "Print how consistent the errors of models and humans are"),
         "published": (

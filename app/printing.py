@@ -275,16 +275,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def setting_in_words(probe: str, parameters: str | None, cycles: float | None = None) -> str:
-    """The setting of a condition, whose parameters SQL gives as JSON, as `noise_sd=0.2, frequency=3`.
-
-    With cycles per image, a filter's is `below 22 cycles/image` and a band's `noise_sd=0.2, at 14 cycles/image`.
-    """
-    from ..probes.grid import setting_in_words as in_words
-
-    return in_words(probe, json.loads(parameters or "{}"), cycles)
-
-
 def condition_in_words(row: Mapping[str, Any]) -> str:
-    """The condition of a row with probe, parameters and cycles, as `lowpass below 22 cycles/image`."""
-    return f"{row['probe'] or ''} {setting_in_words(row['probe'], row['parameters'], row['cycles'])}".strip()
+    """The condition of a row with probe, parameters, which SQL gives as JSON, and cycles, by which filters are named.
+
+    It is `noise_sd=0.2, frequency=3` behind the probe, or with cycles per image `lowpass below 22 cycles/image`.
+    """
+    from ..probes.grid import setting_in_words
+
+    setting = setting_in_words(row["probe"], json.loads(row["parameters"] or "{}"), row["cycles"])
+    return f"{row['probe'] or ''} {setting}".strip()

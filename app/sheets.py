@@ -21,9 +21,8 @@ from ..core.records import Condition, Crop
 from ..core.untrusted import printable, words_of
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
-from ..probes.images.decode import cropped, pillow_warnings
+from ..probes.images.decode import BrokenImageError, cropped, pillow_warnings
 from ..probes.images.image_set import ImageSet
-from ..probes.images.samples import BrokenImageError
 from ..probes.images.set_files import image_keys
 from .recorded_images import Conditions, as_recorded, clean, shown
 from .study.file import Study

@@ -37,10 +37,9 @@ from .onnx.graph import append_head, append_label_sets
 from .onnx.outputs import GIVE_HEAD, Features, Outputs, check_outputs
 from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
 from .photographs import photograph_crops
-from .weights.architectures import build
+from .weights.architectures import build, load_pretrained, pool_pretrained, pretrained
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files, weights_folder
-from .weights.pretrained import load_pretrained, pool_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
 from .weights.study_checkpoints import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
 

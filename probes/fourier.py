@@ -144,10 +144,6 @@ def check_size(condition: Condition, size: int) -> None:
     check_highest(condition, max(abs(int(condition[name])) for name in ("row", "column")), size)
 
 
-def check_size_of_bin(condition: Condition, size: int) -> None:
-    check_highest(condition, 2 ** (int(condition["octave"]) + 1) - 1, size)
-
-
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
     """A frequency and its opposite are one: the one whose row is positive, or whose column is where the row is 0."""
     if (setting["row"], setting["column"]) >= (0, 0):
@@ -185,7 +181,7 @@ FOURIER_BIN = Family(
     axes=(Axis("octave", "octave, from 2^octave cycles per image on"), Axis("orientation", "orientation (degrees)")),
     random=True,
     canonical=lambda setting: setting | {"orientation": float(setting["orientation"]) % 180},
-    check_size=check_size_of_bin,
+    check_size=lambda condition, size: check_highest(condition, 2 ** (int(condition["octave"]) + 1) - 1, size),
 )
 
 

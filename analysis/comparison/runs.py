@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import polars as pl
 
@@ -54,14 +54,11 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
     compared = compare_cells(a, b, advance)
     metrics, conditions = compare_measures(a, b)
     return Comparison(
-        compared.cells,
-        compared.same,
-        compared.only_a,
-        compared.only_b,
-        a.in_words,
-        b.in_words,
-        metrics,
-        conditions,
-        no_metrics(a, b),
-        compare_verdict(a, b, compared.cells, metrics, conditions),
+        **{column.name: getattr(compared, column.name) for column in fields(compared)},
+        a=a.in_words,
+        b=b.in_words,
+        metrics=metrics,
+        conditions=conditions,
+        no_metrics=no_metrics(a, b),
+        verdict=compare_verdict(a, b, compared.cells, metrics, conditions),
     )

@@ -22,6 +22,7 @@ import scipy
 from numpy.typing import NDArray
 
 from ..statistics import EXACT_MODELS, Floats
+from ..statistics.coefficients import partial
 from ..statistics.resampling import exact_p
 
 PERMUTATIONS = 1000
@@ -51,8 +52,6 @@ def by_family(
     y: Floats,
     family: NDArray[np.str_],
     z: Floats | None = None,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> ByFamily:
     """Coefficients of x (n,) with y (n,) over models of the families (n,); z is held fixed in `partial`."""
     has_values = ~(np.isnan(x) | np.isnan(y)) & (True if z is None else ~np.isnan(z))
@@ -60,17 +59,14 @@ def by_family(
     names, place = np.unique(family, return_inverse=True)
     sizes = np.bincount(place, minlength=len(names))
     r, s = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
-    overall = pearson(r, s)
-    partial = np.nan
+    overall, given_z = pearson(r, s), np.nan
     if z is not None:
         t = scipy.stats.rankdata(z[has_values])
-        xz, yz = pearson(r, t), pearson(s, t)
-        unexplained = (1 - xz**2) * (1 - yz**2)
-        partial = (overall - xz * yz) / sqrt(unexplained) if unexplained > 1e-12 else np.nan
+        given_z = partial(np.array([[overall]]), np.array([pearson(r, t)]), np.array([pearson(s, t)])).item()
     in_family = sizes[place] > 1
     inner_r, inner_s = _centred(r, place, sizes)[in_family], _centred(s, place, sizes)[in_family]
     within = pearson(inner_r, inner_s)
-    orders_within, orders_of_families = _orders(tuple(place[in_family].tolist()), len(names), permutations, seed)
+    orders_within, orders_of_families = _orders(tuple(place[in_family].tolist()), len(names))
     means = np.array([np.bincount(place, values) / sizes for values in (x, y)]) if len(names) else np.empty((2, 0))
     has_families = len(names) >= FEWEST_FAMILIES
     mean_r, mean_s = scipy.stats.rankdata(means[0]), scipy.stats.rankdata(means[1])
@@ -83,7 +79,7 @@ def by_family(
         len(x),
         len(names),
         overall,
-        partial,
+        given_z,
         within,
         _p(within, inner_r[orders_within], inner_s),
         int(in_family.sum()),
@@ -93,19 +89,17 @@ def by_family(
 
 
 @lru_cache(maxsize=4)
-def _orders(
-    family_of: tuple[int, ...], families: int, permutations: int, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Permutations of models within their families, and of families: (permutations, models), (permutations, families).
+def _orders(family_of: tuple[int, ...], families: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Permutations of models within their families, and of families: (PERMUTATIONS, models), (PERMUTATIONS, families).
 
     A stable order by family, and by random numbers within each.
     """
-    random, numbers = np.random.default_rng(seed), np.array(family_of)
-    inside = np.empty((permutations, len(family_of)), np.intp)
+    random, numbers = np.random.default_rng(0), np.array(family_of)
+    inside = np.empty((PERMUTATIONS, len(family_of)), np.intp)
     inside[:, np.argsort(numbers, kind="stable")] = np.argsort(
-        numbers + random.random((permutations, len(family_of))), axis=1
+        numbers + random.random((PERMUTATIONS, len(family_of))), axis=1
     )
-    return inside, np.argsort(random.random((permutations, families)), axis=1)
+    return inside, np.argsort(random.random((PERMUTATIONS, families)), axis=1)
 
 
 def pearson(x: Floats, y: Floats) -> float:

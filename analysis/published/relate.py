@@ -18,7 +18,7 @@ from ..correlations.table import correlate
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics import ALPHA
-from .names import add_models, models
+from .sources import add_models, models
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""

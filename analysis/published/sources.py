@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from ...core.errors import UnknownName
+from ...core.errors import UnknownName, quoted
+from ...core.protocol import CATEGORIES
 from ..database.store import Store
 
 VALUES = pl.Schema(
@@ -101,3 +104,147 @@ def count_figures(values: pl.DataFrame) -> pl.DataFrame:
     table = pl.DataFrame(rows).join(counts, on="source", how="left", maintain_order="left")
     has_values = pl.col("values").is_not_null()
     return table.select("source", "models", "benchmarks", "values", pl.when(has_values).then("here"), *facts)
+
+
+# Names of models: which names in which sources mean one model, and what model it is.
+#
+# aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
+# What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
+# the study is the model's; another source's name that no alias resolves is `source:name`.
+#
+# Nor is a checkpoint of one's own joined by a guess. weights.csv has the first digits of the sha256 of published
+# weights, as their publishers write them into the names of the files; a checkpoint whose weights begin so is that
+# model, whatever it is called. What `bandlens export NAME` made is the study's of that name. Any other is the one model
+# that sources call by its very name, if it is one: `resnet50` is two, and joins with neither.
+
+ALIASES = Path(__file__).with_name("aliases.csv")
+TRAINING = Path(__file__).with_name("training.csv")
+WEIGHTS = Path(__file__).with_name("weights.csv")
+
+
+@cache
+def aliases() -> pl.DataFrame:
+    """Rows of source, name, model, same (checkpoint or architecture)."""
+    return pl.read_csv(ALIASES, comment_prefix="#")
+
+
+@cache
+def _read_rows(file: Path) -> list[tuple[str, ...]]:
+    return pl.read_csv(file, comment_prefix="#", infer_schema=False).rows()
+
+
+@cache
+def training_of(model: str) -> str | None:
+    """The way of training of a model by training.csv, such as supervised or zero-shot; None if nothing was trained."""
+    return next((way for way, pattern in _read_rows(TRAINING) if re.search(pattern, model)), None)
+
+
+def models(values: pl.DataFrame) -> pl.DataFrame:
+    """A row for each name of a source: source, name, model, same, and the way of training by training.csv."""
+    names = values.select("source", name="model").unique()
+    names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
+    fallback = (
+        pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
+    )
+    names = names.with_columns(pl.col("model").fill_null(fallback), pl.col("same").fill_null("checkpoint"))
+    trained = {model: training_of(model) for model in names["model"].unique()}
+    training = pl.col("model").replace_strict(trained, return_dtype=pl.String)
+    return names.with_columns(training=training).sort("source", "name")
+
+
+def add_models(values: pl.DataFrame) -> pl.DataFrame:
+    """VALUES with the source's own name as `name`, and the other columns of `models`."""
+    rows = values.rename({"model": "name"})
+    return rows.join(models(values), on=["source", "name"], how="left", maintain_order="left")
+
+
+def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
+    """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
+
+    Columns: model, training, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit,
+    range, note.
+    range is null where one source alone has the checkpoint; of several input sizes the least counts.
+
+    Raises UnknownName where no source has the name.
+    """
+    rows = add_models(values)
+    models_of_name = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
+    if models_of_name.is_empty():
+        choices = [*sources(), *sorted({*rows["name"], *rows["model"]})]
+        hint = "it is a source, and `bandlens published show` lists them" if name in sources() else ""
+        raise UnknownName("model or source", name, [] if hint else choices, hint)
+    figures = rows.filter(pl.col("model").is_in(models_of_name.to_list()), pl.col("benchmark") != "")
+    key = ["model", "benchmark", "condition", "metric", "unit"]
+    size = pl.col("input_size").min().over([*key, "source"])
+    at_least_size = pl.col("input_size").is_null() | (pl.col("input_size") == size)
+    values_of_source = pl.when((pl.col("same") == "checkpoint") & at_least_size).then("value")
+    range_of_sources = (values_of_source.max() - values_of_source.min()).over(key)
+    has_several_sources = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
+    spread = pl.when(has_several_sources).then(range_of_sources).alias("range")
+    names = ("model", "training", "source", "name", "same", "benchmark", "condition", "metric")
+    order = ("model", "metric", "benchmark", "condition", "source", "input_size")
+    return figures.select(*names, "input_size", "value", "low", "high", "unit", spread, "note").sort(order)
+
+
+def join_checkpoints(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    """The published model that each checkpoint is: checkpoint, model, by and note.
+
+    Args:
+        checkpoints: name, category and weights_sha256 of each.
+        values: rows of VALUES, of the sources that are looked through.
+
+    model and `by` are null where it is none; `by` is weights, study or name; note says why a name does not do.
+    """
+    # Each checkpoint looks through the names that are its own: the table is long.
+    rows_by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in models(values).select("source", "name", "model", "same").to_dicts():
+        for name in {row["name"], row["model"]}:
+            rows_by_name.setdefault(name, []).append(row)
+    rows = [
+        (name, *_published_model(name, category, sha256, rows_by_name.get(name, [])))
+        for name, category, sha256 in checkpoints.select("name", "category", "weights_sha256").rows()
+    ]
+    return pl.DataFrame(rows, dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String), orient="row")
+
+
+def _published_model(
+    name: str, category: str, sha256: str, namesakes: Sequence[dict[str, Any]]
+) -> tuple[str | None, str | None, str | None]:
+    """Model, by and note of a checkpoint, with the rows of `models` that have its name."""
+    for digits, model, _ in _read_rows(WEIGHTS):
+        if sha256.startswith(digits):
+            return model, "weights", None
+    if category in CATEGORIES:
+        study_models = [row["model"] for row in namesakes if (row["source"], row["name"]) == ("study", name)]
+        return (study_models[0], "study", None) if study_models else (None, None, None)
+    candidates = sorted({row["model"] for row in namesakes})
+    if len(candidates) == 1 and any(row["same"] == "checkpoint" for row in namesakes):
+        return candidates[0], "name", None
+    note = f"the name of {len(candidates)} models: {', '.join(candidates)}" if candidates[1:] else None
+    return None, None, note
+
+
+def join_study(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
+    """`join_checkpoints` of the checkpoints of a study (name, name@version, or `*`)."""
+    checkpoints = store.frame(
+        "SELECT DISTINCT named.name, named.category, weights_sha256 FROM version_of(?) "
+        "JOIN study_checkpoint AS named ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint "
+        "ORDER BY ALL",
+        [study],
+    )
+    return join_checkpoints(checkpoints, values)
+
+
+def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> str:
+    """The published model that a checkpoint of a study is; the name itself where no checkpoint has it.
+
+    Raises UnknownName where a checkpoint of that name is no published model.
+    """
+    rows = join_study(store, study, values).filter(checkpoint=name)
+    if rows.is_empty():
+        return name
+    names = rows["model"].drop_nulls().unique().to_list()
+    if len(names) != 1:
+        advice = rows["note"][0] or f"`bandlens published show --db {quoted(store.path)}` says what each checkpoint is"
+        raise UnknownName("published model", name, sorted({*models(values)["name"]}), advice)
+    return str(names[0])

@@ -100,9 +100,8 @@ def show_published(
     """
     import polars as pl
 
-    from ...analysis.published.names import join_study, published_name, values_of_model
     from ...analysis.published.relate import BASELINES, baseline_lines, line_rows, place, training_lines
-    from ...analysis.published.sources import count_figures
+    from ...analysis.published.sources import count_figures, join_study, published_name, values_of_model
 
     values = published_values(db)
     if model == FITS:

@@ -247,7 +247,7 @@ def _read_words(
 def _pretrained_model(name: str, with_head: WithHead | None, folder: Path) -> Exports:
     """The export of a model of timm, which is known before it is fetched, with a head where one is given."""
     from ...export.pipeline import export_pretrained, headed_name
-    from ...export.weights.pretrained import pretrained
+    from ...export.weights.architectures import pretrained
 
     network = with_head(name) if with_head else None
     if isinstance(network, MultiLabel):

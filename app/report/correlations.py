@@ -19,9 +19,8 @@ from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published import relate
-from ...analysis.published.names import join_study
 from ...analysis.published.relate import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
-from ...analysis.published.sources import atlas, shipped_values
+from ...analysis.published.sources import atlas, join_study, shipped_values
 from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing

@@ -43,7 +43,6 @@ UNSAVED = {"Add", "BatchNormalization", "Conv", "Gemm", "Sub"}
 class Step:
     """A node of the graph."""
 
-    operator: str
     run: Operator
     inputs: tuple[str, ...]
     """Names of values; empty for an optional input that is absent."""
@@ -129,9 +128,7 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
             attributes["inplace"] = True
         last_used = sorted({name for name in (*node.input, *node.output) if name and last[name] == number} - {"logits"})
         on_one_device = node.op_type not in HOST and not node.op_type.startswith("Reduce")
-        steps.append(
-            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(last_used), on_one_device)
-        )
+        steps.append(Step(run, tuple(node.input), tuple(node.output), attributes, tuple(last_used), on_one_device))
     return steps
 
 

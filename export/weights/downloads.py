@@ -112,14 +112,6 @@ def _torchvision_url(member: str) -> str:
     return str(models.get_weight(member).url)
 
 
-def _torchvision(member: str, partial: Path) -> None:
-    _http(_torchvision_url(member), partial)
-
-
-def _timm(repository: str, partial: Path) -> str | None:
-    return _huggingface(f"{repository}:model.safetensors", partial)
-
-
 def _huggingface(address: str, partial: Path) -> str | None:
     import shutil
 
@@ -183,8 +175,8 @@ def drive_answer(identity: str, text: str) -> str:
 
 
 DOWNLOADERS: dict[str, Callable[[str, Path], str | None]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
+    "timm": lambda repository, partial: _huggingface(f"{repository}:model.safetensors", partial),
+    "torchvision": lambda member, partial: _http(_torchvision_url(member), partial),
     "huggingface": _huggingface,
     "url": _http,
     "gdrive": _gdrive,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil, floor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...core.errors import ImageSetError
 from ...core.records import Crop, Range
 from ...core.untrusted import words_of
-from .samples import DICOM, TIFF, BrokenImageError, Clipping, deep_samples, dicom_samples, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -203,3 +205,177 @@ def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise BrokenImageError(f"{width} x {height} pixels, more than Pillow's limit of {limit}")
+
+
+# Samples of more than 8 bits: grey and RGB of 16 bits or floating point, and how a range makes pixels of them.
+#
+#     pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
+#
+# LOW is black and HIGH white, in the file's own units. With `percentiles` they are the 1st and 99th percentile of each
+# image. Pictures of 8 bits have a range already, and stay as they are.
+
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of grey pictures that hold more than 8 bits."""
+PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""The first bytes of files of each format; a TIFF begins in one of four ways."""
+UNCOMPRESSED, WHITE_IS_ZERO, ALPHA = 1, 0, (1, 2)
+"""Values of the tags Compression, PhotometricInterpretation and ExtraSamples of a TIFF."""
+DICOM, DEFLATED = b"DICM", b"1.2.840.10008.1.2.1.99\0"
+"""Bytes after the first 128 of a DICOM file, and the transfer syntax that may expand to any length."""
+ENDS = (1, 99)
+"""Percentiles that `percentiles` takes as black and white."""
+GREY, RGB = 0, 2
+"""Colour types of a PNG without transparency."""
+
+
+class Clipping(NamedTuple):
+    """The samples of one picture of more than 8 bits."""
+
+    share: float
+    """The share of them that lies below black or above white."""
+    minimum: float
+    maximum: float
+
+
+class BrokenImageError(ImageSetError):
+    """A file that is no image after all, or an unusable one. The message is the reason alone: callers know the name."""
+
+    def __init__(self, reason: str, advice: str = "repair it") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
+    """The samples of a PNG that Pillow opened, (height, width) or (height, width, 3); None where they have 8 bits."""
+    if data.startswith(PNG) and data[24] == 16:
+        if data[25] not in (GREY, RGB):
+            raise BrokenImageError("it has 16 bits and transparency", "save it without transparency")
+        return _png_colours(data, photo.width, photo.height) if data[25] == RGB else np.asarray(photo)
+    return np.asarray(photo) if photo.mode in DEEP_MODES else None
+
+
+def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
+    """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
+
+    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB, and
+    samples of which the least is white; what tifffile and Pillow raise for a damaged file.
+    """
+    from PIL import Image
+    from tifffile import TiffFile
+
+    # Its lines on damaged files would stand between those of a command.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    with TiffFile(io.BytesIO(data)) as tiff:
+        if len(tiff.pages) != 1:
+            raise BrokenImageError(f"it has {len(tiff.pages)} pages", "save each page as a file")
+        page: Any = tiff.pages[0]
+        is_deep = page.bitspersample > 8
+        refuse_channels(page.samplesperpixel - sum(kind in ALPHA for kind in page.extrasamples if not is_deep))
+        if most_pixels is not None and page.size > most_pixels * page.samplesperpixel:
+            raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
+        if not is_deep:
+            return None
+        if page.photometric == WHITE_IS_ZERO:
+            raise BrokenImageError("its least sample is white", "save it with black as the least")
+        if page.compression == UNCOMPRESSED:
+            samples: NDArray[Any] = page.asarray()
+            return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples
+    # Pillow's library stops at the end of the picture, whatever a compressed part expands to; but it has RGB of 8 bits.
+    with Image.open(io.BytesIO(data), formats=["TIFF"]) as photo:
+        if photo.mode not in DEEP_MODES:
+            raise BrokenImageError("it is compressed RGB of more than 8 bits", "save it without compression")
+        return np.asarray(photo)
+
+
+def dicom_samples(data: bytes, most_pixels: int | None) -> NDArray[Any]:
+    """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's.
+
+    Raises BrokenImageError for anything but one grey picture of at most so many pixels, and what pydicom raises for a
+    damaged file.
+    """
+    try:
+        from pydicom import dcmread
+        from pydicom.pixels import apply_modality_lut
+    except ImportError:
+        raise BrokenImageError("it is DICOM, which pydicom reads", "pip install 'bandlens[dicom]'") from None
+    if DEFLATED in data[:2048]:
+        raise BrokenImageError("it is deflated DICOM", "save it in another transfer syntax")
+    dataset = dcmread(io.BytesIO(data))
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise BrokenImageError(f"it has {dataset.NumberOfFrames} frames", "save each frame as a file")
+    if dataset.PhotometricInterpretation != "MONOCHROME2":
+        raise BrokenImageError(f"it is {dataset.PhotometricInterpretation}", "save it as MONOCHROME2")
+    if most_pixels is not None and dataset.Rows * dataset.Columns > most_pixels:
+        raise BrokenImageError(f"{dataset.Columns} x {dataset.Rows} pixels, more than {most_pixels}")
+    return np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
+
+
+def refuse_channels(channels: int) -> None:
+    """BrokenImageError for pictures that are neither grey nor RGB."""
+    if channels not in (1, 3):
+        raise BrokenImageError(f"it has {channels} channels", "save one of them, or three as RGB")
+
+
+def scale(samples: NDArray[Any], levels: Range | None) -> tuple[NDArray[np.uint8], Clipping | None]:
+    """(height, width, 3) uint8 of samples, (height, width) or (height, width, 3), and their clipping.
+
+    Samples of 8 bits stay as they are, and have none. Raises BrokenImageError where they have more and there is no
+    range, and where some are no numbers or `percentiles` are one value.
+    """
+    if samples.ndim not in (2, 3) or 0 in samples.shape:
+        raise BrokenImageError(f"it is an array of {samples.shape}", "give (height, width) or (height, width, 3)")
+    refuse_channels(1 if samples.ndim == 2 else samples.shape[2])
+    if samples.dtype == np.uint8:
+        return _three_channels(samples), None
+    if not np.isfinite(samples).all():
+        raise BrokenImageError("some of its samples are no numbers", "replace them")
+    minimum, maximum = samples.min(), samples.max()
+    if levels is None:
+        raise BrokenImageError(
+            f"it holds {samples.dtype.name} from {minimum:g} to {maximum:g}",
+            "pack the set with --range LOW,HIGH, its black and white, or --range percentiles",
+        )
+    low, high = np.percentile(samples, ENDS) if isinstance(levels, str) else levels
+    if low == high:
+        raise BrokenImageError(f"its 1st and 99th percentile are both {low:g}", "pack the set with --range LOW,HIGH")
+    shares = ((samples.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    clipping = Clipping(float(((samples < low) | (samples > high)).mean()), float(minimum), float(maximum))
+    return _three_channels(np.rint(255 * shares).astype(np.uint8)), clipping
+
+
+def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
+
+
+def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
+    """(height, width, 3) of an RGB PNG of 16 bits, of which Pillow keeps 8.
+
+    A byte is stored less a prediction by those to the left of it, above it, and above that one (PNG, section 9). Pixels
+    on one diagonal depend on earlier diagonals alone, so that each diagonal is computed at once.
+    """
+    if data[28]:
+        raise BrokenImageError("it has 16 bits and is interlaced", "save it without interlacing")
+    packed, at = bytearray(), len(PNG)
+    while data[at + 4 : at + 8] != b"IEND":
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            packed += data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if at >= len(data):
+            raise BrokenImageError("it is cut off")
+    row_bytes = 1 + 6 * width
+    unpacked = zlib.decompressobj().decompress(bytes(packed), height * row_bytes)
+    rows = np.frombuffer(unpacked, np.uint8).reshape(height, row_bytes)
+    kinds, residuals = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
+    # A column to the left and a row above are 0, as the format has it.
+    values = np.zeros((height + 1, width + 1, 6), np.int16)
+    for diagonal in range(width + height - 1):
+        y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
+        x = diagonal - y
+        west, north, corner = values[y + 1, x], values[y, x + 1], values[y, x]
+        to_west, to_north, to_corner = abs(north - corner), abs(west - corner), abs(west + north - 2 * corner)
+        nearest_of_two = np.where(to_north <= to_corner, north, corner)
+        nearest = np.where((to_west <= to_north) & (to_west <= to_corner), west, nearest_of_two)
+        predictions = [np.zeros_like(west), west, north, (west + north) // 2, nearest]
+        values[y + 1, x + 1] = (residuals[y, x] + np.choose(kinds[y][:, None], predictions)) & 255
+    return np.ascontiguousarray(values[1:, 1:].astype(np.uint8)).view(">u2").astype(np.uint16)

@@ -19,7 +19,7 @@ from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PERCENTILES, PUBLISHED_CROP, SEVERAL, Crop, ImageSetInfo
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
-from .decode import cropped, photo_of, pillow_warnings, planar
+from .decode import BrokenImageError, Clipping, cropped, photo_of, pillow_warnings, planar, scale
 from .image_set import ImageSet, digest, open_image_set
 from .image_sources import open_source
 from .labels import (
@@ -36,7 +36,6 @@ from .labels import (
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
 from .pixels import finish_pixels, write_row
-from .samples import BrokenImageError, Clipping, scale
 from .set_files import (
     PIXELS,
     Index,

@@ -23,9 +23,8 @@ from ...core.errors import ImageSetError
 from ...core.jobs import in_parallel
 from ...core.records import Crop
 from ...core.untrusted import regular, words_of
-from .decode import cropped
+from .decode import BrokenImageError, cropped
 from .image_sources import read_file
-from .samples import BrokenImageError
 from .set_files import PIXELS, damaged, writing
 
 if TYPE_CHECKING:

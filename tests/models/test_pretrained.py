@@ -21,7 +21,7 @@ from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.weights.pretrained import pool_pretrained, pretrained
+from bandlens.export.weights.architectures import pool_pretrained, pretrained
 from bandlens.probes.images.decode import planar
 from bandlens.probes.images.pack import pack_arrays
 

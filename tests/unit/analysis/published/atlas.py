@@ -15,8 +15,7 @@ from pathlib import Path
 import polars as pl
 from shipped_files import TIMM, read_cue_answers, read_results, read_tables
 
-from bandlens.analysis.published.names import WEIGHTS, models
-from bandlens.analysis.published.sources import VALUES, shipped_values, sources
+from bandlens.analysis.published.sources import VALUES, WEIGHTS, models, shipped_values, sources
 
 FOLDERS = {
     "study": "",

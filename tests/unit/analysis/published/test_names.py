@@ -13,16 +13,17 @@ from made_up_results import cell, database_of, image_set, model, part
 from small import Command
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.names import (
+from bandlens.analysis.published.sources import (
     WEIGHTS,
     add_models,
     aliases,
     join_checkpoints,
     models,
+    shipped_values,
+    sources,
     training_of,
     values_of_model,
 )
-from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.core.errors import UnknownName
 from bandlens.export.weights.study_checkpoints import checkpoints
 

@@ -12,7 +12,6 @@ from scipy.special import expit, logit
 from scipy.stats import linregress, norm
 from small import Command
 
-from bandlens.analysis.published.names import values_of_model
 from bandlens.analysis.published.relate import (
     POOLS,
     accuracies,
@@ -21,7 +20,7 @@ from bandlens.analysis.published.relate import (
     training_lines,
     with_effective,
 )
-from bandlens.analysis.published.sources import shipped_values
+from bandlens.analysis.published.sources import shipped_values, values_of_model
 from bandlens.core.errors import UsageError
 
 ATLAS = Path(__file__).parents[5] / "shared" / "published" / "atlas"

@@ -19,9 +19,8 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from bandlens.core.records import INTERPOLATIONS, Crop
-from bandlens.probes.images.decode import cropped, pillow_warnings, planar
+from bandlens.probes.images.decode import BrokenImageError, cropped, pillow_warnings, planar
 from bandlens.probes.images.pack import pack
-from bandlens.probes.images.samples import BrokenImageError
 
 
 def torchvision_pixels(photo: Image.Image, crop: Crop) -> NDArray[np.uint8]:

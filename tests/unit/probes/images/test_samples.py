@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from bandlens.app.commands.images import read_range
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import PERCENTILES, Crop
-from bandlens.probes.images.decode import cropped, pillow_warnings
+from bandlens.probes.images.decode import BrokenImageError, cropped, pillow_warnings
 from bandlens.probes.images.image_set import check_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack, pack_arrays
-from bandlens.probes.images.samples import BrokenImageError
 
 CROP = Crop(24, 24, squash=True)
 
