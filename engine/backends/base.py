@@ -197,11 +197,8 @@ def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> 
 
     `threads` are those of a CPU; a GPU does without them. `options` are those of an engine alone.
     """
-    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **options))
-
-
-def _module_of(variant: Variant) -> ModuleType:
-    return import_module(f".{engine_of(variant.engine).module}", __package__)
+    module = import_module(f".{engine_of(variant.engine).module}", __package__)
+    return cast(Session, module.open_session(variant, batch, threads, **options))
 
 
 def open_attacker(variant: Variant, batch: int, threads: int) -> Attacker:

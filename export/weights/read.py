@@ -17,7 +17,7 @@ from ...core.errors import CheckpointError, some_of
 from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
 from ..onnx.finished import is_onnx
-from .downloads import html_title
+from .fetch import html_title
 from .pickles import read_archive, read_legacy
 from .study_checkpoints import KeyRule, ema_names, key_rule
 

@@ -72,8 +72,6 @@ class ImageSet:
     own_cycles: float | None = None
     """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
     enlarged; None where fewer were, or it is not known."""
-    packed: str = ""
-    """The digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
     draw: Draw | Sequence[str] | None = None
     """The draw or paths that chose this set's images among those in `folder`; None where all of them are in it."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
@@ -157,7 +155,7 @@ def open_image_set(
         keys = image_keys(index.sha256s)
     except ValueError as error:
         raise ImageSetError(f"{path / INDEX}: damaged ({error}); pack the images again") from error
-    packed, rows = info.digest, _rows(index, draw)
+    rows = _rows(index, draw)
     if rows is not None:
         index, keys = index_of_rows(index, rows), keys[rows]
     if numbers is not None:
@@ -180,7 +178,6 @@ def open_image_set(
         source=source,
         crop=crop,
         own_cycles=_own_cycles(index.sides, crop),
-        packed=packed,
         draw=draw if rows is not None else None,
         rows=rows,
         numbers=None if numbers is None else tuple(numbers),

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from bandlens.core.errors import CheckpointError
-from bandlens.export.weights import downloads
-from bandlens.export.weights.downloads import drive_answer
-from bandlens.export.weights.fetch import LOCK, fetch, local_files, verify
+from bandlens.export.weights import fetch as downloads
+from bandlens.export.weights.fetch import LOCK, drive_answer, fetch, local_files, verify
 from bandlens.export.weights.read import read
 from bandlens.export.weights.study_checkpoints import Checkpoint, Origin, Part, checkpoint
 

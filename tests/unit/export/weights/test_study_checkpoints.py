@@ -8,7 +8,7 @@ import pytest
 
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.export.model_files import NORMALIZATIONS, normalization_name
-from bandlens.export.weights.downloads import DOWNLOADERS
+from bandlens.export.weights.fetch import DOWNLOADERS
 from bandlens.export.weights.study_checkpoints import by_category, checkpoint, checkpoints, key_rule, select
 
 FACTS = Path(__file__).parents[5] / "shared" / "facts" / "checkpoints.csv"
