@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import EngineError, UnknownName
+from ...core.errors import EngineError, UnknownName, UsageError
 from ...core.records import Condition, Model, SessionInfo, Variant
 from ...export.model_files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
@@ -112,7 +112,7 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
     A finished file that computes in fp16 or int8 runs so instead of in fp32, where the engine has that precision.
     Elsewhere its float16 numbers are computed with in float32.
 
-    Raises UnknownName for an engine that there is not, EngineError for a precision that it does not have, and
+    Raises UnknownName for an engine that there is not, UsageError for a precision that it does not have, and
     ExportError where the ONNX file of the precision has not been made.
     """
     precisions = engine_of(engine).precisions
@@ -120,7 +120,7 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
         arrays = engine_of(engine).arrays
         engines = [name for name, row in ENGINES.items() if row.arrays == arrays and precision in row.precisions]
         advice = f", or engine to {' or '.join(engines)} for {precision}" if engines else ""
-        raise EngineError(
+        raise UsageError(
             f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them{advice}"
         )
     onnx_file = load_onnx_file(model, precisions[precision])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small import make_model, make_pictures
 
-from bandlens.core.errors import EngineError
+from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
@@ -35,7 +35,7 @@ def variant(model: Model) -> Variant:
 
 def test_what_is_attacked_is_what_the_engine_runs(model: Model, variant: Variant) -> None:
     assert attack_variant(model, "onnxruntime") == attack_variant(model, "torch") == variant
-    with pytest.raises(EngineError, match="engine torch runs fp32, fp16, bf16, not int8; set precision"):
+    with pytest.raises(UsageError, match="engine torch runs fp32, fp16, bf16, not int8; set precision"):
         variant_of(model, "torch", "int8")
 
 

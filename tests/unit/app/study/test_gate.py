@@ -146,7 +146,7 @@ def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Co
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--candidate", "int4"], 1, "engine openvino runs fp32, bf16, int8, not int4"),
+        (["--candidate", "int4"], 2, "engine openvino runs fp32, bf16, int8, not int4"),
         (["--candidate", "openvino"], 2, "--candidate must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (
