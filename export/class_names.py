@@ -41,6 +41,7 @@ def read_class_names(file: Path) -> list[str]:
         raise UsageError(f"{file}: no list of classes ({error}); write one name a line, in UTF-8") from error
     if not all(names):
         raise UsageError(f"{file}, line {names.index('') + 1}: the name of a class is missing; write one name a line")
+    check_distinct(names, f"classes in {file}")
     return names
 
 

@@ -27,6 +27,9 @@ def test_a_file_has_one_name_a_line(tmp_path: Path) -> None:
     file.write_text("whale\n\nant\n")
     with pytest.raises(UsageError, match=r"names\.txt, line 2: the name of a class is missing"):
         read_class_names(file)
+    file.write_text("whale\nant\nant\n")
+    with pytest.raises(UsageError, match=r"several classes in .*names\.txt are called ant; give each its own name"):
+        read_class_names(file)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"names\.txt: no list of classes"):
         read_class_names(file)
