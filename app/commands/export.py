@@ -240,7 +240,7 @@ def _read_words(
                 "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
                 f"folder of exported models where that is not {folder}"
             )
-            raise UnknownName("checkpoint", word, [*published, *exported], hint)
+            raise UnknownName("checkpoint", word, [*published, *exported, *map(str, path.parent.glob("*"))], hint)
     return exports, files
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...analysis.comparison.gates import Limits
-from ...core.errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError, did_you_mean, some_of
 from ...core.jobs import processors
 from ...core.untrusted import read_text, without_secrets
 from ...probes.grid import PUBLISHED
@@ -226,7 +226,8 @@ def _text(file: Path) -> str:
         return read_text(file, MOST_BYTES, pipe=True)
     except FileNotFoundError:
         toml_file = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
-        advice = f"did you mean {toml_file}?" if toml_file.is_file() else f"`bandlens init {toml_file}` writes one"
+        near = [str(path) for path in sorted(file.parent.glob("*.toml")) if did_you_mean(file.stem, [path.stem])]
+        advice = f"did you mean {some_of(near, 3, ' or ')}?" if near else f"`bandlens init {toml_file}` writes one"
         if file.suffix == ".duckdb":
             advice = f"a results database is given with --db {file}"
         raise UsageError(f"no study file {file}; {advice}") from None

@@ -112,6 +112,9 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
     database_of(
         tmp_path, images, [part(cell(images, setting), [0] * 20, [0] * 20) for setting in grid], "a", file="a.duckdb"
     )
+    with pytest.raises(UnknownName, match="unknown figure 'curve'"):
+        write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["curve"], folder=tmp_path / "figures")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.duckdb"], "nothing is made for a name that is wrong"
     report = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "figures")
     assert {file.parent for file in report.figures} == {tmp_path / "figures"}
     names = {file.name for file in report.figures}

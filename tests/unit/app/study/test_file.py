@@ -119,6 +119,8 @@ def test_what_is_not_toml_is_named(workplace: Path) -> None:
 
 def test_what_is_no_study_file_is_named(workplace: Path) -> None:
     assert f"no study file {workplace}/none.toml" in refusal(workplace / "none.toml")
+    (workplace / "nearly.toml").touch()
+    assert refusal(workplace / "nearlly.tom").endswith(f"nearlly.tom; did you mean {workplace}/nearly.toml?")
     assert refusal(workplace) == f"{workplace} is a folder; give the study's TOML file"
     database = workplace / "results.duckdb"
     database.write_bytes(bytes(1 << 19))
