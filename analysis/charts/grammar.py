@@ -212,7 +212,7 @@ def faded(full: float = 1) -> Any:
 
 Hue = tuple[alt.Color, str]
 """The colour of a column's numbers, and a Vega expression of `datum` for those on which letters are white."""
-BELOW = alt.Legend(orient="bottom", gradientLength=200)
+BELOW = alt.Legend(orient="bottom", gradientLength=alt.ExprRef("min(200, width)"))
 """The legend of a map whose tiles have no text."""
 
 

@@ -79,7 +79,7 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
     rows = metrics.filter(pl.col("number") == number).select(
         "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
     )
-    estimators = rows["estimator"].drop_nulls().n_unique()
+    color, estimators = scales(field, rows[field].sort())[0], rows["estimator"].drop_nulls().n_unique()
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     form = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
     point: dict[str, Any] = {"x": alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))}
@@ -94,7 +94,7 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
             scale=alt.Scale(domain=rows["model"].unique().sort().to_list()),
             axis=alt.Axis(labelExpr=two_lines("in ")),
         ),
-        "color": scales(field, rows[field].sort())[0],
+        "color": color.legend(None) if field == "model" else color,  # the axis names models
         "opacity": faded(),
         "tooltip": tips(*names, ("value", "value", ".4g"), "low", "high", "state", "note"),
     }

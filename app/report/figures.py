@@ -27,6 +27,8 @@ POINTS = 0.7
 """Points that a pixel takes on paper: type of 10 to 12 pixels is printed at 7 to 8.4 pt, a column has 360 pixels."""
 LETTER, BOLD_LETTER = 6, 7.5
 """Pixels that an average letter takes at most, in labels and in titles."""
+LABELS_WIDTH = 110
+"""Pixels that labels of an axis take at most where a legend below begins behind them; it has no names of an axis."""
 MOST_LETTERS = 120
 """Letters that the name of a file has at most."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
@@ -108,7 +110,7 @@ def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
     width = inches * 72 / POINTS
     title, below = heading(spec.get("title", ""))
     letters = max(map(len, figure.legend), default=MOST_LETTERS)
-    legend = {"orient": "bottom", "columns": max(1, int(width / (30 + LETTER * letters)))}
+    legend = {"orient": "bottom", "columns": max(1, int((width - LABELS_WIDTH) / (30 + LETTER * letters)))}
     lines = {"text": textwrap.wrap(title, int(width / BOLD_LETTER))}
     if below:
         lines["subtitle"] = [part for line in below for part in textwrap.wrap(line, int(width / LETTER))]

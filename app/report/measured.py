@@ -236,9 +236,9 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         yield Figure(f"octave-pairs-{number}", title, [PAIRS_CAPTION], maps, 3, table, folded=folded)
 
 
-def count_columns(rows: pl.DataFrame) -> int:
+def count_columns(names: pl.Series) -> int:
     """The charts of numbers that fit beside each other with the whole names of their models."""
-    return 3 - sum(bool((rows["checkpoint"].str.len_chars() > length).any()) for length in NAME_LENGTHS)
+    return 3 - sum(bool((names.str.len_chars() > length).any()) for length in NAME_LENGTHS)
 
 
 def _groups(results: ReportData) -> Iterator[Figure]:
@@ -249,7 +249,13 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     if len(means):
         table = means.select(METRIC_COLUMNS)
         yield Figure(
-            "generalization", "Generalization", [GROUPS_CAPTION], panels, count_columns(choice), table, **key(choice)
+            "generalization",
+            "Generalization",
+            [GROUPS_CAPTION],
+            panels,
+            count_columns(choice["checkpoint"]),
+            table,
+            **key(choice),
         )
 
 
@@ -265,7 +271,9 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
             choice.filter(pl.col("number").is_in([*panels]))["estimator"],
         )
         caption = [NUMBERS_CAPTION, *[ESTIMATORS_CAPTION] * estimators.is_not_null().any()]
-        yield Figure(f"numbers-{number}", title, caption, panels, count_columns(choice), table, **key(choice))
+        yield Figure(
+            f"numbers-{number}", title, caption, panels, count_columns(choice["checkpoint"]), table, **key(choice)
+        )
 
 
 def _measures(results: ReportData) -> Section:
@@ -339,8 +347,8 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
         if rows["kappa"].is_not_null().any()
     }
     if panels:
-        subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
-        columns = 2 if subjects <= SLANTED_COLUMNS else 1
+        subjects = pl.concat([means["first_subject"], means["second_subject"]]).unique()
+        columns = min(2, count_columns(subjects)) if len(subjects) <= SLANTED_COLUMNS else 1
         yield Figure("error-consistency", "Error consistency", [KAPPA_CAPTION], panels, columns, means)
 
 

@@ -151,7 +151,7 @@ def test_a_channel_of_no_threshold_has_no_frame_and_its_noise_a_map(results: Rep
 
 @pytest.mark.parametrize(("letters", "columns"), [(24, 3), (38, 2), (60, 1)])
 def test_charts_of_numbers_have_room_for_whole_names(letters: int, columns: int) -> None:
-    assert count_columns(pl.DataFrame({"checkpoint": ["net", "n" * letters]})) == columns
+    assert count_columns(pl.Series(["net", "n" * letters])) == columns
 
 
 def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
