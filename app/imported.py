@@ -40,8 +40,8 @@ from ..core.records import (
     digest_of,
 )
 from ..probes.family import CLEAN
-from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set
+from ..probes.images.labels import Slices, attributes_of_csv, make_slices
 from .study.file import is_study_name
 
 ENGINE = "imported"

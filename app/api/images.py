@@ -85,8 +85,8 @@ def add_attributes(
 
     Raises ImageSetError, which names a row that is of no image, repeats another, or is not whole.
     """
-    from ...probes.images.attributes import add_attributes
     from ...probes.images.image_set import open_image_set
+    from ...probes.images.labels import add_attributes
 
     images = open_image_set(Path(image_set))
     slices = add_attributes(images.folder, images.attributes, images.paths, Path(file))

@@ -17,11 +17,10 @@ import numpy as np
 from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
 from ...core.records import Crop
 from . import set_files
-from .attributes import Slices, select_images
 from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
 from .image_sources import open_source
-from .labels import clusters_of
+from .labels import Slices, clusters_of, select_images
 from .options import USUAL, How
 from .pack import finish_set, hash_photographs, labels_of_source
 from .pixels import Stream

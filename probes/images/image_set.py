@@ -14,8 +14,7 @@ from ...core.errors import ImageSetError
 from ...core.jobs import Progress, in_parallel, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
 from ...core.untrusted import as_record
-from .attributes import Slices, read_attributes, select_images
-from .labels import spread
+from .labels import Slices, read_attributes, select_images, spread
 from .options import Draw
 from .pixels import PackedPixels, Stream
 from .set_files import ABOUT, INDEX, Index, Lists, earlier_indexes, image_keys, read_description, read_index

@@ -17,22 +17,26 @@ from ...core.errors import ImageSetError, UsageError
 from ...core.jobs import in_parallel
 from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PERCENTILES, PUBLISHED_CROP, SEVERAL, Crop, ImageSetInfo
-from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import BrokenImageError, Clipping, cropped, photo_of, pillow_warnings, planar, scale
 from .image_set import ImageSet, digest, open_image_set
 from .image_sources import open_source
 from .labels import (
     LARGEST_CLASS,
+    Slices,
+    Values,
+    attributes_of_csv,
     check_clustering,
     clusters_of,
     folders_that_could_be_labels,
     labels_of_csv,
     labels_of_folders,
     labels_of_names,
+    make_slices,
     refuse_numbers,
     refuse_outside,
     spread,
+    write_attributes,
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
 from .pixels import finish_pixels, write_row

@@ -20,8 +20,8 @@ from small import make_images, make_pictures, write_pictures
 
 from bandlens.analysis.published.imports import read_parquet
 from bandlens.core.records import Crop
-from bandlens.probes.images.attributes import read_attributes
 from bandlens.probes.images.image_set import check_image_set, open_image_set
+from bandlens.probes.images.labels import read_attributes
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.set_files import read_index

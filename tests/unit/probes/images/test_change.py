@@ -14,9 +14,9 @@ from small import make_pictures
 from bandlens.core import files
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
-from bandlens.probes.images.attributes import write_attributes
 from bandlens.probes.images.change import add_images, remove_images
 from bandlens.probes.images.image_set import check_image_set, earlier_sets, open_image_set
+from bandlens.probes.images.labels import write_attributes
 from bandlens.probes.images.options import Contents, How
 from bandlens.probes.images.pack import pack, pack_arrays
 from bandlens.probes.images.set_files import changed_folder
