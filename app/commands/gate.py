@@ -81,9 +81,11 @@ MOST_ROWS = 60
 def read_junit(text: str) -> Path:
     """The file of --junit; UsageError, before a gate runs for hours, where it cannot be written."""
     file = Path(text)
+    is_new = not file.exists()
     with writing(file, "name another with --junit"):
-        if file.is_dir() or not os.access(file, os.W_OK):
-            file.open("xb").close()
+        if is_new or file.is_dir() or not os.access(file, os.W_OK):
+            file.open("ab").close()
+        if is_new:
             file.unlink()
     return file
 

@@ -227,6 +227,7 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
             ["--junit", "/nowhere/gate.xml"],
             "cannot write /nowhere/gate.xml: No such file or directory; name another with --junit",
         ),
+        (["--junit", "/"], "cannot write /: Is a directory; name another with --junit"),
         (
             ["--junit", "/proc/gate.xml"],
             "cannot write /proc/gate.xml: No such file or directory; name another with --junit",
