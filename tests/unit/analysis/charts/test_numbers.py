@@ -106,4 +106,5 @@ def test_names_of_models_are_whole_where_two_charts_share_a_window_of_1100_pixel
     assert "…" not in svg
     assert svg.count(name) >= 2
     assert "in mine@1 of ../old/results.duckdb" in svg
-    assert not any(layer["encoding"]["color"].get("legend") for layer in spec["layer"]), "it would begin behind names"
+    legends = [layer["encoding"]["color"].get("legend") for layer in spec["layer"]]
+    assert legends == [None] * len(legends), "they would begin behind the names"
