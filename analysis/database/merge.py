@@ -170,6 +170,8 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
     where a database cannot be opened or disagrees with itself, which the result would show, or the disk is full.
     """
+    if not paths:
+        raise UsageError("there is no database to merge; name one at least")
     for path in paths:
         with open_store(path, read_only=True):  # which says what is wrong with a file
             pass

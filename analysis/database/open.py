@@ -166,18 +166,23 @@ def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duc
         yield connection
 
 
+def check_snapshot(path: Path, database: Path) -> None:
+    """UsageError where `path` is the database itself or a folder, or its folder is not there."""
+    is_link = path.exists() and database.exists() and path.samefile(database)
+    if is_link or path.resolve() == database.resolve():  # the database may not be there yet
+        raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it: {path / 'snapshot.duckdb'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
+
+
 def snapshots(store: Store, path: Path) -> Callable[[], bool]:
     """Make a function that renews the copy at `path` when it is due, and says whether it did.
 
     Call the function between transactions; it raises StoreError where the copy cannot be written. A copy takes its name
     when it is whole, so that readers see the old one or the new one.
-
-    Raises UsageError where `path` is the database itself, or its folder is not there.
     """
-    if path.exists() and path.samefile(store.path):
-        raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
-    if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
     due = 0.0
 
     def renew() -> bool:

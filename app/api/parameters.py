@@ -31,9 +31,13 @@ def reading(db: File) -> AbstractContextManager[Store]:
 
 
 def existing(db: File) -> Path:
-    """UsageError where there is no database: opening one to write to it would make it."""
+    """UsageError where there is no database: opening one to write to it would make it. StoreError for a folder."""
     if not Path(db).exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {quoted(db)}` makes one")
+    if Path(db).is_dir():
+        from ...analysis.database.queries import explanation
+
+        raise explanation(Path(db), "Is a directory")
     return Path(db)
 
 

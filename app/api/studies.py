@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,6 +76,8 @@ def read_study(study: Study | File, engine: str | None = None) -> Study:
     """The study of a file, or the study itself; with another engine where one is given."""
     from ..study.file import Study
 
+    if not isinstance(study, (Study, str, PathLike)):
+        raise UsageError(f"a study is the path of its file, or bandlens.Study(...), not a {type(study).__name__}")
     study = study if isinstance(study, Study) else Study.read(study)
     return replace(study, engine=engine or study.engine)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from made_up_results import cell, condition, image_set, part, store_study
 from small import ask, bandlens, make_study
 from waiting import LIMIT_SECONDS, wait_until
 
-from bandlens.analysis.database.open import COPYING_SHARE, open_store, snapshots, write_snapshot
+from bandlens.analysis.database.open import COPYING_SHARE, check_snapshot, open_store, snapshots, write_snapshot
 from bandlens.analysis.database.store import Store
 from bandlens.core.errors import StoreError, UsageError
 
@@ -78,10 +79,9 @@ def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest
 def test_what_is_no_place_for_one(tmp_path: Path) -> None:
     database = tmp_path / "results.duckdb"
     with open_store(database) as store:
+        os.link(database, tmp_path / "link.duckdb")
         with pytest.raises(UsageError, match="cannot take the place of"):
-            snapshots(store, database)
-        with pytest.raises(UsageError, match="no folder"):
-            snapshots(store, tmp_path / "none" / "copy.duckdb")
+            check_snapshot(tmp_path / "link.duckdb", database)
         (tmp_path / "taken.duckdb").mkdir()
         with pytest.raises(StoreError, match="cannot write the snapshot"):
             snapshots(store, tmp_path / "taken.duckdb")()

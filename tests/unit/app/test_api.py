@@ -152,6 +152,11 @@ def test_a_study_in_python_runs_the_cells_of_its_file(workplace: Path) -> None:
     assert ask(database, "SELECT toml FROM study") == [(study.toml,)]
 
 
+def test_a_study_is_a_file_or_made_in_python() -> None:
+    for study in ({"images": ["photos.set"]}, None):
+        assert "a study is the path of its file, or bandlens.Study(...), not a" in refusal(bandlens.run, study)
+
+
 def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
     counts: dict[str, list[float]] = {}
 

@@ -388,6 +388,7 @@ def test_names_that_are_refused(pair: list[Path], tmp_path: Path) -> None:
         (pair, tmp_path / "none" / "out.duckdb", None, "no folder"),
         (pair, out, occupied, "is none of the databases"),
         ([*pair, tmp_path / "none.duckdb"], out, None, "no results database at"),
+        ([], out, None, "no database to merge"),
     ):
         with pytest.raises(UsageError, match=words):
             merge(paths, target, prefer)

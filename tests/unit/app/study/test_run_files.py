@@ -113,6 +113,7 @@ def database(tmp_path: Path) -> Path:
 
 def test_the_command_says_it_in_a_line(command: Command, database: Path) -> None:
     assert command("progress", "--db", database).out == f"{database}: no run writes to it\n"
+    assert command("progress", "--db", database.parent).err.endswith("is a folder; name the file of a database\n")
     write_state(database, os.getpid())
     answer = command("progress", "--db", database)
     assert (answer.code, answer.err) == (0, "")

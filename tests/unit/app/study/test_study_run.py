@@ -116,6 +116,17 @@ def test_a_function_in_memory_is_not_for_workers(work: Work, tmp_path: Path) -> 
         run_study(replace(work, study=study), tmp_path / "r.duckdb", workers=Workers(("cpu",)))
 
 
+def test_an_option_that_is_refused_leaves_no_database(work: Work, tmp_path: Path) -> None:
+    database = tmp_path / "r.duckdb"
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        run_study(work, database, workers=Workers(("gpu",)))
+    no_place = tmp_path / "none" / "s.duckdb"
+    for snapshot, words in ((no_place, "no folder"), (tmp_path, "is a folder"), (database, "cannot take the place")):
+        with pytest.raises(UsageError, match=words):
+            run_study(work, database, snapshot=snapshot)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("count", [1, 45])
 def test_what_is_computed_when_a_run_is_interrupted_is_stored(
     work: Work, reference: Path, tmp_path: Path, count: int
