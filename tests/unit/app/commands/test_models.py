@@ -59,9 +59,10 @@ def test_the_option_that_states_logits_is_for_files_of_ones_own(tiny: Path, tmp_
     assert "--outputs is about weights and files of your own" in str(failure(invoke("export", "tv_resnet50", *words)))
 
 
-def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
-    make_model(tmp_path, "mine", size=64)
-    message = str(failure(invoke("export", "mine2", "--out", tmp_path)))
+def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # files of the current folder are near names, too
+    make_model(tmp_path / "models", "mine", size=64)
+    message = str(failure(invoke("export", "mine2", "--out", tmp_path / "models")))
     assert "unknown checkpoint 'mine2'; did you mean mine?" in message
     assert "weights of your own are named by their file" in message
 
