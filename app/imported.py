@@ -24,7 +24,7 @@ from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.imports import SourceTable, read_csv, read_parquet
 from ..analysis.statistics import Mask
-from ..core.errors import StoreError, UsageError
+from ..core.errors import StoreError, UsageError, some_of
 from ..core.files import sha256_of
 from ..core.protocol import CLASSES, SIZE
 from ..core.records import (
@@ -110,6 +110,8 @@ def import_predictions(
     if labelled.labels is None:
         raise UsageError(f"{labelled.info.name} has no labels, so no prediction could be right; give a labelled set")
     table, digest = _read(file, FILE_COLUMNS), sha256_of(file)
+    if len(checkpoints) > 1 and "model" not in table.rows.columns:
+        raise UsageError(f"{file} has no column model, so its predictions are of one; give one --checkpoint")
     session = SessionInfo(UNKNOWN, 1, 1, json.dumps({"predictions": file.name, "sha256": digest}))
     parts = []
     for name in checkpoints:
@@ -254,9 +256,7 @@ def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], ND
     row_of = {name: row for row, name in enumerate(files)}
     absent = [name for name in names if name not in row_of]
     if absent:
-        raise StoreError(
-            f"{table.file}: no row for {absent[0]} and {len(absent) - 1} more of {len(names)} images of the set"
-        )
+        raise StoreError(f"{table.file}: no row for {some_of(absent)} of {len(names)} images of the set")
     table.refuse("file_name", ~files.is_in(names), f"{{value}} is no image of {images.info.name}")
     rows = np.array([row_of[name] for name in names])
     return classes[rows], confidence[rows], label_probability[rows]

@@ -24,6 +24,7 @@ from .model_files import (
     GREY,
     LABEL_SETS,
     MOST_CLASSES,
+    MOST_PIXELS,
     NORMALIZATIONS,
     ONE_LOGIT,
     Normalization,
@@ -313,6 +314,8 @@ def _export(
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     size, name = facts.image_size, facts.name
+    if size > MOST_PIXELS:
+        raise UsageError(f"{name} would take images of {size:,} pixels, and {MOST_PIXELS:,} are the most; choose fewer")
     features = request.features if isinstance(request, HeadRequest) else None
     if features is None and getattr(network, "num_classes", None) == 0:
         raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")

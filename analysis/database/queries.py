@@ -49,6 +49,7 @@ MEANINGS = {
         "{path} is not a DuckDB database; name another file"
     ),
     "Is a directory": "{path} is a folder; name the file of a database",
+    "Connection already closed": "{path} was closed; open it again",
     "Out of Memory Error": "{path}: the query needs too much memory; ask for less",
     "Permission denied|Read-only file system": (
         "Permission denied for {path} or a file beside it; change the permissions of the file and of its folder, or "

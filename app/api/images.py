@@ -13,7 +13,7 @@ from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ..console import log
-from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, path_of, reading
+from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, listed, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def remove_images(image_set: ChangedSet, names: Annotated[Sequence[str], typer.A
     """
     from ...probes.images.change import remove_images
 
-    return remove_images(Path(image_set), names)
+    return remove_images(Path(image_set), listed(names))
 
 
 def pack_benchmark(

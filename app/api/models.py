@@ -16,7 +16,7 @@ from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
-from .parameters import File, PackedSet, path_of
+from .parameters import File, PackedSet, listed, path_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ def list_checkpoints(
     """
     from ...export.weights.fetch import verify as verify_files
 
-    selection = select(names or ["all"])
+    selection = select(listed(names) or ["all"])
     if verify:
         states = [state for published in selection for state in verify_files(published)]
         return [
@@ -110,7 +110,7 @@ def fetch_weights(names: Checkpoints) -> Iterator[Path]:
     from ...export.weights.fetch import fetch
 
     failed: list[str] = []
-    for paths in attempt({published.name: partial(fetch, published) for published in select(names)}, failed):
+    for paths in attempt({published.name: partial(fetch, published) for published in select(listed(names))}, failed):
         yield from paths or ()
     if failed:
         raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")

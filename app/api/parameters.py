@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -15,12 +16,19 @@ if TYPE_CHECKING:
     from ...analysis.database.store import Store
 
 File = str | PathLike[str]
+Name = TypeVar("Name")
 RESULTS = Path("results.duckdb")
 
 
 def path_of(file: File | None) -> Path | None:
     """The path of a file, where one is given."""
     return None if file is None else Path(file)
+
+
+def listed(names: Sequence[Name]) -> list[Name]:
+    """The names as a list. One alone, as Python code may give it, is a list of it, and not of its letters."""
+    name: object = names
+    return [cast("Name", name)] if isinstance(name, (str, PathLike, int)) else list(names)
 
 
 def reading(db: File) -> AbstractContextManager[Store]:

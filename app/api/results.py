@@ -20,6 +20,7 @@ from .parameters import (
     OnlyStudy,
     StudyOfProbes,
     existing,
+    listed,
     path_of,
     reading,
 )
@@ -250,6 +251,7 @@ def correlate(
         baseline: which definition of effective robustness; only testbed is that of Taori et al. 2020, for benchmarks
             over whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
     """
+    biases = listed(biases)
     if study is not None and db is None:
         db = RESULTS
     import polars as pl
@@ -356,7 +358,7 @@ def report(
     """
     from ..report.build import write_report
 
-    names = [name for words in figures for name in words.split(",")]
+    names = [name for words in listed(figures) for name in words.split(",")]
     with progress("writing", None, "charts") as advance:
         return write_report(Path(db), Path(out), study, against, published, names, Path(folder), advance)
 
@@ -383,7 +385,7 @@ def explore(
     from ..explore.server import serve
     from ..recorded_images import SEARCH_DEPTH, find_sets
 
-    places = [Path(folder) for folder in images] or [Path(db).resolve().parent]
+    places = [Path(folder) for folder in listed(images)] or [Path(db).resolve().parent]
     for folder in places:
         if not folder.is_dir():
             raise UsageError(f"no folder {folder}; name with --images where image sets lie")
@@ -510,5 +512,5 @@ def merge(
     """
     from ...analysis.database.merge import merge
 
-    merged = merge([Path(db) for db in databases], Path(out), path_of(prefer), progress)
+    merged = merge([Path(db) for db in listed(databases)], Path(out), path_of(prefer), progress)
     return merged.raise_contradictions() if raise_contradictions else merged

@@ -15,7 +15,7 @@ from ...core.errors import UnknownName, UsageError, did_you_mean
 from ...core.jobs import Progress, silent
 from ...core.untrusted import one_line
 from ..console import log
-from .parameters import RESULTS, Database, EngineOfStudy, File, existing, path_of
+from .parameters import RESULTS, Database, EngineOfStudy, File, existing, listed, path_of
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -151,6 +151,7 @@ def power(
     from ...analysis.statistics import EXACT_MODELS
     from ...analysis.statistics import power as formulas
 
+    images, models = listed(images), listed(models)
     for name, values, minimum, maximum in (
         ("images", images, 1, inf),
         ("models", models, EXACT_MODELS + 1, inf),
@@ -267,6 +268,7 @@ def _workers(executor: str, devices: Sequence[str], address: str | None) -> Work
         raise UsageError("--devices is for the local executor; Ray puts a worker on each GPU that it has")
     if executor == "local" and address is not None:
         raise UsageError("--address is for --executor ray; the local executor is this process, or --devices")
+    devices = read_devices(devices) if isinstance(devices, str) else devices
     return Workers(tuple(devices), address) if devices or executor == "ray" else None
 
 
@@ -331,7 +333,7 @@ def gate(
             "or another database; a precision by another: bandlens gate precision STUDY.toml --candidate "
             f"ENGINE:PRECISION{did_you_mean(str(name), [] if is_file else ['precision'])}"
         )
-    thresholds = {"margin": margin, "negative_flips": flips, "slices": list(slices) or None}
+    thresholds = {"margin": margin, "negative_flips": flips, "slices": listed(slices) or None}
     limits = {key: value for key, value in thresholds.items() if value is not None}
     for key, value in limits.items():
         check_limit(name_limit(key), value, key)
@@ -368,7 +370,7 @@ def gate_precision(
     study = read_study(study)
     study = replace(
         study,
-        checkpoints=list(checkpoints) or study.checkpoints,
+        checkpoints=listed(checkpoints) or study.checkpoints,
         limit=min(filter(None, (study.limit, images)), default=0),
     )
     return gate_study_precision(study, Path(db), reference, candidate or study.precision, progress=progress)
@@ -396,4 +398,5 @@ def import_predictions(
     """
     from ..imported import import_predictions
 
-    return import_predictions(Path(file), checkpoints, Path(images), Path(db), weights_sha256, path_of(attributes))
+    names = listed(checkpoints)
+    return import_predictions(Path(file), names, Path(images), Path(db), weights_sha256, path_of(attributes))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...analysis.comparison.precision import not_passed
 from ...analysis.database.open import check_snapshot, open_store, snapshots
+from ...analysis.database.queries import explanation
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.jobs import Advance, Progress, silent
@@ -49,6 +50,8 @@ def run_study(
     if workers is not None and work.study.probes_in_memory:
         name = work.study.probes_in_memory[0]
         raise UsageError(f"probe {name} is a function in memory, which workers lack; put it into a file")
+    if database.is_dir():
+        raise explanation(database, "Is a directory")
     # Whatever may refuse the run comes before a database that it would make.
     if workers is not None and workers.devices:
         from ...engine.processes import environments_of

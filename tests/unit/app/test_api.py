@@ -157,6 +157,18 @@ def test_a_study_is_a_file_or_made_in_python() -> None:
         assert "a study is the path of its file, or bandlens.Study(...), not a" in refusal(bandlens.run, study)
 
 
+def test_a_single_name_is_no_list_of_its_letters(workplace: Path, tmp_path: Path) -> None:
+    for act, words in (
+        (lambda: bandlens.remove_images(workplace / "images.set", "no.png"), "'no.png'"),
+        (lambda: bandlens.merge("none.duckdb", tmp_path / "x.duckdb"), "no results database at none.duckdb"),
+        (lambda: bandlens.correlate(biases="shape"), "unknown bias 'shape'"),
+        (lambda: list(bandlens.fetch_weights("tv_resnet")), "'tv_resnet'"),
+        (lambda: bandlens.run(study_of(workplace), tmp_path / "r.duckdb", devices="cpu,gpu"), "--devices cpu,gpu:"),
+        (lambda: bandlens.power(images=0), "images 0: give a number"),
+    ):
+        assert words in refusal(act)
+
+
 def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
     counts: dict[str, list[float]] = {}
 

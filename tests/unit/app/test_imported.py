@@ -123,11 +123,19 @@ def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, place: P
     assert ask(db, query) == [("labels", 0), ("more", 0.75)]
 
 
+def test_a_file_without_models_is_of_one(command: Command, place: Path) -> None:
+    words = ("import", "predictions", place / "predictions.csv", "--images", place / "labels.csv")
+    answer = command(*words, "--checkpoint", "a", "--checkpoint", "b", "--db", place / "r.duckdb")
+    assert (answer.code, "no column model, so its predictions are of one" in answer.err) == (2, True)
+
+
 def test_the_study_of_a_checkpoint_is_one_of_imported_predictions(command: Command, place: Path) -> None:
     db, images = place / "results.duckdb", image_set(2, labels=[1, 2])
     with open_store(db) as store:
         store_study(store, "net", images, [part(cell(images), [1, 2], [0, 0])])
-    words = ("import", "predictions", place / "predictions.csv", "--images", place / "labels.csv", "--db", db)
+    rows = pl.read_csv(place / "predictions.csv")
+    pl.concat([rows.with_columns(model=pl.lit(name)) for name in ("another", "net")]).write_csv(place / "two.csv")
+    words = ("import", "predictions", place / "two.csv", "--images", place / "labels.csv", "--db", db)
     refusal = command(*words, "--checkpoint", "another", "--checkpoint", "net")
     assert (refusal.code, refusal.out) == (2, "")
     assert "the study net is not of imported predictions" in refusal.err
@@ -170,7 +178,7 @@ def test_top5_of_a_packed_set_is_known_where_all_is_right(
     ("change", "message"),
     [
         (lambda t: t.drop("predicted_class"), "row 1: no column predicted_class"),
-        (lambda t: t.head(3), "no row for a and 0 more of 4"),
+        (lambda t: t.head(3), "no row for a of 4"),
         (lambda t: pl.concat([t, t.head(1)]), "row 5, column file_name: d is there more than once"),
         (
             lambda t: pl.concat([t, t.head(1).with_columns(file_name=pl.lit("e"))]),

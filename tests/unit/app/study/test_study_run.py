@@ -21,7 +21,7 @@ from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
-from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.errors import EngineError, StoreError, UsageError
 from bandlens.core.jobs import Advance, savers
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
@@ -125,6 +125,8 @@ def test_an_option_that_is_refused_leaves_no_database(work: Work, tmp_path: Path
         with pytest.raises(UsageError, match=words):
             run_study(work, database, snapshot=snapshot)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(StoreError, match="is a folder"):
+        run_study(work, Path())  # so is an empty --db
 
 
 @pytest.mark.parametrize("count", [1, 45])
