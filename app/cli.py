@@ -129,9 +129,10 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
 
     key = option.lstrip("-").replace("-", "_")
     names = [name for parameter in context.command.params for name in parameter.opts]
+    takes_study = not {"study", "--study"}.isdisjoint(names)
     if context.parent is None:
         see = f"an option of a command stands behind the command's name; {see}"
-    elif key in KEYS and not any(name.startswith(option) for name in names):
+    elif takes_study and key in KEYS and not any(name.startswith(option) for name in names):
         return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
     return UnknownName("option", option, names, see)
 

@@ -71,6 +71,7 @@ def test_every_command_has_help_with_an_example() -> None:
             2,
             "bandlens: unknown option '--batch'; batch is a key of a study, which its file gives",
         ),
+        (["export", "mine", "--models", "x"], 2, "bandlens: unknown option '--models'; see `"),
         (["sql", "SELECT 1", "SELECT 2"], 2, "bandlens: Got unexpected extra argument(s) (SELECT 2); see `"),
         (["report", "--db"], 2, "bandlens: Option '--db' requires an argument; see `"),
         (["verify", "no.duckdb"], 2, "(no.duckdb); a database is named with --db; see `"),
