@@ -94,6 +94,8 @@ def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], Fini
 def test_the_report_draws_every_probe(finish: Callable[[str], FinishedStudy], name: str) -> None:
     result = finish(name)
     page = (result.folder / f"{result.name}.html").read_text()
+    specs = page[page.index('id="specs"') :]
     for (probe,) in result.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
-        anchor = "filters" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
-        assert f'id="{anchor}-1"' in page
+        filters, octaves = probe in ("lowpass", "highpass"), probe == "octaves"
+        assert f'id="{"filters-1" if filters else "octave-shares" if octaves else "other-probes-1"}"' in page
+        assert octaves or str(probe).replace("_", " ") in specs
