@@ -507,8 +507,7 @@ def merge(
         raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
             Nothing is written in both cases.
 
-    Raises UsageError where `out` is there already, a database is named twice, or two studies of one name and version
-    are not the same.
+    Raises UsageError where `out` is there already, or two studies of one name and version are not the same.
     """
     from ...analysis.database.merge import merge
 

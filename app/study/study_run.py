@@ -25,6 +25,7 @@ from .resolve import Work
 from .run_files import keep_progress, note_crashes, read_crashes
 
 if TYPE_CHECKING:
+    from ...analysis.measures.own import OwnMeasure
     from .workers import Workers
 
 RANGE_SECONDS = 60.0
@@ -59,6 +60,11 @@ def run_study(
         environments_of(workers.devices, work.study.engine)
     if snapshot:
         check_snapshot(snapshot, database)
+    measures: list[OwnMeasure] = []
+    if work.study.measures:
+        from ...analysis.measures.own import read_measures
+
+        measures = read_measures(work.study.measures, work.study.folder)
     progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
         if snapshot:
@@ -66,7 +72,7 @@ def run_study(
         _check_gate(work, store, require_gate)
         image_counts = stored_images(work, store)
         if images_left(work.cells, image_counts):
-            _tell_gaps(work)
+            _tell_gaps(work, measures)
         warn(doubt_numbers(work))
         record = RunRecord(work.cells, store, partial(record_study, work, store), image_counts)
         if workers is None:
@@ -104,13 +110,11 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     warn([message])
 
 
-def _tell_gaps(work: Work) -> None:
+def _tell_gaps(work: Work, measures: list[OwnMeasure]) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
-    # A run with nothing to do says nothing of gaps, and starts without these modules.
-    from ...analysis.measures.own import read_measures
+    # A run with nothing to do says nothing of gaps, and starts without this module.
     from .plan import metrics_of
 
-    measures = read_measures(work.study.measures, work.study.folder)
     if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
         words = some_of(gaps, MOST_GAPS, "; ")
         log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")

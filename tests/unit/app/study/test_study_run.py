@@ -124,6 +124,9 @@ def test_an_option_that_is_refused_leaves_no_database(work: Work, tmp_path: Path
     for snapshot, words in ((no_place, "no folder"), (tmp_path, "is a folder"), (database, "cannot take the place")):
         with pytest.raises(UsageError, match=words):
             run_study(work, database, snapshot=snapshot)
+    lacking = replace(work, study=replace(work.study, measures={"mine": {"file": "no.py"}}))
+    with pytest.raises(UsageError, match=r"no file .*no\.py"):
+        run_study(lacking, database)
     assert not list(tmp_path.iterdir())
     with pytest.raises(StoreError, match="is a folder"):
         run_study(work, Path())  # so is an empty --db
