@@ -70,8 +70,9 @@ def test_what_cannot_be_compared_is_not_drawn_among_published_models(
     labels = [k % 10 for k in range(120)] if labelled else None
     images, path = image_set(120, name="photographs", labels=labels), tmp_path / "results.duckdb"
     rank, net = [int(k % 3 == 0) for k in range(120)], model("own", classes=classes)
+    predicted = [(k + rank[k]) % 10 for k in range(120)]
     with open_store(path) as store:
-        parts = [part(cell(images, setting, by=net), rank, rank if labelled else None) for setting in FILTERS]
+        parts = [part(cell(images, setting, by=net), predicted, rank if labelled else None) for setting in FILTERS]
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
         assert store.frame("FROM metric WHERE metric LIKE '%low_frequency_bias' AND state = 'ok'").height == 1
