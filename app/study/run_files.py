@@ -145,7 +145,9 @@ def note_crashes(database: Path) -> Iterator[None]:
 def read_crashes(database: Path) -> dict[str, str]:
     """Read how earlier runs of this machine crashed: a line by the digest of the condition. Their files are removed."""
     name = _maker_name(database)
-    crashes = {}
+    crashes: dict[str, str] = {}
+    if not database.parent.is_dir():  # who opens the database says so
+        return crashes
     for file in [file for file in database.parent.iterdir() if lost_its_maker(file, name.name)]:
         is_note = file.is_file() and not file.is_symlink()  # and no link or pipe of somebody else's
         digest, _, words = (file.read_text("utf-8", "replace") if is_note else "").partition("\n")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from small import CLASSES, make_model, make_pictures
 
-from bandlens.core.errors import BandlensError, EngineError, ExportError, UnknownName
+from bandlens.core.errors import BandlensError, EngineError, ExportError, UnknownName, UsageError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import ENGINES, arrays_of, open_session, variant_of
 from bandlens.export.model_files import save_model
@@ -180,7 +180,7 @@ def test_unknown_engines_and_precisions_are_named(tmp_path: Path) -> None:
     model = make_model(tmp_path)
     with pytest.raises(UnknownName, match="unknown engine 'onnxruntim'; did you mean onnxruntime"):
         open_session(variant_of(model, "onnxruntim", "fp32"), 4, 1)
-    with pytest.raises(EngineError, match=r"onnxruntime runs .*, not bf16; set precision"):
+    with pytest.raises(UsageError, match=r"onnxruntime runs .*, not bf16; set precision"):
         open_session(variant_of(model, "onnxruntime", "bf16"), 4, 1)
 
 
