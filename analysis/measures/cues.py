@@ -8,7 +8,7 @@ low_frequency_cue_bias and frequency_cue_accuracy are the same of images whose l
 and high ones (texture) of another; they depend on the cutoff at which the set was split.
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
-a share over clusters (`statistics.wilson`). A bias is `at_chance` where the cue accuracy is within that of blind
+a share over clusters (`statistics.wilson`). A bias is `at_chance` where the cue accuracy is not above that of blind
 guesses (`statistics.shares`), and `doubtful` below 20 decisions.
 
 Sources: Geirhos et al. 2019 (shapes), Gavrikov et al. 2025 (frequencies).
