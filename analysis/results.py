@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from html import escape
 from pathlib import Path
@@ -87,12 +87,14 @@ class Results:
         """
         return correlate_study(study_table(self._store, study_label(self._store, study)), method)
 
-    def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
+    def sql(self, query: str, parameters: Any = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.
 
-        It may take `timeout` seconds, by default as many as it needs: StoreError.
+        `parameters` are the values of its question marks, or the only one. It may take `timeout` seconds, by default as
+        many as it needs: StoreError.
         """
-        return self._store.frame(query, parameters, timeout)
+        has_many = isinstance(parameters, Collection) and not isinstance(parameters, (str, bytes))
+        return self._store.frame(query, parameters if has_many else [parameters], timeout)
 
     def plot_curves(
         self, probe: str = "lowpass", x: str = "cycles", study: str = "*", image_set: str | None = None

@@ -134,16 +134,21 @@ def name_classes(model: Model, names: str | PathLike[str] | Sequence[str]) -> No
     Raises UsageError where the file cannot be read, unless each has a name of its own, and where the folder cannot be
     written.
     """
+    update_description(model, {"class_names": names_for(model, names)})
+
+
+def names_for(model: Model, names: str | PathLike[str] | Sequence[str]) -> list[str]:
+    """The names as `name_classes` keeps them, checked."""
     if isinstance(names, (str, PathLike)):
         names = read_class_names(Path(names))
     count, kind = model.named
     if len(names) != count:
         raise UsageError(
-            f"{len(names)} names were given for the {count} {kind} of {model.name}, whose names stay as they were; "
+            f"{len(names)} names were given for the {count} {kind} of {model.name}, which stays as it was; "
             "give one name for each, in the order of the logits"
         )
     check_distinct(names, f"{kind} of {model.name}")
-    update_description(model, {"class_names": list(names)})
+    return list(names)
 
 
 def check_distinct(names: Sequence[str], kind: str) -> None:

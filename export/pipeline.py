@@ -17,7 +17,7 @@ from ..core.files import sha256_of
 from ..core.protocol import SIZE
 from ..core.records import Crop, Model, digest_of
 from ..core.untrusted import first_line
-from .class_names import find_class_names
+from .class_names import find_class_names, names_for
 from .heads.recipes import PromptHead, TrainedHead
 from .model_files import (
     FINISHED,
@@ -376,6 +376,8 @@ def _save(
         multilabel=multilabel,
     )
     names = head.class_names if head else find_class_names(facts.notes, model.named[0])
+    if isinstance(request, Outputs) and request.class_names is not None:
+        names = names_for(model, request.class_names)
     notes: dict[str, Any] = {"class_names": names} if names else {}
     if head and len(head.keys):
         notes["training_keys"] = head.keys.astype(">u8").tobytes().hex()

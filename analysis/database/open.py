@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from ...core import __version__
-from ...core.errors import BandlensError, StoreError, UsageError, quoted
+from ...core.errors import BandlensError, StoreError, UsageError, did_you_mean, quoted
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
@@ -64,6 +64,8 @@ def relative_path(path: Path, base: Path) -> str:
 def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
     """Open a results database, or make one where there is none and it may be written.
 
+    A new one is removed again where the block fails before it has stored a row.
+
     Args:
         path: the file.
         read_only: open it for a reader, whose queries can read it and nothing else.
@@ -75,9 +77,9 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
     """
     if not read_only:  # `progress` is a reader, and says what a killed run left
         remove_partial_files(path)
-    if not path.exists():
+    if is_new := not path.exists():
         if read_only:
-            raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
+            raise no_database(path)
         if (log := path.with_name(f"{path.name}.wal")).exists():
             raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
         create(path)
@@ -90,7 +92,19 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
         except BaseException as error:
             if not isinstance(error, BandlensError):
                 error.add_note(str(path))  # the command line names it, since nobody foresaw the error
+            # After a signal another thread may still be storing what was computed. A new database has one row, of meta.
+            if is_new and isinstance(error, Exception):
+                with suppress(duckdb.Error):
+                    if connection.execute("SELECT sum(estimated_size) FROM duckdb_tables()").fetchall() == [(1,)]:
+                        path.unlink()
             raise
+
+
+def no_database(path: Path, word: str = "") -> UsageError:
+    """The error for a results database that is not there, nor one at a word that may name a study in it."""
+    near = did_you_mean(word or str(path), map(str, Path(word or path).parent.glob("*.duckdb")))
+    place = f"{word} or {path}" if word else path
+    return UsageError(f"no results database at {place}{near}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
 
 
 def create(path: Path) -> None:

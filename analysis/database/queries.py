@@ -95,6 +95,11 @@ def explanation(path: Path, message: str) -> BandlensError:
             f"{log} is damaged, the log of what was last committed to {path}: move it away, which loses what was "
             f"committed after {since:%Y-%m-%d %H:%M:%S}, then run again; or take the copy of a snapshot"
         )
+    if path.suffix == ".toml":
+        return UsageError(
+            f"{path} is a study file, no results database; a study that was run goes by its name, such as "
+            f"{path.stem}, and its database is given with --db (db= in Python)"
+        )
     for pattern, meaning in MEANINGS.items():
         if re.search(pattern, line):
             return StoreError(meaning.format(path=path))

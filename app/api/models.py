@@ -125,6 +125,7 @@ def export_model(
     std: Sequence[float] | float | None = None,
     image_size: int | None = None,
     outputs: Literal["logits"] | None = None,
+    class_names: File | Sequence[str] | None = None,
     reading: Reading = OWN_WEIGHTS,
     out: File | None = None,
 ) -> Model:
@@ -142,6 +143,7 @@ def export_model(
         std: by which it expects them to be divided, likewise; 1 where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
         outputs: logits where a network's outputs are logits though they look like features or probabilities.
+        class_names: as `bandlens.name_classes` takes them; a `Backbone` has its own.
         reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
             run its code.
         out: the folder of the models; by default $BANDLENS_HOME/models.
@@ -151,11 +153,11 @@ def export_model(
     from ...export import pipeline
     from ...export.onnx.outputs import Outputs
 
-    folder, size = _models_folder(out), image_size or SIZE
+    folder, size = folder_of_models(out), image_size or SIZE
     head = source.request() if isinstance(source, Backbone) else None
-    request = head or Outputs(isinstance(source, MultiLabel), outputs is not None)
-    if head is not None and outputs is not None:
-        raise UsageError("outputs is for a network without a head, which makes logits of features; leave it out")
+    request = head or Outputs(isinstance(source, MultiLabel), outputs is not None, class_names)
+    if head is not None and (outputs, class_names) != (None, None):
+        raise UsageError("outputs and class_names are for a network without a head, which has its own; leave it out")
     if isinstance(source, (Backbone, MultiLabel)):
         source = source.source
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
@@ -207,7 +209,7 @@ def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
     """The description of an exported model, as it lies beside its file."""
     from ...export.model_files import describe_model
 
-    return describe_model(_models_folder(out), name)
+    return describe_model(folder_of_models(out), name)
 
 
 def sensitivity(
@@ -232,11 +234,15 @@ def sensitivity(
     from ...probes.images.image_set import open_image_set
     from ..frequency_content import measure_sensitivity
 
-    network = load_model(_models_folder(models), model)
+    network = load_model(folder_of_models(models), model)
     return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)
 
 
-def _models_folder(out: File | None) -> Path:
+def folder_of_models(out: File | None) -> Path:
+    """The folder, by default that of all models; UsageError for a file."""
     from ...export.model_files import models_folder
 
-    return path_of(out) or models_folder()
+    folder = path_of(out) or models_folder()
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder for models with --out")
+    return folder

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
-from ...core.errors import UsageError, quoted
-
 if TYPE_CHECKING:
     from ...analysis.database.store import Store
 
@@ -41,7 +39,9 @@ def reading(db: File) -> AbstractContextManager[Store]:
 def existing(db: File) -> Path:
     """UsageError where there is no database: opening one to write to it would make it. StoreError for a folder."""
     if not Path(db).exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {quoted(db)}` makes one")
+        from ...analysis.database.open import no_database
+
+        raise no_database(Path(db))
     if Path(db).is_dir():
         from ...analysis.database.queries import explanation
 

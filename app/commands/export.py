@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ...core.protocol import SIZE
-from ...export.class_names import name_classes, read_class_names
+from ...export.class_names import read_class_names
 from ...export.model_files import (
     NORMALIZATIONS,
     Channels,
@@ -21,11 +22,10 @@ from ...export.model_files import (
     check_name,
     load_model,
     model_names,
-    models_folder,
 )
 from ...export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
-from ..api.parameters import File, path_of
+from ..api.parameters import File
 from ..console import log, progress
 from ..export import (
     Backbone,
@@ -118,7 +118,7 @@ def export_words(
     """
     precisions = dict.fromkeys(name.strip() for word in precision for name in word.split(","))
     lowering = Lowering([*precisions], calibration, batch or None, batch == TUNE)
-    folder = path_of(out) or models_folder()
+    folder = models.folder_of_models(out)
     class_names = None if classes is None else read_class_names(Path(classes))
     with_head = None if head is None else read_head(head, class_names, progress)
     if calibration is not None:
@@ -164,15 +164,19 @@ def export_words(
         channels = None if in_folders else read_normalization(normalization)
 
         def export_file(source: Path, model_name: str) -> Model:
-            earlier = _find_intact(folder, model_name)
+            earlier = None
+            with suppress(BandlensError):  # there is none, or one that is damaged
+                earlier = load_model(folder, model_name)
+            network = source if with_head is None else with_head(source)
             model = models.export_model(
-                source if with_head is None else with_head(source),
+                network,
                 model_name,
                 architecture=None if source.suffix == ".onnx" else architecture,
                 mean=channels and channels[0],
                 std=channels and channels[1],
                 image_size=image_size,
                 outputs=outputs,
+                class_names=None if isinstance(network, Backbone) else class_names,
                 reading=reading,
                 out=out,
             )
@@ -180,8 +184,6 @@ def export_words(
                 log.warning(f"bandlens: warning: {model_name} replaces the model of {earlier.source} in {folder}")
             model = categorize_model(model, category)
             if model.head is None:
-                if class_names is not None:
-                    name_classes(model, class_names)
                 _tell_choices(model_name, models.describe_model(model_name, out), class_names is not None)
             return model
 
@@ -191,14 +193,6 @@ def export_words(
         choice = models.describe_model(row["name"], out).get("weights", NO_CHOICE)
         row |= {"weights": choice["taken"], "weights_left": choice["left"]}
     return rows, failed
-
-
-def _find_intact(folder: Path, name: str) -> Model | None:
-    """The model of that name in a folder; None where there is none, or one that has to be exported again."""
-    try:
-        return load_model(folder, name)
-    except BandlensError:
-        return None
 
 
 TIMM = "timm:"

@@ -71,6 +71,8 @@ def test_a_query_with_a_timeout_gives_the_same_rows_or_ends(stored_study: Path) 
     with bandlens.open(stored_study) as results:
         query = "SELECT *, ? AS x FROM accuracy ORDER BY ALL"
         assert_frame_equal(results.sql(query, ["y"], timeout=60), results.sql(query, ["y"]))
+        for value in ("y", 3, b"y"):
+            assert results.sql("SELECT ? AS x", value).item() == value
         with pytest.raises(StoreError, match=r"the query took more than 0.5 s"):
             results.sql("SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5", timeout=0.5)
 

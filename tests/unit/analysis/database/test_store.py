@@ -241,6 +241,8 @@ def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: byt
     path.write_bytes(content)
     assert "is not a DuckDB database; name another file" in refusal(path, read_only)
     assert path.read_bytes() == content
+    study = path.rename(path.with_suffix(".toml"))
+    assert f"UsageError: {study} is a study file, no results database; " in refusal(study, read_only)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -256,6 +258,9 @@ def test_the_schema_version_of_another_release_is_named(path: Path, read_only: b
 def test_places_without_a_database_are_refused(path: Path) -> None:
     assert refusal(path, read_only=True).startswith("UsageError: no results database at")
     assert not path.exists()
+    near = path.with_name(f"my_{path.name}")
+    near.touch()
+    assert f"; did you mean {near}?; " in refusal(path, read_only=True)
     orphan = path.with_name("nowhere") / "results.duckdb"
     assert f"no folder {orphan.parent} for the results database; make it first" in refusal(orphan, name=orphan.parent)
     path.mkdir()

@@ -96,6 +96,11 @@ def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path
     (tmp_path / "names.txt").write_text("\n".join(names[::-1]) + "\n")
     assert invoke(*words, "--classes", tmp_path / "names.txt").exit_code == 0
     assert json.loads(description.read_text())["class_names"] == names[::-1]
+    (tmp_path / "names.txt").write_text("\n".join(names[1:]))
+    for out, words_of_error in (("new", "9 names were given for the 10 classes"), ("names.txt", "names.txt is a file")):
+        with pytest.raises(UsageError, match=words_of_error):
+            invoke(*words, "--classes", tmp_path / "names.txt", "--out", tmp_path / out, catch_exceptions=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_several_files_become_models_of_their_names_and_one_that_fails_stops_none(tiny: Path, tmp_path: Path) -> None:
