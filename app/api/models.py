@@ -14,7 +14,7 @@ import typer
 from ...core.errors import CheckpointError, UsageError
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
-from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
+from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, checkpoints, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
 from .parameters import File, PackedSet, listed, path_of
 
@@ -116,6 +116,10 @@ def fetch_weights(names: Checkpoints) -> Iterator[Path]:
         raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
 
 
+TIMM = "timm:"
+"""The beginning of a word that stands for a pretrained model of timm."""
+
+
 def export_model(
     source: File | nn.Module | Backbone | MultiLabel,
     name: str | None = None,
@@ -150,16 +154,19 @@ def export_model(
 
     Raises CheckpointError, ExportError, UnknownName, UsageError.
     """
+    if isinstance(source, Backbone) and (outputs, class_names) != (None, None):
+        raise UsageError("outputs and class_names are for a network without a head, which has its own; leave it out")
+    head = source.request() if isinstance(source, Backbone) else None
+    multilabel = isinstance(source, MultiLabel)
+    if isinstance(source, (Backbone, MultiLabel)):
+        source = source.source
+    if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
+        _check_file(Path(source), architecture, reading)
     from ...export import pipeline
     from ...export.onnx.outputs import Outputs
 
     folder, size = folder_of_models(out), image_size or SIZE
-    head = source.request() if isinstance(source, Backbone) else None
-    request = head or Outputs(isinstance(source, MultiLabel), outputs is not None, class_names)
-    if head is not None and (outputs, class_names) != (None, None):
-        raise UsageError("outputs and class_names are for a network without a head, which has its own; leave it out")
-    if isinstance(source, (Backbone, MultiLabel)):
-        source = source.source
+    request = head or Outputs(multilabel, outputs is not None, class_names)
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
     if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
         if architecture is not None or (mean is None) != (std is None):
@@ -169,18 +176,22 @@ def export_model(
             )
         stated = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
         return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size, request=request)[0]
-    if isinstance(source, str) and architecture is None and not Path(source).is_file():
+    is_published = name is None and any(source == published.name for published in checkpoints())
+    if isinstance(source, str) and architecture is None and (is_published or not Path(source).is_file()):
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
-        if request != pipeline.PLAIN and (head is None or not source.startswith("timm:")):
+        if request != pipeline.PLAIN and (head is None or not source.startswith(TIMM)):
             raise UsageError(f"{source} is no file of weights, and a published checkpoint has classes of its own")
-        if not source.startswith("timm:"):
+        if not source.startswith(TIMM):
             return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
         if image_size is not None:
             raise UsageError(f"{source} takes images of its own size; leave out image_size")
-        return pipeline.export_pretrained(source.removeprefix("timm:"), folder, request=head)[0]
+        return pipeline.export_pretrained(source.removeprefix(TIMM), folder, request=head)[0]
     if name is None or mean is None or std is None:
-        raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
+        raise UsageError(
+            "give the model a name, and the mean and std of each channel that the network is used to, on the command "
+            "line --normalization imagenet, none, or MEAN:STD"
+        )
     channels = _channels("mean", mean), _channels("std", std)
     if not isinstance(source, (str, PathLike)):
         return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]
@@ -190,6 +201,16 @@ def export_model(
     return pipeline.export_user_checkpoint(
         file, name, architecture, channels, folder, image_size=size, reading=reading, request=request
     )[0]
+
+
+def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
+    """UsageError for a file that is not there, or with too much or too little beside it, before torch is loaded."""
+    if not file.exists():
+        raise UsageError(f"no file at {file}; check the path")
+    if file.suffix != ".onnx" and architecture is None and not file.is_dir():
+        raise UsageError(f"{file}: give weights with their --architecture and --normalization")
+    if file.suffix == ".onnx" and (architecture, reading) != (None, OWN_WEIGHTS):
+        raise UsageError(f"{file} is the whole network; leave out weights, --architecture and what is about them")
 
 
 def _channels(name: str, numbers: Sequence[float] | float) -> Channels:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
-from ...core.protocol import SIZE
 from ...export.class_names import read_class_names
 from ...export.model_files import (
     NORMALIZATIONS,
@@ -31,7 +29,6 @@ from ..export import (
     Backbone,
     Exports,
     Lowering,
-    MultiLabel,
     attempt,
     lower,
     name_sources,
@@ -44,9 +41,6 @@ if TYPE_CHECKING:
     from ...core.records import Model
 
 Rows = list[dict[str, Any]]
-WithHead = Callable[[str | PathLike[str]], Backbone | MultiLabel]
-"""Makes a classifier of a network, as --head names it."""
-
 
 TUNE = 0
 """The number that stands for the tuned batch, which is not measured yet: `--batch tune`."""
@@ -125,17 +119,18 @@ def export_words(
         from ...probes.images.set_files import read_description
 
         read_description(Path(calibration))  # before models are made
-    if image_size is not None and any(word.startswith(TIMM) for word in sources):
-        raise UsageError("a model of timm takes images of its own size; leave out --image-size")
+    reading = Reading(OWN, weights, trust)
 
-    def export_published(model_name: str) -> Model:
-        from ...export.pipeline import export_checkpoint
+    def export_name(word: str) -> Model:
+        is_published = any(word == checkpoint.name for checkpoint in checkpoints())
+        if with_head is None and word in exported and not (is_published and "fp32" in lowering.precisions):
+            return load_model(folder, word)
+        source = word if with_head is None else with_head(word)
+        return models.export_model(source, image_size=image_size, reading=reading, out=out)
 
-        if model_name in model_names(folder) and "fp32" not in lowering.precisions:
-            return load_model(folder, model_name)
-        return export_checkpoint(model_name, folder, image_size=image_size or SIZE, trust=trust)[0]
-
-    exports, files = _read_words(sources, folder, export_published, with_head, weights=architecture is not None)
+    exported = model_names(folder)
+    names, files = _read_words(sources, folder, exported, weights=architecture is not None)
+    exports: Exports = {name: partial(export_name, name) for name in names}
     file_options = {
         "--name": name,
         "--architecture": architecture,
@@ -149,19 +144,7 @@ def export_words(
     own_sources = name_sources(files, name)
     if own_sources:
         check_name(category, "category")
-        reading = Reading(OWN, weights, trust)
-        for source in files:
-            if not source.exists():  # torch is not loaded to find that out
-                raise UsageError(f"no file at {source}; check the path")
-            if source.suffix != ".onnx" and architecture is None and not source.is_dir():
-                raise UsageError(f"{source}: give weights with their --architecture and --normalization")
-            if source.suffix == ".onnx" and (architecture, reading) != (None, Reading()):
-                raise UsageError(
-                    f"{source} is the whole network; leave out weights, --architecture and what is about them"
-                )
-        # A folder says its normalization itself.
-        in_folders = normalization is None and all(source.is_dir() for source in files)
-        channels = None if in_folders else read_normalization(normalization)
+        channels = None if normalization is None else read_normalization(normalization)
 
         def export_file(source: Path, model_name: str) -> Model:
             earlier = None
@@ -171,7 +154,7 @@ def export_words(
             model = models.export_model(
                 network,
                 model_name,
-                architecture=None if source.suffix == ".onnx" else architecture,
+                architecture=architecture,
                 mean=channels and channels[0],
                 std=channels and channels[1],
                 image_size=image_size,
@@ -195,38 +178,23 @@ def export_words(
     return rows, failed
 
 
-TIMM = "timm:"
-"""The beginning of a word that stands for a pretrained model of timm."""
-
-
 def _read_words(
-    words: Sequence[str],
-    folder: Path,
-    export_published: Callable[[str], Model],
-    with_head: WithHead | None,
-    weights: bool,
-) -> tuple[Exports, list[Path]]:
-    """The exports of names, and the files; UnknownName for a word that is neither.
+    words: Sequence[str], folder: Path, exported: Sequence[str], weights: bool
+) -> tuple[list[str], list[Path]]:
+    """The names, and the files; UnknownName for a word that is neither.
 
-    A file that is there is meant rather than an exported model of its name in `folder`, and one of the 48 rather than a
-    file. With `weights` a word that is no name is a file of weights, though there is none.
+    A file that is there is meant rather than a model of its name that is `exported` in `folder`, and one of the 48
+    rather than a file. With `weights` a word that is no name is a file of weights, though there is none.
     """
-    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
-    exports: Exports = {}
+    published = [checkpoint.name for checkpoint in checkpoints()]
+    names: list[str] = []
     files: list[Path] = []
     for word in words:
         path = Path(word)
-        is_published = word == "all" or word.startswith(CATEGORY) or word in published
-        if word.startswith(TIMM):
-            exports |= _pretrained_model(word.removeprefix(TIMM), with_head, folder)
-        elif is_published or (word in exported and not path.exists() and path.suffix != ".onnx"):
-            names = [checkpoint.name for checkpoint in select([word])] if is_published else [word]
-            if with_head is not None:
-                raise UsageError(f"--head is for networks of features: {names[0]} has classes; leave it out")
-            exports |= {
-                name: partial(export_published, name) if is_published else partial(load_model, folder, name)
-                for name in names
-            }
+        if word == "all" or word.startswith(CATEGORY) or word in published:
+            names += [checkpoint.name for checkpoint in select([word])]
+        elif word.startswith(models.TIMM) or (word in exported and not path.exists() and path.suffix != ".onnx"):
+            names.append(word)
         elif path.exists() or path.suffix == ".onnx" or weights:
             files.append(path)
         else:
@@ -235,21 +203,7 @@ def _read_words(
                 f"folder of exported models where that is not {folder}"
             )
             raise UnknownName("checkpoint", word, [*published, *exported, *map(str, path.parent.glob("*"))], hint)
-    return exports, files
-
-
-def _pretrained_model(name: str, with_head: WithHead | None, folder: Path) -> Exports:
-    """The export of a model of timm, which is known before it is fetched, with a head where one is given."""
-    from ...export.pipeline import export_pretrained, headed_name
-    from ...export.weights.architectures import pretrained
-
-    network = with_head(name) if with_head else None
-    if isinstance(network, MultiLabel):
-        raise UsageError("multilabel is for weights and ONNX files of your own; a model of timm has classes")
-    request = network.request() if network else None
-    full_name = pretrained(name, request is not None).name
-    model_name = full_name if request is None else headed_name(full_name, request)
-    return {model_name: lambda: export_pretrained(full_name, folder, request=request)[0]}
+    return names, files
 
 
 def _lower_all(exports: Exports, lowering: Lowering) -> tuple[Rows, list[str]]:
@@ -293,15 +247,13 @@ def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool
         )
 
 
-def read_normalization(text: str | None) -> Normalization:
+def read_normalization(text: str) -> Normalization:
     """Mean and standard deviation per channel: a name, or MEAN:STD. UsageError for anything else."""
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
-    mean, colon, std = (text or "").partition(":")
+    mean, colon, std = text.partition(":")
     if not colon:
-        if text is not None:
-            raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
-        raise UsageError("say how the network normalizes: --normalization imagenet, none, or MEAN:STD")
+        raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
     return _three(mean), _three(std, deviation=True)
 
 

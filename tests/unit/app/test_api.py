@@ -114,7 +114,7 @@ def test_a_finished_onnx_file_is_taken_by_its_path_and_a_number_stands_for_all_c
         (nn.ReLU(), USUAL | {"name": "x", "std": 0}, "std must be three numbers, one a channel, or one number for all"),
         (nn.ReLU(), USUAL | {"name": "a/b"}, "'a/b' cannot name a model"),
         (3, USUAL | {"name": "x"}, "x is to be a torch.nn.Module, not a int"),
-        (Path("none.onnx"), USUAL | {"name": "x"}, "no ONNX file at none.onnx"),
+        (Path("none.onnx"), USUAL | {"name": "x"}, "no file at none.onnx; check the path"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_told_in_one_line(

@@ -77,9 +77,9 @@ def test_a_normalization_is_a_name_or_means_and_deviations() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "0", "0,0:1", "1/0:1", "123.68:58.393/255", "123.68/255:58.393", "nan:1", "0:0", "imagenets"],
+    ["0", "0,0:1", "1/0:1", "123.68:58.393/255", "123.68/255:58.393", "nan:1", "0:0", "imagenets"],
 )
-def test_what_is_no_normalization_is_refused(text: str | None) -> None:
+def test_what_is_no_normalization_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_normalization(text)
 
