@@ -84,8 +84,8 @@ def correlate(
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     tables = []
-    for subset, members in subsets.items():
-        with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+    with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+        for subset, members in subsets.items():
             models = read_models(frame.filter(members), biases, groups, control, errors)
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)

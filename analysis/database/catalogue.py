@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import duckdb
@@ -81,7 +81,8 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def words_of(sql: str) -> set[str]:
+@lru_cache(1000)
+def words_of(sql: str) -> frozenset[str]:
     """The words of a statement, without those in texts and comments."""
     data, tokens = sql.encode(), duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(data)]
@@ -90,7 +91,7 @@ def words_of(sql: str) -> set[str]:
         for (start, kind), end in zip(tokens, ends, strict=True)
         if kind in (duckdb.token_type.identifier, duckdb.token_type.keyword)
     )
-    return set(re.findall(r"\w+", code.decode(errors="replace").lower()))
+    return frozenset(re.findall(r"\w+", code.decode(errors="replace").lower()))
 
 
 class TemporaryViews:

@@ -337,23 +337,22 @@ SELECT id AS study_id, name AS study, name || '@' || version AS label,
 FROM study;
 COMMENT ON VIEW study_version IS 'Studies with the label that asks for a version, and whether it is the newest';
 
-CREATE MACRO unknown_study(which) AS (
-    WITH known AS (
-        SELECT name, jaro_winkler_similarity(name, which::VARCHAR) AS likeness
-        FROM (SELECT study AS name FROM study_version UNION SELECT label FROM study_version)
-    )
-    SELECT concat('unknown study ''', which, '''', coalesce(
-        '; did you mean ' || (SELECT string_agg(name, ' or ' ORDER BY likeness DESC, name) FROM (
-            FROM known WHERE likeness >= 0.75 ORDER BY likeness DESC, name LIMIT 3)) || '?',
-        '; known: ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM (FROM known ORDER BY name LIMIT 12)),
-        '; the database holds none'))
-);
-COMMENT ON MACRO unknown_study IS 'What an error says of a study that is not there, with up to three names that are near, or else those that there are';
+CREATE MACRO unknown_study(which, names) AS concat('unknown study ''', which, '''', coalesce(
+    '; did you mean ' || nullif(array_to_string(list_transform(list_sort(list_filter(
+        list_transform(names, lambda name: (-jaro_winkler_similarity(name, which::VARCHAR), name)),
+        lambda pair: pair[1] <= -0.75))[:3], lambda pair: pair[2]), ' or '), '') || '?',
+    '; known: ' || array_to_string(list_sort(names)[:12], ', '),
+    '; the database holds none'));
+COMMENT ON MACRO unknown_study IS 'What an error says of a study that is not there, with up to three of these names that are near, or else up to twelve';
 
 CREATE MACRO no_study(which) AS TABLE
-SELECT NULL::VARCHAR AS study FROM (SELECT count(*) FILTER (label = which OR study = which) AS found FROM study_version)
+SELECT NULL::VARCHAR AS study
+FROM (
+    SELECT count(*) FILTER (label = which OR study = which) AS found, list_distinct(flatten(list([study, label]))) AS names
+    FROM study_version
+)
 -- CASE keeps the error from being evaluated before its turn.
-WHERE CASE WHEN which IS DISTINCT FROM '*' AND found = 0 THEN error(unknown_study(which))::BOOLEAN ELSE false END;
+WHERE CASE WHEN which IS DISTINCT FROM '*' AND found = 0 THEN error(unknown_study(which, names))::BOOLEAN ELSE false END;
 COMMENT ON MACRO TABLE no_study IS 'No row, or an error where a word fits no study. What takes a word adds it to its rows, since a join may end before it has looked for the study';
 
 CREATE MACRO asks_for(which, study, label, newest) AS label = which OR (newest AND (which = '*' OR study = which));
@@ -455,13 +454,19 @@ CREATE MACRO freedom_of(error, share) AS
          THEN greatest(1, least(error.most, 2 * (error.second + error.unseen * share ** 2) ** 2 / error.fourth)) END;
 COMMENT ON MACRO freedom_of IS 'Degrees of freedom of the lower end of an interval near a share. Satterthwaite''s: clusters - 1, or fewer where few clusters make up the variance; NULL for the normal distribution';
 
-CREATE MACRO share_low(share, error) AS
-    lower_end(share, error.effective, error.unseen, quantile_of(freedom_of(error,
-        lower_end(share, error.effective, error.unseen, quantile_of(freedom_of(error, 0))))));
-COMMENT ON MACRO share_low IS 'Lower end of the 95 % interval of a share with an independent_error or a clustered_error';
+-- Of both sides at once, since DuckDB plans the formula for longer than it computes it: number - 1 is 0 for the lower
+-- end of the share itself, and 1 for the upper end, which the lower end of its other side leaves.
+CREATE MACRO share_ends(share, error) AS
+    list_transform([share, 1 - share], lambda side, number: abs(number - 1
+        - lower_end(side, error.effective, error.unseen, quantile_of(freedom_of(error,
+            lower_end(side, error.effective, error.unseen, quantile_of(freedom_of(error, 0))))))));
+COMMENT ON MACRO share_ends IS 'Lower and upper end of the 95 % interval of a share with an independent_error or a clustered_error';
 
-CREATE MACRO share_high(share, error) AS 1 - share_low(1 - share, error);
-COMMENT ON MACRO share_high IS 'Upper end of the 95 % interval of a share with an independent_error or a clustered_error';
+CREATE MACRO share_low(share, error) AS share_ends(share, error)[1];
+COMMENT ON MACRO share_low IS 'Lower end of the 95 % interval of a share, see share_ends';
+
+CREATE MACRO share_high(share, error) AS share_ends(share, error)[2];
+COMMENT ON MACRO share_high IS 'Upper end of the 95 % interval of a share, see share_ends';
 
 CREATE MACRO cluster_likeness(n, right1, share) AS
     CASE WHEN sum((right1 - n * share) ** 2) > 1e-9 THEN
@@ -535,12 +540,12 @@ WITH plain AS (
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, error, itself FROM counted
+    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, itself, share_ends(top1, error) AS ends FROM counted
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN share_low(top1, error) END AS low,
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN share_high(top1, error) END AS high
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN ends[1] END AS low,
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN ends[2] END AS high
 FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with its 95 % interval; dependent images count as fewer';
 
@@ -660,8 +665,8 @@ WITH judged AS (
     FROM summed
     GROUP BY images, condition, convention, human, subject
 )
-SELECT images, condition, convention, human, subject, n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
-FROM counted
+SELECT * EXCLUDE (error, ends), ends[1] AS low, ends[2] AS high
+FROM (SELECT *, share_ends(top1, error) AS ends FROM counted)
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
@@ -720,8 +725,8 @@ WITH by_cluster AS (
     FROM summed
     GROUP BY cell, scheme, clustered
 )
-SELECT cell, scheme, n::BIGINT AS n, top1, share_low(top1, error) AS low, share_high(top1, error) AS high
-FROM counted
+SELECT cell, scheme, n::BIGINT AS n, top1, ends[1] AS low, ends[2] AS high
+FROM (SELECT *, share_ends(top1, error) AS ends FROM counted)
 UNION ALL
 -- By the label that predictions are ranked by, whose sums are kept.
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;

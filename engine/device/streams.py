@@ -61,9 +61,9 @@ def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
     """While the block lasts, NumPy's products of matrices have so many threads; CuPy's have none."""
     if xp is not np:
         return nullcontext()
-    from threadpoolctl import threadpool_limits  # here, since a GPU does without it
+    from threadpoolctl import get_cached_controller  # here, since a GPU does without it
 
-    limits: AbstractContextManager[Any] = threadpool_limits(count, "blas")
+    limits: AbstractContextManager[Any] = get_cached_controller().limit(limits=count, user_api="blas")
     return limits
 
 
