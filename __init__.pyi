@@ -6,8 +6,6 @@ from .app.api.images import check_images as check_images
 from .app.api.images import draw_images as draw_images
 from .app.api.images import list_benchmarks as list_benchmarks
 from .app.api.images import list_conditions as list_conditions
-from .app.api.images import pack as pack
-from .app.api.images import pack_benchmark as pack_benchmark
 from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
 from .app.api.images import preview as preview
 from .app.api.images import remove_images as remove_images
@@ -71,6 +69,8 @@ from .export.model_files import categorize_model as categorize_model
 from .export.weights.study_checkpoints import Reading as Reading
 from .probes.benchmarks.layouts import Labels as Labels
 from .probes.benchmarks.sets import Subset as Subset
+from .probes.benchmarks.sets import pack_benchmark as pack_benchmark
 from .probes.images.options import Contents as Contents
 from .probes.images.options import Draw as Draw
 from .probes.images.options import How as How
+from .probes.images.pack import pack as pack

@@ -61,11 +61,7 @@ class Spectrum:
 
 
 def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Spectrum:
-    """Measure the power of one set or two, and the label information of those with labels.
-
-    Raises UsageError for a set with fewer than two clusters or without waves, and for images that are too small or of
-    two sizes.
-    """
+    """Measure the power of one set or two, and the label information of those with labels: see `app.api`."""
     size = sets[0].info.size
     if sets[-1].info.size != size:
         raise UsageError(

@@ -165,11 +165,7 @@ class Merged:
 
 
 def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress: Progress = silent) -> Merged:
-    """Write what several databases hold into the new one `out`, which gets its name when it is whole: see `app.api`.
-
-    Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
-    where a database cannot be opened or disagrees with itself, which the result would show, or the disk is full.
-    """
+    """Write what several databases hold into the new one `out`, which gets its name when it is whole: see `app.api`."""
     if not paths:
         raise UsageError("there is no database to merge; name one at least")
     for path in paths:

@@ -10,15 +10,12 @@ import typer
 
 from ...core.jobs import Progress, silent
 from ...core.protocol import BENCHMARKS, SIZE
-from ...core.records import PUBLISHED_CROP, Crop
-from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
+from ...probes.images.options import How
 from ..console import log
 from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, listed, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:
-    from ...probes.benchmarks.layouts import Labels
-    from ...probes.benchmarks.sets import Subset
     from ...probes.images.image_set import ImageSet
     from ..frequency_content import Spectrum
 
@@ -39,37 +36,6 @@ SetName = Annotated[str | None, typer.Option("--name", help="The set's name; tha
 StudyInstead = Annotated[
     File | None, typer.Option(metavar="FILE", help="The probes of this study instead of the published grid.")
 ]
-
-
-def pack(
-    source: ImageSource,
-    out: File,
-    *,
-    crop: Crop = PUBLISHED_CROP,
-    labels: File | None = None,
-    attributes: File | None = None,
-    contents: Contents = WHOLE_SOURCE,
-    how: How = USUAL,
-) -> ImageSet:
-    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
-
-    Args:
-        source: the folder or archive.
-        out: the new folder of the set.
-        crop: how photographs become pixels; by default the published study's.
-        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
-            come from folders named by WordNet ids, or by the names of the decision space.
-        attributes: a CSV file, columns path, name and value, of sites, scanners or the like, which are measured apart.
-        contents: what the set is called in results, what its images are, and which of the source's they are.
-        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
-
-    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
-    their labels. After an error there is no `out`.
-    """
-    from ...probes.images.pack import pack
-
-    files = {"labels": path_of(labels), "attributes": path_of(attributes)}
-    return pack(Path(source), Path(out), crop=crop, contents=contents, how=how, **files)
 
 
 def add_attributes(
@@ -112,7 +78,7 @@ def add_images(
     folder that it is decoded from.
 
     Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for broken
-    images. After an error the set is as it was.
+    images, and for a set that packing a folder alone does not make. After an error the set is as it was.
     """
     from ...probes.images.change import add_images
 
@@ -126,52 +92,12 @@ def remove_images(image_set: ChangedSet, names: Annotated[Sequence[str], typer.A
     Args:
         names: paths of images, as index.parquet has them.
 
-    Raises UnknownName for one that the set does not have.
+    Raises UnknownName for one that the set does not have, UsageError where none would be left. After an error the set
+    is as it was.
     """
     from ...probes.images.change import remove_images
 
     return remove_images(Path(image_set), listed(names))
-
-
-def pack_benchmark(
-    benchmark: str,
-    source: File,
-    out: File,
-    *,
-    name: str | None = None,
-    crop: Crop = PUBLISHED_CROP,
-    labels: Labels | None = None,
-    subset: Subset | None = None,
-    how: How = USUAL,
-) -> list[ImageSet]:
-    """Check that a folder holds a benchmark, or the subset of it that is meant, and pack it.
-
-    Args:
-        benchmark: its name, as `list_benchmarks` has it.
-        source: its folder, or an archive of it; of corruptions, the folder of their folders.
-        out: the new folder of the set, or of the sets of corruptions, which an interrupted pack goes on with.
-        name: the name of the set, by default that of `out`; corruption and severity are added.
-        crop: how photographs become pixels; those of a benchmark that is not resized must have `crop.size`.
-        labels: files with labels, for the benchmarks that have them, and which images are not independent.
-        subset: how much of the benchmark is packed, and is enough; by default all of it.
-        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
-
-    Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
-    and for broken images. After an error there is no set that is not whole.
-    """
-    from ...probes.benchmarks.layouts import IN_PATHS, find_benchmark
-    from ...probes.benchmarks.sets import ALL_ROWS, pack_benchmark
-
-    return pack_benchmark(
-        find_benchmark(benchmark),
-        Path(source),
-        Path(out),
-        name=name,
-        crop=crop,
-        labels=labels or IN_PATHS,
-        subset=subset or ALL_ROWS,
-        how=how,
-    )
 
 
 def list_benchmarks() -> list[dict[str, Any]]:
@@ -211,6 +137,9 @@ def pack_frequency_conflict(
         image_set: the folder of a packed set with labels.
         cutoff: low are frequencies up to C x size / 2 cycles per image, with C in (0, 1).
         seed: what the pairs are drawn by.
+
+    Raises UsageError for a cutoff that leaves one of the two without frequencies, ImageSetError for images without
+    labels or with too many of one class. After an error there is no `out`.
     """
     from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
     from ...probes.images.image_set import open_image_set
@@ -271,7 +200,7 @@ def spectrum(
     Args:
         second: a set to compare it with.
 
-    Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
+    Raises UsageError for sets of one cluster, without waves, of two sizes, or of images below 16 pixels.
     """
     from ...probes.images.image_set import open_image_set
     from ..frequency_content import measure_spectra

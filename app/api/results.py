@@ -507,7 +507,8 @@ def merge(
         raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
             Nothing is written in both cases.
 
-    Raises UsageError where `out` is there already, or two studies of one name and version are not the same.
+    Raises UsageError where `out` is there already, or two studies of one name and version are not the same; StoreError
+    where a database cannot be opened or disagrees with itself, which the result would show, or the disk is full.
     """
     from ...analysis.database.merge import merge
 

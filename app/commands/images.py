@@ -64,8 +64,10 @@ def pack(
         decision_space: what labels are of: all, imagenet-a, imagenet-r, sixteen, or multilabel.
         levels: black and white of pictures of more than 8 bits.
     """
+    from ...probes.images.pack import pack
+
     draw = None if limit is None else Draw(limit)
-    return images.pack(
+    return pack(
         source,
         out,
         crop=replace(read_crop(size, resize, interpolation), range=read_range(levels)),
@@ -107,12 +109,12 @@ def pack_benchmark(
         partial: what is there, though something is missing.
     """
     from ...probes.benchmarks.layouts import Labels
-    from ...probes.benchmarks.sets import Subset
+    from ...probes.benchmarks.sets import Subset, pack_benchmark
 
     corruptions = tuple(word for word in only if not word.isdecimal())
     severities = tuple(int(word) for word in only if word.isdecimal())
     fixed = benchmark in BENCHMARKS and BENCHMARKS[benchmark].fixed
-    return images.pack_benchmark(
+    return pack_benchmark(
         benchmark,
         source,
         out,

@@ -41,10 +41,7 @@ def pack_frequency_conflict(
     """Make a set of as many conflicts as there are images, of which conflict i has the low frequencies of image i.
 
     No class has more than half of `images`. Labels of the set are the classes of low frequencies, the scheme `hf_label`
-    those of high ones, and clusters those of the image with the low ones. Arguments are as `app.api` describes them.
-
-    Raises UsageError for a cutoff that leaves one of the two without frequencies, ImageSetError for images without
-    labels or with too many of one class. After an error there is no `out`.
+    those of high ones, and clusters those of the image with the low ones: see `app.api`.
     """
     info = images.info
     if images.labels is None:

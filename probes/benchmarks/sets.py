@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,18 @@ from ..images.labels import check_clustering, places_in_classes
 from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
-from .layouts import IN_PATHS, LAYOUTS, Labels, Layout, classes_of, file_number, listed, read_real, texture_of
+from .layouts import (
+    IN_PATHS,
+    LAYOUTS,
+    Labels,
+    Layout,
+    classes_of,
+    file_number,
+    find_benchmark,
+    listed,
+    read_real,
+    texture_of,
+)
 
 NAMED_SETS = 3
 """The number of sets that a message names before it says how many more there are."""
@@ -263,9 +275,9 @@ def packed_already(
 
 
 def pack_benchmark(
-    benchmark: Benchmark,
-    source: Path,
-    out: Path,
+    benchmark: str | Benchmark,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     name: str | None = None,
     crop: Crop = PUBLISHED_CROP,
@@ -273,14 +285,26 @@ def pack_benchmark(
     subset: Subset = ALL_ROWS,
     how: How = USUAL,
 ) -> list[ImageSet]:
-    """Check that `source` holds the benchmark, or the subset of it that is meant, and pack it: see `app.api`.
+    """Check that a folder holds a benchmark, or the subset of it that is meant, and pack it.
 
     A benchmark of corruptions becomes a set for each corruption and severity, `out`/fog/3; those that are there already
     are left as they are, so that an interrupted pack goes on. All images are counted before the first is decoded.
 
+    Args:
+        benchmark: its name, as `list_benchmarks` has it.
+        source: its folder, or an archive of it; of corruptions, the folder of their folders.
+        out: the new folder of the set, or of the sets of corruptions.
+        name: the name of the set, by default that of `out`; corruption and severity are added.
+        crop: how photographs become pixels; those of a benchmark that is not resized must have `crop.size`.
+        labels: files with labels, for the benchmarks that have them, and which images are not independent.
+        subset: how much of the benchmark is packed, and is enough; by default all of it.
+        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
+
     Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
     and for broken images. After an error there is no set that is not whole.
     """
+    benchmark = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    source, out = Path(source), Path(out)
     if benchmark.fixed:
         crop = Crop(crop.size, crop.size, fixed=True)
     check_clustering(labels.clusters)

@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 
 
 def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
-    """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`.
-
-    Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for whatever
-    is wrong with the images, and for a set that packing a folder alone does not make. After an error the set is as it
-    was.
-    """
+    """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`."""
     with set_files.changed_folder(path) as folder:
         images = open_image_set(path)
         index, old_count = set_files.read_index(path, images.info.count), images.info.count
@@ -77,8 +72,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
 def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
     """Remove images from a set by their paths; what is left is the set that packing these alone would have made.
 
-    But classes keep their numbers and names, even those that no image shows any more. Raises UnknownName for a path
-    that the set does not have, and UsageError where no image would be left. After an error the set is as it was.
+    But classes keep their numbers and names, even those that no image shows any more: see `app.api`.
     """
     with set_files.changed_folder(path) as folder:
         images = open_image_set(path)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import FileIO
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,26 +252,37 @@ def finish_set(
 
 
 def pack(
-    source: Path,
-    out: Path,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     crop: Crop = PUBLISHED_CROP,
-    labels: Path | None = None,
-    attributes: Path | None = None,
+    labels: str | PathLike[str] | None = None,
+    attributes: str | PathLike[str] | None = None,
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
-    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path: see `app.api`.
+    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
+
+    Args:
+        source: the folder or archive.
+        out: the new folder of the set.
+        crop: how photographs become pixels; by default the published study's.
+        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
+            come from folders named by WordNet ids, or by the names of the decision space.
+        attributes: a CSV file, columns path, name and value, of sites, scanners or the like, which are measured apart.
+        contents: what the set is called in results, what its images are, and which of the source's they are.
+        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
 
     Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
     their labels. After an error there is no `out`.
     """
     space = decision_space(contents.decision_space)
     check_clustering(contents.clusters)
+    source, out = Path(source), Path(out)
     refuse_early(source, out, how)
     images = open_source(source)
-    classes, names, lists = labels_of_source(images, labels, space, crop, how)
-    values = attributes_of_csv(attributes, images.paths) if attributes else {}
+    classes, names, lists = labels_of_source(images, None if labels is None else Path(labels), space, crop, how)
+    values = {} if attributes is None else attributes_of_csv(Path(attributes), images.paths)
     info = _info(out, crop, contents)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
         how.say(f"{source}: no labels, so agreement is measured; its {folders} folders can be: --labels folders")
