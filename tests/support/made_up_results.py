@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
 from bandlens.core.records import (
+    PREDICTION_COLUMNS,
     Cell,
     Condition,
     Finished,
@@ -124,10 +125,11 @@ def store_study(
     progress = store.progress(cells)
     missing = [part for part in parts if not progress[part.cell.key]]
     sessions = {c.variant: SESSION for c in cells}
-    ranges = dict[ImageSetInfo, list[Finished]]()  # each range of a commit is of one image set
+    commits = dict[tuple[bool, ...], list[Finished]]()  # each has the same columns
     for outcome in missing:
-        ranges.setdefault(outcome.cell.image_set, []).append(outcome)
-    for outcomes in ranges.values():
+        columns = tuple(getattr(outcome.predictions, name) is None for name in PREDICTION_COLUMNS)
+        commits.setdefault(columns, []).append(outcome)
+    for outcomes in commits.values():
         store.commit(outcomes, sessions)
     return label
 

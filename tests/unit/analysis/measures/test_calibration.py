@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from bandlens.analysis.measures.calibration import BINS, calibration_gaps
 
@@ -18,6 +17,7 @@ def outcomes(count: int, excess: float, seed: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize(("count", "excess"), [(1, 0.0), (40, 0.2), (3000, -0.04), (3000, 0.0), (3000, 0.25)])
 def test_the_error_is_that_of_torchmetrics(count: int, excess: float) -> None:
+    import torch
     from torchmetrics.functional.classification import binary_calibration_error  # imports transformers: 3 s
 
     confidence, correct = outcomes(count, excess, count)
