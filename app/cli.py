@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -134,7 +135,7 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
         see = f"an option of a command stands behind the command's name; {see}"
     elif takes_study and key in KEYS and not any(name.startswith(option) for name in names):
         return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
-    return UnknownName("option", option, names, see)
+    return UnknownName("option", option, [name for name in names if name.startswith("-")], see)
 
 
 @contextmanager
@@ -149,9 +150,10 @@ def _lines_of_typer(ctx: Any) -> Iterator[None]:
         see = f"see `{context.command_path} --help`"
         if hasattr(error, "possibilities"):
             raise _unknown_option(error.option_name, context, see) from None
-        takes_database = any("--db" in option.opts for option in context.command.params)
-        if takes_database and "unexpected extra" in message and ".duckdb" in message:
-            see = f"a database is named with --db; {see}"
+        if "unexpected extra" in message:
+            takes_database = any("--db" in option.opts for option in context.command.params)
+            is_database = takes_database and ".duckdb" in message
+            see = f"{'a database is named with --db' if is_database else 'put a text with spaces into quotes'}; {see}"
         text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
         raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
@@ -164,6 +166,11 @@ class Grouped(TyperGroup):
         self.commands = LoadedCommands()  # type: ignore[assignment]  # nothing is added
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for option, word in pairwise(["", *args]):
+            if (word.startswith("--") and word.endswith("=")) or (option, word) == ("--out", ""):
+                raise UsageError(f"{(word or option).rstrip('=')} has no value; give it one, or leave it out")
+            if word.endswith(",") and " " not in word:
+                raise UsageError(f"'{word}' ends with a comma; write a list without spaces, as in a,b, or in quotes")
         with _lines_of_typer(ctx):
             return super().parse_args(ctx, args)
 
@@ -221,12 +228,6 @@ def _flush_output() -> None:
         raise
 
 
-def _words_of_machine(error: OSError | MemoryError) -> str:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return str(unwritable(error.filename or "standard output", error, ""))
-    return one_line(str(error)) or "out of memory"
-
-
 def _words_of_fault(error: BaseException) -> str:
     """A line on an error that nobody foresaw; `open_store` has noted in it which databases were open.
 
@@ -259,7 +260,10 @@ def main() -> None:
         _tell(str(error))
         sys.exit(error.exit_code)
     except (OSError, MemoryError) as error:  # the machine raised it, and no better message is known
-        _tell(_words_of_machine(error))
+        words = one_line(str(error)) or "out of memory"
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            words = str(unwritable(error.filename or "standard output", error, ""))
+        _tell(words)
         sys.exit(BandlensError.exit_code)
     except BaseException as error:  # a panic of Polars is no Exception
         if isinstance(error, (SystemExit, KeyboardInterrupt)) or signals.interrupted():

@@ -11,6 +11,7 @@ A checkpoint is a study, and each of its files a cell: one more image set is a n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -106,6 +107,8 @@ def import_predictions(
             raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
     if len(checkpoints) > 1 and weights_sha256 != UNKNOWN:
         raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoints)} are imported; import it alone")
+    if weights_sha256 != UNKNOWN and not re.fullmatch("[0-9a-f]{64}", weights_sha256):
+        raise UsageError(f"--weights-sha256 is 64 hexadecimal digits, as of `sha256sum`, not {weights_sha256!r}")
     labelled = find_images(images, attributes)
     if labelled.labels is None:
         raise UsageError(f"{labelled.info.name} has no labels, so no prediction could be right; give a labelled set")
@@ -238,7 +241,7 @@ def _select_model(table: SourceTable, checkpoint: str) -> SourceTable:
 def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
     column = table.rows[name]
     if not column.dtype.is_integer():
-        raise StoreError(f"{table.where(0, name)}: {column.dtype} is no class; give numbers from 0 to 999")
+        raise StoreError(f"{table.where(0, name)}: {column[0]} is no class; give whole numbers from 0 to 999")
     is_invalid = column.is_null() | ~column.is_between(0, CLASSES - 1).fill_null(False)
     table.refuse(name, is_invalid, "{value} is no class from 0 to 999")
     return np.asarray(column.to_numpy(), np.int64)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ..analysis.database.queries import NATIVE, PLAIN, readable
 from ..analysis.database.store import Store
-from ..core.errors import StoreError, UsageError, plural, unwritable
+from ..core.errors import StoreError, UsageError, plural, writing
 from ..core.files import replacing
 from .printing import paper_text, print_lines, print_rows, spreadsheet_csv
 
@@ -99,16 +99,11 @@ def write_answers(store: Store, query: str, seconds: float, answer_format: str, 
             with store.reader(statement, types=types, seconds=seconds) as reader:
                 write_answer(reader, answer_format, sink)
 
-    try:
-        if out is None:
-            write_all(_TerminalSink() if sys.stdout.isatty() else sys.stdout.buffer)
-        else:
-            with replacing(out) as temporary, temporary.open("wb") as sink:
-                write_all(sink)
-    except OSError as error:
-        if out is None:
-            raise
-        raise unwritable(out, error, "name another file with --out") from error
+    if out is None:
+        write_all(_TerminalSink() if sys.stdout.isatty() else sys.stdout.buffer)
+    else:
+        with writing(out, "name another file with --out"), replacing(out) as temporary, temporary.open("wb") as sink:
+            write_all(sink)
 
 
 def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: AnswerFile) -> None:

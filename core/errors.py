@@ -79,11 +79,11 @@ class UsageError(BandlensError):
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
-    names = list(names)
-    near = get_close_matches(name, names, 3, 0.5)
-    if near and near[0].lstrip("-")[:1] != name.lstrip("-")[:1]:  # a name that begins otherwise has to be nearer
-        near = get_close_matches(name, near, 3, 0.6)
-    near = [known for known in names if name.endswith(f".{known}")] or near
+    word, by_word = name.lstrip("-"), {known.lstrip("-"): known for known in names}  # dashes make no options alike
+    near = get_close_matches(word, by_word, 3, 0.5)
+    if near and near[0][:1] != word[:1]:  # a name that begins otherwise has to be nearer
+        near = get_close_matches(word, near, 3, 0.6)
+    near = [known for known in by_word if name.endswith(f".{known}")] or [by_word[known] for known in near]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -105,6 +105,13 @@ def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
     if error.errno in NO_ROOM:
         return BandlensError(f"cannot write {path}: {words_of(error)}; make room, and run the same command again")
     return UsageError(f"cannot write {path}: {words_of(error)}; {advice}")
+
+
+def no_database(path: Path, word: str = "") -> UsageError:
+    """The error for a results database that is not there, nor one at a word that may name a study in it."""
+    near = did_you_mean(word or str(path), map(str, Path(word or path).parent.glob("*.duckdb")))
+    place = f"{word} or {path}" if word else path
+    return UsageError(f"no results database at {place}{near}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
 
 
 @contextmanager

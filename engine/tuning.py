@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BandlensError, EngineError, ExportError
+from ..core.errors import BandlensError, EngineError, writing
 from ..core.files import write_bytes
 from ..core.records import Model, Variant
-from ..core.untrusted import as_record, parse_json, read_text, words_of
+from ..core.untrusted import as_record, parse_json, read_text
 from ..export.photographs import photograph_crops
 from ..export.plans.plan_builder import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of
@@ -156,7 +156,7 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
 
     Each rate is logged. At TensorRT's best batch, settings of its builder are tried on one plan. Plans that were built
     for all this are removed, unless they are of the best batch and settings.
-    Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
+    Raises EngineError where no engine runs the model at that precision, and UsageError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
     engines = [engine for engine in SWEPT_ENGINES[arrays] if precision in ENGINES[engine].precisions]
@@ -235,10 +235,8 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
     content: Any = {}
     with suppress(OSError, ValueError):
         content = parse_json(read_text(file))
-    try:
+    with writing(file, "make its folder writable"):
         write_bytes(file, json.dumps({**(content if isinstance(content, dict) else {}), **tables}, indent=1).encode())
-    except OSError as error:
-        raise ExportError(f"cannot write {file}: {words_of(error)}; make its folder writable") from error
 
 
 def sample_images(xp: ModuleType, size: int, batch: int) -> Array:

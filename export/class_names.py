@@ -134,13 +134,13 @@ def name_classes(model: Model, names: str | PathLike[str] | Sequence[str]) -> No
     Raises UsageError where the file cannot be read, unless each has a name of its own, and where the folder cannot be
     written.
     """
+    if isinstance(names, (str, PathLike)):
+        names = read_class_names(Path(names))
     update_description(model, {"class_names": names_for(model, names)})
 
 
-def names_for(model: Model, names: str | PathLike[str] | Sequence[str]) -> list[str]:
-    """The names as `name_classes` keeps them, checked."""
-    if isinstance(names, (str, PathLike)):
-        names = read_class_names(Path(names))
+def names_for(model: Model, names: Sequence[str]) -> list[str]:
+    """The names of a model's classes, or of its labels; UsageError unless each has a name of its own."""
     count, kind = model.named
     if len(names) != count:
         raise UsageError(

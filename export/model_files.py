@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ExportError, UnknownName, UsageError, did_you_mean, unwritable
+from ..core.errors import ExportError, UnknownName, UsageError, did_you_mean, writing
 from ..core.files import write_bytes
 from ..core.records import Crop, Head, Model
 from ..core.untrusted import as_record, parse_json, read_text, without_secrets, words_of
@@ -87,17 +87,15 @@ def check_name(name: str, kind: str = "model") -> str:
 
 
 def save_model(model: Model, content: bytes, provenance: Mapping[str, Any]) -> None:
-    """Write the ONNX file to `model.path` and its description beside it, each in one step; or ExportError."""
+    """Write the ONNX file to `model.path` and its description beside it, each in one step; see `write_described`."""
     write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **provenance})
 
 
 def write_described(path: Path, content: bytes, description: Mapping[str, Any]) -> None:
-    """Write an ONNX file and its description beside it, each in one step; or ExportError."""
-    try:
+    """Write an ONNX file and its description beside it, each in one step; UsageError where that cannot be."""
+    with writing(path, "choose another folder with --out"):
         write_bytes(path, content)
         write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {words_of(error)}; make room or choose another folder") from error
 
 
 def model_names(folder: Path | None) -> list[str]:
@@ -177,10 +175,8 @@ def categorize_model(model: Model, category: str) -> Model:
 def update_description(model: Model, changes: dict[str, Any]) -> None:
     """Keep other values of a model beside its file; UsageError where the folder cannot be written."""
     path, description = _description_path(model.path), describe_model(model.path.parent, model.name) | changes
-    try:
+    with writing(path, "make its folder writable"):
         write_bytes(path, json.dumps(description, indent=1).encode())
-    except OSError as error:
-        raise unwritable(path, error, "make its folder writable") from error
 
 
 def verify_model(model: Model) -> bytes:
@@ -247,7 +243,7 @@ def check_precision(precision: str) -> str:
 
 
 def save_onnx_file(model: Model, precision: str, content: bytes, provenance: Mapping[str, Any]) -> OnnxFile:
-    """Write an ONNX file that was made from the model's fp32 file, and its description beside it; or ExportError."""
+    """Write an ONNX file that was made from the model's fp32 file, as `write_described` does."""
     sha256 = hashlib.sha256(content).hexdigest()
     onnx_file = OnnxFile(check_precision(precision), _path(model, precision), sha256, model.path.parent)
     description = {"precision": precision, "sha256": sha256, "bytes": len(content), "made_from": model.sha256}

@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from ...core import __version__
-from ...core.errors import BandlensError, StoreError, UsageError, did_you_mean, quoted
+from ...core.errors import BandlensError, StoreError, UsageError, no_database
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
@@ -98,13 +98,6 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
                     if connection.execute("SELECT sum(estimated_size) FROM duckdb_tables()").fetchall() == [(1,)]:
                         path.unlink()
             raise
-
-
-def no_database(path: Path, word: str = "") -> UsageError:
-    """The error for a results database that is not there, nor one at a word that may name a study in it."""
-    near = did_you_mean(word or str(path), map(str, Path(word or path).parent.glob("*.duckdb")))
-    place = f"{word} or {path}" if word else path
-    return UsageError(f"no results database at {place}{near}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
 
 
 def create(path: Path) -> None:

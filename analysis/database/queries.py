@@ -49,6 +49,9 @@ MEANINGS = {
         "{path} is not a DuckDB database; name another file"
     ),
     "Is a directory": "{path} is a folder; name the file of a database",
+    "Could not convert string .* to UINT16": (
+        "{path}: classes are numbers; the view shown_class has the number of each name"
+    ),
     "Connection already closed": "{path} was closed; open it again",
     "Out of Memory Error": "{path}: the query needs too much memory; ask for less",
     "Permission denied|Read-only file system": (
@@ -97,8 +100,7 @@ def explanation(path: Path, message: str) -> BandlensError:
         )
     if path.suffix == ".toml":
         return UsageError(
-            f"{path} is a study file, no results database; a study that was run goes by its name, such as "
-            f"{path.stem}, and its database is given with --db (db= in Python)"
+            f"{path} is a study file, no results database; name the study, {path.stem}, and its database with --db"
         )
     for pattern, meaning in MEANINGS.items():
         if re.search(pattern, line):

@@ -71,9 +71,7 @@ def list_checkpoints(
     return [{column: getattr(published, column) for column in columns} for published in selection]
 
 
-def describe_checkpoint(
-    name: str,
-) -> list[dict[str, Any]]:
+def describe_checkpoint(name: str) -> list[dict[str, Any]]:
     """Show one checkpoint: where its files are published and stored, and how their keys are read.
 
     Returns a row for each file.
@@ -129,7 +127,7 @@ def export_model(
     std: Sequence[float] | float | None = None,
     image_size: int | None = None,
     outputs: Literal["logits"] | None = None,
-    class_names: File | Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     reading: Reading = OWN_WEIGHTS,
     out: File | None = None,
 ) -> Model:
@@ -147,7 +145,7 @@ def export_model(
         std: by which it expects them to be divided, likewise; 1 where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
         outputs: logits where a network's outputs are logits though they look like features or probabilities.
-        class_names: as `bandlens.name_classes` takes them; a `Backbone` has its own.
+        class_names: a name for each class in the order of the logits; a `Backbone` has its own.
         reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
             run its code.
         out: the folder of the models; by default $BANDLENS_HOME/models.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
+from ...core.errors import no_database
+
 if TYPE_CHECKING:
     from ...analysis.database.store import Store
 
@@ -39,8 +41,6 @@ def reading(db: File) -> AbstractContextManager[Store]:
 def existing(db: File) -> Path:
     """UsageError where there is no database: opening one to write to it would make it. StoreError for a folder."""
     if not Path(db).exists():
-        from ...analysis.database.open import no_database
-
         raise no_database(Path(db))
     if Path(db).is_dir():
         from ...analysis.database.queries import explanation

@@ -152,7 +152,7 @@ def read_pair(pair: str | Sequence[str]) -> tuple[str, str]:
     """One of A and one of B, as X,Y or as two names; UsageError where there are not two."""
     names = pair.split(",") if isinstance(pair, str) else pair
     if len(names) != 2 or not all(names):
-        raise UsageError(f"{pair}: give one of A and one of B, as X,Y")
+        raise UsageError(f"{pair}: give one of A and one of B, as X,Y without a space")
     return names[0], names[1]
 
 
@@ -236,7 +236,7 @@ def correlate(
     biases: Annotated[Sequence[str], typer.Option("--bias")] = (),
     method: Literal["spearman", "pearson"] = "spearman",
     target: Literal["raw", "effective"] = "raw",
-    baseline: Literal["testbed", "standard", "timm"] = "standard",
+    baseline: Literal["testbed", "standard", "timm"] | None = None,
 ) -> Correlated:
     """Correlate every bias with every kind of generalization: with intervals, permutation tests and correction.
 
@@ -248,10 +248,14 @@ def correlate(
         biases: a bias to correlate, again for more; by default all.
         method: which coefficient.
         target: accuracies as they are, or effective robustness.
-        baseline: which definition of effective robustness; only testbed is that of Taori et al. 2020, for benchmarks
-            over whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
+        baseline: which definition of effective robustness, by default standard; only testbed is that of Taori et al.
+            2020, for benchmarks over whose classes there is an ImageNet accuracy; the lines of the others run over all
+            1,000 classes.
     """
     biases = listed(biases)
+    if baseline is not None and target == "raw":
+        raise UsageError("--baseline is for --target effective; give both, or neither")
+    baseline = baseline or "standard"
     if study is not None and db is None:
         db = RESULTS
     import polars as pl

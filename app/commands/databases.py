@@ -160,7 +160,10 @@ def answer(
         raise UsageError(f"{answer_format.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
-    text = _content(file or STDIN) if query is None else _text(query)
+    try:  # the query as it was typed, whatever the locale took its bytes for
+        text = _content(file or STDIN) if query is None else os.fsencode(query).decode()
+    except UnicodeError:
+        raise UsageError("the query is not UTF-8; write it in that encoding") from None
     with reading(db) as store:
         from ..sql_answers import print_answers, write_answers
 
@@ -168,14 +171,6 @@ def answer(
             print_answers(store, text, timeout, line)
         else:
             write_answers(store, text, timeout, answer_format, out)
-
-
-def _text(query: str) -> str:
-    """The query as it was typed, whatever the locale took its bytes for; UsageError where they are no UTF-8."""
-    try:
-        return os.fsencode(query).decode()
-    except UnicodeError:
-        raise UsageError("the query is not UTF-8; write it in that encoding") from None
 
 
 def _content(file: Path) -> str:

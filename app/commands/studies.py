@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import BandlensError, amount, plural, quoted, some_of, unwritable
+from ...core.errors import BandlensError, amount, plural, quoted, some_of, writing
 from ...core.untrusted import one_line
 from ..api import results, studies
 from ..console import log, progress
@@ -221,10 +221,8 @@ def demo(out: Path = Path("demo")) -> None:
 
     start = time.monotonic()
     database = out / "results.duckdb"
-    try:
+    with writing(f"the demo into {out}", "name another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(f"the demo into {out}", error, "name another folder with --out") from error
     model, parity = steps.export_model(out / "models")
     print(f"{model.path}: {parity or 'is there already'}", flush=True)
     images = steps.pack_pictures(out / "pictures.set")

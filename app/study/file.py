@@ -135,7 +135,9 @@ def _check_table(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{where}: {key} is missing; it is a list of names")
     for key, value in table.items():
         _check_key(where, key, value)
-    return {**table, "gate": _limits(where, table.get("gate", {}))}
+    folders = {key: [*map(os.path.expanduser, table[key])] for key in ("images", "clean_images") if key in table}
+    models = os.path.expanduser(table.get("models", ""))  # noqa: PTH111 - Path's raises for an unknown user
+    return {**table, **folders, "models": models, "gate": _limits(where, table.get("gate", {}))}
 
 
 KINDS: Mapping[str, tuple[type[Any], str]] = {

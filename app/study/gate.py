@@ -12,9 +12,9 @@ from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_known, check_names, gate_release
-from ...analysis.database.open import no_database, open_store, relative_path, split_against
+from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
-from ...core.errors import StoreError, UsageError, plural, quoted, some_of
+from ...core.errors import StoreError, UsageError, no_database, plural, quoted, some_of
 from ...core.jobs import Progress, silent
 from ...engine.backends.base import ENGINES, engine_of
 from ...engine.tasks import by_attack

@@ -72,7 +72,12 @@ def run_study(
         _check_gate(work, store, require_gate)
         image_counts = stored_images(work, store)
         if images_left(work.cells, image_counts):
-            _tell_gaps(work, measures)
+            # A run with nothing to do says nothing of gaps, and starts without this module.
+            from .plan import metrics_of
+
+            if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
+                words = some_of(gaps, MOST_GAPS, "; ")
+                log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
         warn(doubt_numbers(work))
         record = RunRecord(work.cells, store, partial(record_study, work, store), image_counts)
         if workers is None:
@@ -108,16 +113,6 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     if required:
         raise BandlensError(message)
     warn([message])
-
-
-def _tell_gaps(work: Work, measures: list[OwnMeasure]) -> None:
-    """Say in one line which metrics the study has some conditions for, and not all that they need."""
-    # A run with nothing to do says nothing of gaps, and starts without this module.
-    from .plan import metrics_of
-
-    if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
-        words = some_of(gaps, MOST_GAPS, "; ")
-        log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
 
 
 def run_here(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -49,8 +48,8 @@ class Outputs:
     """Whether each output is a label by itself."""
     stated: bool = False
     """Whether the outputs are logits though they may look like something else."""
-    class_names: str | PathLike[str] | Sequence[str] | None = None
-    """The names of the classes, as `name_classes` takes them; by default those beside the weights."""
+    class_names: Sequence[str] | None = None
+    """The names of the classes in the order of the logits; by default those beside the weights."""
 
 
 Array = TypeVar("Array", bound=Any)

@@ -18,10 +18,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...core.errors import ExportError
+from ...core.errors import ExportError, writing
 from ...core.files import write_bytes
 from ...core.records import digest_of
-from ...core.untrusted import parse_json, read_text, words_of
+from ...core.untrusted import parse_json, read_text
 from ..model_files import OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
 from .plan_builder import TensorRT, build_trt_plan
@@ -70,16 +70,13 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     if isinstance(trt_plan, TrtPlan):
         return trt_plan
     path = _path(onnx_file, target)
-    try:
+    with writing(path, "make its folder writable, or choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
         # and overwrite timings. The lock also shows, before minutes of work, whether the folder can be written.
         with FileLock(path.parent / ".building"):
             trt_plan = _find(onnx_file, target)  # another process may have built it meanwhile
             return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
-    except OSError as error:
-        advice = "make room, or make its folder writable, or choose another folder"
-        raise ExportError(f"cannot write {path}: {words_of(error)}; {advice}") from error
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:

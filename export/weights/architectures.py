@@ -93,8 +93,9 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
     try:
         factory: Factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except ImportError as error:
-        is_file = Path(f"{module.replace('.', '/')}.py").is_file()
-        advice = "write PYTHONPATH=. before the command, as that file is here" if is_file else "is it on PYTHONPATH?"
+        advice = "install its package, or put its folder on PYTHONPATH"
+        if Path(f"{module.replace('.', '/')}.py").is_file():
+            advice = "write PYTHONPATH=. before the command, as that file is here"
         raise UsageError(f"architecture '{architecture}': {error}; {advice}") from error
     except (AttributeError, ValueError) as error:
         raise UsageError(f"architecture '{architecture}': {error}; name a class or function of it") from error

@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_sweep(
     monkeypatch.setattr(tuning, "measure_rate", lambda *_: pytest.fail("it is measured"))
     (place / "models" / "plans").touch()
     answer = command("export", "one", "--out", place / "models", "--batch", "tune")
-    assert answer.code == 1
+    assert answer.code == 2
     assert re.search(r"cannot write .*tuning\.json: .*; make its folder writable$", answer.err)
 
 

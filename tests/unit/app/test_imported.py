@@ -155,6 +155,8 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     assert "holds no predictions of two" in result.err
     result = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
     assert (result.code, "is of one model" in result.err) == (2, True)
+    result = command(*words, "--checkpoint", "one", "--weights-sha256", "0" * 63, *db)
+    assert (result.code, "--weights-sha256 is 64 hexadecimal digits" in result.err) == (2, True)
     assert not (tmp_path / "results.duckdb").exists()
 
 
@@ -183,6 +185,10 @@ def test_top5_of_a_packed_set_is_known_where_all_is_right(
         (
             lambda t: pl.concat([t, t.head(1).with_columns(file_name=pl.lit("e"))]),
             "row 5, column file_name: e is no image",
+        ),
+        (
+            lambda t: t.with_columns(predicted_class=pl.lit("cat")),
+            "row 1, column predicted_class: cat is no class; giv",
         ),
         (lambda t: t.with_columns(predicted_class=pl.lit(1000)), "row 1, column predicted_class: 1000 is no class"),
         (lambda t: t.with_columns(predicted_probability=pl.lit(1.5)), "column predicted_probability: 1.5 is no prob"),

@@ -59,7 +59,7 @@ def test_a_category_and_names_of_classes_are_kept_side_by_side(tmp_path: Path) -
 def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(tmp_path / "models", "one", classes=2)
     (tmp_path / "models" / "fp16").write_text("in the way")
-    with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
+    with pytest.raises(UsageError, match=r"cannot write .*choose another folder"):
         save_onnx_file(model, "fp16", b"half", {})
 
     def refuse(path: Path, _content: bytes) -> None:

@@ -287,6 +287,11 @@ def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
 # Messages of DuckDB
 
 
+def test_a_name_in_place_of_a_class_is_one_line(store: Store) -> None:
+    with pytest.raises(StoreError, match="classes are numbers; the view shown_class has the number of each name"):
+        store.frame("SELECT 'cat'::USMALLINT")
+
+
 @pytest.mark.parametrize(
     ("query", "names"),
     [

@@ -231,6 +231,12 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
     }
 
 
+def test_a_tilde_is_the_folder_of_the_user(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(workplace))
+    keys = {"models": "~/models", "images": ["~/images.set"]}
+    assert resolve(Study.read(make_study(workplace, **keys, probes="lowpass = {}"))).cells
+
+
 def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
     file = make_study(workplace, clean_images=["sets/*"])
     assert "no image set fits 'sets/*' in" in refusal(file)

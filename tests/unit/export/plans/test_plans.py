@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from small import make_model
 
-from bandlens.core.errors import ExportError
+from bandlens.core.errors import UsageError
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.plans import plans
 from bandlens.export.plans.plans import Target, ensure_trt_plan, has_trt_plan
@@ -77,5 +77,5 @@ def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
 ) -> None:
     monkeypatch.setattr(plans, "build_trt_plan", None)
     (tmp_path / "plans/.building").mkdir(parents=True)  # as unwritable as a folder can be for root
-    with pytest.raises(ExportError, match=r"cannot write .*plans.*: Is a directory; make room, or make its"):
+    with pytest.raises(UsageError, match=r"cannot write .*plans.*: Is a directory; make its folder"):
         ensure_trt_plan(LIBRARY, load_onnx_file(make_model(tmp_path, size=32), "fp32"), TARGET)

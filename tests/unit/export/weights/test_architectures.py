@@ -88,7 +88,7 @@ def test_unknown_names_name_the_nearest() -> None:
         build("resnet-50")
     with pytest.raises(UnknownName, match=r"did you mean resnet18\?;"):
         build("torchvision.models.resnet18")
-    with pytest.raises(UsageError, match=r"No module named 'no_such_package'.*PYTHONPATH"):
+    with pytest.raises(UsageError, match=r"No module named 'no_such_package'; install its .*PYTHONPATH"):
         build("no_such_package:Net")
     with pytest.raises(UsageError, match="unknown torchvision architecture 'resnet10t'"):
         build("torchvision:resnet10t")
