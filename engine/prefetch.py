@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import TypeVar, cast
 
 from ..probes.arrays import Array
-from .device.run_images import BUFFERS
 from .device.streams import Point, perturbing_stream, point, wait_for
 
 T = TypeVar("T")
 
-COUNT = BUFFERS
+COUNT = 4
 """The number of buffers: a family may hold two that it has not yielded, one waits, and one is being run."""
 
 

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +19,7 @@ from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.device.run_images import resident, streamed
-from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
+from bandlens.engine.device.streams import finish, network_stream, point
 from bandlens.engine.run import CellBatch, CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
 from bandlens.probes.family import Batch
@@ -162,15 +160,12 @@ def run_over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Figures:
         first = cells_of(bench, dict(list(subset.items())[:1]), conditions)
         list(run(first, bench.grid, place, last=sizes.batch))  # kernels are compiled
         cells = cells_of(bench, subset, conditions)
-        with perturbing_stream(xp):
-            takes = {"resident": resident(xp, bench.images), "streamed": streamed(xp, bench.images, sizes.batch)}
-        for where, take in takes.items():
-            start, inferring = time.perf_counter(), 0.0
-            for outcomes in run(cells, bench.grid, replace(place, take=take), last=last):
-                inferring += sum(outcome.seconds for outcome in outcomes if isinstance(outcome, Finished))
-            duration = time.perf_counter() - start
-            yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / duration
-            yield f"{label}.{where}.busy", inferring / duration
+        start, inferring = time.perf_counter(), 0.0
+        for outcomes in run(cells, bench.grid, place, last=last):
+            inferring += sum(outcome.seconds for outcome in outcomes if isinstance(outcome, Finished))
+        duration = time.perf_counter() - start
+        yield f"{label}.run", bare * len(cells) * last / sizes.batch / duration
+        yield f"{label}.busy", inferring / duration
 
 
 def rows_that_differ(bench: Bench) -> int:

@@ -18,15 +18,13 @@ class Figure(NamedTuple):
 
 
 def figures_of_runs(stage: str, engine: str, single: str = "", many: str = "") -> dict[str, Figure]:
-    """The rows on whole runs; what is predicted is with the images on the card."""
+    """The rows on whole runs."""
     figures = {}
     for label, networks, predicted in (("1", "1 network", single), ("48", "48 networks", many)):
         name, key = f"{engine} fp16, {networks}: ", f"{stage}.{label}"
         figures[f"{key}.bare"] = Figure(name + "bare loop", "images/s")
-        figures[f"{key}.resident"] = Figure(name + "run over it, images on the card", "ratio", predicted)
-        figures[f"{key}.resident.busy"] = Figure(name + "share of the time in networks, images on the card", "ratio")
-        figures[f"{key}.streamed"] = Figure(name + "run over it, images streamed", "ratio")
-        figures[f"{key}.streamed.busy"] = Figure(name + "share of the time in networks, images streamed", "ratio")
+        figures[f"{key}.run"] = Figure(name + "run over it", "ratio", predicted)
+        figures[f"{key}.busy"] = Figure(name + "share of the time in networks", "ratio")
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The images of a run: in the host's memory, on the card, or on their way to it."""
+"""The images of a run: in the host's memory, or on their way to the card."""
 
 from __future__ import annotations
 
@@ -20,26 +20,11 @@ Take = Callable[[NDArray[np.int64]], Array]
 
 WORKING = 16
 """Float32 batches that a run needs beside its sessions: its buffers, and those of the probes (8 at a time at most)."""
-BUFFERS = 4
-"""Those among them that a run has before it looks for a place for its images."""
-UPLOAD = 1024
-"""The number of images that go to the card at once."""
 
 
 def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """The function that takes images of the set for a run.
-
-    On a GPU all of them lie on the card where there is room for them beside the work; else each batch is read into
-    pinned memory and copied while the one before is at work.
-    """
-    if xp is np:
-        return images.take
-    return resident(xp, images) if fits_memory(images, batch, free_memory(xp)) else streamed(xp, images, batch)
-
-
-def fits_memory(images: ImageSet, batch: int, free: int) -> bool:
-    """Whether the pixels fit into so many bytes beside what a run will need further."""
-    return images.nbytes + working_bytes(images.info.size, batch) * (WORKING - BUFFERS) // WORKING <= free
+    """The function that takes images of the set for a run."""
+    return images.take if xp is np else streamed(xp, images, batch)
 
 
 def working_bytes(size: int, batch: int) -> int:
@@ -53,22 +38,8 @@ def free_memory(xp: ModuleType) -> int:
     return int(free) + int(xp.get_default_memory_pool().free_bytes())
 
 
-def resident(xp: ModuleType, images: ImageSet) -> Take:
-    """Copy all images to the card, in the current stream, in which they are taken as well."""
-    pixels = xp.empty(images.shape, dtype=xp.uint8)
-    for first in range(0, len(pixels), UPLOAD):
-        rows = np.arange(first, min(first + UPLOAD, len(pixels)))
-        pixels[rows[0] : rows[-1] + 1] = xp.asarray(images.take(rows))
-
-    def take(rows: NDArray[np.int64]) -> Array:
-        first, last = int(rows[0]), int(rows[-1])
-        return pixels[first : last + 1] if last - first + 1 == len(rows) else pixels[xp.asarray(rows)]
-
-    return take
-
-
 def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """Copy each batch to the card as it is taken."""
+    """Read each batch into pinned memory, and copy it to the card while the one before is at work."""
     # Two of each are needed: while one batch is copied to the card, or perturbed there, the next is read.
     shape = (batch, *images.shape[1:])
     count = math.prod(shape)

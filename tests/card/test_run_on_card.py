@@ -37,7 +37,6 @@ from bandlens.core.errors import DeviceError
 from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
-from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.device.streams import finish, network_stream, new_stream
 from bandlens.engine.tasks import Outcome, Task
 from bandlens.engine.workbench import Workbench
@@ -53,9 +52,7 @@ from bandlens.probes.images.image_set import ImageSet, Scheme
 
 COUNT, BATCH = 6, 2
 MOST_SEEDS = 7
-"""Seeds that are tried, with each kind and room, until an order shows that a wait is missing."""
-ROOM = {"resident": 1 << 34, "streamed": 0}
-"""Places of the images, and the bytes of the card, beside those that a run works in, with which they lie there."""
+"""Seeds that are tried, with each kind, until an order shows that a wait is missing."""
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
 BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
 """A noise so strong that many pixels are drawn again."""
@@ -68,7 +65,7 @@ class Kind:
     """A kind of run on the card."""
 
     orders: int
-    """Number of orders that are tried, with images on the card and again with images that are streamed."""
+    """Number of orders that are tried."""
     engine: str
     precision: str = "fp32"
     bench: str = "filters"
@@ -83,7 +80,7 @@ KINDS = {
     "critical band": Kind(4, "tensorrt", bench="critical band"),
     "attacks": Kind(4, "onnxruntime-cuda", bench="attacks"),
 }
-"""Together these are 40 orders with images on the card, and as many with images that are streamed."""
+"""Together these are 40 orders."""
 SHOWING = ("onnxruntime-cuda", "tensorrt", "torch-cuda")
 """The kinds that any missing wait shows with."""
 
@@ -165,19 +162,18 @@ def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
 
 
 @contextmanager
-def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
+def card(bench: Bench, seed: int) -> Iterator[PretendCupy]:
     """The seed draws the order of the work within the block."""
     with pytest.MonkeyPatch.context() as patch:
         xp = pretend_gpu(patch, bench.launcher, seed)
         draw_threads(patch, prefetch, seed)
-        xp.free = working_bytes(bench.images.info.size, BATCH) * 3 // 4 + room  # the buffers are there already
         with torch_on(xp.card, patch):
             yield xp
             if xp.card.lost is None:
                 xp.card.drain()
 
 
-def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Row]]:
+def on_card(kind: Kind, bench: Bench, seed: int) -> dict[str, list[Row]]:
     """The rows of a run before one that was interrupted; under every second seed after such a one, which took a network
     less; and of attacks after it, each after one that was interrupted.
 
@@ -185,7 +181,7 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
     did. At last two sessions, one larger than the other, are asked for more than is read, and closed.
     """
     single, pair = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
-    with card(bench, room, seed) as xp:
+    with card(bench, seed) as xp:
         with bench.workbench() as place:
             if seed % 2:
                 interrupt(place, single)
@@ -230,19 +226,17 @@ def assert_rows(card_rows: dict[str, list[Row]], cpu_rows: dict[str, list[Row]])
         np.testing.assert_allclose([row[3] for row in card_rows[cell]], [row[3] for row in expected], rtol=1e-4)
 
 
-@pytest.mark.parametrize("room", ROOM)
 @pytest.mark.parametrize("name", KINDS)
 def test_no_order_that_a_card_may_take_changes_a_row(
     benches: dict[str, Bench],
     cpu_rows: dict[str, dict[str, list[Row]]],
     name: str,
-    room: str,
     pytestconfig: pytest.Config,
 ) -> None:
     kind = KINDS[name]
     first: int = pytestconfig.getoption("--first-order")
     for seed in range(first, first + kind.orders):
-        card_rows = on_card(kind, benches[kind.bench], ROOM[room], seed)
+        card_rows = on_card(kind, benches[kind.bench], seed)
         assert_rows(card_rows, cpu_rows[name])
 
 
@@ -251,7 +245,7 @@ def test_a_session_has_no_memory_that_another_stream_is_about_to_write(benches: 
     bench = benches["filters"]
     variant = variant_of(bench.models[0], name, "fp32")
     images = bench.images.pixels[:BATCH] / np.float32(255)
-    with card(bench, ROOM["resident"], 0) as xp:
+    with card(bench, 0) as xp:
         open_session(variant, BATCH, 1).__exit__(None, None, None)  # a plan is built and compared
         late = Event(xp.card)
         xp.card.null.wait_event(late)
@@ -278,7 +272,7 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
     kind, bench = KINDS[name], benches[KINDS[name].bench]
     tasks = [bench.task(kind.engine, kind.precision, 2), *bench.attacks(kind.engine)]
     outcomes, counts = list[list[Outcome]](), list[int]()
-    with card(bench, ROOM["streamed"], last) as xp:
+    with card(bench, last) as xp:
 
         def progress(count: int) -> None:
             counts.append(count)
@@ -317,7 +311,7 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
                 raise OutOfMemoryError("Out of memory allocating 1,048,576 bytes (allocated so far: 512 bytes).")
             return new(card, like)
 
-        with card(bench, ROOM["resident"], 0), pytest.MonkeyPatch.context() as patch:
+        with card(bench, 0), pytest.MonkeyPatch.context() as patch:
             patch.setattr(CardArray, "new", allocate)
             try:
                 with bench.workbench() as place:
@@ -389,19 +383,17 @@ PLACES = {
 }
 
 
-def shows(
-    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, room: str, seed: int
-) -> bool:
+def shows(benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, seed: int) -> bool:
     """Whether rows change, what is at work is destroyed, memory that is none is read, or nobody comes to an end."""
     try:
-        assert_rows(on_card(KINDS[name], benches[KINDS[name].bench], ROOM[room], seed), cpu_rows[name])
+        assert_rows(on_card(KINDS[name], benches[KINDS[name].bench], seed), cpu_rows[name])
     except (AssertionError, CudaError, DeviceError, Empty):
         return True
     return False
 
 
 REMEMBERED = Path(__file__).with_name("shown_waits.json")
-"""The kind, room and seed that showed the absence of each wait last time; BANDLENS_REMEMBER=1 writes it again."""
+"""The kind and seed that showed the absence of each wait last time; BANDLENS_REMEMBER=1 writes it again."""
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -415,7 +407,7 @@ def test_without_any_single_wait_some_order_shows_it(
     file, name, number = PLACES[place]
     monkeypatch.setattr(live(file, name), "__code__", without(file, name, number))
     remembered = json.loads(REMEMBERED.read_text(encoding="utf-8"))
-    orders = [(kind, room, seed) for seed in range(MOST_SEEDS) for kind, room in product(SHOWING, ROOM)]
+    orders = [(kind, seed) for seed in range(MOST_SEEDS) for kind in SHOWING]
     for order in ([remembered[place]] if place in remembered else []) + orders:
         if shows(benches, cpu_rows, *order):
             if os.environ.get("BANDLENS_REMEMBER"):

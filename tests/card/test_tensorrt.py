@@ -21,7 +21,6 @@ from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, plan_file_of, variant_of
 from bandlens.engine.device.nvidia import Gpu
-from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.run import make_resources
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
@@ -142,7 +141,6 @@ def test_a_host_without_pinned_memory_is_told_in_a_line(
 
     monkeypatch.setattr(card.cuda, "alloc_pinned_memory", fails)
     with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
-        card.free = working_bytes(128, BATCH) // 2  # no room for the images
         images = make_images(tmp_path / "images.set", make_pictures(BATCH))
         with pytest.raises(DeviceError, match=r"the host has no memory for two batches of 8 images .*ulimit -l"):
             make_resources(card, images, {session.variant: session})

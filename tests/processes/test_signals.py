@@ -13,7 +13,7 @@ from made_up_results import python
 from small import ask, make_study
 from waiting import LIMIT_SECONDS, wait_until
 
-from bandlens.engine.device.run_images import BUFFERS
+from bandlens.engine.prefetch import COUNT
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -162,7 +162,7 @@ def test_a_run_that_is_told_to_end_ends_soon_and_stores_what_is_computed(
         "SELECT probe, count(*) FROM prediction JOIN cell ON cell.id = cell JOIN condition ON condition.id = condition"
     )
     count_by_probe = dict(ask(database, f"{counts} GROUP BY ALL"))
-    assert count_by_probe.pop("slow") in range(12 - BUFFERS, 13), "what is perturbed ahead may not be computed yet"
+    assert count_by_probe.pop("slow") in range(12 - COUNT, 13), "what is perturbed ahead may not be computed yet"
     assert count_by_probe == {"clean": 20, "lowpass": 20}
     hidden_files = [file.name for file in workplace.iterdir() if file.name.startswith(".")]
     notes = [".crash.", ".progress"]  # the next run removes them
