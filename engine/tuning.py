@@ -1,7 +1,7 @@
 """The rates of engines and batches on this device, measured once and kept for studies that name neither.
 
-MODELS/plans/tuning.json holds a `Tuning` for each precision. One of another device, of another version of its
-library, or of engines that ran batches in another way, is not taken.
+MODELS/plans/tuning.json holds a `Tuning` for each precision. One of another device, or of another version of its
+library, is not taken.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
 CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
-RATE_VERSION = 2
-"""The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
 _log = logging.getLogger("bandlens")
 
@@ -79,8 +77,6 @@ class Tuning:
     """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
     """In the order of SWEPT_ENGINES and batches, without those that an engine refused or the device has no room for."""
-    way: int = 0
-    """The RATE_VERSION of the program that measured them; 0 where it kept none."""
 
     @property
     def best(self) -> Rate:
@@ -97,8 +93,6 @@ class Tuning:
         """The change since it was measured that makes the engine's rates void, in words; empty where there is none."""
         if not readiness(engine).ready:
             return f"{engine} is not ready"
-        if self.way != RATE_VERSION:
-            return "it is of engines that ran batches in another way"
         if self.device != (device := _device(ENGINES[engine].arrays, threads)):
             return f"it is of {self.device}, and this is {device}"
         if self.libraries[engine] != readiness(engine).line:
@@ -178,7 +172,6 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         libraries={engine: readiness(engine).line for engine in engines},
         card=None if state is None else asdict(state),
         rates=rates,
-        way=RATE_VERSION,
     )
     best_rate = tuning.best_of("tensorrt")
     if best_rate is not None:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
-FORMATS = (1, 2)
-"""Formats of set.json that can be read; the last is written, and the first has none of its later entries."""
+FORMAT = 2
+"""The format of set.json."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
 MOST_IMAGES = 1 << 25
@@ -155,7 +155,7 @@ def earlier_index(number: int) -> str:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write set.json."""
-    text = json.dumps({"format": FORMATS[-1], **description}, indent=1)
+    text = json.dumps({"format": FORMAT, **description}, indent=1)
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
@@ -169,8 +169,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: not an image set{near}; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
         raise damaged(file, error) from error
-    if not isinstance(description, dict) or description.get("format") not in FORMATS:
-        raise ImageSetError(f"{file}: not format {' or '.join(map(str, FORMATS))}; pack the images again")
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ImageSetError(f"{file}: not format {FORMAT}; pack the images again")
     return description
 
 

@@ -25,7 +25,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.core.errors import BandlensError
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
-from bandlens.engine.tuning import FILE, RATE_VERSION
+from bandlens.engine.tuning import FILE
 from bandlens.export.model_files import save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
@@ -126,7 +126,7 @@ def tune_by_hand(
 ) -> Path:
     """The tuning of this machine with images a second by engine and batch, written as `export --batch tune` does."""
     rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
-    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None, "way": RATE_VERSION}
+    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None}
     tuning["device"] = f"{processor_name()}, threads: {threads}"
     tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
     tuning["rates"] = [

@@ -19,7 +19,6 @@ from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
-from bandlens.engine.tuning import RATE_VERSION
 
 COUNT = 24
 PICTURES = make_pictures(COUNT)
@@ -146,9 +145,8 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
             {"libraries": {"onnxruntime": "onnxruntime 1.0", "openvino": "openvino 1.0"}},
             f"it is of openvino 1.0, and this is {readiness('openvino').line}",
         ),
-        ({"way": RATE_VERSION - 1}, "it is of engines that ran batches in another way"),
     ],
-    ids=["device", "libraries", "way"],
+    ids=["device", "libraries"],
 )
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
