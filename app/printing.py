@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,11 +113,12 @@ def print_tables(tables: Mapping[str, Rows], table_format: Format, *, titles: Se
             print_rows(rows, table_format, title, titles=titles)
 
 
-def print_document(document: Mapping[str, Any], table_format: Format) -> None:
-    """Print all that a command found. Whatever is no list is a row of the table `summary`, except in JSON."""
+def print_document(result: Any, table_format: Format) -> None:
+    """Print all fields of a result of `api`. Whatever is no table is a row of the table `summary`, except in JSON."""
     if table_format == Format.json:
-        print(json_text(document))
+        print(json_text(result))
         return
+    document = _plain(result)
     summary = {name: value for name, value in document.items() if not isinstance(value, list)}
     tables = {
         name: [row if isinstance(row, dict) else {name: row} for row in rows]
@@ -190,14 +192,19 @@ def _csv_value(value: Any) -> Any:
 
 def json_text(value: Any) -> str:
     """A value as JSON, which has neither NaN, here null, nor an infinity, here a word."""
-    return json.dumps(_without_infinities(value), indent=1, default=str)
+    return json.dumps(_plain(value), indent=1, default=str)
 
 
-def _without_infinities(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """The value for JSON: a frame is its rows, a dataclass its fields, unless it has words for itself."""
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "to_dicts"):
+        return _plain(value.to_dicts())
     if isinstance(value, Mapping):
-        return {name: _without_infinities(entry) for name, entry in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_infinities(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

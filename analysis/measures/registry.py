@@ -133,7 +133,8 @@ class Determined:
     why: str | None
     """Why they will be missing; None where they will be there, as far as the predictions determine them."""
 
-    def __str__(self) -> str:
+    @property
+    def in_words(self) -> str:
         return f"{self.name} on {self.image_set}" if self.image_set else self.name
 
 

@@ -85,10 +85,8 @@ def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
 
 def print_merged(merged: Merged, databases: Sequence[File], table_format: TableFormat = Format.table) -> None:
     """Example: bandlens merge here.duckdb there.duckdb --out both.duckdb"""
-    counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
     if table_format != Format.table:
-        document = {"studies": merged.studies, **counts, "contradicted": len(merged.contradictions)}
-        print_document(document | {"contradictions": merged.contradictions}, table_format)
+        print_document(merged, table_format)
     elif merged.contradictions:
         print_lines(merged.contradictions[:MOST_LINES])
     out = merged.raise_contradictions().out

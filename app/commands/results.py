@@ -185,22 +185,9 @@ def print_comparison(
         all_rows: list what shows no difference, too, with every column, as json does.
     """
     if table_format.is_for_programs:
-        print_document(_document(comparison), table_format)
+        print_document(comparison, table_format)
     else:
         _print(comparison, all_rows, table_format)
-
-
-def _document(comparison: Comparison) -> dict[str, Any]:
-    frames = {name: getattr(comparison, name).drop("cycles", strict=False) for name in (*TABLES, "only_a", "only_b")}
-    return {
-        "a": comparison.a,
-        "b": comparison.b,
-        "verdict": comparison.verdict.sentences,
-        "same_cells": comparison.same,
-        "compared_cells": len(comparison.cells),
-        **{name: frame.to_dicts() for name, frame in frames.items()},
-        "no_metrics": comparison.no_metrics,
-    }
 
 
 def _print(comparison: Comparison, all_rows: bool, table_format: Format) -> None:

@@ -48,7 +48,7 @@ def print_plan(
         summary: print the last lines alone: what is to run, its time and its room.
     """
     if table_format.is_for_programs:
-        print_document(_document(plan), table_format)
+        print_document(plan, table_format)
         return
     note = partial(print_note, table_format=table_format)
     if not summary:
@@ -74,9 +74,9 @@ def _print_details(plan: Plan, table_format: Format) -> None:
             f"stale: {plural(stale, 'cell')} of the study's last version that this one lacks; they stay in the "
             "database, and views show them until this version has run"
         )
-    for probe in plan.own_probes:
-        file_names = one_line(some_of(probe.files or ["its source"], MOST_FILES))
-        note(f"{probe.name} depends on {file_names}; what it reads elsewhere is not seen")
+    for probe, files in plan.own_probes.items():
+        file_names = one_line(some_of(files or ["its source"], MOST_FILES))
+        note(f"{probe} depends on {file_names}; what it reads elsewhere is not seen")
     metrics: dict[str, list[str]] = {}
     for determined in plan.metrics:
         if not determined.why:
@@ -89,7 +89,7 @@ def _print_details(plan: Plan, table_format: Format) -> None:
             note(f"{words} {some_of(image_sets)}: {metric_names}")
     for determined in plan.metrics:
         if determined.why:
-            note(f"no {determined}: {determined.why}")
+            note(f"no {determined.in_words}: {determined.why}")
     sets_by_difference: dict[str, list[str]] = {}
     for image_set, difference in plan.detectable.items():
         sets_by_difference.setdefault("none" if difference > 1 else f"{difference:.2g}", []).append(image_set)
@@ -104,50 +104,10 @@ def _print_details(plan: Plan, table_format: Format) -> None:
         note(f"when last tried, {line}")
 
 
-def _document(plan: Plan) -> dict[str, Any]:
-    return {
-        "rows": plan.rows,
-        "to_run": {
-            "cells": len(plan.missing),
-            "predictions": plan.predictions,
-            "seconds": round(plan.seconds, 1),
-            "database_bytes": round(plan.database_bytes),
-            "image_bytes": plan.image_bytes,
-            "estimate": plan.estimate,
-        },
-        "missing": [
-            {
-                "checkpoint": cell.model.name,
-                "image_set": cell.image_set.name,
-                "condition": cell.condition.at(cell.image_set.size),
-            }
-            for cell in plan.missing
-        ],
-        "metrics": [
-            {
-                "image_set": determined.image_set,
-                "metrics": list(determined.metrics),
-                "determined": not determined.why,
-                "why": determined.why,
-            }
-            for determined in plan.metrics
-        ],
-        "condition_metrics": plan.condition_metrics,
-        "detectable": [
-            {"image_set": image_set, "difference": difference} for image_set, difference in plan.detectable.items()
-        ],
-        "own_probes": [
-            {"probe": probe.name, "files": list(probe.files or ()), "random": probe.random} for probe in plan.own_probes
-        ],
-        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in plan.failed],
-        "doubts": plan.doubts,
-    }
-
-
 def print_summary(summary: Summary, study: Path, db: Path, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens run study.toml --db results.duckdb"""
     if table_format != Format.table:
-        print_document({"study": summary.label, **summary.numbers}, table_format)
+        print_document(summary, table_format)
     elif summary.ran or summary.failed:
         rate = summary.predictions / summary.seconds
         next_command = f"analyze{f' --study {quoted(study)}' if summary.own_measures else ''} --db {quoted(db)}"

@@ -22,7 +22,6 @@ from ...engine.backends.base import open_attacker
 from ...engine.device.gpu_errors import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tuning import measure_rate
-from ...probes.family import Family
 from .file import Study
 from .mislabelling import doubt_numbers, doubt_results
 from .record import missing_cells, stored_images
@@ -54,8 +53,8 @@ class Plan:
     """The metrics that `analyze` will find once all cells are done, and those that it will not, with the reason."""
     condition_metrics: dict[str, list[str]]
     """The metrics that it will find under each condition of the image sets that are perturbed."""
-    own_probes: list[Family]
-    """The probes that are files of the user's."""
+    own_probes: dict[str, list[str]]
+    """Probe of the user's -> the files that it depends on; none where it is a function in memory."""
     detectable: dict[str, float]
     """Image set -> the smallest difference of two models' accuracies that it would likely find; none is above 1."""
     doubts: list[str]
@@ -118,7 +117,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
         metrics=metrics,
         condition_metrics=metrics_by_set,
-        own_probes=[family for family in work.grid.families.values() if family.files is not None],
+        own_probes={family.name: [*family.files] for family in work.grid.families.values() if family.files is not None},
         detectable=detectable_differences(work),
         doubts=doubts,
     )

@@ -75,7 +75,8 @@ def run_study(
             # A run with nothing to do says nothing of gaps, and starts without this module.
             from .plan import metrics_of
 
-            if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
+            metrics = metrics_of(work, measures)
+            if gaps := [f"no {metric.in_words}: {metric.why}" for metric in metrics if metric.why]:
                 words = some_of(gaps, MOST_GAPS, "; ")
                 log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
         warn(doubt_numbers(work))

@@ -85,13 +85,13 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
 
 
 def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
-    to_run = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--format", "json"))["to_run"]
+    plan = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--format", "json"))
     sets = paper.sets()
-    assert to_run["cells"] == COUNT
+    assert len(plan["missing"]) == COUNT
     perturbed, unperturbed = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
-    assert to_run["predictions"] == 53 * perturbed + unperturbed
-    assert to_run["image_bytes"] == sum(images.nbytes for images in sets.values())
-    assert to_run["seconds"] > 0
+    assert plan["predictions"] == 53 * perturbed + unperturbed
+    assert plan["image_bytes"] == sum(images.nbytes for images in sets.values())
+    assert plan["seconds"] > 0
     words = paper.run("plan", "paper.toml", "--db", "other.duckdb")
     assert "one batch of one, measured now; one step of an attack on one, measured now" in words
 

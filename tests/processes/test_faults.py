@@ -54,7 +54,7 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
         process.kill()
     plan = json.loads(command("plan", study, "--db", database, "--format", "json").out)
     assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == CELLS
-    remaining = plan["to_run"]["predictions"]
+    remaining = plan["predictions"]
     assert remaining == CELLS * COUNT - count_rows(database)
     assert command("sql", "FROM accuracy", "--db", database).code == 0
     ran = json.loads(command("run", study, "--db", database, "--format", "json").out)

@@ -208,7 +208,7 @@ def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path
     database = tmp_path / "results.duckdb"
     db = ("--db", database)
     cells = 1 + 2 * len(CUTOFFS)
-    assert json.loads(command("plan", study, *db, "--format", "json").out)["to_run"]["predictions"] == 12 * cells
+    assert json.loads(command("plan", study, *db, "--format", "json").out)["predictions"] == 12 * cells
     ran = command("run", study, *db)
     assert f"ran {cells} of {cells} cells" in ran.out
     assert "nothing to run" in command("run", study, *db).out

@@ -32,7 +32,7 @@ def determine(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[s
     pairs = [(images.info, setting) for images in sets for setting in conditions]
     schemes, classes = {images.info.digest: images.schemes for images in sets}, model().classes
     plans = determined_metrics(pairs, schemes, classes=dict.fromkeys(schemes, classes))
-    return {str(plan): plan for plan in plans}
+    return {plan.in_words: plan for plan in plans}
 
 
 @pytest.mark.parametrize(

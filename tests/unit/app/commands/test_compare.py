@@ -69,7 +69,9 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     ]
     database_of(tmp_path, images, parts)
     comparison = json.loads(run_here("compare", "s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
-    assert comparison["verdict"][0].startswith("Compared with x, y is less accurate without perturbation: -0.150 [-0.2")
+    assert comparison["verdict"]["findings"][0].startswith(
+        "Compared with x, y is less accurate without perturbation: -0.150 [-0.2"
+    )
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
     clean, low = comparison["cells"]
     assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
@@ -102,7 +104,7 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
         (row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in comparison["cells"]
     ] == [(name, "clear, fog", 80, 20, 0) for name in ("x", "y")]
     sentence = "Compared with clear, fog is less accurate without perturbation in 2 of 2 cases, at most by -0.250 ["
-    assert comparison["verdict"][0].startswith(sentence)
+    assert comparison["verdict"]["findings"][0].startswith(sentence)
 
 
 def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Path) -> None:
@@ -116,8 +118,8 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     comparison = json.loads(run_here("compare", "s", "--precisions", "fp32,int8", "--db", path, "--format", "json"))
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
     assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
-    assert comparison["same_cells"] == 1
-    assert comparison["verdict"][0].startswith(
+    assert comparison["same"] == 1
+    assert comparison["verdict"]["findings"][0].startswith(
         "Compared with fp32, net in int8 is less accurate without perturbation: -0.200 ["
     )
     words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--format", "json")

@@ -159,15 +159,12 @@ def test_another_model_file_of_the_same_name_is_another_model(place: Place) -> N
 def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}")
     document = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
-    assert document["to_run"]["cells"] == 6
-    assert document["to_run"]["predictions"] == 120
+    assert (len(document["missing"]), document["predictions"]) == (6, 120)
     assert {row["probe"] for row in document["rows"]} == {"clean", "lowpass"}
-    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass below 6 cycles/image"} in document[
-        "missing"
-    ]
+    assert "two, images.set, lowpass below 6 cycles/image" in document["missing"]
     ran = json.loads(command("run", file, "--db", place.database, "--format", "json").out)
     assert ran | {"seconds": 0} == {
-        "study": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": []
+        "label": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": [], "own_measures": False
     }  # fmt: skip
 
 
@@ -183,8 +180,8 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     [conditions] = [line for line in words.splitlines() if line.startswith("under each condition of images.set: ")]
     assert {"accuracy", "confidence", "top1_brier_score"} <= set(conditions.partition(": ")[2].split(", "))
     rows = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["metrics"]
-    assert [(row["image_set"], row["determined"], row["why"]) for row in rows] == [
-        ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
+    assert [(row["image_set"], row["why"]) for row in rows] == [
+        ("images.set", why), ("images.set", None), ("images.set", None)
     ]  # fmt: skip
     names = ("critical_bandwidth", "psychometric_bandwidth", "psychometric_threshold_6")
     assert all(name in row["metrics"] for name, row in zip(names, rows, strict=True))
