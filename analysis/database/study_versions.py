@@ -29,11 +29,12 @@ def study_versions(store: Store, word: str) -> pl.DataFrame:
 
     Raises UnknownName where there is no such study. `*` has no rows in a database without studies.
     """
-    versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
+    query = "SELECT *, asks_for(?, study, label, newest) AS asked FROM study_version ORDER BY study_id"
+    versions = store.frame(query, [word])
     if word != "*" and word not in versions["label"] and word not in versions["study"]:
         hint = f"`bandlens studies list --db {quoted(store.path)}` lists all"
         raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]), hint)
-    return store.frame("SELECT study_id, label FROM version_of(?) ORDER BY study_id", [word])
+    return versions.filter("asked").select("study_id", "label")
 
 
 def study_label(store: Store, word: str | None) -> str:

@@ -334,8 +334,10 @@ def _agreement_by_chance(images: ImageTruth, clean: Decisions) -> float:
 
 def with_floors(store: Store, label: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Rows with the columns checkpoint, image_set and chance, which get the floor of agreement without labels."""
+    if not rows["chance"].has_nulls():
+        return rows
     reader = PredictionReader(store)
-    unlabelled = [subject for subject in subjects(store, label) if not subject.labelled] if len(rows) else []
+    unlabelled = [subject for subject in subjects(store, label) if not subject.labelled]
     floors = [
         (subject.checkpoint, subject.image_set, _agreement_by_chance(reader.images(subject.image_set_id), clean))
         for subject in unlabelled
