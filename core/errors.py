@@ -107,11 +107,13 @@ def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
     return UsageError(f"cannot write {path}: {words_of(error)}; {advice}")
 
 
-def no_database(path: Path, word: str = "") -> UsageError:
-    """The error for a results database that is not there, nor one at a word that may name a study in it."""
-    near = did_you_mean(word or str(path), map(str, Path(word or path).parent.glob("*.duckdb")))
-    place = f"{word} or {path}" if word else path
-    return UsageError(f"no results database at {place}{near}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
+def no_database(path: Path) -> UsageError:
+    """The error for a results database that is to be read and is not there."""
+    near = [str(file) for file in sorted(path.parent.glob("*.duckdb")) if did_you_mean(path.stem, [file.stem])]
+    question = f"; did you mean {some_of(near, between=' or ')}?" if near else ""
+    return UsageError(
+        f"no results database at {path}{question}; `bandlens run STUDY.toml --db {quoted(path)}` makes one"
+    )
 
 
 @contextmanager

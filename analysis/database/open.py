@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from ...core import __version__
-from ...core.errors import BandlensError, StoreError, UsageError, no_database
+from ...core.errors import BandlensError, StoreError, UsageError, did_you_mean, no_database
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
@@ -43,8 +43,10 @@ COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
 
 
 def names_database(word: str) -> bool:
-    """Whether a word that may name a study names a results database: it is a file, or ends as the name of one."""
-    return Path(word).is_file() or Path(word).suffix in (".duckdb", ".db")
+    """Whether a word that may name a study names a results database: it is a file, or ends about as one's name."""
+    suffix = Path(word).suffix
+    is_near = ":" not in suffix and bool(did_you_mean(suffix, [".duckdb"]))
+    return Path(word).is_file() or suffix == ".db" or is_near
 
 
 def split_against(word: str) -> tuple[Path | None, str | None]:

@@ -14,7 +14,7 @@ from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_known, check_names, gate_release
 from ...analysis.database.open import open_store, relative_path, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
-from ...core.errors import StoreError, UsageError, no_database, plural, quoted, some_of
+from ...core.errors import StoreError, UsageError, plural, quoted, some_of
 from ...core.jobs import Progress, silent
 from ...engine.backends.base import ENGINES, engine_of
 from ...engine.tasks import by_attack
@@ -97,8 +97,6 @@ def gate_study_release(
     database that cannot be read.
     """
     name, (file, word) = study if isinstance(study, str) else study.name, split_against(against)
-    if file is None and not database.exists():
-        raise no_database(database, against)
     with open_store(file or database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
         label_a = earlier_label(store, word, name.partition("@")[0])

@@ -90,7 +90,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["report", "mine", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["correlate", "mine"], 2, "bandlens: no results database at results.duckdb"),
         (["explore", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
-        (["gate", "mine", "--against", "a.ducdb"], 2, "bandlens: no results database at a.ducdb or results.duckdb; `"),
+        (["gate", "mine", "--against", "a.ducdb"], 2, "bandlens: no results database at a.ducdb; `bandlens run "),
         (["gate", "precison", "study.toml"], 2, "bandlens: unknown command 'precison'; did you mean precision?"),
         (["export", "net.pth", "--head", "no.toml"], 2, "bandlens: no file no.toml; the TOML file of a head has the "),
         (["export", "x", "--head", "mutlilabel"], 2, "bandlens: unknown head 'mutlilabel'; did you mean multilabel?"),
