@@ -7,7 +7,7 @@ of them are the same for releases (`release`) and precisions (`precision`); the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import copysign
 from typing import Any
 
@@ -77,8 +77,8 @@ class Gated:
     an interval."""
     lacking: str = ""
     """Cells and images that only one of the two has, in words; empty where there are none."""
-    run_summary: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers of the run of what lacked; empty where nothing was to be run."""
+    run_summary: Any = None
+    """The summary of the run of what lacked, as `bandlens.run` returns it; None of a release that was run before."""
 
     @property
     def counts(self) -> dict[str, int]:

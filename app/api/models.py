@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -62,11 +63,7 @@ def list_checkpoints(
 
     selection = select(listed(names) or ["all"])
     if verify:
-        states = [state for published in selection for state in verify_files(published)]
-        return [
-            {"name": state.name, "status": state.status, "sha256": state.sha256, "file": str(state.file)}
-            for state in states
-        ]
+        return [asdict(state) for published in selection for state in verify_files(published)]
     columns = ("name", "category", "published_top1", "normalization", "licence", "source")
     return [{column: getattr(published, column) for column in columns} for published in selection]
 

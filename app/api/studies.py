@@ -212,11 +212,6 @@ def _possible(difference: float) -> float | None:
     return difference if difference <= 1 else None
 
 
-def read_devices(text: str) -> list[str]:
-    """Names of devices between commas."""
-    return [name.strip() for name in text.split(",")]
-
-
 def run(
     study: Study | Work | File,
     db: Database = RESULTS,
@@ -224,7 +219,7 @@ def run(
     engine: EngineOfStudy = None,
     require_gate: Annotated[bool, typer.Option("--require-gate")] = False,
     executor: str = "local",
-    devices: Annotated[Sequence[str], typer.Option(metavar="0,1", parser=read_devices)] = (),
+    devices: Annotated[Sequence[str], typer.Option(metavar="0,1")] = (),
     address: str | None = None,
     snapshot: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     raise_failures: bool = True,
@@ -268,8 +263,8 @@ def _workers(executor: str, devices: Sequence[str], address: str | None) -> Work
         raise UsageError("--devices is for the local executor; Ray puts a worker on each GPU that it has")
     if executor == "local" and address is not None:
         raise UsageError("--address is for --executor ray; the local executor is this process, or --devices")
-    devices = read_devices(devices) if isinstance(devices, str) else devices
-    return Workers(tuple(devices), address) if devices or executor == "ray" else None
+    names = tuple(name.strip() for words in listed(devices) for name in words.split(","))
+    return Workers(names, address) if names or executor == "ray" else None
 
 
 STORED = """

@@ -104,7 +104,7 @@ def print_verdicts(
     Args:
         junit: write the verdicts as JUnit's XML, too.
     """
-    counts, failed = gated.counts, gated.run_summary.get("failed")
+    counts = gated.counts
     from ...analysis.comparison.gates import decision_of
 
     rows = [{"condition": condition_in_words(row)} | row | decision_of(row) for row in gated.rows.to_dicts()]
@@ -114,15 +114,12 @@ def print_verdicts(
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
         document = {"compared": gated.label, **counts, **facts, "worst": gated.worst and dict(gated.worst)}
-        document |= {**gated.run_summary, "checkpoints": _summaries(gated), "rows": rows}
+        document |= {"run": gated.run_summary, "checkpoints": _summaries(gated), "rows": rows}
         print_document(document, table_format)
     else:
         _print(gated, headline, rows, facts, table_format)
-    if failed:
-        raise BandlensError(
-            f"{len(failed)} of {gated.run_summary['cells']} cells failed, the first: {failed[0]['cell']}: "
-            f"{failed[0]['error']}; the others are stored and compared, and the next gate tries the failed ones again"
-        )
+    if gated.run_summary:
+        gated.run_summary.raise_failures()
     if counts["fail"]:
         raise BandlensError(f"{headline}; a row that fails exceeds its limit beyond chance")
     if counts["undecided"]:
@@ -156,11 +153,11 @@ def _summaries(gated: Gated) -> list[dict[str, Any]]:
 
 
 def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table_format: Format) -> None:
-    note, numbers = partial(print_note, table_format=table_format), gated.run_summary
-    if numbers:
+    note, run = partial(print_note, table_format=table_format), gated.run_summary
+    if run:
         note(
-            f"ran {numbers['ran']:,} of {plural(numbers['cells'], 'cell')}, "
-            f"{plural(numbers['predictions'], 'prediction')} in {duration(numbers['seconds'])}"
+            f"ran {run.ran:,} of {plural(run.cells, 'cell')}, {plural(run.predictions, 'prediction')} in "
+            f"{duration(run.seconds)}"
         )
     note(gated.rule)
     if gated.same:

@@ -20,12 +20,12 @@ from ...probes.images.options import Contents, Draw, How
 from ..api import images
 from ..api.parameters import File, path_of
 from ..console import log, progress
-from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
+from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table
 from ..terminal import command
+from .models import print_spectrum
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
-    from ..frequency_content import Spectrum
 
 Size = Annotated[int, typer.Option(help="Side of the central crop, in pixels.")]
 Resize = Annotated[str, typer.Option(metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")]
@@ -195,13 +195,6 @@ def print_wall(counts: tuple[int, int], out: Path) -> None:
     print(f"{out}: {plural(tiles, 'image')}{rest}")
 
 
-def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens images spectrum sets/train sets/test"""
-    print_tables(result.tables, table_format, titles=("image_set",))
-    for note in result.notes:
-        log.info(note)
-
-
 def print_conditions(rows: Rows, study: Path | None, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens probes list --format csv"""
     if table_format != Format.table:
@@ -242,7 +235,7 @@ COMMANDS: dict[str, Any] = {
         ),
         "check": command(images.check_images, print_sets, "Example: bandlens images check sets/imagenet"),
         "show": command(images.draw_images, print_wall),
-        "spectrum": command(images.spectrum, print_spectrum),
+        "spectrum": command(images.spectrum, print_spectrum, "Example: bandlens images spectrum sets/train sets/test"),
     },
     "benchmarks": {
         "list": command(images.list_benchmarks, print_table, "Example: bandlens benchmarks list"),

@@ -40,9 +40,9 @@ def print_paths(paths: Iterable[Path]) -> None:
         print(path)
 
 
-def print_sensitivity(result: Spectrum, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens sensitivity resnet50 sets/imagenet"""
-    print_tables(result.tables, table_format)
+def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
+    """Print the tables of image sets or of a model, and its notes on stderr."""
+    print_tables(result.tables, table_format, titles=("image_set",))
     for note in result.notes:
         log.info(note)
 
@@ -58,5 +58,5 @@ COMMANDS: dict[str, Any] = {
         "show": command(models.describe_checkpoint, print_checkpoint),
         "fetch": command(models.fetch_weights, print_paths),
     },
-    "sensitivity": command(models.sensitivity, print_sensitivity),
+    "sensitivity": command(models.sensitivity, print_spectrum, "Example: bandlens sensitivity resnet50 sets/imagenet"),
 }

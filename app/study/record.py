@@ -59,13 +59,6 @@ class Summary:
     own_measures: bool = False
     """Whether the study has measures of the user's own, which `bandlens analyze` computes from its file."""
 
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """The summary without its label, for programs."""
-        failed = [{"cell": str(failure.cell), "error": failure.error} for failure in self.failed]
-        counts = {"cells": self.cells, "ran": self.ran, "predictions": self.predictions}
-        return {**counts, "seconds": round(self.seconds, 3), "failed": failed}
-
     def raise_failures(self) -> Summary:
         """This summary, where no cell failed; or BandlensError, which names the first."""
         if self.failed:

@@ -35,10 +35,10 @@ class FileState:
     """How one file stands against the lock file."""
 
     name: str
-    file: Path
-    sha256: str | None
     status: str
     """One of ok, not fetched, not recorded, and changed."""
+    sha256: str | None
+    file: Path
 
 
 def weights_folder() -> Path:
@@ -163,7 +163,7 @@ def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState
         sha256 = sha256_of(path) if path.exists() else None
         recorded = records.get(path.name, {}).get("sha256")
         status = "not recorded" if recorded is None else "ok" if sha256 == recorded else "changed"
-        states.append(FileState(checkpoint.name, path, sha256, "not fetched" if sha256 is None else status))
+        states.append(FileState(checkpoint.name, "not fetched" if sha256 is None else status, sha256, path))
     return states
 
 

@@ -128,6 +128,6 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     folders = {"models": str(tmp_path / "models"), "images": [str(tmp_path / "images.set")]}
     study = Study(name="gated", checkpoints=["*"], engine="tensorrt", precision=precision, probes=probes, **folders)
     gated = gate_study_precision(study, tmp_path / "results.duckdb", "fp32", precision)
-    assert gated.run_summary["cells"] == 4
+    assert gated.run_summary.cells == 4
     sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
     assert sessions == sorted([(precision, 8), ("fp32", 8)])

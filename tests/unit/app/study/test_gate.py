@@ -69,7 +69,7 @@ def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     (place / "dim.py").write_text(LOGGED)
     study = Study.read(gated_study(place, "one", "two", probes="dim = {file = 'dim.py', level = [0, 0.001]}\n"))
     gated = gate_study_precision(study, place / "r.duckdb", *ENGINES)
-    assert gated.run_summary["predictions"] == COUNT * 3 * 2 * 2
+    assert gated.run_summary.predictions == COUNT * 3 * 2 * 2
     assert COUNT * 2 <= log_size(place) < COUNT * 4, "the probe is tried on a few more, and not once for each engine"
 
 
@@ -89,9 +89,9 @@ def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
     rows = ask(db, parts)
     study = Study.read(gated_study(place, "one"))
-    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 3
+    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary.ran == 3
     assert set(rows) < set(ask(db, parts))
-    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 0
+    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary.ran == 0
     assert ask(db, "SELECT DISTINCT study, engine FROM accuracy") == [("trusted", "onnxruntime")]
 
 
