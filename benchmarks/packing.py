@@ -83,7 +83,7 @@ def difference(name: str, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]
 def main() -> None:
     options = arguments(__doc__, repeats=7, quick=1, workers=(2, "threads, and worker processes"))
     torch.set_num_threads(1)
-    machine("pillow", "simplejpeg", "torch", "torchvision")
+    machine("pillow", "torch", "torchvision")
     with folder(options.keep) as prepared:
         count = 60 if options.quick else 600
         photographs = write_photographs(prepared / f"{count}", count)

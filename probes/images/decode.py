@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,9 +31,6 @@ power of two is exact there."""
 REACH = {"bilinear": 1, "bicubic": 2}
 """The reach of each filter, in pixels of the smaller picture."""
 
-Rows = Callable[[int, int], "Photo"]
-"""The rows of a photograph from the first number up to the second."""
-
 
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
@@ -55,31 +52,8 @@ def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]
     rotation is not applied. Raises BrokenImageError where the file is truncated, of another format, larger than
     Pillow's pixel limit, or of more than 8 bits and the crop has no range, and as `planar` does.
     """
-    pixels = _plain_jpeg(data)
-    if pixels is None:
-        photo, clipping = _any_file(data, crop.range)
-        return planar(photo, crop), photo.size, clipping
-    sides = (pixels.shape[1], pixels.shape[0])
-    return _planar(sides, lambda top, end: _photo_of_rgba(pixels[top:end]), crop), sides, None
-
-
-def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """(height, width, 4) of a colour JPEG that is whole, by libjpeg-turbo without Pillow's detours; else None.
-
-    Pillow has the same library with the same settings, so the pixels are the same.
-    """
-    import simplejpeg
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours != "YCbCr" or (limit is not None and width * height > limit):
-            return None
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGBA")
-    except ValueError:
-        return None
-    return pixels
+    photo, clipping = _any_file(data, crop.range)
+    return planar(photo, crop), photo.size, clipping
 
 
 def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None]:
@@ -94,7 +68,8 @@ def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None
                 _refuse_more_pixels_than_allowed(*photo.size)
                 samples = deep_samples(data, photo)
                 if samples is None:
-                    return photo.convert("RGB"), None
+                    photo.load()
+                    return photo if photo.mode == "RGB" else photo.convert("RGB"), None
         pixels, clipping = scale(samples, levels)
         return photo_of(pixels), clipping
     except (BrokenImageError, MemoryError):
@@ -112,34 +87,20 @@ def photo_of(array: NDArray[np.uint8]) -> Photo:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _photo_of_rgba(pixels: NDArray[np.uint8]) -> Photo:
-    """(height, width, 4) uint8 as an RGB image. Pillow has RGB in four bytes too: nothing is copied."""
-    import pyarrow as pa
-    from PIL import Image
-
-    arrow = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4)
-    return Image.fromarrow(arrow, "RGB", (pixels.shape[1], pixels.shape[0]))
-
-
 def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
     """The cropped photograph, (3, size, size) uint8, 0 to 255.
 
     The longer side is cut to an integer and offsets are rounded half to even, as torchvision does.
     Raises BrokenImageError where resizing would exceed Pillow's pixel limit, or a `fixed` crop does not fit.
     """
-    return _planar(photo.size, lambda top, end: photo.crop((0, top, photo.width, end)), crop)
-
-
-def _planar(shape: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]:
-    """`planar` of a photograph whose width and height are `shape`."""
-    placement = _place(*shape, crop)
-    if (placement.width, placement.height) == shape:
-        photo = rows(0, placement.height).crop(placement.box)
-    elif shape[1] - placement.height > max(0, 2 * (shape[0] - placement.width)):
+    placement = _place(*photo.size, crop)
+    if (placement.width, placement.height) == photo.size:
+        photo = photo.crop(placement.box)
+    elif photo.height - placement.height > max(0, 2 * (photo.width - placement.width)):
         # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
-        photo = _resized(rows(0, shape[1]), placement.width, placement.height, crop.interpolation).crop(placement.box)
+        photo = _resized(photo, placement.width, placement.height, crop.interpolation).crop(placement.box)
     else:
-        photo = _resized_crop(shape, rows, placement, crop.interpolation)
+        photo = _resized_crop(photo, placement, crop.interpolation)
     return np.stack([np.asarray(band) for band in photo.split()])
 
 
@@ -168,19 +129,19 @@ def _place(width: int, height: int, crop: Crop) -> _Placement:
     return _Placement(width, height, round((width - size) / 2), round((height - size) / 2), size)
 
 
-def _resized_crop(shape: tuple[int, int], rows: Rows, placement: _Placement, interpolation: str) -> Photo:
+def _resized_crop(photo: Photo, placement: _Placement, interpolation: str) -> Photo:
     """Resize in width, then in height, and crop: bit for bit, without most of what the crop drops."""
     width, height, x, y, size = placement
-    first, end = 0, shape[1]
+    first, end = 0, photo.height
     exact = height < width and height in EXACT
     if exact:
-        scale = shape[1] / height
+        scale = photo.height / height
         # A row is a mean of those that are less than max(scale, 1) away; bicubic, than twice that.
         margin = ceil(REACH[interpolation] * max(scale, 1)) + 1
         first, end = max(0, floor(y * scale) - margin), min(end, ceil((y + size) * scale) + margin)
-    photo = rows(first, end)
+        photo = photo.crop((0, first, photo.width, end))
     if width <= height and width in EXACT:
-        across = shape[0] / width
+        across = photo.width / width
         box = (x * across, 0, (x + size) * across, photo.height)
         photo = _resized(photo, size, photo.height, interpolation, box)
     else:

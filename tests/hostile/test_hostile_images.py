@@ -131,7 +131,7 @@ def bombs(folder: Path) -> Iterator[Path]:
 
 def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
     code = """
-import simplejpeg, PIL.Image, pyarrow
+import PIL.Image, pyarrow
 from pathlib import Path
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
