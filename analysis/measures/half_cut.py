@@ -40,14 +40,9 @@ def cut_of(probe: str, cutoff: float, size: int) -> int:
     return int((cutoff if probe == "lowpass" else 1 - cutoff) * (size // 2))
 
 
-def _cutoffs(probe: str, available: Available) -> list[float]:
-    return sorted({round(condition.number("cutoff") or 0, 6) for condition in available.conditions_under(probe)})
-
-
 def _lacks(probe: str, available: Available) -> str | None:
-    if len(_cutoffs(probe, available)) >= FEWEST_CUTS:
-        return None
-    return f"{probe} has one cutoff, and a cut takes {FEWEST_CUTS}"
+    cutoffs = {round(condition.number("cutoff") or 0, 6) for condition in available.conditions_under(probe)}
+    return None if len(cutoffs) >= FEWEST_CUTS else f"{probe} has one cutoff, and a cut takes {FEWEST_CUTS}"
 
 
 def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -157,6 +156,7 @@ def export_model(
         source = source.source
     if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
         _check_file(Path(source), architecture, reading)
+    channels = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
     from ...export import pipeline
     from ...export.onnx.outputs import Outputs
 
@@ -169,8 +169,9 @@ def export_model(
                 f"{source} is a folder, whose config.json names the architecture; leave that out, and give mean and "
                 "std both or neither"
             )
-        stated = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
-        return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size, request=request)[0]
+        return pipeline.export_classifier(Path(source), name, channels, folder, image_size=image_size, request=request)[
+            0
+        ]
     is_published = name is None and any(source == published.name for published in checkpoints())
     if isinstance(source, str) and architecture is None and (is_published or not Path(source).is_file()):
         if (name, mean, std) != (None, None, None):
@@ -182,12 +183,11 @@ def export_model(
         if image_size is not None:
             raise UsageError(f"{source} takes images of its own size; leave out image_size")
         return pipeline.export_pretrained(source.removeprefix(TIMM), folder, request=head)[0]
-    if name is None or mean is None or std is None:
+    if name is None or channels is None:
         raise UsageError(
             "give the model a name, and the mean and std of each channel that the network is used to, on the command "
             "line --normalization imagenet, none, or MEAN:STD"
         )
-    channels = _channels("mean", mean), _channels("std", std)
     if not isinstance(source, (str, PathLike)):
         return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]
     file = Path(source)
@@ -210,14 +210,16 @@ def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
 
 def _channels(name: str, numbers: Sequence[float] | float) -> Channels:
     try:
-        channels = (float(numbers),) * 3 if isinstance(numbers, (int, float)) else tuple(map(float, numbers))
+        channels = [float(numbers)] if isinstance(numbers, (int, float)) else list(map(float, numbers))
     except (TypeError, ValueError):  # words, or tables of numbers
-        channels = ()
-    if len(channels) != 3 or not all(map(math.isfinite, channels)) or (name == "std" and min(channels) <= 0):
+        channels = []
+    in_range = all(0 <= number <= 1 for number in channels) and (name == "mean" or 0 not in channels)  # nan is not
+    if len(channels) not in (1, 3) or not in_range:
         raise UsageError(
-            f"{name} must be three numbers, one a channel, or one number for all, and std above 0; not {numbers}"
+            f"{name} must be three numbers, one a channel, or one number for all, of images in [0, 1], and std above "
+            f"0, not {numbers}; divide those of images to 255, as in 123.68/255"
         )
-    red, green, blue = channels
+    red, green, blue = channels * (3 // len(channels))
     return red, green, blue
 
 

@@ -14,8 +14,6 @@ from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ...export.class_names import read_class_names
 from ...export.model_files import (
     NORMALIZATIONS,
-    Channels,
-    Normalization,
     categorize_model,
     check_name,
     load_model,
@@ -247,33 +245,23 @@ def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool
         )
 
 
-def read_normalization(text: str) -> Normalization:
-    """Mean and standard deviation per channel: a name, or MEAN:STD. UsageError for anything else."""
+def read_normalization(text: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation: of a name, or MEAN:STD, each a number or three. UsageError for anything else."""
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
     mean, colon, std = text.partition(":")
     if not colon:
         raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
-    return _three(mean), _three(std, deviation=True)
+    return _read_numbers(mean), _read_numbers(std)
 
 
-def _three(text: str, deviation: bool = False) -> Channels:
-    """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255.
-
-    UsageError beyond [0, 1], where no mean or deviation of images in [0, 1] is: those of images to 255 want a /255.
-    """
+def _read_numbers(text: str) -> list[float]:
+    """Decimals, or one decimal over another, such as 127/255 or 123.68/255."""
     try:
         parts = [number.partition("/") for number in text.split(",")]
-        numbers = [float(over) / float(under) if slash else float(over) for over, slash, under in parts]
+        return [float(over) / float(under) if slash else float(over) for over, slash, under in parts]
     except (ValueError, ZeroDivisionError):
-        numbers = []
-    if len(numbers) not in (1, 3) or (deviation and min(numbers) <= 0):
-        kind = "deviation" if deviation else "mean"
-        raise UsageError(f"cannot read the {kind} {text}; write three numbers such as 0.485,0.456,0.406, std above 0")
-    if not all(0 <= number <= 1 for number in numbers):  # nan is none of them
-        raise UsageError(f"{text} is not of images in [0, 1]; divide those of images to 255, as in 123.68/255")
-    red, green, blue = numbers * (3 // len(numbers))
-    return red, green, blue
+        raise UsageError(f"cannot read {text}; write three numbers such as 0.485,0.456,0.406, or 127/255") from None
 
 
 def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = Format.table) -> None:

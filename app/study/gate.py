@@ -24,7 +24,7 @@ from .file import Study, stored_limits
 from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
 from .run_files import keep_progress
-from .study_run import RANGE_SECONDS, run_here, run_study, warn
+from .study_run import run_here, run_study, warn
 
 
 def gate_study_precision(
@@ -32,7 +32,6 @@ def gate_study_precision(
     database: Path,
     reference: str,
     candidate: str,
-    range_seconds: float = RANGE_SECONDS,
     progress: Progress = silent,
 ) -> Gated:
     """Run the cells that the database lacks of both, each batch perturbed once for the two, and compare them.
@@ -70,7 +69,7 @@ def gate_study_precision(
             return f"{names[1]} against {names[0]}"
 
         record = RunRecord(work.cells, store, begin, stored_images(work, store))
-        summary = run_here(work, record, range_seconds, keep_progress(database, progress))
+        summary = run_here(work, record, progress=keep_progress(database, progress))
         warn(list(record.throttled))
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:

@@ -112,6 +112,7 @@ def test_a_finished_onnx_file_is_taken_by_its_path_and_a_number_stands_for_all_c
         ("tv_resnet50", {"name": "x"}, "tv_resnet50 is no file, and a checkpoint has its own name"),
         (nn.ReLU(), {}, "give the model a name, and the mean and std"),
         (nn.ReLU(), USUAL | {"name": "x", "std": 0}, "std must be three numbers, one a channel, or one number for all"),
+        (nn.ReLU(), USUAL | {"name": "x", "mean": 123.68}, "mean must be three numbers, one a channel, or one number"),
         (nn.ReLU(), USUAL | {"name": "a/b"}, "'a/b' cannot name a model"),
         (3, USUAL | {"name": "x"}, "x is to be a torch.nn.Module, not a int"),
         (Path("none.onnx"), USUAL | {"name": "x"}, "no file at none.onnx; check the path"),

@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small import failure, invoke, make_model
+from torch import nn
 
+import bandlens
 from bandlens.app.commands.export import read_normalization
 from bandlens.core.errors import UsageError
 from bandlens.export.class_names import class_names_of
@@ -68,10 +70,10 @@ def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_normalization_is_a_name_or_means_and_deviations() -> None:
-    assert read_normalization("127/255:0.5, 0.25,1") == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    assert read_normalization("127/255:0.5, 0.25,1") == ([127 / 255], [0.5, 0.25, 1.0])
     caffe = read_normalization("123.68/255, 116.78/255,103.94/255:58.395 / 255")
-    assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
-    assert read_normalization("0.5:1e-1/2") == ((0.5,) * 3, (0.05,) * 3)
+    assert caffe == ([123.68 / 255, 116.78 / 255, 103.94 / 255], [58.395 / 255])
+    assert read_normalization("0.5:1e-1/2") == ([0.5], [0.05])
     assert read_normalization("none") == ((0.0,) * 3, (1.0,) * 3)
 
 
@@ -81,7 +83,7 @@ def test_a_normalization_is_a_name_or_means_and_deviations() -> None:
 )
 def test_what_is_no_normalization_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        read_normalization(text)
+        bandlens.export_model(nn.ReLU(), "mine", **dict(zip(("mean", "std"), read_normalization(text), strict=True)))
 
 
 def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path, tmp_path: Path) -> None:
