@@ -12,26 +12,12 @@ import typer
 
 from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ...export.class_names import read_class_names
-from ...export.model_files import (
-    NORMALIZATIONS,
-    categorize_model,
-    check_name,
-    load_model,
-    model_names,
-)
+from ...export.model_files import NORMALIZATIONS, categorize_model, check_name, load_model, model_names
 from ...export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
 from ..api.parameters import File
 from ..console import log, progress
-from ..export import (
-    Backbone,
-    Exports,
-    Lowering,
-    attempt,
-    lower,
-    name_sources,
-    read_head,
-)
+from ..export import Backbone, Exports, Lowering, attempt, lower, name_sources, read_head
 from ..printing import Format, TableFormat, print_rows
 from ..terminal import command
 
@@ -117,17 +103,16 @@ def export_words(
         from ...probes.images.set_files import read_description
 
         read_description(Path(calibration))  # before models are made
-    reading = Reading(OWN, weights, trust)
+    reading, published = Reading(OWN, weights, trust), [checkpoint.name for checkpoint in checkpoints()]
 
     def export_name(word: str) -> Model:
-        is_published = any(word == checkpoint.name for checkpoint in checkpoints())
-        if with_head is None and word in exported and not (is_published and "fp32" in lowering.precisions):
+        if with_head is None and word in exported and not (word in published and "fp32" in lowering.precisions):
             return load_model(folder, word)
         source = word if with_head is None else with_head(word)
         return models.export_model(source, image_size=image_size, reading=reading, out=out)
 
     exported = model_names(folder)
-    names, files = _read_words(sources, folder, exported, weights=architecture is not None)
+    names, files = _read_words(sources, folder, published, exported, weights=architecture is not None)
     exports: Exports = {name: partial(export_name, name) for name in names}
     file_options = {
         "--name": name,
@@ -177,14 +162,14 @@ def export_words(
 
 
 def _read_words(
-    words: Sequence[str], folder: Path, exported: Sequence[str], weights: bool
+    words: Sequence[str], folder: Path, published: Sequence[str], exported: Sequence[str], weights: bool
 ) -> tuple[list[str], list[Path]]:
     """The names, and the files; UnknownName for a word that is neither.
 
-    A file that is there is meant rather than a model of its name that is `exported` in `folder`, and one of the 48
-    rather than a file. With `weights` a word that is no name is a file of weights, though there is none.
+    A file that is there is meant rather than a model of its name that is `exported` in `folder`, and one of the 48,
+    which are `published`, rather than a file. With `weights` a word that is no name is a file of weights, though there
+    is none.
     """
-    published = [checkpoint.name for checkpoint in checkpoints()]
     names: list[str] = []
     files: list[Path] = []
     for word in words:
