@@ -234,6 +234,11 @@ class ImageValues:
             return share_of(self.values, clusters)
         return share_of(self.values[self.mask], clusters[self.mask]) if self.mask.any() else None
 
+    def estimate(self, clusters: Ints, clean: Share | None = None) -> Estimate:
+        """The mean with its interval, and its difference from that of the clean images where there is one."""
+        share = self.share(clusters)
+        return self.judge(estimate_of(share, clean)) if share else nothing(State.UNDETERMINED, self.uncounted, 0)
+
 
 Read = TypeVar("Read")
 """The data of a scope that a measure is computed from: see `outcomes`."""

@@ -30,7 +30,7 @@ from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.consistency import consistency_with_others
 from ..statistics.shares import Share, share_of
-from .base import NUMBERS, Estimate, ImageValues, Measure, State, estimate_of, nothing
+from .base import NUMBERS, Estimate, ImageValues, Measure, State, nothing
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -267,8 +267,9 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
     for key, cell in outcomes.cells.items():
         columns = key._asdict()
         for name, values in means.items():
-            if estimate := _mean_estimate(values(cell), cell, clean_shares[name]):
-                yield columns | row_of(name, estimate)
+            if image_values := values(cell):
+                clean = None if cell.is_clean else clean_shares[name]
+                yield columns | row_of(name, image_values.estimate(cell.images.clusters, clean))
         for name, estimate in estimates_of(applicable, cell):
             yield columns | row_of(name, estimate)
 
@@ -277,15 +278,6 @@ def _clean_share(values: Callable[[CellOutcomes], ImageValues | None], clean: Ce
     """The mean over the clean images, where other conditions are compared with it."""
     image_values = values(clean) if clean else None
     return image_values.share(clean.images.clusters) if clean and image_values and image_values.comparable else None
-
-
-def _mean_estimate(values: ImageValues | None, cell: CellOutcomes, clean: Share | None) -> Estimate | None:
-    """The mean of numbers of every image; None where there are none."""
-    if values is None:
-        return None
-    if (share := values.share(cell.images.clusters)) is None:
-        return nothing(State.UNDETERMINED, values.uncounted, 0)
-    return values.judge(estimate_of(share, None if cell.is_clean else clean))
 
 
 # The processes beside this one
