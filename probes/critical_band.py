@@ -51,22 +51,14 @@ DARKEST = MEAN - CONTRAST
 @cache
 def pyramid(size: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """(down, up) in float64: down[l] = D_l takes level l to l + 1, up[l] = U_0 … U_(l-1) takes level l to full size."""
+    from scipy.ndimage import convolve1d
+
     down, up = [], [np.eye(size)]
     for _ in range(LAST_LEVEL):
-        blur = _blur_matrix(up[-1].shape[1])
+        blur = convolve1d(np.eye(up[-1].shape[1]), BLUR, axis=0, mode="mirror")
         down.append(blur[::2])
         up.append(up[-1] @ blur[:, ::2])
     return tuple(down), tuple(up)
-
-
-def _blur_matrix(size: int) -> np.ndarray:
-    """(size, size): convolution with BLUR, indices beyond an edge mirrored at it."""
-    matrix = np.zeros((size, size))
-    for offset, weight in zip(range(-2, 3), BLUR, strict=True):
-        source = np.abs(np.arange(size) + offset)
-        source = np.where(source >= size, 2 * (size - 1) - source, source)
-        np.add.at(matrix, (np.arange(size), source), weight)
-    return matrix
 
 
 @cache

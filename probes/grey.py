@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
 from math import inf
 from types import ModuleType
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 from ..core.records import Condition
 from .arrays import Array, chunks, constants
 from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, number_in
-from .noise import UNIFORM, uniform_fields
+from .noise import UNIFORM, random_words, uniform
 
 LUMINANCE = (0.2125, 0.7154, 0.0721)
 CONTRAST_UNDER_NOISE = 0.3
@@ -67,7 +66,8 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 def add_noise(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     image = at_contrast(xp, grey(xp, batch.pixels), CONTRAST_UNDER_NOISE)
-    noise = uniform_fields(xp, batch.seed, batch.keys, UNIFORM, batch.pixels.shape[-1])
+    area = image.shape[1] * image.shape[2]
+    noise = uniform(xp, random_words(xp, batch.seed, batch.keys, UNIFORM, area)).reshape(image.shape)
     for condition in conditions:
         out, width = buffer(), xp.float32(condition["width"])
         for part in chunks(xp, len(out)):
@@ -124,28 +124,22 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
 
 
 def filter_grey(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """Yields the conditions by sigma."""
     images = grey(xp, batch.pixels)
     images -= xp.float32(BACKGROUND)
     share = xp.full(images.shape[-1], 1 / images.shape[-1], dtype=xp.float32)
-    for sigma, members in groupby(sorted(conditions, key=_sigma), key=_sigma):
-        for condition in members:
-            out = buffer()
-            for part in chunks(xp, len(images)):
-                filtered, channels = blur(xp, images[part], sigma), out[part]
-                if condition.probe == "gaussian_highpass":
-                    filtered = xp.subtract(images[part], filtered, out=channels[:, 0])
-                    level = xp.float32(BACKGROUND) - (filtered @ share @ share)[:, None, None]  # products sum fastest
-                else:
-                    level = xp.float32(BACKGROUND)
-                first = xp.add(filtered, level, out=channels[:, 0])
-                xp.clip(first, 0, 1, out=first)
-                channels[:, 1:] = first[:, None]
-            yield condition, out
-
-
-def _sigma(condition: Condition) -> float:
-    return float(condition["sigma"])
+    for condition in conditions:
+        out, sigma = buffer(), float(condition["sigma"])
+        for part in chunks(xp, len(images)):
+            filtered, channels = blur(xp, images[part], sigma), out[part]
+            if condition.probe == "gaussian_highpass":
+                filtered = xp.subtract(images[part], filtered, out=channels[:, 0])
+                level = xp.float32(BACKGROUND) - (filtered @ share @ share)[:, None, None]  # products sum fastest
+            else:
+                level = xp.float32(BACKGROUND)
+            first = xp.add(filtered, level, out=channels[:, 0])
+            xp.clip(first, 0, 1, out=first)
+            channels[:, 1:] = first[:, None]
+        yield condition, out
 
 
 def _sigma_or_inf(value: Any) -> float | str:

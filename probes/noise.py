@@ -85,11 +85,6 @@ def uniform(xp: ModuleType, words: Array) -> Array:
     return (odd - 2**24).astype(xp.float32) * xp.float32(2**-24)
 
 
-def uniform_fields(xp: ModuleType, seed: int, keys: Array, draw: int, size: int) -> Array:
-    """(n, size, size) float32, uniform in (-1, 1), for n images by their uint64 keys."""
-    return uniform(xp, random_words(xp, seed, keys, draw, size * size)).reshape(-1, size, size)
-
-
 def polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
     """Two independent unit normals from two uint32 words, in float32; magnitudes reach 6.7."""
     uniform = (words.astype(xp.float32) + xp.float32(0.5)) * xp.float32(2**-32)

@@ -79,9 +79,7 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
     """Yield the masks by their finer octaves, whose sum is made once for all masks that have it."""
     spectra, edges = Spectra(xp, batch.pixels), octave_edges(batch.pixels.shape[-1])
     fields: dict[str, Array] = {
-        octave: spectra.keep(
-            (low < spectra.rings) & (spectra.rings <= high), xp.empty(batch.pixels.shape, dtype=xp.float32)
-        )
+        octave: spectra.keep((low < spectra.rings) & (spectra.rings <= high))
         for octave, low, high in zip(OCTAVES, edges[:-1], edges[1:], strict=True)
         if any(octave in str(condition["keep"]) for condition in conditions)
     }

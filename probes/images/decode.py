@@ -60,9 +60,9 @@ def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None
     from PIL import Image, UnidentifiedImageError
 
     try:
-        samples = tiff_samples(data, Image.MAX_IMAGE_PIXELS) if data.startswith(TIFF) else None
+        samples = tiff_samples(data) if data.startswith(TIFF) else None
         if data[128:132] == DICOM:
-            samples = dicom_samples(data, Image.MAX_IMAGE_PIXELS)
+            samples = dicom_samples(data)
         if samples is None:
             with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
                 _refuse_more_pixels_than_allowed(*photo.size)
@@ -215,11 +215,11 @@ def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
     return np.asarray(photo) if photo.mode in DEEP_MODES else None
 
 
-def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
+def tiff_samples(data: bytes) -> NDArray[Any] | None:
     """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
 
-    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB, and
-    samples of which the least is white; what tifffile and Pillow raise for a damaged file.
+    Raises BrokenImageError for several pages, another number of channels, too many pixels, compressed RGB, and samples
+    of which the least is white; what tifffile and Pillow raise for a damaged file.
     """
     from PIL import Image
     from tifffile import TiffFile
@@ -232,8 +232,7 @@ def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
         page: Any = tiff.pages[0]
         is_deep = page.bitspersample > 8
         refuse_channels(page.samplesperpixel - sum(kind in ALPHA for kind in page.extrasamples if not is_deep))
-        if most_pixels is not None and page.size > most_pixels * page.samplesperpixel:
-            raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
+        _refuse_more_pixels_than_allowed(page.imagewidth, page.imagelength * page.imagedepth)
         if not is_deep:
             return None
         if page.photometric == WHITE_IS_ZERO:
@@ -248,10 +247,10 @@ def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
         return np.asarray(photo)
 
 
-def dicom_samples(data: bytes, most_pixels: int | None) -> NDArray[Any]:
+def dicom_samples(data: bytes) -> NDArray[Any]:
     """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's.
 
-    Raises BrokenImageError for anything but one grey picture of at most so many pixels, and what pydicom raises for a
+    Raises BrokenImageError for anything but one grey picture of not too many pixels, and what pydicom raises for a
     damaged file.
     """
     try:
@@ -266,8 +265,7 @@ def dicom_samples(data: bytes, most_pixels: int | None) -> NDArray[Any]:
         raise BrokenImageError(f"it has {dataset.NumberOfFrames} frames", "save each frame as a file")
     if dataset.PhotometricInterpretation != "MONOCHROME2":
         raise BrokenImageError(f"it is {dataset.PhotometricInterpretation}", "save it as MONOCHROME2")
-    if most_pixels is not None and dataset.Rows * dataset.Columns > most_pixels:
-        raise BrokenImageError(f"{dataset.Columns} x {dataset.Rows} pixels, more than {most_pixels}")
+    _refuse_more_pixels_than_allowed(dataset.Columns, dataset.Rows)
     return np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
 
 

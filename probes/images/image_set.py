@@ -160,9 +160,7 @@ def open_image_set(
     if numbers is not None:
         index = _renumbered(path / INDEX, index, numbers)
     if rows is not None or numbers is not None:
-        info = replace(
-            info, count=len(index.paths), digest=digest(index, info.size, info.preprocessing, info.decision_space)
-        )
+        info = replace(info, count=len(index.paths), digest=digest(index, info))
     return ImageSet(
         info=info,
         labels=index.labels,
@@ -260,8 +258,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
     names = [] if images.rows is not None else earlier_indexes(images.folder)
     if not names:
         return []
-    info = images.info
-    pictures = _pictures(read_index(images.folder, info.count), images.labels)
+    pictures = _pictures(read_index(images.folder, images.info.count), images.labels)
     sets = []
     for name in names:
         index = read_index(images.folder, None, name)
@@ -274,9 +271,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
             if place is None:
                 break
             places.append(place)
-        sets.append(
-            Earlier(digest(index, info.size, info.preprocessing, info.decision_space), np.array(places, np.int64))
-        )
+        sets.append(Earlier(digest(index, images.info), np.array(places, np.int64)))
     return sets
 
 
@@ -292,20 +287,19 @@ def check_image_set(path: Path, *, progress: Progress = silent) -> ImageSet:
     with progress("checking", info.count, "images") as advance:
         for _ in in_parallel(images.source.read, range(info.count)):
             advance(1)
-    if info.digest != digest(index, info.size, info.preprocessing, info.decision_space):
+    if info.digest != digest(index, info):
         raise ImageSetError(f"{path}: labels, clusters or hashes are not those packed; pack the images again")
     return images
 
 
-def digest(index: Index, size: int, preprocessing: str, decision_space: str = "all") -> str:
+def digest(index: Index, info: ImageSetInfo) -> str:
     """The identity of a set: the digest of its pixels in their order, its labels and its clusters.
 
     Neither its name, nor its place, nor whether its pixels are packed enters it: a streamed set gives the same results.
     """
     labels = None if index.labels is None else index.labels.tolist()
-    special: dict[str, object] = {} if decision_space == "all" else {"decision_space": decision_space}
+    special: dict[str, object] = {} if info.decision_space == "all" else {"decision_space": info.decision_space}
     if index.schemes:
         special |= {"schemes": dict(index.schemes)}
-    return digest_of(
-        size, preprocessing, index.sha256s, labels, index.clusters.tolist(), *([special] if special else [])
-    )
+    parts = [info.size, info.preprocessing, index.sha256s, labels, index.clusters.tolist()]
+    return digest_of(*parts, *([special] if special else []))

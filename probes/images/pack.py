@@ -236,12 +236,7 @@ def finish_set(
 
     if not index.paths:
         raise ImageSetError(f"{info.name}: no image is left to pack; {len(entries['skipped'])} are broken")
-    info = replace(
-        info,
-        digest=digest(index, info.size, info.preprocessing, info.decision_space),
-        count=len(index.paths),
-        labelled=index.labels is not None,
-    )
+    info = replace(info, digest=digest(index, info), count=len(index.paths), labelled=index.labels is not None)
     description = asdict(info) | {"schemes": sorted(index.schemes), **entries, "pillow": pillow}
     with writing(out):
         if (folder / PIXELS).exists():
