@@ -25,14 +25,9 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
+from bandlens.analysis.measures.critical_band import CHANNEL, channel_numbers
 from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at, fit_channels, fit_thresholds, noise_of
-from bandlens.analysis.measures.psychometric import (
-    CHANNEL,
-    PUBLISHED,
-    channel_numbers,
-    estimate_band,
-    paired_band_intervals,
-)
+from bandlens.analysis.measures.psychometric import PUBLISHED, estimate_band, paired_band_intervals
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
 from bandlens.analysis.statistics import Floats, Ints
 from bandlens.analysis.statistics.paired import paired

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ...core.records import Condition
+from ..statistics import Floats
 from .base import (
     MEANINGLESS,
     Available,
@@ -82,20 +83,6 @@ LOWEST_OCTAVE = FREQUENCIES[0] - 0.5
 """Octave at which the lowest band of noise begins; each is one octave wide."""
 HIGHEST_OCTAVE = FREQUENCIES[-1] + 0.5
 """Octave at which the highest band of noise ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class CriticalBand:
-    """The three numbers, NaN where the fit has none, and what they are worth."""
-
-    bandwidth: float
-    center_frequency: float
-    """Cycles per image."""
-    peak_noise_sensitivity: float
-    state: State
-    """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
-    note: str | None
-    """Why the state is what it is, for people; None where it is ok."""
 
 
 Setting = tuple[float | None, float | None]
@@ -156,8 +143,11 @@ def center(octave: Any, size: int) -> NDArray[np.float64]:
         return np.asarray(LOWEST_FREQUENCY * size / SIZE * np.exp2(octave), dtype=np.float64)
 
 
-def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
-    """The Gaussian through t_0..t_6, from 0 to 4, and the numbers it gives, for images of `size` pixels a side."""
+def fit_band(thresholds: ArrayLike, size: int = SIZE) -> dict[str, Estimate]:
+    """The numbers of CHANNEL, for images of `size` pixels a side, of the Gaussian through t_0..t_6, from 0 to 4.
+
+    The state is degenerate where they mean nothing, doubtful where they go beyond what was tested.
+    """
     values = np.asarray(thresholds, dtype=np.float64)
     fit = _least_squares(tuple(values.tolist()))
     amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
@@ -175,13 +165,19 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
         doubts.append("one of its flanks lies outside the tested bands")
     if amplitude > 4 - 1e-3:
         doubts.append("the peak is at its bound")
-    return CriticalBand(
-        bandwidth=float(bandwidth),
-        center_frequency=float(center(mu, size)),
-        peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
-        state=State.DEGENERATE if meaningless else State.DOUBTFUL if doubts else State.OK,
-        note="; ".join([meaningless, *doubts] if meaningless else doubts) or None,
-    )
+    state = State.DEGENERATE if meaningless else State.DOUBTFUL if doubts else State.OK
+    note = "; ".join([meaningless, *doubts] if meaningless else doubts) or None
+    numbers = map(float, channel_numbers(np.array([amplitude, mu, abs(sigma)]), size))
+    return {
+        name: Estimate(number if np.isfinite(number) else np.nan, state=state, note=note)
+        for name, number in zip(CHANNEL, numbers, strict=True)
+    }
+
+
+def channel_numbers(bells: Floats, size: int) -> tuple[Floats, Floats, Floats]:
+    """The three numbers of CHANNEL of bells (3, …) of A, mu and sigma, (…) each."""
+    amplitude, mu, sigma = bells
+    return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
 
 
 def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.float64]:
@@ -241,10 +237,8 @@ def at_chance(reference: float, floor: float) -> str | None:
 
 def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator[tuple[str, Estimate]]:
     """The three numbers, and the seven thresholds that they come of."""
-    band = fit_band(thresholds, size)
-    for name, measure in NUMBERS.items():
-        value = getattr(band, name)
-        yield f"{measure}{suffix}", Estimate(value if np.isfinite(value) else np.nan, state=band.state, note=band.note)
+    for name, estimate in fit_band(thresholds, size).items():
+        yield f"{NUMBERS[name]}{suffix}", estimate
     for frequency, steps in zip(FREQUENCIES, thresholds, strict=True):
         yield f"critical_threshold_{frequency}{suffix}", Estimate(float(steps))
 

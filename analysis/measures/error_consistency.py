@@ -40,13 +40,7 @@ from ...core.jobs import Progress, in_parallel, silent
 from ...core.protocol import MODEL_VS_HUMAN, STIMULI
 from ..database.store import Store
 from ..statistics import Floats, Ints, Mask
-from ..statistics.consistency import (
-    Consistency,
-    consistency_with_others,
-    error_consistencies,
-    kappa_intervals,
-    kappa_of,
-)
+from ..statistics.consistency import consistency_with_others, error_consistencies, kappa_intervals, kappa_of
 from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
 from .base import Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
@@ -58,14 +52,15 @@ CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
 def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     if cell.clean_pairs is None or cell.is_clean:
         return {}
-    consistency = cell.clean_pairs.consistency(cell.decisions)
-    if np.isnan(consistency.kappa):
-        estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", consistency.n)
-    elif np.isnan(consistency.low):
+    numbers = cell.clean_pairs.consistency(cell.decisions)
+    kappa, low, high, n = (numbers[name] for name in ("kappa", "low", "high", "n"))
+    if np.isnan(kappa):
+        estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", n)
+    elif np.isnan(low):
         note = "too few images are right, or wrong, for an interval"
-        estimate = Estimate(consistency.kappa, state=State.NO_INTERVAL, note=note, n=consistency.n)
+        estimate = Estimate(kappa, state=State.NO_INTERVAL, note=note, n=n)
     else:
-        estimate = Estimate(consistency.kappa, consistency.low, consistency.high, n=consistency.n)
+        estimate = Estimate(kappa, low, high, n=n)
     return {CLEAN_NAME: estimate}
 
 
@@ -106,7 +101,8 @@ SCHEMA = {
     **dict.fromkeys(PAIR_KEYS[:5], pl.String),
     "humans": pl.Int32,
     "n": pl.Int64,
-    **{name: pl.Float64 for name in Consistency.__slots__ if name != "n"},
+    **dict.fromkeys(("first_accuracy", "second_accuracy", "observed", "kappa", "low", "high"), pl.Float64),
+    **dict.fromkeys(("least", "most", "p_copy", "needed"), pl.Float64),
 }
 UNSEEN = -1
 PAIRS_AT_ONCE = 32

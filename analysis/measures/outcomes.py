@@ -25,7 +25,7 @@ from ...core.records import MULTILABEL, PREDICTION_COLUMNS, SEVERAL, UNKNOWN_RAN
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..statistics import Floats, Index, Ints, Mask
-from ..statistics.consistency import Consistency, error_consistencies
+from ..statistics.consistency import error_consistencies
 from ..statistics.floor import MatchedAnswers
 from ..statistics.resampling import RESAMPLES
 from ..statistics.shares import AT_FLOOR, Share
@@ -191,10 +191,10 @@ class CleanPairs:
     clean: Decisions
     conditions: Sequence[Decisions]
 
-    def consistency(self, decisions: Decisions) -> Consistency:
-        """The error consistency of one of the conditions with the clean images."""
+    def consistency(self, decisions: Decisions) -> dict[str, Any]:
+        """The error consistency of one of the conditions with the clean images: see `error_consistencies`."""
         place = next(place for place, condition in enumerate(self.conditions) if condition is decisions)
-        return Consistency(**{name: column[place].item() for name, column in self._consistencies.items()})
+        return {name: column[place].item() for name, column in self._consistencies.items()}
 
     @cached_property
     def _consistencies(self) -> dict[str, NDArray[Any]]:

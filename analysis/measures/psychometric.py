@@ -47,7 +47,7 @@ from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import FEWEST_APART
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, under, with_unit
-from .critical_band import CHANNEL, FULL_WIDTH, PROBE, Setting, at_chance, band_cells, center, settings_of
+from .critical_band import CHANNEL, PROBE, Setting, at_chance, band_cells, channel_numbers, settings_of
 from .likelihood import (
     FEWEST_LEVELS,
     SLOPE_BOUNDS,
@@ -273,12 +273,6 @@ def _channel(fits: _Fits, size: int, too_few: str | None) -> dict[str, Estimate]
     return {
         name: _judge(part, values, too_few, narrow) for name, part, values in zip(CHANNEL, PARTS, numbers, strict=True)
     }
-
-
-def channel_numbers(fits: Floats, size: int) -> tuple[Floats, Floats, Floats]:
-    """The three numbers of CHANNEL of fits (3, R) of A, mu and sigma, (R,) each."""
-    amplitude, mu, sigma = fits
-    return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
 
 
 def _judge(part: str, numbers: Floats, too_few: str | None, doubt: str | None) -> Estimate:

@@ -24,7 +24,6 @@ averaged over the others. `shares` makes its interval, and that of its differenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,28 +35,6 @@ from .resampling import count_right, draws_are_kept, intervals
 
 ENOUGH = 0.95
 """The share of resamples that must have a kappa."""
-
-
-@dataclass(frozen=True, slots=True)
-class Consistency:
-    """Error consistency of two observers on the same n images; NaN where it is undefined."""
-
-    n: int
-    first_accuracy: float
-    """Share that the first observer has right."""
-    second_accuracy: float
-    observed: float
-    kappa: float
-    low: float
-    """Lower end of the 95 % interval of kappa."""
-    high: float
-    least: float
-    """The lowest kappa that the two accuracies allow."""
-    most: float
-    p_copy: float
-    """Share of decisions that one copies of the other; NaN also where kappa is below 0, which no copies explain."""
-    needed: float
-    """Number of images with which 80 % of studies tell this kappa from 0 at 5 %."""
 
 
 def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
@@ -84,9 +61,10 @@ def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) ->
 def error_consistencies(
     first: Mask, seconds: Mask, clusters: Ints | None = None, resamples: int = 2000, seed: int = 0
 ) -> dict[str, NDArray[Any]]:
-    """Field of `Consistency` -> its values (m,), of one observer (n,) with each of m others (m, n).
+    """Name of each number above -> its values (m,), of one observer (n,) with each of m others (m, n).
 
-    Each pair has the draws that it would have alone.
+    They are NaN where they are undefined; p_copy is so below a kappa of 0 too, which no copies explain. low and high
+    are the ends of the 95 % interval of kappa. Each pair has the draws that it would have alone.
     """
     n, shared_hits = len(first), seconds & first
     if clusters is None and not draws_are_kept(n, resamples):

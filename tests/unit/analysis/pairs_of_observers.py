@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics import Ints, Mask
-from bandlens.analysis.statistics.consistency import Consistency, error_consistencies
+from bandlens.analysis.statistics.consistency import error_consistencies
 
 
 def error_consistency(
     first: Mask, second: Mask, clusters: Ints | None = None, resamples: int = 2000, seed: int = 0
-) -> Consistency:
+) -> SimpleNamespace:
     """The numbers of two observers of the same images, from whether each is right, (n,) each."""
     columns = error_consistencies(first, second[None], clusters, resamples, seed)
-    return Consistency(**{name: column.item() for name, column in columns.items()})
+    return SimpleNamespace(**{name: column.item() for name, column in columns.items()})
 
 
 def kappa(first: Mask, second: Mask) -> float:

@@ -24,7 +24,7 @@ def channels_of_the_study() -> Numbers:
     for row in pl.read_csv(PUBLISHED / "critical_band_thresholds.csv", infer_schema=False).to_dicts():
         band = fit_band([int(threshold) for threshold in row["thresholds_f0_to_f6"]])
         for name in CHANNEL:
-            yield f"{row['model']} {row['variant']} {name}", float(row[name]), getattr(band, name)
+            yield f"{row['model']} {row['variant']} {name}", float(row[name]), band[name].value
 
 
 def timm() -> Numbers:

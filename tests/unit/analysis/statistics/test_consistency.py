@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics import Ints
 from bandlens.analysis.statistics.consistency import (
-    Consistency,
     consistency_with_others,
     copied_share,
     error_consistencies,
@@ -50,7 +49,7 @@ def test_as_many_images_as_needed_tell_kappa_from_zero_in_four_of_five_studies()
     """Two observers with 75 % right, of whom the second copies a fifth of the first's decisions."""
     random = np.random.default_rng(4)
 
-    def study(n: int) -> Consistency:
+    def study(n: int) -> SimpleNamespace:
         first, second = random.random((2, n)) < 0.75
         return error_consistency(first, np.where(random.random(n) < 0.2, first, second), resamples=200)
 
@@ -96,7 +95,7 @@ def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
     for clusters in (None, np.arange(60) // 4):
         columns = error_consistencies(hits[4], hits, clusters, 300)
         for row, observer in enumerate(hits):
-            pair = asdict(error_consistency(hits[4], observer, clusters, 300))
+            pair = vars(error_consistency(hits[4], observer, clusters, 300))
             np.testing.assert_equal({name: column[row] for name, column in columns.items()}, pair)
     assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
 
