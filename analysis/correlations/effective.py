@@ -106,11 +106,6 @@ def fit_testbed(x_benchmark: str, x: Floats, y: Floats) -> Expectation:
     return Expectation(x_benchmark, sides, pivot)
 
 
-def effective(x: ArrayLike, y: ArrayLike, line: Line | Expectation) -> Floats:
-    """Effective robustness in points of models with accuracies x and y in percent; NaN where either is."""
-    return np.asarray(np.asarray(y, np.float64) - line.expected(x), np.float64)
-
-
 def _on_axes(percent: ArrayLike, axes: Axes) -> Floats:
     values = np.asarray(percent, np.float64)
     if np.any((values < 0) | (values > 100)):

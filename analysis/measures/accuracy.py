@@ -20,7 +20,7 @@ import numpy as np
 
 from ...core.records import UNKNOWN_RANK
 from ..statistics import Ints, Mask
-from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, as_it_is, has_labels
+from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
@@ -39,8 +39,8 @@ def _right_values(cell: CellOutcomes) -> ImageValues | None:
 def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
     if cell.hits is None:
         return None
-    judge = _agree_with_itself if cell.is_clean else as_it_is
-    return ImageValues(cell.hits, judge=judge, comparable=False)
+    values = ImageValues(cell.hits, comparable=False)
+    return replace(values, judge=_agree_with_itself) if cell.is_clean else values
 
 
 def _real_values(cell: CellOutcomes) -> ImageValues | None:

@@ -198,11 +198,6 @@ class Available:
         return [condition for condition in self.conditions if condition.probe == probe]
 
 
-def as_it_is(estimate: Estimate) -> Estimate:
-    """The `judge` of values that say all."""
-    return estimate
-
-
 @dataclass(frozen=True, slots=True)
 class ImageValues:
     """A number of every image whose mean is an estimate.
@@ -216,7 +211,7 @@ class ImageValues:
     """(n,): the images that the mean is over; None for all."""
     uncounted: str = "no image counts"
     """Why there is no mean where no image counts."""
-    judge: Callable[[Estimate], Estimate] = as_it_is
+    judge: Callable[[Estimate], Estimate] = lambda estimate: estimate
     """Adds to the estimate what the values do not tell: that it says little, say."""
     comparable: bool = True
     """Whether other conditions are compared with this mean where it is that of the clean images."""
@@ -244,11 +239,6 @@ Read = TypeVar("Read")
 """The data of a scope that a measure is computed from: see `outcomes`."""
 
 
-def always(_: Available) -> bool:
-    """The `applies` of measures that every image set has."""
-    return True
-
-
 def has_labels(available: Available) -> bool:
     """The `applies` of measures that take the labels of images."""
     return available.labelled
@@ -257,11 +247,6 @@ def has_labels(available: Available) -> bool:
 def under(*probes: str) -> Callable[[Available], bool]:
     """The `applies` of measures of the conditions of some probes."""
     return lambda available: any(available.conditions_under(probe) for probe in probes)
-
-
-def lacks_nothing(_: Available) -> str | None:
-    """The `needs` of measures that take no particular condition."""
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,9 +321,9 @@ class Measure(Generic[Read]):
     """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
     scope: Scope
     display: Display
-    applies: Callable[[Available], bool] = always
+    applies: Callable[[Available], bool] = lambda _: True
     """Whether an image set has the measure at all, or some of what it needs."""
-    needs: Callable[[Available], str | None] = lacks_nothing
+    needs: Callable[[Available], str | None] = lambda _: None
     """The conditions or labels that it lacks, in words; None where the decisions determine it."""
     estimates: Callable[[Read], Mapping[str, Estimate]] | None = None
     """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""

@@ -38,7 +38,6 @@ from .outcomes import (
     ConditionKey,
     ImageTruth,
     Outcomes,
-    PeerOutcomes,
     PredictionReader,
     Subject,
     subjects,
@@ -65,7 +64,7 @@ SCHEMA = {
 """Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
 over benchmarks."""
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
-"""Columns of SCHEMA that the table human_value has."""
+"""Columns of SCHEMA that the table human_value has, and the view `metric` beside its keys."""
 FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
@@ -171,9 +170,7 @@ def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
 
 def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
     """Select the numbers of many conditions: the columns of the view `metric`, with the keys in the database."""
-    return values.filter(pl.col("condition_id").is_null()).select(
-        *SUBJECT_KEYS, "metric", "value", "low", "high", "state", "note"
-    )
+    return values.filter(pl.col("condition_id").is_null()).select(*SUBJECT_KEYS, *PEOPLE_COLUMNS)
 
 
 def _parts(
@@ -374,7 +371,7 @@ class PeerAnswers:
                 for answer in answers
                 for name, estimate in estimates_of(
                     MODEL_MEASURES,
-                    PeerOutcomes(kappas[answer.subject.checkpoint_id], comparable.get(answer.subject.checkpoint_id)),
+                    (kappas[answer.subject.checkpoint_id], comparable.get(answer.subject.checkpoint_id)),
                 )
             ]
             yield pl.DataFrame(rows, SCHEMA)

@@ -44,7 +44,7 @@ from ..statistics.consistency import consistency_with_others, error_consistencie
 from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
 from .base import Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
-from .outcomes import CellOutcomes, PeerOutcomes
+from .outcomes import CellOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
 
@@ -64,9 +64,12 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     return {CLEAN_NAME: estimate}
 
 
-def model_estimates(outcomes: PeerOutcomes) -> dict[str, Estimate]:
-    """The mean kappa of one model with the others."""
-    mean, clean = outcomes.kappa, outcomes.clean
+def model_estimates(kappas: tuple[Share, Share | None]) -> dict[str, Estimate]:
+    """The mean kappa of one model with the others that answered under the same condition; NaN where it is undetermined.
+
+    The second is that on the clean images, where the same models answered; None of these themselves.
+    """
+    mean, clean = kappas
     if np.isnan(mean.value):
         note = "all is right, or all wrong, for a model"
         return {MODEL_NAME: nothing(State.UNDETERMINED, note, mean.images)}
@@ -83,7 +86,7 @@ MEASURES = (
         estimates=_clean_estimates,
     ),
 )
-MODEL_MEASURES: Sequence[Measure[PeerOutcomes]] = (
+MODEL_MEASURES: Sequence[Measure[tuple[Share, Share | None]]] = (
     Measure(
         MODEL_NAME,
         Scope.MODELS,

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UsageError, quoted
-from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
+from ...core.protocol import CUES, SHAPE_CUES
 from ...core.records import MULTILABEL, PREDICTION_COLUMNS, SEVERAL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.study_versions import ORDER
@@ -28,7 +28,7 @@ from ..statistics import Floats, Index, Ints, Mask
 from ..statistics.consistency import error_consistencies
 from ..statistics.floor import MatchedAnswers
 from ..statistics.resampling import RESAMPLES
-from ..statistics.shares import AT_FLOOR, Share
+from ..statistics.shares import AT_FLOOR
 from .base import Available
 
 CELLS = f"""
@@ -76,17 +76,17 @@ def subjects(store: Store, study: str) -> list[Subject]:
     UsageError where there is no such study, or none of its cells is complete.
     """
     rows = store.frame(
-        "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
-        "max(detail.decision_space) AS decision_space, images.size, detail.labelled, images.right_classes "
+        "SELECT DISTINCT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, "
+        "classes_decided(images.decision_space, classes) AS classes, images.decision_space, images.size, "
+        "detail.labelled, images.right_classes "
         "FROM study_detail_of(?) AS detail JOIN checkpoint AS c ON c.id = checkpoint_id "
-        "JOIN (SELECT id, size, right_classes(id) AS right_classes FROM image_set) AS images "
-        "ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
+        "JOIN (SELECT id, size, decision_space, right_classes(id) AS right_classes FROM image_set) AS images "
+        "ON images.id = image_set_id ORDER BY ALL",
         [study],
     )
     if not len(rows):
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
-    classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
-    return [Subject(**row) for row in rows.with_columns(classes=classes).to_dicts()]
+    return [Subject(**row) for row in rows.to_dicts()]
 
 
 Slices = Mapping[tuple[str, str], Ints]
@@ -355,16 +355,6 @@ def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
     cell_hits = [None if cell is None else cell.hits for cell in cells]
     known_hits = [hits for hits in cell_hits if hits is not None]
     return np.array(known_hits) if len(known_hits) == len(cell_hits) else None
-
-
-@dataclass(frozen=True, slots=True)
-class PeerOutcomes:
-    """One model beside the others that answered under the same condition of an image set."""
-
-    kappa: Share
-    """Its mean kappa with the others; NaN where it is undetermined."""
-    clean: Share | None
-    """The same on the clean images, where the same models answered; None of these themselves."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import polars as pl
 
 from ...core.errors import UnknownName, UsageError
 from ...core.protocol import AS_PUBLISHED, GROUPS, SIZE
-from ..correlations.effective import Expectation, effective, fit_line, fit_testbed
+from ..correlations.effective import Expectation, fit_line, fit_testbed
 from ..correlations.families import by_family
 from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of, values_of
 from ..correlations.table import correlate
@@ -134,7 +134,7 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tup
     columns = {}
     for shift in shifts:
         x, y = values_of(frame, [lines[shift].x, shift])
-        columns[f"effective_{shift}"] = effective(x, y, lines[shift])
+        columns[f"effective_{shift}"] = y - lines[shift].expected(x)
     series = {name: pl.Series(points).fill_nan(None) for name, points in columns.items()}
     return frame.with_columns(**series), list(columns)
 

@@ -140,9 +140,7 @@ class Spread:
 
 def resample_weights(n: int, resamples: int, seed: int) -> Floats:
     """(resamples, n): how often each model is drawn, n draws with replacement."""
-    indices = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    indices += n * np.arange(resamples)[:, None]
-    return np.bincount(indices.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    return np.concatenate([*_draws(n, resamples, seed)]).astype(np.float64)
 
 
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:

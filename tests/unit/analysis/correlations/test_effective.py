@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, norm, spearmanr
 
-from bandlens.analysis.correlations.effective import effective, fit_line, fit_testbed
+from bandlens.analysis.correlations.effective import fit_line, fit_testbed
 from bandlens.core.errors import UsageError
 
 
@@ -23,9 +23,8 @@ def test_the_line_is_that_of_scipy() -> None:
         (regression.slope, regression.intercept, regression.rvalue**2)
     )
     assert line.spearman == pytest.approx(spearmanr(x, y).statistic)
-    assert effective(x, y, line) == pytest.approx(
-        y - 100 * norm.cdf(regression.intercept + regression.slope * norm.ppf(x / 100))
-    )
+    expected = 100 * norm.cdf(regression.intercept + regression.slope * norm.ppf(x / 100))
+    assert line.expected(x) == pytest.approx(expected)
 
 
 def test_what_has_no_probit_is_left_out_of_the_line_alone() -> None:
@@ -33,8 +32,7 @@ def test_what_has_no_probit_is_left_out_of_the_line_alone() -> None:
     line = fit_line(np.append(x, [70, np.nan, 100]), np.append(y, [0, 50, 60]))
     assert line == fit_line(x, y)
     assert line.n == 40
-    assert effective([70.0], [0.0], line) == pytest.approx(-line.expected([70.0]))
-    assert np.isnan(effective([np.nan, 70], [50, np.nan], line)).all()
+    assert np.isnan(line.expected([np.nan])).all()
 
 
 def test_shares_of_more_than_all_and_lines_of_two_models_are_refused() -> None:
@@ -56,5 +54,5 @@ def test_the_testbed_has_logit_lines_on_either_side_of_a_network_with_nothing_ri
         assert (line.slope, line.intercept) == pytest.approx((regression.slope, regression.intercept))
         odds = np.exp(regression.intercept + regression.slope * np.log(x[side] / (100 - x[side])))
         expected[side] = 100 * odds / (1 + odds)
-    assert effective(x, y, fit) == pytest.approx(y - expected)
+    assert fit.expected(x) == pytest.approx(expected)
     assert fit_testbed("imagenet", *accuracies()).pivot is None
