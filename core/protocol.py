@@ -230,7 +230,5 @@ CATEGORIES = (
     "baseline",
 )
 """Training categories of the 48 checkpoints."""
-SUBSETS: Mapping[str, bool | None] = {"total": None, ADVERSARIAL_TRAINING: True, "other": False}
-"""Subset of the models -> whether its models are adversarially trained; None is either."""
 SUBSET_TITLES: Mapping[str, str] = {"total": "All", ADVERSARIAL_TRAINING: "Adversarially trained", "other": "Other"}
 """Subset of the models -> what stands before `models` in a title."""

@@ -275,14 +275,7 @@ class UserObject(UserCode):
     """
 
     def __init__(self, heading: str, function: Callable[..., Any], folder: Path, uses: Sequence[str]) -> None:
-        """UsageError, which begins with `heading`, where the identity cannot be told.
-
-        Args:
-            what: how errors begin, such as `probe blur`.
-            function: the function, or any object that can be called.
-            folder: the study's folder, whose files it must not read, but for those that it `uses`.
-            uses: patterns of these files.
-        """
+        """UsageError, which begins with `heading`, where the identity cannot be told; `uses` are patterns of files."""
         self._variables = getattr(function, "__globals__", None)
         files = {file for pattern in uses for file in matching_files(folder, pattern, heading)}
         names = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}

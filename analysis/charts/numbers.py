@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
+from ..measures import critical_band, psychometric
 from ..measures.base import MEANINGLESS, State
 from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from ..measures.octaves import SHARES
-from ..measures.psychometric import NUMBERS
-from ..measures.registry import MEASURES, label_of, measure_named, title_of
+from ..measures.registry import MEASURES, label_of, title_of
 from .grammar import (
     CYCLES,
     FAINT,
@@ -36,6 +36,8 @@ from .maps import THRESHOLD_TITLE, octave_names, threshold_rows
 
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 """Estimator -> the shape of its points."""
+CHANNELS = {"psychometric": psychometric.NUMBERS, "published": critical_band.NUMBERS}
+"""Estimator -> the measures of a channel's numbers by it."""
 SOUND, DOUBTFUL, VALUELESS = "sound", "doubtful", "no value"
 """Marks of numbers that are drawn as a filled point, as a hollow one, and as a cross."""
 FLAT_IMAGE = "flat image"
@@ -148,13 +150,13 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     ]
     if own_cycles is not None:
         layers.insert(0, shade_enlarged(own_cycles, float(center(6.43, size)), x))
-    fits = [fit for fit in (_fit_in_words(values, estimator) for estimator in ESTIMATORS) if fit]
+    fits = [fit for fit in (_fit_in_words(values, estimator) for estimator in CHANNELS) if fit]
     return layered(*layers, title=alt.Title(title, subtitle=fits), width=320, height=220)
 
 
 def _bell(values: Mapping[str, Mapping[str, Any]], size: int) -> pl.DataFrame:
     """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
-    width, middle, peak = (values.get(name, {}).get("value") for name in NUMBERS.values())
+    width, middle, peak = (values.get(name, {}).get("value") for name in psychometric.NUMBERS.values())
     if width is None or middle is None or peak is None:
         return pl.DataFrame()
     f = np.linspace(-0.4, 6.4, 69)
@@ -164,7 +166,7 @@ def _bell(values: Mapping[str, Mapping[str, Any]], size: int) -> pl.DataFrame:
 
 def _fit_in_words(values: Mapping[str, Mapping[str, Any]], estimator: str) -> str:
     """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
-    width, middle = (values.get(measure_named(number, estimator)) for number in ("bandwidth", "center_frequency"))
+    width, middle = (values.get(CHANNELS[estimator][name]) for name in ("bandwidth", "center_frequency"))
     if width is None or middle is None:
         return ""
     if width["mark"] == VALUELESS:

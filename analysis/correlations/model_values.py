@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UnknownName, UsageError, plural, quoted
-from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
+from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS
 from ...core.records import Missing
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
@@ -293,10 +293,7 @@ def _clean_errors(store: Store, label: str) -> Errors:
 
 
 _ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING
-SUBSET_FILTERS: Mapping[str, pl.Expr] = {
-    name: pl.lit(True) if adversarial is None else _ADVERSARIAL if adversarial else ~_ADVERSARIAL
-    for name, adversarial in SUBSETS.items()
-}
+SUBSET_FILTERS = {"total": pl.lit(True), ADVERSARIAL_TRAINING: _ADVERSARIAL, "other": ~_ADVERSARIAL}
 """Published subset -> which models belong to it, by the column category."""
 
 

@@ -83,11 +83,9 @@ JOIN label ON label.image_set = known_cell.image_set AND label.image_index = pre
 GROUP BY ALL ORDER BY name
 """  # noqa: S608 - made of constants
 IMAGES = """
-SELECT name, image_set.count = (SELECT count(*) FROM image WHERE image.image_set = image_set.id) AS same
+SELECT name, image_set.count <> (SELECT count(*) FROM image WHERE image.image_set = image_set.id) AS wrong
 FROM image_set ORDER BY name
 """
-
-
 DANGLING_CELLS = """
 SELECT key, checkpoint.id IS NULL OR image_set.id IS NULL OR condition.id IS NULL AS dangles
 FROM cell LEFT JOIN checkpoint ON checkpoint.id = cell.checkpoint LEFT JOIN image_set ON image_set.id = cell.image_set
@@ -95,10 +93,17 @@ LEFT JOIN condition ON condition.id = cell.condition
 ORDER BY cell.id
 """
 FACTS = " UNION ALL ".join(
-    f"SELECT '{fact} ' || {fact} || ' is no JSON object', json_type({fact}) = 'OBJECT' "  # noqa: S608 - of constants
+    f"SELECT '{fact} ' || {fact}, json_type({fact}) IS DISTINCT FROM 'OBJECT' "  # noqa: S608 - made of constants
     f"FROM {fact.partition('.')[0]} WHERE {fact} IS NOT NULL"
     for fact in ("checkpoint.head", "condition.parameters", "session.versions", "session.card")
 )
+OTHER_RULES = {
+    "labels": (LABELS, "{} has {} ranks that do not fit prediction and label"),
+    "images": (IMAGES, "image set {} has another number of images than it says"),
+    "references": (DANGLING_CELLS, "cell {} is of something that is not in the database"),
+    "facts": (FACTS, "{} is no JSON object"),
+}
+"""Name -> a query of a name and whether, or how often, something is wrong with it, and the words on what is."""
 
 
 def check_database(store: Store) -> list[Check]:
@@ -114,17 +119,7 @@ def check_database(store: Store) -> list[Check]:
         )
         for rule, words in RULES.items()
     ]
-    labels = store.frame(LABELS).rows()
-    misranked = [f"{name} has {count} ranks that do not fit prediction and label" for name, count in labels if count]
-    images = store.frame(IMAGES).rows()
-    miscounted = [f"image set {name} has another number of images than it says" for name, fits in images if not fits]
-    references = store.frame(DANGLING_CELLS).rows()
-    dangling = [f"cell {key} is of something that is not in the database" for key, dangles in references if dangles]
-    facts = store.frame(FACTS).rows()
-    return [
-        *checks,
-        Check("labels", len(labels), misranked),
-        Check("images", len(images), miscounted),
-        Check("references", len(references), dangling),
-        Check("facts", len(facts), [words for words, is_object in facts if not is_object]),
-    ]
+    for name, (query, words) in OTHER_RULES.items():
+        rows = store.frame(query).rows()
+        checks.append(Check(name, len(rows), [words.format(*row) for row in rows if row[1]]))
+    return checks

@@ -245,13 +245,9 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
             # Rows that no cell needs any more go, too.
             for table in {*tables_with("image_set")} - {"cell"}:
                 store.execute(f"DELETE FROM {table} WHERE image_set NOT IN (SELECT image_set FROM cell)")
-            for table, user in {
-                "checkpoint": "cell",
-                "condition": "cell",
-                "image_set": "cell",
-                "session": "part",
-            }.items():
-                store.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {table} FROM {user})")
+            for table in ("checkpoint", "condition", "image_set"):
+                store.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {table} FROM cell)")
+            store.execute("DELETE FROM session WHERE id NOT IN (SELECT session FROM part)")
             store.execute(UNJUDGED)
         store.checkpoint()
     return Deletion(deleted["label"].to_list(), len(unused), int(predictions), cells - len(unused))

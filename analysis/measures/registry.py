@@ -111,13 +111,6 @@ def measures_in(group: str) -> list[str]:
     return [name for name, display in _DISPLAYS.items() if display.group == group]
 
 
-def measure_named(quantity: str, estimator: str) -> str:
-    """Name of the measure that estimates a quantity by an estimator."""
-    return next(
-        name for name, display in _DISPLAYS.items() if (display.quantity, display.estimator) == (quantity, estimator)
-    )
-
-
 # Which measures a study has
 
 

@@ -45,12 +45,6 @@ def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
         return np.where(varied, (observed - expected) / (1 - expected), np.nan)
 
 
-def kappa_range(p: Floats | float, q: Floats | float) -> tuple[Floats, Floats]:
-    """The lowest and the greatest kappa that two accuracies allow."""
-    p, q = np.asarray(p), np.asarray(q)
-    return kappa_of(abs(p + q - 1), p, q), kappa_of(1 - abs(p - q), p, q)
-
-
 def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) -> Floats:
     """p_copy of a kappa and two accuracies, by the formula above; NaN where kappa is NaN or below 0."""
     better, expected = np.maximum(p, q), np.multiply(p, q) + np.multiply(np.subtract(1, p), np.subtract(1, q))
@@ -79,7 +73,6 @@ def error_consistencies(
     kappa = kappa_of(observed, p, q)
     low, high = kappa_intervals(kappa)
     p, q, observed, kappa = np.broadcast_to(p, q.shape)[:, 0], q[:, 0], observed[:, 0], kappa[:, 0]
-    minimum, maximum = kappa_range(p, q)
     with np.errstate(divide="ignore"):
         sample_sizes = np.ceil(n * (detected_widths() * (high - low) / kappa) ** 2)
     return {
@@ -90,8 +83,8 @@ def error_consistencies(
         "kappa": kappa,
         "low": low,
         "high": high,
-        "least": minimum,
-        "most": maximum,
+        "least": kappa_of(abs(p + q - 1), p, q),
+        "most": kappa_of(1 - abs(p - q), p, q),
         "p_copy": copied_share(kappa, p, q),
         "needed": np.where(np.isfinite(sample_sizes), sample_sizes, np.nan),
     }
