@@ -16,12 +16,22 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> object:
+    from dataclasses import is_dataclass
     from importlib import import_module
+    from inspect import isfunction
+
+    from .core.arguments import checked
 
     module = _modules_by_name().get(name)
     if module is None:
         raise AttributeError(f"module 'bandlens' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(module, __name__), name)
+    value = getattr(import_module(module, __name__), name)
+    if isfunction(value):
+        value = checked(value)
+        value.__module__ = __name__  # where pickle looks for it
+    elif is_dataclass(value):
+        value.__init__ = checked(value.__init__)  # type: ignore[misc]
+    globals()[name] = value
     return value
 
 

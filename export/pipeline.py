@@ -242,8 +242,6 @@ def export_network(
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
     _check_user_name(name)
-    if not isinstance(network, torch.nn.Module):
-        raise UsageError(f"{name} is to be a torch.nn.Module, not a {type(network).__name__}")
     try:
         copy = deepcopy(network).cpu().eval()
         sha256 = sha256_of_tensors(copy)

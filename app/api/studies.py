@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,8 +75,6 @@ def read_study(study: Study | File, engine: str | None = None) -> Study:
     """The study of a file, or the study itself; with another engine where one is given."""
     from ..study.file import Study
 
-    if not isinstance(study, (Study, str, PathLike)):
-        raise UsageError(f"a study is the path of its file, or bandlens.Study(...), not a {type(study).__name__}")
     study = study if isinstance(study, Study) else Study.read(study)
     return replace(study, engine=engine or study.engine)
 
@@ -219,7 +216,7 @@ def run(
     engine: EngineOfStudy = None,
     require_gate: Annotated[bool, typer.Option("--require-gate")] = False,
     executor: str = "local",
-    devices: Annotated[Sequence[str], typer.Option(metavar="0,1")] = (),
+    devices: Annotated[Sequence[str | int], typer.Option(metavar="0,1")] = (),
     address: str | None = None,
     snapshot: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     raise_failures: bool = True,
@@ -253,7 +250,7 @@ def run(
     return summary.raise_failures() if raise_failures else summary
 
 
-def _workers(executor: str, devices: Sequence[str], address: str | None) -> Workers | None:
+def _workers(executor: str, devices: Sequence[str | int], address: str | None) -> Workers | None:
     """The workers of a run; None for one in this process."""
     from ..study.workers import Workers
 
@@ -263,7 +260,7 @@ def _workers(executor: str, devices: Sequence[str], address: str | None) -> Work
         raise UsageError("--devices is for the local executor; Ray puts a worker on each GPU that it has")
     if executor == "local" and address is not None:
         raise UsageError("--address is for --executor ray; the local executor is this process, or --devices")
-    names = tuple(name.strip() for words in listed(devices) for name in words.split(","))
+    names = tuple(name.strip() for words in listed(devices) for name in str(words).split(","))
     return Workers(names, address) if names or executor == "ray" else None
 
 

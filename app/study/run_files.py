@@ -23,7 +23,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...core.errors import UsageError
 from ...core.files import lost_its_maker, open_draft, partial_prefix
 from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
@@ -66,8 +65,6 @@ class RunProgress:
 
 def keep_progress(database: Path, progress: Progress) -> Progress:
     """`progress`, which keeps a file beside the database as well. A file that cannot be written ends no job."""
-    if not callable(progress):
-        raise UsageError(f"progress is a function, such as bandlens.progress, which shows a bar; not {progress!r}")
     file = database.parent / f"{partial_prefix(database)}{ENDING}"
 
     @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -128,8 +127,6 @@ def test_an_option_that_is_refused_leaves_no_database(work: Work, tmp_path: Path
     lacking = replace(work, study=replace(work.study, measures={"mine": {"file": "no.py"}}))
     with pytest.raises(UsageError, match=r"no file .*no\.py"):
         run_study(lacking, database)
-    with pytest.raises(UsageError, match=r"progress is a function, .* not True"):
-        run_study(work, database, progress=cast(Any, True))
     assert not list(tmp_path.iterdir())
     with pytest.raises(StoreError, match="is a folder"):
         run_study(work, Path())  # so is an empty --db
