@@ -218,7 +218,7 @@ def _read(file: Path, columns: tuple[str, ...]) -> SourceTable:
         raise UsageError(f"no file {file}; give a Parquet or CSV file of {', '.join(columns)}")
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(columns)}")
-    rows = read_csv(file, "export the predictions again") if file.suffix == ".csv" else read_parquet(file)
+    rows = read_csv(file) if file.suffix == ".csv" else read_parquet(file)
     table = SourceTable(file, rows)
     table.check_columns(columns, advice=f"it has {', '.join(rows.columns)}")
     if rows.is_empty():

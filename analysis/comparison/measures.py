@@ -35,7 +35,6 @@ ORDER BY checkpoint, image_set, metric, {ORDER}
 """  # noqa: S608 - made of constants
 PAIRED = dict.fromkeys(CONDITION_KEYS, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64}
 """Columns of paired intervals; probe and parameters are null for numbers of many conditions."""
-PairedRow = tuple[str | float | None, ...]
 
 
 def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -99,7 +98,7 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     )
 
 
-def _paired(a: Run, b: Run, changes: pl.DataFrame) -> Iterator[PairedRow]:
+def _paired(a: Run, b: Run, changes: pl.DataFrame) -> Iterator[tuple[str | float | None, ...]]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if changes.is_empty():
         return

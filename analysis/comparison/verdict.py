@@ -41,10 +41,6 @@ AGREEMENT_CHANGES = CHANGES | {
     measure.name: measure.display.words.agreement for measure in GRID_MEASURES if measure.display.words.agreement
 }
 """The same where images have no labels."""
-NEEDS_ALIKE = {
-    measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES if measure.display.words.needs_alike
-}
-"""Measure -> the one that has to be alike in both runs for a sentence about it."""
 NAMED_MEASURES = 3
 """Measures that differ, beside accuracies and biases, which have a clause each; more are counted."""
 NAMED_MODELS = 5
@@ -65,7 +61,6 @@ COMPARABLE = (
     | ((HIGH < 0) & STATE_A.is_in(UP) & STATE_B.is_in(DOWN))
 )
 """True where both values are sound, or one lies beyond the tested conditions and the difference is larger for it."""
-CUE_BIASES = [cues.bias for cues in CUES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,7 @@ def _read_metrics(store: Store, label: str) -> pl.DataFrame:
     one of the cues, and half of it says nothing about what a model needs to recognize images.
     """
     rows = store.frame(METRICS, [label, list(STATE_WORDS)])
-    is_bias = pl.col("metric").is_in(CUE_BIASES)
+    is_bias = pl.col("metric").is_in([cues.bias for cues in CUES])
     return rows.filter(is_bias | ~is_bias.any().over("image_set")) if len(rows) else rows
 
 
@@ -306,7 +301,8 @@ def _detectable_in_words(rows: pl.DataFrame) -> str:
 def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
     """The biases, which do not differ where the measure that they need alike does."""
     changed_measures = set(biases.filter("differs").select("checkpoint", "image_set", "metric").rows())
-    keys = ((*row[:2], NEEDS_ALIKE.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
+    needs_alike = {measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES}
+    keys = ((*row[:2], needs_alike.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
     return biases.with_columns(
         differs=pl.col("differs") & pl.Series([key not in changed_measures for key in keys], dtype=pl.Boolean)
     )

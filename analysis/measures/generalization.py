@@ -50,8 +50,6 @@ ID_ACCURACY = "top1_imagenet"
 MOST_SETS = 3
 """A note names so many of the sets that are missing."""
 Row = Mapping[str, Any]
-Place = tuple[str | None, int | None]
-"""Corruption and severity of an image set; None where its images are as they were taken."""
 CELLS = """
 SELECT detail.cell, detail.checkpoint_id, cell.condition, detail.probe, detail.parameters::VARCHAR AS parameters,
        image_set.id AS image_set, shown.name, shown.benchmark, shown.corruption, shown.severity,
@@ -259,7 +257,8 @@ def _shows(cell: Row, accuracy: Accuracy) -> bool:
     )
 
 
-def _place(cell: Row) -> Place:
+def _place(cell: Row) -> tuple[str | None, int | None]:
+    """Corruption and severity of a cell's images; None where they are as they were taken."""
     return cell["corruption"], cell["severity"]
 
 

@@ -59,24 +59,15 @@ MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _RE
 """Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
 
 
-_DISPLAYS: Mapping[str, Display] = {measure.name: measure.display for measure in GRID_MEASURES}
-
-
 def biases() -> list[str]:
     """Names of the measures that are set against generalization."""
     return [measure.name for measure in GRID_MEASURES if measure.is_bias]
 
 
-STAND_INS: Mapping[str, str] = {
-    measure.display.stands_for: measure.name for measure in GRID_MEASURES if measure.display.stands_for
-}
-"""Measure -> the one that takes its place in comparisons, correlations and charts, where an image set has both."""
-
-
 def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
     """Rows with the columns checkpoint, image_set and metric, less those of measures that another one stands for."""
-    stand_ins = {stand_in: name for name, stand_in in STAND_INS.items()}
-    replaced = values.select("checkpoint", "image_set", pl.col("metric").replace_strict(stand_ins, default=None))
+    stands_for = {measure.name: measure.display.stands_for for measure in GRID_MEASURES if measure.display.stands_for}
+    replaced = values.select("checkpoint", "image_set", pl.col("metric").replace_strict(stands_for, default=None))
     return values.join(replaced, on=("checkpoint", "image_set", "metric"), how="anti")
 
 
@@ -103,12 +94,13 @@ def people_estimates() -> dict[str, Estimate]:
 
 def panel_titles() -> dict[str, str]:
     """The quantities that a report draws, and what their panels are called."""
-    return {display.quantity: display.panel or display.label for display in _DISPLAYS.values() if display.quantity}
+    displays = (measure.display for measure in GRID_MEASURES)
+    return {display.quantity: display.panel or display.label for display in displays if display.quantity}
 
 
 def measures_in(group: str) -> list[str]:
     """Names of the measures of many conditions that are listed under one name, in their order."""
-    return [name for name, display in _DISPLAYS.items() if display.group == group]
+    return [measure.name for measure in GRID_MEASURES if measure.display.group == group]
 
 
 # Which measures a study has

@@ -52,7 +52,7 @@ TRIAL_COLUMNS = ("set", "condition", "subj", "session", "trial", "imagename", "c
 def read_trials(file: Path) -> pl.DataFrame:
     """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
     table = SourceTable(file, read_parquet(file))
-    table.check_columns(TRIAL_COLUMNS)
+    table.check_columns(TRIAL_COLUMNS, "this is another release than the one described")
     trials = table.rows.select(pl.col(TRIAL_COLUMNS).cast(pl.String))
     table = SourceTable(file, trials)
     table.check_filled(*TRIAL_COLUMNS)
@@ -118,8 +118,6 @@ def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
 
 # Tables that others made: they are read and checked, and an error names file, row and column
 
-ANOTHER_RELEASE = "this is another release than the one described"
-
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
@@ -133,26 +131,23 @@ class SourceTable:
         return f"{self.file}, row {row + 1}, column {column}"
 
     def refuse(self, column: str, mask: pl.Series, why: str) -> None:
-        """StoreError for the first row of which `mask` is true; in `why`, {value} and {value!a} stand for its cell."""
+        """StoreError for the first row of which `mask` is true; in `why`, {value} stands for its cell."""
         rows = mask.fill_null(False).arg_true()
         if len(rows):
             row = int(rows[0])
-            value = self.rows[column][row]
-            why = why.replace("{value!a}", ascii(value)).replace("{value}", str(value))
-            raise StoreError(f"{self.where(row, column)}: {why}")
+            raise StoreError(f"{self.where(row, column)}: {why.replace('{value}', str(self.rows[column][row]))}")
 
-    def check_columns(self, names: Iterable[str], advice: str = ANOTHER_RELEASE) -> None:
+    def check_columns(self, names: Iterable[str], advice: str) -> None:
         """All columns exist."""
         for name in names:
             if name not in self.rows.columns:
                 raise StoreError(f"{self.file}, row 1: no column {name}; {advice}")
 
     def check_filled(self, *columns: str) -> None:
-        """No cell of the columns is empty."""
+        """No cell of the columns, which are text, is empty."""
         for name in columns:
-            column = self.rows[name]
-            empty = column.str.strip_chars() == "" if column.dtype == pl.String else column.is_null()
-            self.refuse(name, column.is_null() | empty, f"empty; every row needs a {name}")
+            empty = self.rows[name].fill_null("").str.strip_chars() == ""
+            self.refuse(name, empty, f"empty; every row needs a {name}")
 
     def check_distinct(self, *key: str) -> None:
         """No two rows have the same key, of which the last column is named."""
@@ -160,14 +155,12 @@ class SourceTable:
         self.refuse(key[-1], duplicates, "{value} is there more than once")
 
 
-def read_csv(file: Path, advice: str) -> pl.DataFrame:
-    """A CSV file; StoreError where it is none, and FileNotFoundError where there is no file."""
+def read_csv(file: Path) -> pl.DataFrame:
+    """A CSV file; StoreError where it is none."""
     try:
         return pl.read_csv(file)
-    except FileNotFoundError:
-        raise
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise StoreError(f"{file} is not a CSV file ({first_line(error)}); {advice}") from error
+        raise StoreError(f"{file} is not a CSV file ({first_line(error)}); export the predictions again") from error
 
 
 def read_parquet(file: Path) -> pl.DataFrame:

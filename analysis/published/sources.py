@@ -235,12 +235,12 @@ def join_study(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
     return join_checkpoints(checkpoints, values)
 
 
-def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> str:
-    """The published model that a checkpoint of a study is; the name itself where no checkpoint has it.
+def published_name(store: Store, name: str, values: pl.DataFrame) -> str:
+    """The published model that a checkpoint is; the name itself where no checkpoint has it.
 
     Raises UnknownName where a checkpoint of that name is no published model.
     """
-    rows = join_study(store, study, values).filter(checkpoint=name)
+    rows = join_study(store, "*", values).filter(checkpoint=name)
     if rows.is_empty():
         return name
     names = rows["model"].drop_nulls().unique().to_list()

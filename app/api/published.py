@@ -117,7 +117,7 @@ def show_published(
         if model is None:
             checkpoints = {"checkpoints": join_study(store, "*", values)} if store else {}
             return {"sources": count_figures(values), **checkpoints}
-        figures = values_of_model(values, published_name(store, "*", model, values) if store else model)
+        figures = values_of_model(values, published_name(store, model, values) if store else model)
     return {"places": place(values, figures), "figures": figures}
 
 

@@ -120,7 +120,7 @@ def test_untrained_networks_have_no_correlation_of_biases(tmp_path: Path) -> Non
             parts.append(part(cell(images, setting, by=model(f"net{net}", classes=7)), predicted, rank))
     with open_store(database_of(tmp_path, images, parts, measured=True)) as store:
         table = correlate_study(study_table(store, "s@1"), resamples=100)
-    assert set(table["bias"]) == {f"corrected_{name}" for name in registry.STAND_INS}
+    assert set(table["bias"]) == {measure.name for measure in registry.GRID_MEASURES if measure.display.stands_for}
     assert table["n"].to_list() == [0] * len(table)
     assert table["coefficient"].is_null().all()
 
