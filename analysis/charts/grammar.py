@@ -235,9 +235,9 @@ def two_lines(separator: str) -> str:
     return f"split(replace(datum.label, ' {separator}', '\\n{separator}'), '\\n')"
 
 
-def signed(number: float | None, digits: str = "z.2f") -> str:
-    """The text of a number on a tile, with a true minus sign; zero has none."""
-    return "–" if number is None else f"{number:{digits}}".replace("-", "−")
+def signed(number: float | None, digits: str = "z.2f", star: bool | None = False) -> str:
+    """The text of a number on a tile, with a true minus sign, which zero has not, and with a star where it has one."""
+    return ("–" if number is None else f"{number:{digits}}".replace("-", "−")) + "*" * bool(star)
 
 
 def tile_map(

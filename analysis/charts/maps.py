@@ -131,8 +131,7 @@ def difference_map(rows: pl.DataFrame, title: str, reach: float) -> Any:
     models = rows["model"].n_unique()
     is_small = models <= 2 * COLORED_MODELS
     if is_small:
-        pairs = rows.select("difference", "differs").rows()
-        text = [signed(difference, "+z.1f") + "*" * bool(differs) for difference, differs in pairs]
+        text = [signed(points, "+z.1f", star) for points, star in rows.select("difference", "differs").rows()]
         rows = rows.with_columns(pl.Series("text", text), bold="differs")
     points = [("before", "before", ".1f"), ("after", "after", ".1f"), ("difference", "points", "+.2f")]
     return tile_map(
@@ -176,7 +175,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
         bias=pl.Series([title_of(name) for name in table["bias"]]),
         group=pl.Series([words(name) for name in table["group"]]),
         pale=(pl.col("p") >= ALPHA).fill_null(value=True),
-        text=pl.Series([rho_text(*row) for row in table.select("coefficient", holds).rows()]),
+        text=pl.Series([signed(rho, star=star) for rho, star in table.select("coefficient", holds).rows()]),
     )
     coefficient = ("coefficient", COEFFICIENTS[table["method"][0]], ".3f")
     least = [("p_least", "least possible p", ".2g")] * bool(rows["p_least"].count())
@@ -193,11 +192,6 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
         tips("bias", "group", coefficient, "low", "high", *tests),
         gap=2,
     )
-
-
-def rho_text(rho: float | None, holds: bool | None) -> str:
-    """The text of a coefficient, with a star where it holds after correction."""
-    return signed(rho) + "*" * bool(holds)
 
 
 def octave_names(size: int) -> list[str]:

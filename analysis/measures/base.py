@@ -77,10 +77,10 @@ class Estimate:
     difference: tuple[float, float, float] | None = None
     """Value less that of the clean images, with the two ends of its interval; NaN where it has none."""
 
-    def row(self) -> dict[str, Any]:
-        """The columns of the table measure_value from n on, with None for NaN."""
+    def row(self, metric: str) -> dict[str, Any]:
+        """The columns of the table measure_value from metric on, with None for NaN."""
         numbers = (self.value, self.low, self.high, *(self.difference or (np.nan,) * 3))
-        return {"n": self.n} | {
+        return {"metric": metric, "n": self.n} | {
             **{name: None if np.isnan(number) else number for name, number in zip(NUMBERS, numbers, strict=True)},
             "state": self.state.value,
             "note": self.note,

@@ -90,9 +90,8 @@ def compute_measures(store: Store, study: str, advance: Callable[[float], None] 
         ]
     values = _without_condition_first(parts)
     store.write_values(values, {subject.study_id for subject in study_subjects})
-    people = {name: kind for name, kind in SCHEMA.items() if name in PEOPLE_COLUMNS}
-    rows = [row_of(name, estimate) for name, estimate in people_estimates().items()]
-    store.replace("human_value", pl.DataFrame(rows, people))
+    rows = [estimate.row(name) for name, estimate in people_estimates().items()]
+    store.replace("human_value", pl.DataFrame(rows, SCHEMA).select(PEOPLE_COLUMNS))
     return values
 
 
@@ -194,7 +193,7 @@ def _parts(
             rows = [
                 _keys(subject, SUBJECT_KEYS[:4])
                 | (benchmarks.condition._asdict() if benchmarks.condition else {})
-                | row_of(name, estimate)
+                | estimate.row(name)
                 for benchmarks in _benchmark_outcomes(predictions, benchmarked, perturbed, checkpoint_id)
                 for name, estimate in estimates_of(BENCHMARK_MEASURES, benchmarks)
             ]
@@ -235,10 +234,6 @@ def subject_rows(
     return pl.DataFrame(rows, SCHEMA).with_columns(**keys)
 
 
-def row_of(name: str, estimate: Estimate) -> Row:
-    return {"metric": name} | estimate.row()
-
-
 def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any) -> Iterator[tuple[str, Estimate]]:
     """The estimates of measures, each function called once."""
     for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
@@ -250,10 +245,10 @@ def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes) -> Ite
     lacks = lacking(measures, outcomes.available)
     for measure in measures:
         if measure.is_bias and (why := lacks.get(measure.name)):
-            yield row_of(measure.name, nothing(State.MISSING, why))
+            yield nothing(State.MISSING, why).row(measure.name)
     for name, estimate in estimates_of(complete(measures, outcomes.available), outcomes):
         if not lacks.get(name):
-            yield row_of(name, estimate)
+            yield estimate.row(name)
 
 
 def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes) -> Iterator[Row]:
@@ -266,9 +261,9 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
         for name, values in means.items():
             if image_values := values(cell):
                 clean = None if cell.is_clean else clean_shares[name]
-                yield columns | row_of(name, image_values.estimate(cell.images.clusters, clean))
+                yield columns | image_values.estimate(cell.images.clusters, clean).row(name)
         for name, estimate in estimates_of(applicable, cell):
-            yield columns | row_of(name, estimate)
+            yield columns | estimate.row(name)
 
 
 def _clean_share(values: Callable[[CellOutcomes], ImageValues | None], clean: CellOutcomes | None) -> Share | None:
@@ -367,7 +362,7 @@ class PeerAnswers:
             if key.is_clean:
                 clean[image_set] = kappas
             rows = [
-                _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
+                _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | estimate.row(name)
                 for answer in answers
                 for name, estimate in estimates_of(
                     MODEL_MEASURES,

@@ -9,8 +9,8 @@ import altair as alt
 import polars as pl
 
 from ...analysis.charts.curves import diamonds
-from ...analysis.charts.grammar import INK, layered, picked, plot, tips, words
-from ...analysis.charts.maps import correlation_map, rho_text
+from ...analysis.charts.grammar import INK, layered, picked, plot, signed, tips, words
+from ...analysis.charts.maps import correlation_map
 from ...analysis.charts.numbers import scatter_points
 from ...analysis.correlations.model_values import StudyTable
 from ...analysis.correlations.table import HOLDS, correlate_study, model_counts
@@ -129,7 +129,7 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
     """Each bias against each group of benchmarks, for the study's models."""
     figures, total = shipped_figures(), coefficients.filter(subset="total")
     rho = {
-        (bias, group): rho_text(value, holds)
+        (bias, group): signed(value, star=holds)
         for bias, group, value, holds in total.select("bias", "group", "coefficient", HOLDS.alias("holds")).rows()
     }
     panels = {

@@ -107,7 +107,7 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     columns = ("value", "low", "high", "state", "note")
     for name, estimate in band.items():
         row = metrics[f"psychometric_{name}"]
-        assert [row[column] for column in columns] == [estimate.row()[column] for column in columns]
+        assert [row[column] for column in columns] == [estimate.row("")[column] for column in columns]
 
 
 def test_levels_beside_the_published_ones_change_nothing_of_the_published_estimator(

@@ -81,7 +81,7 @@ def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
     assert bear.value == 1.0
     assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
     estimate = estimates(cue_cell([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias_airplane"]
-    assert estimate.row()["low"] is None
+    assert estimate.row("")["low"] is None
     assert estimate.note == "1 independent image is too few for an interval"
 
 

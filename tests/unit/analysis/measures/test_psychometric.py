@@ -188,7 +188,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 def test_no_thresholds_where_little_is_right_without_noise(hits: int, floor: float, state: str, note: str) -> None:
     band = estimate_band(np.tile(np.arange(500) < hits, (29, 1)), floor=floor)
     for estimate in (*numbers(band), band["threshold_0"]):
-        row = estimate.row()
+        row = estimate.row("")
         assert [row[name] for name in ("value", "low", "high", "state", "note")] == [None, None, None, state, note]
     assert estimate_band(np.tile(np.arange(500) < 100, (29, 1)), floor=0.099)["bandwidth"].state != "at_chance"
 
