@@ -106,8 +106,8 @@ class Results:
         """
         curves = self.curves(study)
         probes = curves["probe"].unique().sort()
-        if probe not in probes and not probes.is_empty():
-            raise UnknownName("probe", probe, probes)
+        if str(probe) not in probes and not probes.is_empty():
+            raise UnknownName("probe", str(probe), probes)
         rows = curves.filter(pl.col("probe") == probe)
         rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
         rows = self._select_one(rows, probe, study, image_set, f" with {x}")
@@ -213,8 +213,10 @@ class Results:
                 )
         return rows
 
-    def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
-        """An Altair heat map of one subset of what `correlations` gives."""
+    def plot_correlations(self, correlations: pl.DataFrame | str | None = None, subset: str = "total") -> Any:
+        """An Altair heat map of one subset of what `correlations` gives, or would give of the study that is named."""
+        if not isinstance(correlations, pl.DataFrame):
+            correlations = self.correlations(correlations)
         return correlation_map(correlations.filter(pl.col("subset") == subset), subset)
 
     def close(self) -> None:

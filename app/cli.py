@@ -130,12 +130,27 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
 
     key = option.lstrip("-").replace("-", "_")
     names = [name for parameter in context.command.params for name in parameter.opts]
+    if any(option in parameter.opts for parameter in context.find_root().command.params if context.parent):
+        return UnknownName("option", option, [], f"it stands in front: bandlens {option} {context.info_name} …; {see}")
     takes_study = not {"study", "--study"}.isdisjoint(names)
     if context.parent is None:
         see = f"an option of a command stands behind the command's name; {see}"
     elif takes_study and key in KEYS and not any(name.startswith(option) for name in names):
         return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
     return UnknownName("option", option, [name for name in names if name.startswith("-")], see)
+
+
+def _advice_on_extra(message: str, context: Any) -> str:
+    """The advice on words of a command line that are arguments too many."""
+    arguments = [option for option in context.command.params if option.param_type_name == "argument"]
+    words = [message, *(str(context.params[argument.name]) for argument in arguments)]
+    if "db" in context.params and any(".duckdb" in word for word in words):
+        return "a database is named with --db"
+    if context.info_name == "sql" and " " not in words[-1]:
+        return "put a text with spaces into quotes"
+    metavars = " ".join(argument.metavar for argument in arguments)
+    takes = f"{metavars} alone ({arguments[0].help.rstrip('.')})" if arguments else "no such argument"
+    return f"`{context.command_path}` takes {takes}"
 
 
 @contextmanager
@@ -151,9 +166,7 @@ def _lines_of_typer(ctx: Any) -> Iterator[None]:
         if hasattr(error, "possibilities"):
             raise _unknown_option(error.option_name, context, see) from None
         if "unexpected extra" in message:
-            takes_database = any("--db" in option.opts for option in context.command.params)
-            is_database = takes_database and ".duckdb" in message
-            see = f"{'a database is named with --db' if is_database else 'put a text with spaces into quotes'}; {see}"
+            see = f"{_advice_on_extra(message, context)}; {see}"
         text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
         raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import BandlensError, UsageError, some_of
-from ..core.records import Model
 from ..core.untrusted import words_of
 from ..export.model_files import load_model, model_names
-from ..probes.images.image_set import ImageSet
 from .recorded_images import find_sets
 from .study.file import Study
 from .study.matching import takes_images
@@ -30,19 +28,33 @@ def write_study(file: Path) -> tuple[Study, str]:
     exported = folder / MODELS if beside else None
     models = {name: load_model(exported, name) for name in model_names(exported)}
     sets = {images.folder.relative_to(folder).as_posix(): images for images in find_sets([folder]).values()}
-    problems = []
-    for names, paths in _selections(models, sets):
-        text = _text(file.name, names or [MISSING_MODEL], paths or [MISSING_IMAGES], beside)
+
+    def problem_of(names: Sequence[str], paths: Sequence[str]) -> str:
         # The engine is named, so that nothing asks for the fastest of this machine.
-        study = Study(file.stem, **tomllib.loads(text), folder=folder, engine="onnxruntime")
+        keys = tomllib.loads(_text(file.name, names, paths, beside)) | {"engine": "onnxruntime"}
+        study = Study(file.stem, **keys, folder=folder)
         try:
             resolve(study)
-            break
         except BandlensError as error:
-            problems.append(str(error))
-    write_file(file, text)
-    left_out = [name for name in (*models, *sets) if name not in (*names, *paths)]
-    return Study.read(file), f"left out {some_of(left_out)}: {problems[0]}" if left_out else "".join(problems[:1])
+            return str(error)
+        return ""
+
+    names, paths, reasons = [*models], [*sets], dict[str, str]()
+    if problem := problem_of(names, paths):
+        takers = {path: [name for name in models if takes_images(models[name], sets[path].info)] for path in sets}
+        reasons = {
+            path: problem_of(takers[path], [path]) if takers[path] else f"no model takes {images.info.preprocessing}"
+            for path, images in sets.items()
+        }
+        fitting = [path for path in sets if not reasons[path]]
+        users = [name for name in models if any(name in takers[path] for path in fitting)]
+        selections = [(users, fitting), *((takers[path], [path]) for path in fitting)]
+        selections += [([name], [path]) for path in sets for name in takers[path]]
+        names, paths = next((some for some in selections if not problem_of(*some)), (names, paths))
+    write_file(file, _text(file.name, names, paths, beside))
+    left_out = {name: reasons.get(name) or problem for name in (*models, *sets) if name not in (*names, *paths)}
+    lines = [f"left out {name}: {reason}" for name, reason in left_out.items()]
+    return Study.read(file), some_of(lines, between="; ") or problem
 
 
 def write_file(file: Path, text: str) -> None:
@@ -56,20 +68,6 @@ def write_file(file: Path, text: str) -> None:
         raise UsageError(f"cannot write {file}: {words_of(error)}; name a file in a folder that is there") from None
 
 
-def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> Iterator[tuple[list[str], list[str]]]:
-    """Models and image sets that may make one study: the most of them first, and all of them again where none does."""
-    yield [*models], [*sets]
-    pairs = [(name, path) for name in models for path in sets if takes_images(models[name], sets[path].info)]
-    yield _distinct(pairs)
-    yield from (_distinct([pair for pair in pairs if pair[1] == path]) for path in sets)
-    yield from (([name], [path]) for name, path in pairs)
-    yield [*models], [*sets]
-
-
-def _distinct(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [*dict.fromkeys(name for name, _ in pairs)], [*dict.fromkeys(path for _, path in pairs)]
-
-
 def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: bool) -> str:
     """The study file. Its probes come last, so that a line at the end adds one."""
     return f"""\
@@ -79,11 +77,11 @@ def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: 
 # docs/reference/study.md has all keys.
 
 # Names of exported models; "*" stands for all of them. `bandlens export FILE --out {MODELS}` makes one of your weights.
-checkpoints = {json.dumps(checkpoints)}
+checkpoints = {json.dumps(checkpoints or [MISSING_MODEL])}
 # Folder of the exported models; without this line it is $BANDLENS_HOME/models.
 {"" if beside else "# "}models = "{MODELS}"
 # Folders of image sets; * in a path stands for any name. `bandlens images pack` makes one of a folder of pictures.
-images = {json.dumps(images, ensure_ascii=False)}
+images = {json.dumps(images or [MISSING_IMAGES], ensure_ascii=False)}
 # Number of images of each set that are run, drawn evenly from all classes; without this line all of them.
 # limit = 1000
 # What runs the models, as `bandlens doctor` lists it; without this line the fastest that is ready.

@@ -114,6 +114,8 @@ class Lowering:
         """UnknownName for a precision that does not exist."""
         from ..export.model_files import check_precision
 
+        if isinstance(self.precisions, str):
+            object.__setattr__(self, "precisions", (self.precisions,))
         for precision in self.precisions:
             check_precision(precision)
 

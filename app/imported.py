@@ -43,7 +43,9 @@ from ..core.records import (
 from ..probes.family import CLEAN
 from ..probes.images.image_set import open_image_set
 from ..probes.images.labels import Slices, attributes_of_csv, make_slices
+from .console import log
 from .study.file import is_study_name
+from .study.mislabelling import ADVICE
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
@@ -124,6 +126,9 @@ def import_predictions(
         variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, digest))
         (clean,) = CLEAN.conditions({})
         predicted, confidence, label_probability = _in_order(_select_model(table, name), labelled)
+        if (last := predicted.max()) >= (count := len(labelled.class_names or ()) or CLASSES):
+            doubt = f"has labels of {count:,} classes and {name} predicts {last}, so that a label may be the number of"
+            log.warning(f"bandlens: warning: image set {labelled.info.name} {doubt} another class; {ADVICE}")
         rank = np.where(predicted == labelled.labels, 0, UNKNOWN_RANK).astype(np.uint16)
         if SEVERAL in labelled.schemes:
             index, classes = labelled.schemes[SEVERAL]
@@ -255,7 +260,7 @@ def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], ND
     by_path = set(files) & set(images.paths)
     names = list(images.paths) if by_path else [PurePosixPath(path).name for path in images.paths]
     if len(set(names)) < len(names):
-        raise UsageError(f"{images.info.name} has files of one name in several folders; give paths as file_name")
+        table.refuse("file_name", ~files.is_in(images.paths), f"{{value}} is no path of the set like {images.paths[0]}")
     row_of = {name: row for row, name in enumerate(files)}
     absent = [name for name in names if name not in row_of]
     if absent:

@@ -54,6 +54,8 @@ class SheetTile:
 
 def draw_tiles(groups: Sequence[tuple[str, Sequence[SheetTile]]], columns: int, out: Path) -> None:
     """Write groups of tiles as PNG, in rows below their titles; UsageError where the file cannot be written."""
+    if out.suffix.lower() not in ("", ".png"):
+        raise UsageError(f"{out}: the picture is PNG; name it {out.with_suffix('.png')}")
     tiles = [tile for _, members in groups for tile in members]
     rows = [
         (title, members[first : first + columns])
@@ -258,7 +260,7 @@ def _condition_and_seed(
         [[images.info.digest for images in recorded], probe, parameters, seed, seed],
     )
     if results.is_empty():
-        raise UsageError(f"the database has no results of {probe} {parameters} on {name}")
+        raise UsageError(f"there are no results of {probe} {parameters} on {name}; add WHERE image_set = '{name}'")
     if len(results) > 1:
         raise UsageError(
             f"{probe} {parameters} was run with several seeds or versions of the probe; select the column seed, too"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from inspect import Parameter, signature
@@ -32,6 +33,8 @@ WORDS = {
     "NoneType": "None",
 }
 """Class of an annotation -> what it is called in a message."""
+LEAST = re.compile(r"min=(\d+)")
+"""The least number that a parameter takes, in the text of its annotation."""
 LISTS = (Sequence, list, tuple)
 MANY = (Annotated, Union, UnionType)
 """Annotations whose kinds are those of their parts; of Annotated it is the first part."""
@@ -40,7 +43,7 @@ LONGEST = 80
 
 
 def checked(function: Function) -> Function:
-    """The function, which raises UsageError where an argument is of no kind that its annotation has.
+    """The function, which raises UsageError where an argument is of no kind that its annotation has, or too small.
 
     Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy.
     """
@@ -55,6 +58,9 @@ def checked(function: Function) -> Function:
             if name in values and not any(_is_of(kind, values[name]) for kind in kinds):
                 words = " or ".join(dict.fromkeys(word for kind in kinds for word in _in_words(kind)))
                 raise UsageError(f"{name} is {_shown(values[name])}; give {words}")
+            least = LEAST.search(str(signature(function).parameters[name].annotation))
+            if least and values.get(name) is not None and values[name] < int(least[1]):
+                raise UsageError(f"{name} is {values[name]}; give {least[1]} or more")
         return function(*arguments, **settings)
 
     return call  # type: ignore[return-value]

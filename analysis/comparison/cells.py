@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError
 from ...core.records import PREDICTION_COLUMNS
-from ..database.open import relative_path
 from ..database.store import Store
 from ..database.study_versions import ORDER
 from ..measures.outcomes import read_decisions
@@ -91,8 +90,7 @@ class Run:
 
     def name_beside(self, run: Run) -> str:
         """The name, with the path of the database where the other run lies in another one."""
-        path = relative_path(self.store.path, run.store.path)
-        return self.name if self.store.path.resolve() == run.store.path.resolve() else f"{self.name} of {path}"
+        return self.name if self.store.path.samefile(run.store.path) else f"{self.name} of {self.store.path}"
 
     def is_same_as(self, run: Run) -> bool:
         """Whether both are the same part of the same version in one database."""

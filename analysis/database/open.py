@@ -57,11 +57,6 @@ def split_against(word: str) -> tuple[Path | None, str | None]:
     return (Path(path), name) if names_database(path) else (None, word)
 
 
-def relative_path(path: Path, base: Path) -> str:
-    """The path of a database from the folder of the one it is compared with, which tells it from all other files."""
-    return os.path.relpath(path.resolve(), base.resolve().parent)
-
-
 @contextmanager
 def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
     """Open a results database, or make one where there is none and it may be written.

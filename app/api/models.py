@@ -185,8 +185,8 @@ def export_model(
         return pipeline.export_pretrained(source.removeprefix(TIMM), folder, request=head)[0]
     if name is None or channels is None:
         raise UsageError(
-            "give the model a name, and the mean and std of each channel that the network is used to, on the command "
-            "line --normalization imagenet, none, or MEAN:STD"
+            f"give {name or 'the model a name, and'} the mean and std of each channel that the network is used to, on "
+            "the command line --normalization imagenet, none, or MEAN:STD"
         )
     if not isinstance(source, (str, PathLike)):
         return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]

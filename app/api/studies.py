@@ -27,15 +27,12 @@ if TYPE_CHECKING:
     from ..study.workers import Workers
 
 
-def shipped_study(name: str) -> str:
-    """The text of a study file that comes along; UnknownName for a name that has none."""
+def shipped_studies() -> dict[str, str]:
+    """The texts of the study files that come along, by their names."""
     from importlib.resources import files
 
     folder = files("bandlens.app").joinpath("studies")
-    file_by_name = {file.name.removesuffix(".toml"): file for file in folder.iterdir()}
-    if name not in file_by_name:
-        raise UnknownName("study", name, file_by_name)
-    return file_by_name[name].read_text(encoding="utf-8")
+    return {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in folder.iterdir()}
 
 
 def write_study(
@@ -66,8 +63,12 @@ def write_study(
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it: {path / 'study.toml'}")
     if study is None:
+        if str(file) in shipped_studies():
+            raise UsageError(f"{file} comes along: bandlens init {file}.toml --study {file}; or name another file")
         return write_study(path)
-    write_file(path, shipped_study(study))
+    if study not in shipped_studies():
+        raise UnknownName("study", study, shipped_studies())
+    write_file(path, shipped_studies()[study])
     return Study.read(path), ""
 
 

@@ -132,7 +132,7 @@ def _check_table(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
             raise UnknownName(f"key in {where}", key, KEYS, f"the keys are {', '.join(KEYS)}")
     for key in ("checkpoints", "images"):
         if key not in table:
-            raise UsageError(f"{where}: {key} is missing; it is a list of names")
+            raise UsageError(f"{where}: {key} is missing; it is a list of names, and stands above all tables")
     for key, value in table.items():
         _check_key(where, key, value)
     folders = {key: [*map(os.path.expanduser, table[key])] for key in ("images", "clean_images") if key in table}
@@ -238,7 +238,7 @@ def _text(file: Path) -> str:
     except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError
         if file.suffix == ".duckdb":
             raise UsageError(f"{file} is a results database; give the study's TOML file, and --db {file}") from None
-        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+        raise UsageError(f"{file} cannot be read as TOML: {error}; give the study's TOML file") from None
 
 
 def _parse_toml(where: str | Path, toml: str) -> dict[str, Any]:

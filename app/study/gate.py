@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,7 +13,7 @@ from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_known, check_names, gate_release
-from ...analysis.database.open import open_store, relative_path, split_against
+from ...analysis.database.open import open_store, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted, some_of
 from ...core.jobs import Progress, silent
@@ -122,7 +123,8 @@ def gate_study_release(
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
             gated = gate_release(run_a, run_b, replace(study_limits, **limits), advance)
-        against_label = f"{run_a.label} of {relative_path(store_a.path, database)}" if is_other_file else run_a.label
+        path = os.path.relpath(store_a.path.resolve(), database.resolve().parent)
+        against_label = f"{run_a.label} of {path}" if is_other_file else run_a.label
     try:
         with open_store(database) as store:
             store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))

@@ -60,7 +60,7 @@ def usable(machine: Gpus) -> Gpu:
     if isinstance(machine, Problem):
         raise EngineError(machine.message)
     if isinstance(machine, NoGpu):
-        raise EngineError(f'{machine.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU')
+        raise EngineError(f"{machine.reason}, and this engine needs one; onnxruntime and torch run on the CPU")
     return machine[0]
 
 

@@ -89,6 +89,8 @@ def count_classes(network: nn.Module, image_size: int) -> int:
         raise
     # A stranger's network may fail in any way, and the user can change its size.
     except Exception as error:
+        if any(parameter.dtype == torch.float16 for parameter in network.parameters()):
+            raise ExportError("the network is in half precision; give network.float()") from error
         raise ExportError(
             f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another "
             "--image-size, or resize inside a network of images that are not square: only square ones can be measured"

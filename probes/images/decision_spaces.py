@@ -43,7 +43,7 @@ def decision_space(name: str) -> DecisionSpace:
     of a model, so that none are listed.
     """
     if name not in NAMES:
-        raise UnknownName("decision space", name, NAMES)
+        raise UnknownName("decision space", name, [], f"all has ImageNet's 1,000 classes; known: {', '.join(NAMES)}")
     if name == "sixteen":
         rows = [line.split() for line in _lines("sixteen_classes")]
         members = tuple(tuple(int(index) for index in row[1:]) for row in rows)

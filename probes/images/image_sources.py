@@ -48,6 +48,7 @@ def open_source(path: Path) -> ImageSource:
     if path.is_file():
         return _open_tar(path)
     near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
+    near = near or did_you_mean(str(path), map(str, path.parent.parent.glob(f"*/{path.name}")))
     raise UsageError(f"{path}: no such folder or tar archive of images{near}")
 
 

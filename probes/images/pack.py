@@ -183,6 +183,8 @@ def hash_photographs(
     sha256s, skipped = hash_rows(photographs, len(place), file, source.where, f"packing {name}", how)
     if len(sha256s) + len(skipped) < len(place):
         raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
+    if crop.range is not None and clippings and not any(clippings) and not first:
+        raise UsageError(f"{source.where}: all pictures have 8 bits, of which a range changes nothing; leave it out")
     _tell_clipping(source.where, crop, clippings, how)
     return sha256s, skipped, sides
 

@@ -83,6 +83,7 @@ def test_correlations_and_charts(stored_study: Path) -> None:
         assert "low_frequency_bias" in set(table["bias"])
         assert set(table["n"]) == {0, 5}, "the networks are random, and some biases at chance"
         assert results.plot_correlations(table).to_dict()["layer"]
+        assert results.plot_correlations("many").to_dict() == results.plot_correlations(table).to_dict()
         spec = (curves := results.plot_curves()).to_dict()
         assert spec["config"] == CONFIG, "the style of the report, in which no name of 40 characters is cut"
         assert spec["layer"][-1]["encoding"]["x"]["title"] == "cut: frequencies below it stay (cycles per image)"
@@ -92,6 +93,8 @@ def test_correlations_and_charts(stored_study: Path) -> None:
             results.plot_curves("clean")
         with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
             results.plot_curves("lowpas")
+        with pytest.raises(UsageError, match=r"unknown probe '\['lowpass', 'highpass'\]'"):
+            results.plot_curves(["lowpass", "highpass"])  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"no low_frequency_bais in study \*; did you mean low_frequency_bias"):
             results.plot_metric("low_frequency_bais")
 

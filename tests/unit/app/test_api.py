@@ -111,6 +111,7 @@ def test_a_finished_onnx_file_is_taken_by_its_path_and_a_number_stands_for_all_c
         ("tv_resnet5", {}, "unknown checkpoint 'tv_resnet5'; did you mean tv_resnet50"),
         ("tv_resnet50", {"name": "x"}, "tv_resnet50 is no file, and a checkpoint has its own name"),
         (nn.ReLU(), {}, "give the model a name, and the mean and std"),
+        (nn.ReLU(), {"name": "x"}, "give x the mean and std"),
         (nn.ReLU(), USUAL | {"name": "x", "std": 0}, "std must be three numbers, one a channel, or one number for all"),
         (nn.ReLU(), USUAL | {"name": "x", "mean": 123.68}, "mean must be three numbers, one a channel, or one number"),
         (nn.ReLU(), USUAL | {"name": "a/b"}, "'a/b' cannot name a model"),
@@ -122,6 +123,10 @@ def test_what_cannot_be_exported_is_told_in_one_line(
 ) -> None:
     assert message in refusal(bandlens.export_model, source, **keys, out=tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_one_precision_is_a_list_of_it() -> None:
+    assert bandlens.Lowering(precisions="int8").precisions == ("int8",)
 
 
 def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path) -> None:

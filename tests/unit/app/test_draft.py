@@ -119,8 +119,18 @@ def test_images_with_classes_that_a_model_does_not_have_are_left_out(folder: Pat
     make_model(folder / "models")
     make_images(folder / "a.set", make_pictures(20, seed=1), labels=[CLASSES] * 20)
     make_images(folder / "b.set", make_pictures(20), labels=[0] * 20)
-    assert f"0.png is labelled {CLASSES}" in left_out(command)
-    assert Study.read("study.toml").images == ["b.set"]
+    make_images(folder / "c.set", make_pictures(20, seed=2), labels=[0] * 20)
+    make_images(folder / "d.set", make_pictures(20, size=32))
+    line = left_out(command)
+    assert line.startswith("left out a.set: image set ")
+    assert f"0.png is labelled {CLASSES}" in line
+    assert "; left out d.set: no model takes " in line
+    assert Study.read("study.toml").images == ["b.set", "c.set"]
+
+
+def test_the_name_of_a_study_that_comes_along_is_no_file(folder: Path, command: Command) -> None:
+    assert "grid comes along: bandlens init grid.toml --study grid; or" in command("init", "grid").err
+    assert not (folder / "grid").exists()
 
 
 def test_hidden_folders_are_no_image_sets(folder: Path, command: Command) -> None:

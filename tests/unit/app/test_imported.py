@@ -160,6 +160,24 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     assert not (tmp_path / "results.duckdb").exists()
 
 
+def test_paths_and_classes_that_a_packed_set_does_not_have_are_named(
+    command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = dict(zip(("ant/0.png", "bee/0.png"), make_pictures(2), strict=True))
+    images = pack(write_pictures(tmp_path / "photos", pictures), tmp_path / "images.set", labels="folders")
+    frame = pl.DataFrame({"file_name": images.paths, "predicted_class": [0, 7]})
+    frame.with_columns(file_name="/home/" + pl.col("file_name")).write_csv(tmp_path / "predictions.csv")
+    code, _, err = run(command, tmp_path, images.folder)
+    line = "predictions.csv, row 1, column file_name: /home/ant/0.png is no path of the set like ant/0.png\n"
+    assert (code, line in err) == (1, True)
+    frame.write_csv(tmp_path / "predictions.csv")
+    code, _, err = run(command, tmp_path, images.folder)
+    assert (code, "images.set has labels of 2 classes and net predicts 7, so that a label may" in caplog.text) == (
+        0,
+        True,
+    )
+
+
 @pytest.mark.parametrize(("folders", "guess"), [(None, 1), (2, 0)])
 def test_top5_of_a_packed_set_is_known_where_all_is_right(
     command: Command, tmp_path: Path, folders: int | None, guess: int

@@ -16,10 +16,12 @@ from bandlens.app.sheets import (
     GAP,
     MARGIN,
     TILE,
+    draw_tiles,
     grid_of,
     perturbed,
     read_photograph,
 )
+from bandlens.core.errors import UsageError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch
 from bandlens.probes.images.image_set import open_image_set
@@ -111,7 +113,7 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
         ),
         (
             "SELECT 0 AS image_index, 'lowpass' AS probe, '{\"cutoff\": 0.77}' AS parameters",
-            'the database has no results of lowpass {"cutoff": 0.77} on images',
+            "there are no results of lowpass {\"cutoff\": 0.77} on images; add WHERE image_set = 'images'",
         ),
     ],
 )
@@ -119,3 +121,9 @@ def test_what_is_no_wall(command: Command, explored: Path, query: str, message: 
     text, out = wall(command, explored, query)
     assert text == f"bandlens: {message}\n"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["wall.docx", "wall.jpg"])
+def test_a_picture_is_written_under_no_other_ending(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: the picture is PNG; name it .*wall.png"):
+        draw_tiles([], 1, tmp_path / name)

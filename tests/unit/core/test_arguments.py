@@ -26,6 +26,9 @@ from bandlens.core.arguments import _kinds_of_parameters
         ("correlate", (), {"target": "effectiv"}, "target is 'effectiv'; give 'raw' or 'effective'"),
         ("merge", (["a.duckdb", 1], "b.duckdb"), {}, "databases is ['a.duckdb', 1]; give a list of text or a path"),
         ("run", ("a.toml",), {"progress": True}, "progress is True; give a function"),
+        ("consistency", ("x",), {"convention": "human"}, "convention is 'human'; give 'model-vs-human' or 'all'"),
+        ("gate_precision", ("s.toml",), {"images": -3}, "images is -3; give 0 or more"),
+        ("pack_frequency_conflict", ("a", "b"), {"cutoff": 0.3, "seed": -1}, "seed is -1; give 0 or more"),
         ("Contents", (), {"draw": 5}, "draw is 5; give a Draw or None"),
     ],
 )

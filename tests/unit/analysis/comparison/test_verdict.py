@@ -166,10 +166,10 @@ def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -
         verdict = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict
     (finding,) = verdict.findings
     assert [line.split(":")[0] for line in verdict.undetermined] == [
-        f"Not determined for net in s@1 of {name}.duckdb" for name in ("old", "new")
+        f"Not determined for net in s@1 of {tmp_path / name}.duckdb" for name in ("old", "new")
     ]
     assert finding.startswith(
-        "Compared with s@1 of old.duckdb, net in s@1 of new.duckdb is more accurate in 5 of 5 per"
+        f"Compared with s@1 of {paths[0]}, net in s@1 of {paths[1]} is more accurate in 5 of 5 per"
     )
 
 

@@ -147,7 +147,7 @@ def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     assert program == "bandlens"
     answer = command(*("worse" if word == "study.toml" else word for word in words), "--db", db)
     assert answer.code == 1
-    label = "worse of results.duckdb against old of main.duckdb"
+    label = f"worse of {db} against old of main.duckdb"
     assert answer.err.splitlines()[-1].startswith(f"bandlens: {label}: 2 pass, 1 fail, 0 undecided; ")
     assert answer.out.startswith(f"## FAIL: {label}: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
     failing = answer.out.split("## Rows that do not pass")[1]
@@ -158,8 +158,12 @@ def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     assert ElementTree.parse(upload["with"]["path"]).getroot().tag == "testsuites"
 
 
-def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(command: Command, tmp_path: Path) -> None:
+def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two databases call their studies alike, the sets are other ones, and each lacks something of the other."""
+    monkeypatch.chdir(tmp_path.parent)
+    folder = tmp_path.name
     rank, cutoffs = np.zeros(N, int), {"old": (0.3, 0.7), "new": (0.3, 0.5)}
     for side in cutoffs:
         images, namesakes = image_set(N, labels=rank, benchmark=side), image_set(N, name="other", labels=rank)
@@ -168,14 +172,14 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
         parts = [part(cell, rank, rank) for cell in cells]
         database_of(tmp_path, [images, namesakes], parts, "mine", file=f"{side}.duckdb")
     answer = command(
-        "gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "markdown"
+        "gate", "mine", "--against", f"{folder}/old.duckdb", "--db", f"{folder}/new.duckdb", "--format", "markdown"
     )
     assert answer.code == 0
-    assert answer.out.startswith("## PASS: mine@1 of new.duckdb against mine@1 of old.duckdb: ")
+    assert answer.out.startswith(f"## PASS: mine@1 of {folder}/new.duckdb against mine@1 of {folder}/old.duckdb: ")
     limits = answer.out.split("## Limits, and what is not judged")[1]
     assert "margin 1.00%" in limits
     assert "images or labels" in limits
-    assert "1 of mine@1 of old.duckdb alone (lowpass cutoff=0.7); 2 of mine@1 of new.duckdb alone (" in limits
+    assert f"1 of mine@1 of {folder}/old.duckdb alone (lowpass cutoff=0.7); 2 of mine@1 of {folder}/new." in limits
     assert "(image set other, probe highpass, lowpass cutoff=0.5)" in limits
 
 
@@ -184,7 +188,7 @@ def test_a_study_of_another_database_is_named_behind_its_file(command: Command, 
     for name in ("old@1", "old"):
         answer = command("gate", "worse", "--against", f"{other}:{name}", "--margin", 0.3, "--db", db)
         assert answer.code == 0
-        assert "worse of results.duckdb against old of other.duckdb: 1 pass, 0 fail, 0 undecided" in answer.out
+        assert f"worse of {db} against old of {other}: 1 pass, 0 fail, 0 undecided" in answer.out
     answer = command("gate", "worse", "--against", f"{other}:olds", "--db", db)
     assert (answer.code, "unknown study 'olds'; did you mean old or old@1?" in answer.err) == (2, True)
 
@@ -198,7 +202,7 @@ def test_images_that_one_side_lacks_are_counted(command: Command, tmp_path: Path
     words = ("gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "json")
     document = json.loads(command(*words).out)
     assert {row["n"] for row in document["rows"]} == {N}
-    assert document["lacking"] == "42 images of set of mine@1 of new.duckdb alone"
+    assert document["lacking"] == f"42 images of set of mine@1 of {tmp_path / 'new.duckdb'} alone"
 
 
 def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:

@@ -94,13 +94,14 @@ def test_both_databases_are_named_and_their_curves_drawn_with_their_cuts(tmp_pat
         settings = zip(CONDITIONS, ranks, strict=True)
         parts = [part(cell(images, setting, by=net), rank, rank) for setting, rank in settings]
         db = database_of(tmp_path, images, parts, file=file, measured=True)
-    results, verdict, section = changes_section(report_data_of(db), str(tmp_path / "old.duckdb"))
-    assert section.title == "What changed against s@1 of old.duckdb"
+    old = tmp_path / "old.duckdb"
+    results, verdict, section = changes_section(report_data_of(db), str(old))
+    assert section.title == f"What changed against s@1 of {old}"
     start, *clauses = verdict.findings[0].split("; it ")
-    assert start.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb is more accurate without pert")
+    assert start.startswith(f"Compared with s@1 of {old}, net in s@1 of {db} is more accurate without pert")
     assert clauses[0].startswith("is more accurate in 2 of 3 perturbed cells, at most by +0.375 [")
     assert clauses[1].startswith("is less accurate in 1 of 3 perturbed cells, at most by -0.075 [")
-    names = ["net", "net in s@1 of old.duckdb"]
+    names = ["net", f"net in s@1 of {old}"]
     [figure] = verdict_section(results, verdict).figures
     assert ([*figure.legend], figure.table["checkpoint"].unique().sort().to_list()) == (names, names)
     points = [row for rows in figure.panels["lowpass"].to_dict()["datasets"].values() for row in rows]

@@ -93,7 +93,7 @@ def test_a_wrong_key_or_value_is_named(workplace: Path, key: str, value: Any, me
 def test_a_missing_key_is_named(workplace: Path) -> None:
     file = workplace / "wrong.toml"
     file.write_text('checkpoints = ["x"]\n')
-    assert refusal(file) == f"{file}: images is missing; it is a list of names"
+    assert refusal(file) == f"{file}: images is missing; it is a list of names, and stands above all tables"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_every_backend_is_checked() -> None:
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
 def test_engines_on_a_gpu_say_what_is_wrong_with_it(readiness_with: State, engine: str) -> None:
     assert readiness_with(engine, BROKEN) == Readiness(False, BROKEN.message)
-    line = f'{NO_GPU.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU'
+    line = f"{NO_GPU.reason}, and this engine needs one; onnxruntime and torch run on the CPU"
     assert readiness_with(engine, NO_GPU) == Readiness(False, line)
 
 

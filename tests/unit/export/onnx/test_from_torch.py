@@ -53,6 +53,11 @@ def test_what_holds_no_logits_is_named(give: Callable[[Tensor], object]) -> None
         count_classes(normalize(SmallNetwork(give)), 32)
 
 
+def test_a_network_in_half_precision_is_told_as_that() -> None:
+    with pytest.raises(ExportError, match=r"half precision; give network\.float\(\)"):
+        count_classes(normalize(SmallNetwork().half()), 32)
+
+
 def test_a_network_of_images_that_are_not_square_is_refused_with_a_way_on() -> None:
     rectangular = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 48, 6))
     with pytest.raises(ExportError, match=r"fails on images of 32 x 32: .* only square ones can be measured"):

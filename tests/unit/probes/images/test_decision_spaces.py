@@ -53,6 +53,6 @@ def test_the_protocol_knows_how_many_classes_a_space_has(name: str) -> None:
     assert set(SPACE_CLASSES) == {*NAMES} - {"all", MULTILABEL}
 
 
-def test_unknown_spaces_name_near_ones() -> None:
-    with pytest.raises(UnknownName, match="unknown decision space 'sixten'; did you mean sixteen"):
-        decision_space("sixten")
+def test_unknown_spaces_name_the_known_ones() -> None:
+    with pytest.raises(UnknownName, match="'imagenet'; all has ImageNet's 1,000 classes; known: all, imagenet-a,"):
+        decision_space("imagenet")

@@ -199,6 +199,9 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
         pack(photos, tmp_path / "no" / "set")
     with pytest.raises(UsageError, match=r"photo: no such folder or tar archive of images; did you mean photos\?"):
         pack(tmp_path / "photo", out)
+    (photos / "sky").mkdir()
+    with pytest.raises(UsageError, match=r"photo/sky: no such folder or tar .*; did you mean .*photos/sky\?"):
+        pack(tmp_path / "photo" / "sky", out)
     with pytest.raises(UsageError, match="0 workers: at least 1"):
         pack(photos, out, how=How(workers=0))
     with pytest.raises(UsageError, match="must be from 1 to resize"):

@@ -233,3 +233,13 @@ def test_other_dicom_is_refused() -> None:
     ):
         with pytest.raises(BrokenImageError, match=reason):
             cropped(dicom(GREY, **fields), replace(CROP, range=(0.0, 1.0)))
+
+
+def test_a_range_of_pictures_of_8_bits_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(np.zeros((24, 24), np.uint8)))
+    with pytest.raises(
+        UsageError, match="photos: all pictures have 8 bits, of which a range changes nothing; leave it"
+    ):
+        pack(tmp_path / "photos", tmp_path / "out.set", crop=replace(CROP, range=(0, 100)))
+    assert not (tmp_path / "out.set").exists()
