@@ -108,7 +108,7 @@ SCHEMA = {
     **dict.fromkeys(("least", "most", "p_copy", "needed"), pl.Float64),
 }
 UNSEEN = -1
-PAIRS_AT_ONCE = 32
+PAIRS_AT_ONCE = 256
 """Pairs that are compared at once: enough for arrays to be worth their making, and few enough for the cache."""
 
 
