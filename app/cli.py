@@ -132,10 +132,9 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
     names = [name for parameter in context.command.params for name in parameter.opts]
     if any(option in parameter.opts for parameter in context.find_root().command.params if context.parent):
         return UnknownName("option", option, [], f"it stands in front: bandlens {option} {context.info_name} …; {see}")
-    takes_study = not {"study", "--study"}.isdisjoint(names)
     if context.parent is None:
         see = f"an option of a command stands behind the command's name; {see}"
-    elif takes_study and key in KEYS and not any(name.startswith(option) for name in names):
+    elif {"study", "--study"} & {*names} and key in KEYS and not any(name.startswith(option) for name in names):
         return UnknownName("option", option, [], f"{key} is a key of a study, which its file gives")
     return UnknownName("option", option, [name for name in names if name.startswith("-")], see)
 
@@ -270,7 +269,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.exit(BandlensError.exit_code)
     except BandlensError as error:
-        _tell(str(error))
+        database = os.environ.get("BANDLENS_DB")
+        is_from_environment = database and database in str(error)
+        _tell(f"{error}; $BANDLENS_DB names {database}" if is_from_environment else str(error))
         sys.exit(error.exit_code)
     except (OSError, MemoryError) as error:  # the machine raised it, and no better message is known
         words = one_line(str(error)) or "out of memory"

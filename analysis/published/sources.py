@@ -171,9 +171,8 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     models_of_name = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
     if models_of_name.is_empty():
         choices = [*sources(), *sorted({*rows["name"], *rows["model"]})]
-        words = "it is a source" if name in sources() else "--db finds a checkpoint of yours"
-        hint = f"{words}, and `bandlens published show` lists sources"
-        raise UnknownName("model or source", name, [] if name in sources() else choices, hint)
+        near, words = ([], "it is a source") if name in sources() else (choices, "--db finds a checkpoint of yours")
+        raise UnknownName("model or source", name, near, f"{words}, and `bandlens published show` lists sources")
     figures = rows.filter(pl.col("model").is_in(models_of_name.to_list()), pl.col("benchmark") != "")
     key = ["model", "benchmark", "condition", "metric", "unit"]
     size = pl.col("input_size").min().over([*key, "source"])

@@ -123,6 +123,7 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
     monkeypatch.setenv("BANDLENS_DB", "mine.duckdb")
     for words in (["analyze"], ["explore"]):
         assert command(*words).err.startswith("bandlens: no results database at mine.duckdb"), words
+    assert command("analyze").err.endswith("; $BANDLENS_DB names mine.duckdb\n")
     assert command("published", "show").code == 0, "published figures need none"
     assert command("published", "import", "testbed").code == 0
     assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
