@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.device.streams import finish, network_stream, point
+from bandlens.engine.device.streams import network_stream, point
 from bandlens.engine.run import CellBatch, CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
 from bandlens.probes.family import Batch
@@ -115,6 +115,12 @@ def run_torch(bench: Bench) -> Figures:
         sessions = open_networks(bench, stack, bench.sizes.networks)
         yield "flush", flush_seconds(bench, sessions)
         yield from run_over_bare(bench, sessions)
+
+
+def finish(xp: ModuleType) -> None:
+    """Wait until all work that this thread has asked for is done."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
 
 
 def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[Any], rounds: int) -> float:

@@ -176,11 +176,6 @@ def part_of(content: bytes, batch: int, threads: int) -> int:
     return max(size for size in range(1, PART + 1) if batch % size == 0 and (size == 1 or size * threads <= batch))
 
 
-def parts_of(array: Array, size: int) -> list[Array]:
-    """The array in views of so many rows."""
-    return [array[first : first + size] for first in range(0, len(array), size)]
-
-
 def parts_with(rows: slice, batch: int, size: int) -> slice:
     """The range of the parts, of `size` images each, that hold these rows of a batch."""
     first, last, _ = rows.indices(batch)

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
 from ...export.model_files import BATCH
+from ...export.onnx.parity import split_batches
 from ...export.plans.plan_builder import LAYOUT, gpu_settings
 from ...probes.arrays import Array
 from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
 from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL_ROWS, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_of, parts_with
+from .base import ALL_ROWS, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_with
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
@@ -80,7 +81,7 @@ class OnnxRuntimeSession:
         with network_stream(self._shared.xp):  # CuPy hands out memory for the next work of this stream
             self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._bindings: list[Any] = [self._session.io_binding() for _ in range(batch // self._part)]
-        for binding, part in zip(self._bindings, parts_of(self._logits, self._part), strict=True):
+        for binding, part in zip(self._bindings, split_batches(self._logits, self._part), strict=True):
             self._bind(binding.bind_output, "logits", part)
 
     def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
@@ -90,7 +91,7 @@ class OnnxRuntimeSession:
     def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
-        for binding, part in zip(self._bindings, parts_of(images, self._part), strict=True):
+        for binding, part in zip(self._bindings, split_batches(images, self._part), strict=True):
             self._bind(binding.bind_input, "images", part)
         try:
             with nullcontext() if self._shared.stream is None else in_network_stream(self._shared.xp):

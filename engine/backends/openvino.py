@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 
 from ...core.errors import EngineError
 from ...core.records import SessionInfo, Variant
+from ...export.onnx.parity import split_batches
 from ..device.requirements import OPENVINO, load
-from .base import ALL_ROWS, check_images, content_of, multiplies_exactly, part_of, parts_of, parts_with
+from .base import ALL_ROWS, check_images, content_of, multiplies_exactly, part_of, parts_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class OpenVinoSession:
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
         content = content_of(variant)
         self._part = part_of(content, batch, threads)
-        streams = {"NUM_STREAMS": max(1, min(threads, batch // self._part))}
-        self._compiled = _compile(variant, (self._part, *self._shape[1:]), threads, streams, content)
+        settings = _settings(PRECISIONS[variant.precision], threads, max(1, min(threads, batch // self._part)))
+        self._compiled = _compile(variant, content, (self._part, *self._shape[1:]), settings)
         self._requests = [self._compiled.create_infer_request() for _ in range(batch // self._part)]
         self._logits = np.empty((batch, variant.model.classes), np.float32)
-        for request, part in zip(self._requests, parts_of(self._logits, self._part), strict=True):
+        for request, part in zip(self._requests, split_batches(self._logits, self._part), strict=True):
             request.set_output_tensor(ov.Tensor(part, shared_memory=True))
         self.info = SessionInfo(
             device=_core().get_property("CPU", "FULL_DEVICE_NAME"),
@@ -77,7 +77,7 @@ class OpenVinoSession:
             resident._compiled.release_memory()
             _trim_memory()
         try:
-            for request, part in zip(self._requests, parts_of(images, self._part), strict=True):
+            for request, part in zip(self._requests, split_batches(images, self._part), strict=True):
                 request.set_input_tensor(_openvino().Tensor(part, shared_memory=True))
             # After an error or Ctrl-C too all are waited for, since they read the images and write the logits.
             with ExitStack() as waits:
@@ -116,42 +116,31 @@ def _core() -> Any:
     return _openvino().Core()
 
 
-def _settings(precision: Precision, threads: int) -> dict[str, Any]:
+def _settings(precision: Precision, threads: int, streams: int = 1) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": precision.hint,
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
         # Each process would pin its threads to the same processors.
         "ENABLE_CPU_PINNING": False,
     }
 
 
-def _compile(
-    variant: Variant,
-    shape: tuple[int, ...],
-    threads: int,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-    content: bytes | None = None,
-) -> Any:
-    """The model compiled for batches of that shape; EngineError unless it runs at the variant's precision.
-
-    `content` stands in place of the variant's file.
-    """
-    precision = PRECISIONS[variant.precision]
+def _compile(variant: Variant, content: bytes, shape: tuple[int, ...], settings: Mapping[str, Any]) -> Any:
+    """The file compiled for batches of that shape; EngineError unless it runs at the variant's precision."""
     _check_processor(variant)
-    content = content_of(variant) if content is None else content
     try:
         model = _core().read_model(content)
         quantized = _quantized_weights(model)
         model.reshape(shape)
-        compiled = _core().compile_model(model, "CPU", {**_settings(precision, threads), **settings})
+        compiled = _core().compile_model(model, "CPU", settings)
     except Exception as error:
         raise EngineError(
             f"{variant.path}: OpenVINO cannot open it: {_reason(error)}; run it with engine onnxruntime, or export "
             f"{variant.model.name} again"
         ) from error
-    _check_executed(variant, compiled, precision, quantized)
+    _check_executed(variant, compiled, PRECISIONS[variant.precision], quantized)
     return compiled
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -32,9 +32,6 @@ from ..device.requirements import require_precision, usable
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL_ROWS, ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
-
-if TYPE_CHECKING:
-    pass
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """The attack of each family of `probes.attacks`."""

@@ -51,12 +51,6 @@ def wait_for(xp: ModuleType, reached: Point) -> None:
         xp.cuda.get_current_stream().wait_event(reached)
 
 
-def finish(xp: ModuleType) -> None:
-    """Wait until all work that this thread has asked for is done."""
-    if xp is not np:
-        xp.cuda.get_current_stream().synchronize()
-
-
 def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
     """While the block lasts, NumPy's products of matrices have so many threads; CuPy's have none."""
     if xp is not np:

@@ -37,7 +37,7 @@ from bandlens.core.errors import DeviceError
 from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
-from bandlens.engine.device.streams import finish, network_stream, new_stream
+from bandlens.engine.device.streams import network_stream, new_stream
 from bandlens.engine.tasks import Outcome, Task
 from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import save_onnx_file
@@ -253,7 +253,7 @@ def test_a_session_has_no_memory_that_another_stream_is_about_to_write(benches: 
         del scores  # nobody holds them, and their stream has not come to them
         with open_session(variant, BATCH, 1) as session, network_stream(xp):
             logits = session.infer(xp.asarray(images))
-            finish(xp)
+            xp.cuda.get_current_stream().synchronize()
             late.reached = True
             xp.card.drain()
             expected = onnx_logits(variant.model.path.read_bytes(), images)
@@ -329,7 +329,7 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
 
 # Without a wait
 
-WAITS = {"wait_for", "wait_event", "synchronize", "finish", "give", "in_network_stream"}
+WAITS = {"wait_for", "wait_event", "synchronize", "give", "in_network_stream"}
 """Names of functions that order work, wait for it, or hand a buffer back."""
 
 
@@ -371,8 +371,8 @@ def live(file: Path, name: str) -> Any:
     return inspect.unwrap(reduce(getattr, name.split("."), module))
 
 
-NO_ROWS = {"finish", "measure_rate"}
-"""Functions that no run calls: they wait for the sake of times, and no row depends on these waits."""
+NO_ROWS = {"measure_rate"}
+"""A function that no run calls: it waits for the sake of times, and no row depends on these waits."""
 PLACES = {
     f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)
     for folder in ("engine", "probes")
