@@ -53,10 +53,6 @@ class LinearHead:
         return x @ self.weight.T + self.bias
 
 
-Fit = Callable[[Floats, Floats, Sequence[float]], Iterator[LinearHead]]
-"""Features, targets and strengths, the largest first, to a head of each strength."""
-
-
 def fit_ridge(features: Floats, targets: Floats, strengths: Sequence[float]) -> Iterator[LinearHead]:
     """A ridge head of each strength, with one decomposition for all of them."""
     z, mean, scale = _standardized(features)
@@ -73,13 +69,14 @@ def fit_ridge(features: Floats, targets: Floats, strengths: Sequence[float]) -> 
 def fit_logistic(features: Floats, targets: Floats, strengths: Sequence[float]) -> Iterator[LinearHead]:
     """A multinomial logistic head of each strength; each search begins where the one before it ended."""
     from scipy.optimize import minimize
+    from scipy.special import log_softmax
 
     z, mean, scale = _standardized(features)
     shape = (z.shape[1] + 1, targets.shape[1])
 
     def loss(flat: Floats, strength: float) -> tuple[float, Floats]:
         weight, bias = np.split(flat.reshape(shape), [-1])
-        logarithms = _log_softmax(z @ weight + bias)
+        logarithms = log_softmax(z @ weight + bias, axis=1)
         error = (np.exp(logarithms) - targets) / len(z)
         gradient = np.vstack([z.T @ error + strength * weight, error.sum(axis=0)])
         value = -(targets * logarithms).sum() / len(z) + strength * (weight**2).sum() / 2
@@ -105,24 +102,21 @@ def _unstandardized(weight: Floats, bias: Floats, mean: Floats, scale: Floats) -
     return LinearHead(weight, bias - weight @ mean)
 
 
-def _log_softmax(logits: NDArray[np.floating]) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
 def _squared_error(outputs: NDArray[np.floating], targets: Floats) -> float:
     return float(((outputs - targets) ** 2).sum())
 
 
 def _cross_entropy(outputs: NDArray[np.floating], targets: Floats) -> float:
-    return -float((targets * _log_softmax(outputs)).sum())
+    from scipy.special import log_softmax
+
+    return -float((targets * log_softmax(outputs, axis=1)).sum())
 
 
 class FitMethod(NamedTuple):
     """A way to fit a head."""
 
-    fit: Fit
+    fit: Callable[[Floats, Floats, Sequence[float]], Iterator[LinearHead]]
+    """A function of features, targets and strengths, the largest first, that gives a head of each strength."""
     loss: Callable[[NDArray[np.floating], Floats], float]
     """The loss of outputs, summed over images, by which the strength is chosen."""
 

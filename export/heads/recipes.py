@@ -25,7 +25,7 @@ from ..model_files import MOST_CLASSES
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
 
-BATCH, AHEAD = 4, 8
+BATCH, AT_ONCE = 4, 8
 """Images of a batch, and the most batches that are at work while the next ones are read: they take little memory."""
 SCALE = 100.0
 """The logit scale where none is given: that of OpenAI's CLIP."""
@@ -136,10 +136,10 @@ class TrainedHead:
 
 def compute_features(content: bytes, images: TrainingImages, progress: Progress = silent) -> NDArray[np.float32]:
     """(n, d) features that an ONNX file gives of (n, 3, S, S) images; ExportError where ONNX Runtime fails."""
-    count, ahead = len(images.keys), min(processors(), AHEAD)
+    count, at_once = len(images.keys), min(processors(), AT_ONCE)
     parts = []
     with progress("computing features", count, "images") as advance:
-        for features in run_in_batches(content, _batches(images, count), images.name, ahead):
+        for features in run_in_batches(content, _batches(images, count), images.name, at_once):
             parts.append(features)
             advance(len(features))
     return np.concatenate(parts)

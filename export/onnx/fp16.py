@@ -11,13 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...core.errors import ExportError
 from .graph import rename_tensor, to_bytes
+from .outputs import ARITHMETIC
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_subnormal)
 
 HALVES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
-"""Operators that a normalization is made of."""
 
 
 def to_fp16(content: bytes) -> bytes:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
 from ..model_files import BATCH, Channels
+from .graph import to_bytes
 from .outputs import GIVE_HEAD, pool_features
 
 OPSET = 18
@@ -122,12 +123,9 @@ def to_onnx(network: nn.Module, image_size: int) -> tuple[bytes, int]:
         ) from error
     model = program.model_proto
     _strip(model)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"torch exported a file that is not valid ONNX: {first_line(error)}; update torch") from error
+    content = to_bytes(model, "the file that torch exported", "update torch")
     _check_sizes(model, image_size, classes)
-    return bytes(model.SerializeToString(deterministic=True)), classes
+    return content, classes
 
 
 def _trace(network: nn.Module, image_size: int) -> torch.onnx.ONNXProgram:
@@ -151,9 +149,8 @@ def _trace(network: nn.Module, image_size: int) -> torch.onnx.ONNXProgram:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove parts that do not compute: stack traces with paths of this machine, and shapes that can be inferred."""
+    """Remove what does not compute: stack traces with paths of this machine."""
     graph = model.graph
-    del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
         del part.metadata_props[:]
         part.doc_string = ""

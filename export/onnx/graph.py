@@ -22,8 +22,8 @@ LABEL_NODES = "label_sets/"
 """How the nodes of label sets begin, which int8 leaves as they are: it would round small logits to 0."""
 
 
-def to_bytes(model: onnx.ModelProto) -> bytes:
-    """The file of a graph that was rewritten: valid, typed, and the same bytes for the same graph; or ExportError.
+def to_bytes(model: onnx.ModelProto, name: str = "the rewritten graph", advice: str = "use fp32") -> bytes:
+    """The file of a graph: valid, typed, and the same bytes for the same graph; or ExportError, with its name.
 
     Shapes that can be inferred again are left out: they may be those of the graph before it was rewritten.
     """
@@ -31,7 +31,7 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the rewritten graph is not valid ONNX: {first_line(error)}; use fp32") from error
+        raise ExportError(f"{name} is not valid ONNX: {first_line(error)}; {advice}") from error
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -64,10 +64,9 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
     tensors = find_ancestors([tensor], makers)
     nodes = [node for node in graph.node if tensors.intersection(node.output)]
     weights = [weight for weight in graph.initializer if weight.name in tensors]
-    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(nodes)
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.initializer.extend(weights)
-    graph.output.append(helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+    extend_graph(graph, nodes, tensor)
 
 
 def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ExportError, some_of
-from ...core.jobs import processors
+from ...core.jobs import in_parallel, processors
 from ...core.untrusted import first_line
 
 if TYPE_CHECKING:
@@ -136,12 +134,12 @@ def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[n
 
 
 def run_in_batches(
-    content: bytes, batches: Iterable[NDArray[np.float32]], file: str, ahead: int = 0
+    content: bytes, batches: Iterable[NDArray[np.float32]], file: str, at_once: int = 1
 ) -> Iterator[NDArray[np.float32]]:
     """The output for each batch, by ONNX Runtime on the CPU; ExportError, which names `file`, where that fails.
 
-    So many batches more are taken before an output is given. They are run at a time, each by threads of its own:
-    threads that share every layer would wait for the slowest at each, and for whoever reads.
+    So many batches are run at a time, each by threads of its own: threads that share every layer would wait for the
+    slowest at each, and for whoever reads.
     """
     try:
         import onnxruntime
@@ -151,19 +149,12 @@ def run_in_batches(
     options.log_severity_level = 3
     # Threads of ONNX Runtime would spin between two batches, on all other processors, for as long as images are read.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    at_once = min(processors(), ahead or 1)
     options.intra_op_num_threads = processors() // at_once
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        with ThreadPoolExecutor(at_once) as threads:
-            runs = deque[Future[list[Any]]]()
-            for images in batches:
-                runs.append(threads.submit(session.run, None, {name: images}))
-                if len(runs) > ahead:
-                    yield np.atleast_1d(runs.popleft().result()[0])
-            for run in runs:
-                yield np.atleast_1d(run.result()[0])
+        for outputs in in_parallel(lambda images: session.run(None, {name: images}), batches, at_once):
+            yield np.atleast_1d(outputs[0])
     # ONNX Runtime raises another class for every status.
     except Exception as error:
         raise ExportError(

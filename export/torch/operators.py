@@ -109,10 +109,7 @@ def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 
 
 def expand(x: Tensor, sizes: Tensor) -> Tensor:
-    shapes = list(x.shape), ints(sizes)
-    rank = max(map(len, shapes))
-    old_shape, new_shape = ([1] * (rank - len(shape)) + shape for shape in shapes)
-    return x.expand([old if new == 1 else new for old, new in zip(old_shape, new_shape, strict=True)])
+    return x.expand(torch.broadcast_shapes(x.shape, ints(sizes)))  # type: ignore[no-untyped-call]
 
 
 def concat(*parts: Tensor, axis: int) -> Tensor:
@@ -120,11 +117,8 @@ def concat(*parts: Tensor, axis: int) -> Tensor:
 
 
 def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs: int = 1) -> Sequence[Tensor]:
-    if sizes is not None:
-        return x.split_with_sizes(ints(sizes), axis)
-    count = x.shape[axis]
-    part_size = -(-count // num_outputs)
-    return x.split_with_sizes([min(part_size, count - first) for first in range(0, count, part_size)], axis)
+    part_size = -(-x.shape[axis] // num_outputs)
+    return torch.split(x, part_size if sizes is None else ints(sizes), axis)
 
 
 def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:

@@ -21,9 +21,6 @@ from .fetch import html_title
 from .pickles import read_archive, read_legacy
 from .study_checkpoints import KeyRule, ema_names, key_rule
 
-Dropped = dict[str, list[str]]
-"""Reason -> keys that were left out for it."""
-
 TOP = "top level"
 """The name of a file's own keys, where the tensors lie in no container."""
 _EXPORT = "export the network to ONNX with its own library"
@@ -47,7 +44,8 @@ class Weights:
     """Tensors by the architecture's names, and where in the file they lay."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    dropped: Dropped = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> keys that were left out for it."""
     container: str = TOP
     """The container that they were taken from, such as `state_dict_ema` or `ema.module`."""
     alternatives: list[str] = field(default_factory=list)
