@@ -181,8 +181,8 @@ def export_classifier(
     ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
     """
     _check_user_name(name)
-    head = request if isinstance(request, HeadRequest) else None
-    network, files, unused = load_classifier(source, head is not None, head.features.pool if head else None)
+    features = request.features if isinstance(request, HeadRequest) else None
+    network, files, unused = load_classifier(source, features)
     crop = None
     if normalization is None:
         normalization, crop = read_preprocessing(source)

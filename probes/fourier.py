@@ -104,11 +104,7 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 @cache
 def waves_of(octave: int, orientation: float) -> NDArray[np.int64]:
-    """(k, 2) rows and columns of the waves of a bin, one of each pair of opposite frequencies.
-
-    2^octave <= sqrt(row^2 + column^2) < 2^(octave + 1), and the direction in which the wave varies, in degrees from
-    across to down, lies in the sector of SECTOR degrees around `orientation`, its lower edge included.
-    """
+    """(k, 2) rows and columns of the waves of a bin, one of each pair of opposite frequencies."""
     end = 2 ** (octave + 1)
     row, column = np.mgrid[:end, 1 - end : end]
     direction = np.degrees(np.arctan2(row, column))

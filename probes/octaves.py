@@ -205,19 +205,10 @@ OCTAVE_MASK = Family(
     works=EARLIER_WORK,
 )
 _EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole_number), (), pair=True),)
-BANDPASS = Family(
-    "bandpass",
-    "keeps the mean and frequencies above low and up to high cycles per image",
-    1,
-    _EDGES,
-    perturb_band,
-    check_size=check_size_of_band,
-)
-BANDSTOP = Family(
-    "bandstop",
-    "removes frequencies above low and up to high cycles per image",
-    1,
-    _EDGES,
-    perturb_band,
-    check_size=check_size_of_band,
+BANDPASS, BANDSTOP = (
+    Family(name, summary, 1, _EDGES, perturb_band, check_size=check_size_of_band)
+    for name, summary in (
+        ("bandpass", "keeps the mean and frequencies above low and up to high cycles per image"),
+        ("bandstop", "removes frequencies above low and up to high cycles per image"),
+    )
 )

@@ -1,12 +1,4 @@
-"""Projected gradient descent in an L-infinity ball, for a batch of images at once.
-
-A step goes along the sign of the gradient of the label's cross entropy, and is cut to the ball of radius eps around the
-image and to [0, 1]. What is judged is the last of the iterates (`pgd`), or the first one that fools the network
-(`pgd_any`). Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
-
-With a band, the start and every step keep their frequencies within it, by the filters of `probes.spectral`, and are
-then cut to the ball; cutting is all that brings other frequencies in.
-"""
+"""Projected gradient descent for a batch of images at once, by the formulas of `probes.attacks`."""
 
 from __future__ import annotations
 

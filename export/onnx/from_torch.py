@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from typing import Any
 
 import onnx
 import torch
@@ -121,18 +122,18 @@ def to_onnx(network: nn.Module, image_size: int) -> tuple[bytes, int]:
             f"torch cannot export this network with an open batch size: {first_line(error.__cause__ or error)}; "
             "its forward must not depend on values or on the number of images"
         ) from error
-    model = program.model_proto
+    model: onnx.ModelProto = program.model_proto
     _strip(model)
     content = to_bytes(model, "the file that torch exported", "update torch")
     _check_sizes(model, image_size, classes)
     return content, classes
 
 
-def _trace(network: nn.Module, image_size: int) -> torch.onnx.ONNXProgram:
+def _trace(network: nn.Module, image_size: int) -> Any:
     # The exporter warns about its own insides, and a network may print while it is traced.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        return torch.onnx.export(
             network,
             (torch.zeros(2, 3, image_size, image_size),),
             dynamo=True,
@@ -143,9 +144,6 @@ def _trace(network: nn.Module, image_size: int) -> torch.onnx.ONNXProgram:
             dynamic_shapes=({0: torch.export.Dim(BATCH)},),
             verbose=False,
         )
-    if program is None:
-        raise ExportError("torch exported nothing; update torch")
-    return program
 
 
 def _strip(model: onnx.ModelProto) -> None:

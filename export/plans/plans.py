@@ -108,7 +108,7 @@ def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
     """Keep in the plan's description how far its logits lie from ONNX Runtime's; a folder may be read-only by now."""
     file = trt_plan.path.with_suffix(".json")
     with suppress(OSError, ValueError):
-        write_bytes(file, json.dumps(_read_description(file) | {"parity": asdict(parity)}, indent=1).encode())
+        write_bytes(file, json.dumps(parse_json(read_text(file)) | {"parity": asdict(parity)}, indent=1).encode())
 
 
 def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
@@ -136,10 +136,6 @@ def _path(onnx_file: OnnxFile, target: Target) -> Path:
     return onnx_file.models / "plans" / f"{onnx_file.name}.{onnx_file.precision}.b{target.batch}.{key}.plan"
 
 
-def _read_description(file: Path) -> Any:
-    return parse_json(read_text(file))
-
-
 def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     """The TensorRT plan, or a line that says why there is none."""
     path = _path(onnx_file, target)
@@ -148,7 +144,7 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
         place = f"of {target.library} for {target.gpu} at batch {target.batch}"
         return f"{onnx_file.name} has no {onnx_file.precision} plan {place}"
     try:
-        description = _read_description(file)
+        description = parse_json(read_text(file))
         sha256 = str(description["sha256"])
         return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in description)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -160,7 +156,7 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
 def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
     """Whether a file belongs to a plan of that batch and of these settings."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        description = _read_description(path.with_suffix(".json"))
+        description = parse_json(read_text(path.with_suffix(".json")))
         return bool((description["batch"], description["settings"]) == (batch, settings))
     return False
 
@@ -170,7 +166,7 @@ def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:
     batches = set[int]()
     for file in (onnx_file.models / "plans").glob(f"{escape(onnx_file.name)}.{onnx_file.precision}.b*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            plan = _read_description(file)
+            plan = parse_json(read_text(file))
             built_from = plan["name"], plan["precision"], plan["built_from"]
             is_match = built_from == (onnx_file.name, onnx_file.precision, onnx_file.sha256)
             if is_match and isinstance(plan["batch"], int):

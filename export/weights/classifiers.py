@@ -25,7 +25,7 @@ from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line, parse_json, read_text, words_of
 from ..class_names import MOST_NAMES_BYTES
 from ..model_files import MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
-from ..onnx.outputs import GIVE_HEAD
+from ..onnx.outputs import GIVE_HEAD, Features
 from ..photographs import photograph_folder
 
 if TYPE_CHECKING:
@@ -51,15 +51,11 @@ NEAREST = 2.0
 """The largest mean difference of two preprocessings that are the same but for rounding, in grey levels of 255."""
 
 
-def load_classifier(
-    folder: Path, headed: bool = False, pool: str | None = None
-) -> tuple[nn.Module, list[Path], list[str]]:
-    """The network of a folder, its files of weights, and the keys in them that it has no use for.
+def load_classifier(folder: Path, features: Features | None = None) -> tuple[nn.Module, list[Path], list[str]]:
+    """The network of a folder, a classifier or one of `features`, its files of weights, and the keys without a use.
 
-    It is a classifier, or a network of features that is to be `headed`, and its tokens to be pooled by `pool`.
-
-    Every tensor of the network must be there, but those of its pooler where `pool` does without. Raises UsageError for
-    a folder of something else, CheckpointError where weights are missing, and ExportError where transformers cannot
+    Every tensor of the network must be there, but those of its pooler where a `pool` does without. Raises UsageError
+    for a folder of something else, CheckpointError where weights are missing, and ExportError where transformers cannot
     load it.
     """
     if not (folder / CONFIG).is_file():
@@ -72,7 +68,7 @@ def load_classifier(
     _check_numbers(folder / CONFIG)
     loading: dict[str, Any]
     with _transformers(folder) as transformers:
-        kind = transformers.AutoModel if headed else transformers.AutoModelForImageClassification
+        kind = transformers.AutoModel if features else transformers.AutoModelForImageClassification
         network, loading = kind.from_pretrained(
             folder,
             local_files_only=True,
@@ -84,12 +80,13 @@ def load_classifier(
             output_loading_info=True,
         )
     # transformers draws weights that it does not find.
-    missing = sorted(key for key in loading["missing_keys"] if pool is None or not key.startswith(POOLER))
+    pools = features is not None and features.pool is not None
+    missing = sorted(key for key in loading["missing_keys"] if not (pools and key.startswith(POOLER)))
     if missing:
         advice = f"save the classifier with its head, or {GIVE_HEAD}"
-        if headed and all(key.startswith(POOLER) for key in missing):
+        if features and all(key.startswith(POOLER) for key in missing):
             advice = "say how its tokens are pooled: `pool` is token or mean"
-        elif headed:
+        elif features:
             advice = "save the network with all its weights"
         lacks = f"{len(missing)} tensors of a {type(network).__name__} ({some_of(missing)})"
         raise CheckpointError(f"{folder} lacks {lacks}; {advice}")

@@ -112,10 +112,19 @@ def faults(benchmark: Benchmark, layout: Layout, names: Sequence[str], paths: Se
     """Find what keeps the images at `paths`, of classes called `names`, from being the benchmark, or a subset of it."""
     classes = classes_of(benchmark, layout)
     counts = Counter(name for name in names if name in classes)
-    return Faults(
-        tuple(_missing(benchmark, classes, counts, subset)),
-        tuple(_surplus(benchmark, layout, classes, counts, names, paths)),
-    )
+    surplus = []
+    strays = {name: path for name, path in zip(reversed(names), reversed(paths), strict=True) if name not in counts}
+    if strays:
+        number = len(names) - counts.total()
+        examples = some_of([f"'{strays[name]}'" for name in sorted(strays)])
+        surplus.append(f"{number} images are of none of its {len(classes)} classes ({examples}): {layout.words}")
+    most = benchmark.per_class
+    large_classes = [f"{name} {count}" for name, count in counts.items() if most and count > most]
+    if large_classes:
+        surplus.append(f"{len(large_classes)} classes have more than {most} images ({some_of(large_classes)})")
+    elif counts.total() > benchmark.count:
+        surplus.append(f"there are {counts.total()} images instead of {benchmark.count}")
+    return Faults(tuple(_missing(benchmark, classes, counts, subset)), tuple(surplus))
 
 
 def _missing(
@@ -136,29 +145,6 @@ def _missing(
     if small_classes:
         yield f"{len(small_classes)} classes have fewer than {need} images ({some_of(small_classes)})"
     if not empty_classes and not small_classes and subset.per_class is None and total < benchmark.count:
-        yield f"there are {total} images instead of {benchmark.count}"
-
-
-def _surplus(
-    benchmark: Benchmark,
-    layout: Layout,
-    classes: Mapping[str, int],
-    counts: Mapping[str, int],
-    names: Sequence[str],
-    paths: Sequence[str],
-) -> Iterable[str]:
-    strays = {name: path for name, path in zip(reversed(names), reversed(paths), strict=True) if name not in counts}
-    if strays:
-        number = sum(name not in counts for name in names)
-        examples = some_of([f"'{strays[name]}'" for name in sorted(strays)])
-        yield f"{number} images are of none of its {len(classes)} classes ({examples}): {layout.words}"
-    large_classes = [
-        f"{name} {counts[name]}" for name in counts if benchmark.per_class and counts[name] > benchmark.per_class
-    ]
-    if large_classes:
-        yield f"{len(large_classes)} classes have more than {benchmark.per_class} images ({some_of(large_classes)})"
-    total = sum(counts.values())
-    if not large_classes and total > benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
 
 

@@ -98,10 +98,18 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
     `info` lacks the digest and the count, which are found here. After an error there is no `out`.
     """
     with new_folder(out) as folder:
-        need_space(out, len(choice.rows), 0 if how.stream else crop.size)
         file = None if how.stream else folder / PIXELS
         sha256s, skipped, sides = hash_photographs(source, choice.rows, file, crop, info.name, how)
-        index = _index(source, choice, sha256s, sides)
+        places = sorted(sha256s)
+        paths = [source.paths[choice.rows[at]] for at in places]
+        index = Index(
+            paths,
+            None if choice.labels is None else choice.labels[places],
+            clusters_of(choice.clusters, paths),
+            [sha256s[at] for at in places],
+            {name: [lists[at] for at in places] for name, lists in choice.schemes.items()},
+            np.array([sides[at] for at in places], np.int32).reshape(-1, 2),
+        )
         _tell_classes_that_are_clusters(out, index, how)
         entries: dict[str, Any] = {"skipped": dict(sorted(skipped.items())), "ignored": source.ignored}
         if how.stream:
@@ -111,7 +119,7 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             entries["clusters"] = "folder"
         if choice.names is not None:
             entries["class_names"] = list(choice.names)
-        finish_set(folder, out, index, info, sorted(sha256s), make_slices(choice.attributes, index.paths), **entries)
+        finish_set(folder, out, index, info, places, make_slices(choice.attributes, paths), **entries)
     return open_image_set(out)
 
 
@@ -200,18 +208,6 @@ def _tell_clipping(where: Path, crop: Crop, clippings: Iterable[Clipping | None]
             f"--range {crop.range[0]:g},{crop.range[1]:g} and are black or white; give it in the units of the files, "
             f"or --range {PERCENTILES}"
         )
-
-
-def _index(
-    source: ImageSource, choice: Choice, sha256s: Mapping[int, str], sides: Mapping[int, tuple[int, int]]
-) -> Index:
-    """The index of the images that were not broken."""
-    places = sorted(sha256s)
-    paths = [source.paths[choice.rows[at]] for at in places]
-    labels = None if choice.labels is None else choice.labels[places]
-    schemes = {name: [lists[at] for at in places] for name, lists in choice.schemes.items()}
-    originals = np.array([sides[at] for at in places], np.int32).reshape(-1, 2)
-    return Index(paths, labels, clusters_of(choice.clusters, paths), [sha256s[at] for at in places], schemes, originals)
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
