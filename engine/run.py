@@ -28,7 +28,7 @@ from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Attacker, Session
 from .decision import Decision, best_class, best_rank, reduce_logits
 from .device.gpu_errors import COMMITTED, device_errors
-from .device.run_images import Take, pixels_of
+from .device.run_images import Take, streamed
 from .device.streams import (
     Point,
     blas_threads,
@@ -132,7 +132,7 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
         # a stream writes is allocated there, and no run that is interrupted has to wait for its end.
         with perturbing_stream(xp):
             arrays = [xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
-            take = pixels_of(xp, image_set, batch)
+            take = image_set.take if xp is np else streamed(xp, image_set, batch)
         with network_stream(xp):
             decision = Decision(xp, image_set.info.decision_space)
             labels = decision.score_indices(image_set.labels)

@@ -64,13 +64,7 @@ PLAIN = Outputs()
 """Outputs that have to look like logits of classes."""
 
 
-def export_checkpoint(
-    name: str,
-    folder: Path,
-    *,
-    image_size: int = SIZE,
-    trust: bool = False,
-) -> tuple[Model, Parity]:
+def export_checkpoint(name: str, folder: Path, image_size: int, trust: bool) -> tuple[Model, Parity]:
     """Fetch one of the 48 if need be, and export it into `folder`.
 
     Torch and ONNX are compared on the photographs of scikit-image. Raises CheckpointError, ExportError, UnknownName.
@@ -124,12 +118,7 @@ def export_user_checkpoint(
     return _export(facts, network, _describe(content), folder, request)
 
 
-def export_pretrained(
-    name: str,
-    folder: Path,
-    *,
-    request: HeadRequest | None = None,
-) -> tuple[Model, Parity]:
+def export_pretrained(name: str, folder: Path, request: HeadRequest | None) -> tuple[Model, Parity]:
     """Fetch a pretrained model of timm from the Hugging Face hub if need be, and export it by its name there.
 
     Normalization, image size and crop are the model's own. With a `request` it is called `headed_name`, and is one of

@@ -10,8 +10,10 @@ from types import ModuleType
 
 from ...core.errors import BandlensError, DeviceError
 from ...core.untrusted import words_of
-from .run_images import free_memory, working_bytes
+from .run_images import free_memory
 
+WORKING = 16 * 4
+"""Bytes of a run for each number of a batch: 16 float32 batches, its buffers and those of the probes (8 at most)."""
 COMMITTED = "what was committed stays, and the next run goes on there"
 
 
@@ -19,7 +21,7 @@ COMMITTED = "what was committed stays, and the next run goes on there"
 def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
     """`gpu_errors` of a run of batches of RGB images of that size, with a batch that fits where memory is short."""
     message = f"out of memory on the GPU at batch {batch}: its work"
-    with gpu_errors(), memory_errors(xp, batch, working_bytes(size, batch), message):
+    with gpu_errors(), memory_errors(xp, batch, WORKING * batch * 3 * size * size, message):
         yield
 
 

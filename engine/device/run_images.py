@@ -18,19 +18,6 @@ from ...probes.images.image_set import ImageSet
 Take = Callable[[NDArray[np.int64]], Array]
 """(k,) indices -> (k, 3, size, size) uint8, in the array module of the run."""
 
-WORKING = 16
-"""Float32 batches that a run needs beside its sessions: its buffers, and those of the probes (8 at a time at most)."""
-
-
-def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """The function that takes images of the set for a run."""
-    return images.take if xp is np else streamed(xp, images, batch)
-
-
-def working_bytes(size: int, batch: int) -> int:
-    """Memory of a run for batches of RGB images of that size, without sessions and pixels."""
-    return WORKING * batch * 3 * size * size * np.dtype(np.float32).itemsize
-
 
 def free_memory(xp: ModuleType) -> int:
     """Bytes on the card that may be allocated, those that CuPy keeps for reuse included."""
