@@ -124,10 +124,7 @@ def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> Red
     if labels is None:
         return predicted, None, confidence, None
     probability = (xp.take_along_axis(parts, labels[:, None], axis=1)[:, 0] / total).astype(xp.float32)
-    return predicted, _rank(xp, logits, labels).astype(xp.uint16), confidence, probability
-
-
-def _rank(xp: ModuleType, logits: Array, labels: Array) -> Array:
     score = xp.take_along_axis(logits, labels[:, None], axis=1)
     lower = xp.arange(logits.shape[1])[None, :] < labels[:, None]
-    return ((logits > score) | ((logits == score) & lower)).sum(axis=1)
+    rank = ((logits > score) | ((logits == score) & lower)).sum(axis=1).astype(xp.uint16)
+    return predicted, rank, confidence, probability

@@ -16,7 +16,6 @@ from ...core.jobs import in_parallel, processors
 from ...core.untrusted import first_line
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import nn
 
 TOLERANCE = 1e-3
