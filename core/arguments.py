@@ -111,7 +111,7 @@ def _is_of(kind: Any, value: Any) -> bool:
         return (isinstance(value, Iterable) and not isinstance(value, (str, Mapping))) or _is_of(parts[0], value)
     if origin is None:
         return value is None
-    return not isinstance(origin, type) or isinstance(value, origin)
+    return origin is Any or not isinstance(origin, type) or isinstance(value, origin)
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

@@ -62,7 +62,7 @@ class Study:
     overlap: str = "refuse"
     """The treatment of images that a model's head was trained on: `refuse`, by default; `leave out` runs the others for
     all models."""
-    gate: Limits = field(default_factory=Limits)
+    gate: Limits | Any = field(default_factory=Limits)
     """A table of what gates of a precision or a release let pass; see below."""
     folder: Path = Path()
     toml: str = ""

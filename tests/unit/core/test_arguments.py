@@ -47,6 +47,11 @@ def test_numbers_of_numpy_lists_of_any_class_and_one_value_alone_are_taken() -> 
         bandlens.plan(Path("absent.toml"))
 
 
+def test_the_limits_of_a_study_may_be_a_table_as_in_its_file() -> None:
+    study = bandlens.Study(name="mine", checkpoints=["a"], images=["b"], gate={"flips": 0.02})
+    assert study.gate.flips == 0.02
+
+
 def test_a_name_that_is_not_imported_is_that_of_a_class() -> None:
     names = {
         kind
