@@ -19,6 +19,7 @@ A row gives the coverage for each true number, its standard error is at most 0.0
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,8 +29,9 @@ from threadpoolctl import threadpool_limits
 from bandlens.analysis.measures.critical_band import CHANNEL, channel_numbers
 from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at, fit_channels, fit_thresholds, noise_of
 from bandlens.analysis.measures.psychometric import PUBLISHED, estimate_band, paired_band_intervals
-from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
-from bandlens.analysis.statistics import Floats, Ints
+from bandlens.analysis.measures.spectral_bias import Quotient, quotients
+from bandlens.analysis.statistics import Floats, Ints, Mask
+from bandlens.analysis.statistics.floor import MatchedAnswers
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
@@ -116,17 +118,20 @@ def means(draws: int, sizes: Ints, icc: float, p: float) -> float:
     return float(np.mean(holds))
 
 
-def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
-    """High-frequency bias and spectral bias, where low-pass filters leave a half."""
-    rng = np.random.default_rng([SEED, 3, images])
-    truth = {"high_frequency_bias": ratio, "spectral_bias": ratio / (0.5 + ratio)}
-    count = dict.fromkeys(truth, 0)
+def quotients_of(correct: Mask, ids: Ints) -> dict[str, Quotient]:
+    """Published biases of right answers (11, images)."""
+    return quotients(MatchedAnswers(correct, correct.astype(np.int64), None, 0.0, ids))
+
+
+def biases(draws: int, sizes: Ints, clean_share: float, ratio: float) -> tuple[float, float]:
+    """High-frequency bias and spectral bias, where low-passes leave a half and 0.6 of the clusters are `whole`."""
+    rng, ids = np.random.default_rng([SEED, 3, len(sizes)]), np.repeat(np.arange(len(sizes)), sizes)
+    truth, count = {"high_frequency_bias": ratio, "spectral_bias": ratio / (0.5 + ratio)}, Counter[str]()
     for _ in range(draws):
-        clean = rng.random(images) < 0.8
-        correct = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [ratio] * 5)])
-        intervals = spectral_intervals(correct, np.arange(images), resamples=300)
+        clean, low_pass, high_pass = (draw_fates(rng, sizes, 0.6, whole=True) < p for p in (clean_share, 0.5, ratio))
+        numbers = quotients_of(np.array([clean, *[clean & low_pass] * 5, *[clean & high_pass] * 5]), ids)
         for name, value in truth.items():
-            low, high = intervals[name]
+            low, high = numbers[name].ends() or (0, 0)
             count[name] += low <= value <= high
     return count["high_frequency_bias"] / draws, count["spectral_bias"] / draws
 
@@ -201,7 +206,8 @@ def metrics(draws: int, images: int, change: float) -> tuple[float, float, float
         a = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [rate_a] * 5)])
         b = np.where(rng.random(a.shape) < change, clean & (rng.random(a.shape) < 0.5), a)
         b[:6] = a[:6]
-        low, high = paired_spectral_intervals(a, b, ids, resamples=300).get("high_frequency_bias", (-1, 1))
+        bias_a, bias_b = (quotients_of(correct, ids)["high_frequency_bias"] for correct in (a, b))
+        low, high = (bias_b - bias_a).ends() or (0, 0)
         count[0] += low <= rate_b - rate_a <= high
         share_a, share_b = share_of(a[6], ids), share_of(b[6], ids)
         (low_a, high_a), (low_b, high_b) = share_interval(share_a), share_interval(share_b)
@@ -271,15 +277,14 @@ def main() -> None:
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
         [[name, *numbers([means(share_of_draws(1), *design, p) for p in SHARES])] for name, *design in designs],
     )
-    near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
-    coverages = [biases(share_of_draws(5), 300, ratio) for ratio in near]
-    table(
-        ["300 images", *map(str, near)],
-        [
-            ["high_frequency_bias", *numbers([high for high, _ in coverages])],
-            ["spectral_bias", *numbers([spectral for _, spectral in coverages])],
-        ],
-    )
+    rows, near = [], (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
+    bias_designs = [(30, "1", 0.8), (300, "1", 0.8), (300, "1", 0.1), (50, "8", 0.8), (20, "40, 1, 1, 1, 1, …", 0.8)]
+    for n, each, clean in bias_designs:
+        sizes = cluster_sizes(n).get(each, np.ones(n, np.int64))
+        held_biases = zip(*(biases(share_of_draws(2), sizes, clean, ratio) for ratio in near), strict=True)
+        for bias, values in zip(("high_frequency_bias", "spectral_bias"), held_biases, strict=True):
+            rows.append([str(n), each, f"{clean:g}", bias, *numbers(values)])
+    table(["clusters", "images each", "clean accuracy", "bias", *map(str, near)], rows)
     rows, minima = [], np.ones(2)
     pairs = ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8))
     equal = [(f"{n} clusters of {size}", np.full(n, size), 0.5, False) for n, size in pairs]

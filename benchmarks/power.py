@@ -19,10 +19,11 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals
+from bandlens.analysis.measures.spectral_bias import quotients
 from bandlens.analysis.statistics import ALPHA
 from bandlens.analysis.statistics.coefficients import coefficients, t_test
 from bandlens.analysis.statistics.consistency import error_consistencies
+from bandlens.analysis.statistics.floor import MatchedAnswers
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.power import (
     detected_widths,
@@ -88,8 +89,10 @@ def ratio(images: int) -> Ends:
             clean & np.where(alike, answers[2] < 0.5, own_answers < 0.5 + side * difference)
             for own_answers, side in zip(answers, (-1, 1), strict=False)
         ]
-        a, b = (np.concatenate([clean[None], hits]) for hits in filtered)
-        return paired_spectral_intervals(a, b, np.arange(images), 400, means=(BIAS,))[BIAS]
+        runs = (np.concatenate([clean[None], hits]) for hits in filtered)
+        answers = (MatchedAnswers(hits, hits.astype(int), None, 0.0, np.arange(images)) for hits in runs)
+        bias_a, bias_b = (quotients(answer, [BIAS])[BIAS] for answer in answers)
+        return (bias_b - bias_a).ends() or (-1, 1)
 
     return ends
 

@@ -45,7 +45,6 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from ..statistics.shares import FEWEST_APART
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, under, with_unit
 from .critical_band import CHANNEL, PROBE, Setting, at_chance, band_cells, channel_numbers, settings_of
 from .likelihood import (
@@ -67,6 +66,8 @@ FEWEST_FREQUENCIES = 3
 """Octaves with a threshold that the three numbers take at least."""
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
+FEWEST_APART = 10
+"""Clusters with different answers that the interval of a difference takes at least."""
 PARTS = ("width", "centre", "height")
 """The parts of the bell that the numbers of CHANNEL describe."""
 NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}

@@ -18,11 +18,9 @@ as corrected_low_frequency_bias and so on, with the floors of `statistics.floor`
 sentences take these. Without labels they are the share of answers that a model keeps, whether these were right or not.
 A bias is `at_chance` where the clean accuracy, or that under its five filters together, is at its floor.
 
-Intervals are from 20 independent images on. Those of corrected numbers are intervals of differences
-(`statistics.shares`), with psi of `statistics.floor`. All others are percentiles over resamples
-(`statistics.resampling`). Where fewer than 10 clusters make up the variance, a mean has the interval of a quotient of
-two shares (`statistics.shares`), and spectral_bias that of the share of the right answers that are right under
-high-passes.
+Intervals are from 20 independent images on. All are those of differences (`statistics.shares`), to first order: a
+quotient p / b has the deviations (p_i - p / b b_i) / b, of the psi of `statistics.floor` or, with a floor of 0, of the
+right answers less their share. Published numbers end at 0, and where they cannot exceed 1, there.
 
 Source: Gavrikov & Keuper 2024 for the two means.
 """
@@ -34,16 +32,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from ...core.protocol import BIAS_CUTOFFS
-from ..statistics import Floats, Mask
-from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of
-from ..statistics.wilson import NO_SPREAD, contributing, share_of_sums
+from ..statistics import Floats
+from ..statistics.floor import MatchedAnswers
+from ..statistics.resampling import FEWEST_CLUSTERS
+from ..statistics.shares import paired_interval
+from ..statistics.wilson import NO_SPREAD
 from .base import (
     Available,
     Display,
@@ -63,8 +60,6 @@ from .outcomes import CellOutcomes, Outcomes
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 """Mean of ratios -> the probe whose conditions it is over."""
 SHARE = "spectral_bias"
-FEW_APART = "too few answers are right or differ for an interval"
-"""Why an estimate has no interval where resamples do not show the spread of its value, or clean accuracy may be 0."""
 CORRECTED = "corrected_"
 """The beginning of the names of numbers that are made of accuracies above their floors."""
 
@@ -92,6 +87,73 @@ def _lacking_means(available: Available) -> str | None:
     return f"it is made of {' and '.join(lacking)}" if lacking else None
 
 
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """A quotient of sums of accuracies, or of what of them is above their floors; or the difference of two."""
+
+    value: float
+    deviations: Floats
+    """(clusters,): what each adds to its error."""
+    total: float
+    """The denominator, of a difference the smaller one."""
+    sizes: Floats
+    """(clusters,): images of each."""
+
+    def ends(self, reach: float = math.inf) -> Ends | None:
+        """The interval, within [-reach, reach]; None of too few clusters."""
+        count = len(self.sizes)
+        if count < FEWEST_CLUSTERS:
+            return None
+        return paired_interval(self.value, self.deviations, 1 / count / self.total, self.sizes, reach=reach)
+
+    def __sub__(self, other: Quotient) -> Quotient:
+        """The difference from a quotient over the same images."""
+        return Quotient(
+            self.value - other.value,
+            self.deviations - other.deviations,
+            min(self.total, other.total),
+            self.sizes,
+        )
+
+
+def quotients(answers: MatchedAnswers, means: Sequence[str] = tuple(PROBES)) -> dict[str, Quotient]:
+    """The biases whose denominator is above 0.
+
+    `answers` are to the clean images, then under the filter of each of `means` at BIAS_CUTOFFS. The share is left out
+    where only one of the two means is there.
+    """
+    clean, *conditions = np.eye(len(answers.hits))
+    filtered = dict(zip(means, np.reshape(conditions, (len(means), len(BIAS_CUTOFFS), -1)).mean(axis=1), strict=True))
+    weights = {name: (part, clean) for name, part in filtered.items()}
+    if filtered.keys() == PROBES.keys():
+        low, high = (filtered[name] for name in PROBES)
+        weights[SHARE] = high, low + high
+    numbers = {}
+    for name, (part, base) in weights.items():
+        total = float(base @ answers.above)
+        if total > NO_SPREAD:
+            value = float(part @ answers.above) / total
+            numbers[name] = Quotient(value, answers.deviations(part - value * base) / total, total, answers.sizes)
+    return numbers
+
+
+def _read_quotients(outcomes: Outcomes, above_floor: bool) -> dict[str, Quotient]:
+    """The biases whose denominator is above 0, of whole accuracies or of what is above their floors."""
+    means = _means(outcomes)
+    if outcomes.clean is None or not means:
+        return {}
+    answers = outcomes.answers(_cells(outcomes, means))
+    if answers is None:
+        return {}
+    return quotients(answers if above_floor else replace(answers, reference=None, chance=0.0), means)
+
+
+def _most(name: str, outcomes: Outcomes, above_floor: bool) -> float:
+    """The number that a bias cannot exceed: 1 for a share of right answers, or of answers that are kept."""
+    is_share = not above_floor if name == SHARE else not outcomes.subject.labelled
+    return 1.0 if is_share else math.inf
+
+
 def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[str, Estimate]:
     """The biases for which the conditions are there, with an interval over images where they have a value.
 
@@ -100,10 +162,7 @@ def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[st
     estimates = {name: _mean_ratio(name, outcomes) for name in _means(outcomes)}
     if len(estimates) == len(PROBES):
         estimates[SHARE] = _share(estimates)
-    if above_floor:
-        estimates |= _corrected(outcomes, [name for name, estimate in estimates.items() if np.isfinite(estimate.value)])
-    else:
-        estimates |= _with_intervals(outcomes, estimates)
+    estimates |= _with_intervals(outcomes, estimates, above_floor)
     estimates |= _at_floor(outcomes, estimates)
     if above_floor:
         return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
@@ -116,68 +175,24 @@ def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[st
     return estimates
 
 
-def _with_intervals(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The published biases that have a value, with their intervals, or why there is none."""
-    names = [name for name in estimates if name in PROBES and not np.isnan(estimates[name].value)]
-    if not names:
-        return {}
-    intervals = spectral_intervals(_read_hits(outcomes, names), outcomes.images.clusters, means=names)
-    why = FEW_APART if intervals else too_few_images(outcomes.images.independent)
-    return {
-        name: replace(estimate, low=intervals[name][0], high=intervals[name][1])
-        if name in intervals and np.isfinite(intervals[name]).all()
-        else replace(estimate, state=State.NO_INTERVAL, note=why)
-        for name, estimate in estimates.items()
-        if not np.isnan(estimate.value)
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class AboveFloor:
-    """A quotient of sums of accuracies above their floors."""
-
-    value: float
-    deviations: Floats
-    """(clusters,): what each adds to its error."""
-    total: float
-    """The denominator."""
-
-
-def _above_floor(outcomes: Outcomes) -> dict[str, AboveFloor]:
-    """The corrected biases whose denominator is above 0."""
-    means = _means(outcomes)
-    answers, numbers = outcomes.answers(_cells(outcomes, means)), {}
-    if answers is not None:
-        for name, (part, base) in _quotients(np.eye(len(answers.hits)), means).items():
-            total = float(base @ answers.above)
-            if total > NO_SPREAD:
-                value = float(part @ answers.above) / total
-                numbers[name] = AboveFloor(value, answers.deviations(part - value * base) / total, total)
-    return numbers
-
-
-def _corrected(outcomes: Outcomes, names: Sequence[str]) -> dict[str, Estimate]:
-    """The biases of these names above their floors."""
-    why, estimates, numbers = too_few_images(outcomes.images.independent), {}, _above_floor(outcomes)
-    for name in names:
+def _with_intervals(outcomes: Outcomes, estimates: Mapping[str, Estimate], above_floor: bool) -> dict[str, Estimate]:
+    """The biases that have a published value, with their intervals or why there is none."""
+    numbers, with_intervals = _read_quotients(outcomes, above_floor), {}
+    for name, estimate in estimates.items():
+        if np.isnan(estimate.value):
+            continue
         if name not in numbers:
             empty = nothing(State.UNDETERMINED, "nothing is recognized in either band")
-            estimates[name] = nothing(State.AT_CHANCE, outcomes.guessed) if outcomes.guessed else empty
-        elif ends := _paired(outcomes, numbers[name].value, numbers[name].deviations, numbers[name].total):
-            # A share of answers that are kept cannot exceed 1.
-            high = ends[1] if outcomes.subject.labelled or name == SHARE else min(1.0, ends[1])
-            estimates[name] = Estimate(numbers[name].value, ends[0], high)
+            with_intervals[name] = nothing(State.AT_CHANCE, outcomes.guessed) if outcomes.guessed else empty
+            continue
+        value = numbers[name].value if above_floor else estimate.value
+        if ends := numbers[name].ends():
+            low = ends[0] if above_floor else max(0.0, ends[0])
+            with_intervals[name] = Estimate(value, low, min(_most(name, outcomes, above_floor), ends[1]))
         else:
-            estimates[name] = Estimate(numbers[name].value, state=State.NO_INTERVAL, note=why)
-    return estimates
-
-
-def _paired(outcomes: Outcomes, value: float, deviations: Floats, total: float) -> Ends | None:
-    """The interval of a quotient of that denominator, or of a difference of two; None of too few clusters."""
-    sizes = np.bincount(outcomes.images.cluster_ids).astype(np.float64)
-    if len(sizes) < FEWEST_CLUSTERS:
-        return None
-    return paired_interval(value, deviations, 1 / len(sizes) / total, sizes)
+            why = too_few_images(outcomes.images.independent)
+            with_intervals[name] = Estimate(value, state=State.NO_INTERVAL, note=why)
+    return with_intervals
 
 
 def _at_floor(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -202,7 +217,7 @@ def _mean_ratio(name: str, outcomes: Outcomes) -> Estimate:
     if outcomes.clean is None or outcomes.clean.hits is None or not outcomes.clean.hits.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
-    hits = _read_hits(outcomes, [name])
+    hits = np.array([cell.hits for cell in _cells(outcomes, [name])])
     shares = hits.sum(axis=1) / hits.shape[1]
     return Estimate(math.fsum(shares[1:] / shares[0]) / len(BIAS_CUTOFFS))
 
@@ -227,142 +242,15 @@ def _cells(outcomes: Outcomes, means: Sequence[str]) -> list[CellOutcomes]:
     return cells
 
 
-def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
-    """(1 + 5 a mean, n): which images are right in each cell of `_cells`."""
-    return np.array([cell.hits for cell in _cells(outcomes, means)])
-
-
 def spectral_differences(a: Outcomes, b: Outcomes, above_floor: bool = False) -> dict[str, Ends]:
     """Paired intervals of the biases that both have a value of."""
-    if above_floor:
-        numbers_a, numbers_b = _above_floor(a), _above_floor(b)
-        pairs = {name: (numbers_a[name], numbers_b[name]) for name in numbers_a.keys() & numbers_b.keys()}
-        differences = {
-            f"{CORRECTED}{name}": _paired(
-                a, in_b.value - in_a.value, in_b.deviations - in_a.deviations, min(in_a.total, in_b.total)
-            )
-            for name, (in_a, in_b) in pairs.items()
-        }
-        return {name: ends for name, ends in differences.items() if ends}
-    means = [
-        name
-        for name in PROBES
-        if all(name in _means(outcomes) and not np.isnan(_mean_ratio(name, outcomes).value) for outcomes in (a, b))
-    ]
-    if not means:
-        return {}
-    return paired_spectral_intervals(_read_hits(a, means), _read_hits(b, means), a.images.clusters, means=means)
-
-
-def spectral_intervals(
-    correct: NDArray[np.bool_],
-    clusters: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    means: Sequence[str] = tuple(PROBES),
-) -> dict[str, tuple[float, float]]:
-    """Name -> (low, high) over images; without a bias that has no value, and empty with too few independent images.
-
-    correct: (1 + 5 a mean, n) bool, the same images in every row: clean, then for each of `means`, which have a value,
-    its filter at BIAS_CUTOFFS.
-
-    The ends are percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where
-    nothing is right under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies
-    for a mean ratio, and that of a share for spectral_bias, the share of the right answers under the filters that are
-    high-pass.
-    """
-    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
-        return {}
-    resampled = _values(count_right(correct, ids, resamples, seed)[0], means)
-    intervals: dict[str, tuple[float, float]] = {}
-    for name, (part, base) in _quotients(correct, means).items():
-        value, values = resampled[name][0], resampled[name][1:]
-        parts, bases = (np.bincount(ids, numbers).astype(np.float64) for numbers in (part, base))
-        if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
-            # A resample without a right answer has no ratios; the others speak for it.
-            intervals[name] = interval(values[~np.isnan(values)])
-        elif name in PROBES:
-            intervals[name] = quotient(share_of(part, ids), share_of(base, ids))
-        elif base.any():
-            low, high = share_of_sums(5 * parts, 5 * bases, widest=1.0)
-            if low is not None and high is not None:
-                intervals[name] = low, high
+    quotients_a, quotients_b = (_read_quotients(outcomes, above_floor) for outcomes in (a, b))
+    intervals = {}
+    for name in quotients_a.keys() & quotients_b.keys():
+        difference = quotients_b[name] - quotients_a[name]
+        if ends := difference.ends(_most(name, a, above_floor)):
+            intervals[f"{CORRECTED}{name}" if above_floor else name] = ends
     return intervals
-
-
-def paired_spectral_intervals(
-    a: NDArray[np.bool_],
-    b: NDArray[np.bool_],
-    clusters: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    means: Sequence[str] = tuple(PROBES),
-) -> dict[str, tuple[float, float]]:
-    """Name -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
-
-    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. The ends are percentiles of the differences in
-    resamples that draw the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not
-    show what others would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty
-    with too few independent images.
-    """
-    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    count = int(ids.max()) + 1
-    if count < FEWEST_CLUSTERS:
-        return {}
-    hit_counts, intervals = count_right(np.concatenate([a, b]), ids, resamples, seed)[0], {}
-    values_a, values_b = _values(hit_counts[: len(a)], means), _values(hit_counts[len(a) :], means)
-    influences_a, influences_b = _influences(a, ids, means), _influences(b, ids, means)
-    for name in values_a:
-        differences = values_b[name] - values_a[name]
-        if np.isnan(differences[0]):
-            continue
-        (influence_a, total_a), (influence_b, total_b) = influences_a[name], influences_b[name]
-        influence = influence_b - influence_a
-        if contributing(len(ids) * influence) >= FEWEST_APART:
-            intervals[name] = interval(differences[1:][~np.isnan(differences[1:])])
-        else:
-            intervals[name] = paired_interval(
-                float(differences[0]), influence, len(ids) / count / min(total_a, total_b)
-            )
-    return intervals
-
-
-def _influences(
-    correct: NDArray[np.bool_], ids: NDArray[np.intp], means: Sequence[str]
-) -> dict[str, tuple[Floats, float]]:
-    """Name -> what each cluster (clusters,) adds to the error of its value, to first order; and what it is a part of.
-
-    The latter is in images, and at least a fraction of one.
-    """
-    influences = {}
-    for name, (part, base) in _quotients(correct, means).items():
-        total = max(float(base.sum()), 1e-9)
-        influences[name] = np.bincount(ids, part - part.sum() / total * base) / total, total
-    return influences
-
-
-def _values(hit_counts: Floats, means: Sequence[str]) -> dict[str, Floats]:
-    """Name -> its values (resamples,), NaN where it has none, from right answers (1 + 5 a mean, resamples)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            name: np.where(base > 0, part / base, np.nan)
-            for name, (part, base) in _quotients(hit_counts, means).items()
-        }
-
-
-def _quotients(hits: NDArray[Any], means: Sequence[str]) -> dict[str, tuple[Floats, Floats]]:
-    """Name -> (part, whole), (m,) each, whose sums its value is the quotient of; right answers are (1 + 5 a mean, m).
-
-    The share is left out where only one of the two means is there.
-    """
-    means_of_cutoffs = hits[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1)
-    filtered = dict(zip(means, means_of_cutoffs, strict=True))
-    quotients = {name: (part, np.asarray(hits[0], np.float64)) for name, part in filtered.items()}
-    if filtered.keys() == PROBES.keys():
-        low, high = (filtered[name] for name in PROBES)
-        quotients[SHARE] = high, low + high
-    return quotients
 
 
 SIDES = dict(zip(PROBES, ("low", "high"), strict=True))

@@ -10,9 +10,6 @@ The variance is that of Liang & Zeger 1986, at least that of independent images:
 
     g = 2 W (W - sum w_i^2),     W = sum W_u^2
 
-A quotient of two shares of one set has the interval of MOVER (Donner & Zou 2012) with exact intervals (Clopper &
-Pearson 1934).
-
 A difference of two numbers over the same clusters has the interval
 
     B - A ± t sqrt(C / (C - 1) (S + w^2)),     D_u = d_u(B) - d_u(A),   S = max(sum D_u^2, m sum D_u^2 / n_u)
@@ -122,10 +119,6 @@ def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
     return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes, reach=reach)
 
 
-FEWEST_APART = 10
-"""Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
-
-
 def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[float, float] | None:
     """Interval of b - a, shares of the same clusters: `paired_interval`, with d_u that of b less that of a.
 
@@ -167,42 +160,6 @@ def paired_interval(
     apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / weight)
     half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + weight**2) * count / (count - 1))
     return float(np.maximum(-reach, difference - half)), float(np.minimum(reach, difference + half))
-
-
-def _exact(share: Share) -> tuple[float, float]:
-    """The 95 % interval of a share, reaching as far as the exact one of Clopper & Pearson 1934 does.
-
-    Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
-    """
-    sampled = _sampled(share)
-    (low, high), n = sampled.ends(), float(sampled.effective)
-    hits = n * share.value
-    below = float(scipy.special.betaincinv(hits, n - hits + 1, ALPHA / 2)) if hits > 0 else 0.0
-    above = float(scipy.special.betaincinv(hits + 1, n - hits, 1 - ALPHA / 2)) if hits < n else 1.0
-    return min(below, float(low)), max(above, float(high))
-
-
-def quotient(share_a: Share, share_b: Share) -> tuple[float, float]:
-    """Ends of a 95 % interval of a / b, from the exact interval of each; b is not 0.
-
-    MOVER (Donner & Zou 2012), with (l, u) the intervals of a and b:
-
-        low  = (a b - sqrt((a b)^2 - l_a (2 a - l_a) u_b (2 b - u_b))) / (u_b (2 b - u_b))
-        high = (a b + sqrt((a b)^2 - u_a (2 a - u_a) l_b (2 b - l_b))) / (l_b (2 b - l_b))
-
-    It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
-    """
-    a, b = share_a.value, share_b.value
-    (low_a, high_a), (low_b, high_b) = _exact(share_a), _exact(share_b)
-    below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
-    product = (a * b) ** 2
-    if above <= 0:
-        return 0.0, inf
-    high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
-    if below <= 0:
-        return 0.0, high
-    low = (a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below
-    return max(0.0, low), high
 
 
 AT_FLOOR = 0.005

@@ -147,32 +147,24 @@ def widening(deviations: Floats, sizes: Floats | Ints, independent: Floats) -> F
     return np.asarray(np.where(alike, count * average / n, ratio.clip(1)), np.float64)
 
 
-def share_of_sums(
-    hits: Floats, sizes: Floats, widest: Floats | float | None = None
-) -> tuple[float, float] | tuple[None, None]:
+def share_of_sums(hits: Floats, sizes: Floats) -> tuple[float, float] | tuple[None, None]:
     """Ends of the interval of sum hits / sum sizes, from right answers and answers by cluster, (clusters,).
 
-    Clusters without an answer say nothing. No interval where fewer than two clusters have one. For `widest`, see
-    `counted_share`.
+    Clusters without an answer say nothing. No interval where fewer than two clusters have one.
     """
     hits, sizes = hits[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return None, None
-    low, high = counted_share(hits, sizes, widest).ends()
+    low, high = counted_share(hits, sizes).ends()
     return float(low), float(high)
 
 
-def counted_share(hits: Floats | Ints, sizes: Floats | Ints, widest: Floats | float | None = None) -> SampledShare:
-    """The share sum hits / sum sizes, from right answers (…, clusters) and answers (clusters,), of which each has one.
-
-    `widest` is `widening` where none is given: sizes that are numbers of right answers, and no plan of what to
-    photograph, have 1.
-    """
+def counted_share(hits: Floats | Ints, sizes: Floats | Ints) -> SampledShare:
+    """The share sum hits / sum sizes, from right answers (…, clusters) and answers (clusters,), at least one each."""
     n = sizes.sum()
     share = np.asarray(hits.sum(axis=-1) / n)
     deviations, independent = (hits - sizes * share[..., None]) / n, share * (1 - share) / n
-    if widest is None:
-        widest = widening(deviations, sizes, independent)
+    widest = widening(deviations, sizes, independent)
     return sampled_share(share, deviations, independent, round(n), widest, unseen_variance(sizes / n, 1 / n))
 
 

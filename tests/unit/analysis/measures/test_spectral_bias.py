@@ -2,25 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from made_up_outcomes import CLEAN, images_of, outcomes_of, right_outcomes
 from made_up_results import condition
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t
 
 from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import lacking
 from bandlens.analysis.measures.spectral_bias import (
+    CORRECTED,
     MEASURES,
     spectral_differences,
     spectral_estimates,
-    spectral_intervals,
 )
 from bandlens.core.protocol import BIAS_CUTOFFS
 from bandlens.core.records import Condition
 
+SETTINGS = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS]
 COUNT = 200
 CLEAN_COUNT = 160
 LOW = {0.01: 0.02, 0.1: 0.2, 0.2: 0.4, 0.3: 0.6, 0.4: 0.8, 0.5: 1.0, 0.9: 1.1}
@@ -84,13 +87,16 @@ def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, 
 def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
     answers = curve()
     nothing_right = curve(clean=0)
-    for hits in (nothing_right, {setting: answer for setting, answer in answers.items() if setting != CLEAN}):
-        answered = estimates(hits)
+    without_clean = {setting: answer for setting, answer in answers.items() if setting != CLEAN}
+    for hits, above_floor in product((nothing_right, without_clean), (False, True)):
+        outcomes = right_outcomes(hits)
+        answered = spectral_estimates(outcomes, above_floor)
+        assert spectral_differences(outcomes, outcomes, above_floor) == {}
         assert {estimate.state for estimate in answered.values()} == {State.UNDETERMINED}
         assert all(np.isnan(estimate.value) for estimate in answered.values())
-        note = answered["high_frequency_bias"].note or ""
+        note = answered[f"{CORRECTED * above_floor}high_frequency_bias"].note or ""
         assert note.startswith("highpass cutoff 0.1 has no ratio to clean accuracy, 0.2 has no ratio")
-        assert note in (answered["spectral_bias"].note or "")
+        assert note in (answered[f"{CORRECTED * above_floor}spectral_bias"].note or "")
 
 
 def test_the_share_of_nothing_is_not_a_number() -> None:
@@ -111,19 +117,15 @@ RATIOS = (0.2, 0.4, 0.5, 0.6, 0.8, 0.1, 0.2, 0.2, 0.3, 0.2)
 
 
 def test_intervals_equal_a_bootstrap_written_out() -> None:
-    correct = outcomes(np.random.default_rng(0), 120, RATIOS)
-    clusters = np.arange(120) // 3
-    intervals = spectral_intervals(correct, clusters, resamples=2000)
-    rng, values = np.random.default_rng(9), []
-    for _ in range(2000):
-        draw = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
-        ratios = correct[1:, draw].sum(axis=1) / correct[0, draw].sum()
-        low, high = ratios[:5].mean(), ratios[5:].mean()
-        values.append((low, high, high / (low + high)))
-    ends = np.quantile(values, [0.025, 0.975], axis=0)
-    for position, name in enumerate(("low_frequency_bias", "high_frequency_bias", "spectral_bias")):
-        width = ends[1, position] - ends[0, position]
-        assert intervals[name] == pytest.approx(ends[:, position], abs=0.1 * width)
+    correct = np.repeat(outcomes(np.random.default_rng(0), 300, RATIOS), 3, axis=1)
+    hits = dict(zip([CLEAN, *SETTINGS], correct, strict=True))
+    answered = spectral_estimates(right_outcomes(hits, np.arange(900) // 3))
+    times = np.random.default_rng(9).multinomial(300, np.full(300, 1 / 300), 2000)
+    resampled = times @ correct.reshape(11, 300, 3).sum(axis=2).T
+    low, high = np.reshape(resampled[:, 1:] / resampled[:, :1], (2000, 2, 5)).mean(axis=2).T
+    ends = np.quantile([low, high, high / (low + high)], [0.025, 0.975], axis=1).T
+    for name, (start, end) in zip(("low_frequency_bias", "high_frequency_bias", "spectral_bias"), ends, strict=True):
+        assert (answered[name].low, answered[name].high) == pytest.approx((start, end), abs=0.1 * (end - start))
 
 
 def test_a_bias_of_few_independent_images_has_no_interval_and_says_so() -> None:
@@ -132,16 +134,28 @@ def test_a_bias_of_few_independent_images_has_no_interval_and_says_so() -> None:
     assert estimate.note == "10 independent images are too few for an interval"
 
 
-def test_what_is_never_right_under_a_filter_has_an_interval_of_a_width() -> None:
-    """Resamples of nothing are nothing, and would give 0 to 0."""
-    correct = outcomes(np.random.default_rng(0), 300, (0.5,) * 5 + (0,) * 5)
-    intervals = spectral_intervals(correct, np.arange(300))
-    assert intervals["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
-    assert intervals["spectral_bias"][0] == 0 < intervals["spectral_bias"][1] < 0.03
-    zeros = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
-    assert zeros["low_frequency_bias"] == zeros["high_frequency_bias"] == intervals["high_frequency_bias"]
-    assert "spectral_bias" not in zeros, "it has no value"
-    assert spectral_intervals(np.zeros((11, 300), bool), np.arange(300)) == {}
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_what_is_never_or_always_right_under_a_filter_has_an_interval_of_a_width(ratio: float) -> None:
+    """Resamples of equal answers are equal, and would give 0 to 0 or 1 to 1."""
+    low, high = (dict.fromkeys(BIAS_CUTOFFS, share) for share in (0.5, ratio))
+    answered = estimates(curve(low, high))
+    high_bias, share = answered["high_frequency_bias"], answered["spectral_bias"]
+    # Two halves of an image that are not seen make up the variance, with 4 degrees of freedom.
+    half = t.ppf(0.975, 4) / CLEAN_COUNT
+    assert (high_bias.low, high_bias.high) == pytest.approx((max(0, ratio - half), ratio + half), rel=0.01)
+    assert 0 <= share.low <= share.value < share.high <= share.low + 0.15
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.5, 0.98])
+def test_intervals_hold_where_clusters_of_two_sizes_are_answered_as_a_whole(ratio: float) -> None:
+    rng, ids = np.random.default_rng(0), np.repeat(np.arange(30), np.where(np.arange(30) % 5, 1, 40))
+    holds = 0
+    for _ in range(100):
+        clean, low, high = (rng.random(30)[ids] < share for share in (0.8, 0.5, ratio))
+        hits = dict(zip([CLEAN, *SETTINGS], [clean, *[clean & low] * 5, *[clean & high] * 5], strict=True))
+        bias = spectral_estimates(right_outcomes(hits, ids)).get("high_frequency_bias", Estimate())
+        holds += bool(bias.low <= ratio <= bias.high)
+    assert holds >= 93
 
 
 # Few classes
@@ -203,8 +217,7 @@ def guesses(rng: np.random.Generator, images: int, ratios: Sequence[float], clea
 def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
     rng = np.random.default_rng(3)
     runs = [guesses(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
-    settings = [CLEAN, *(condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS)]
-    a, b = (right_outcomes(dict(zip(settings, run, strict=True)), classes=7) for run in runs)
+    a, b = (right_outcomes(dict(zip([CLEAN, *SETTINGS], run, strict=True)), classes=7) for run in runs)
     low, high = spectral_differences(a, b, above_floor=True)["corrected_low_frequency_bias"]
     differences = []
     for _ in range(2000):
@@ -218,9 +231,6 @@ def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
 
 
 # Without labels, and labels of which one is more frequent
-
-
-SETTINGS = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS]
 
 
 def answered(

@@ -1,4 +1,4 @@
-"""Quotients and differences of two shares of the same images have intervals."""
+"""Shares, their means and their differences over the same images have intervals."""
 
 from __future__ import annotations
 
@@ -13,40 +13,9 @@ from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.shares import (
     difference_interval,
     mean_of,
-    quotient,
     share_interval,
     share_of,
 )
-
-
-def quotient_of(part: np.ndarray, total: np.ndarray) -> tuple[float, float]:
-    images = np.arange(len(total))
-    return quotient(share_of(part, images), share_of(total, images))
-
-
-def test_equal_answers_have_a_quotient_with_an_interval() -> None:
-    """Resamples, and the variance, would give 1 to 1, and call 0.9999 another number."""
-    clean = np.arange(1000) % 4 > 0
-    low, high = quotient_of(clean, clean)
-    assert low < 0.96 < 1.04 < high
-
-
-def test_where_nothing_is_right_the_quotient_is_small_and_not_0() -> None:
-    clean, no_hits = np.arange(1000) % 4 > 0, np.zeros(1000, bool)
-    above = proportion_confint(0, 1000, method="wilson")[1]
-    low, b = proportion_confint(750, 1000, method="beta")[0], 0.75
-    # 0 / b, by MOVER: the upper end of the first over sqrt(l (2 b - l)).
-    assert quotient_of(no_hits, clean) == pytest.approx((0, above / np.sqrt(low * (2 * b - low))))
-
-
-@pytest.mark.parametrize("ratio", [0.001, 0.3, 0.999])
-def test_it_holds_the_ratio(ratio: float) -> None:
-    rng, coverage = np.random.default_rng(0), 0
-    for _ in range(400):
-        clean = rng.random(400) < 0.7
-        low, high = quotient_of(clean & (rng.random(400) < ratio), clean)
-        coverage += low <= ratio <= high
-    assert coverage / 400 > 0.92
 
 
 def test_a_difference_over_the_same_images_is_that_of_their_differences() -> None:
