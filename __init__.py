@@ -30,7 +30,7 @@ def __getattr__(name: str) -> object:
         value = checked(value)
         value.__module__ = __name__  # where pickle looks for it
     elif is_dataclass(value):
-        value.__init__ = checked(value.__init__)  # type: ignore[misc]
+        checked(value)
     globals()[name] = value
     return value
 

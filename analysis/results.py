@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from html import escape
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Self
 import polars as pl
 import polars.selectors as cs
 
+from ..core.arguments import checked
 from ..core.errors import UnknownName, UsageError, did_you_mean
 from ..core.untrusted import printable
 from .charts import curves as charts
@@ -30,6 +31,7 @@ from .measures.registry import MEASURES, title_of
 from .statistics.coefficients import Method
 
 
+@checked
 class Results:
     """An open results database, for reading. Made by `bandlens.open`; a context manager.
 
@@ -93,6 +95,8 @@ class Results:
         `parameters` are the values of its question marks, or the only one. It may take `timeout` seconds, by default as
         many as it needs: StoreError.
         """
+        if isinstance(parameters, Mapping):
+            raise UsageError("parameters is a dictionary; give a list of values, one for each question mark")
         has_many = isinstance(parameters, Collection) and not isinstance(parameters, (str, bytes))
         return self._store.frame(query, parameters if has_many else [parameters], timeout)
 
@@ -106,8 +110,8 @@ class Results:
         """
         curves = self.curves(study)
         probes = curves["probe"].unique().sort()
-        if str(probe) not in probes and not probes.is_empty():
-            raise UnknownName("probe", str(probe), probes)
+        if probe not in probes and not probes.is_empty():
+            raise UnknownName("probe", probe, probes)
         rows = curves.filter(pl.col("probe") == probe)
         rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
         rows = self._select_one(rows, probe, study, image_set, f" with {x}")

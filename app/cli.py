@@ -132,6 +132,8 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
     names = [name for parameter in context.command.params for name in parameter.opts]
     if any(option in parameter.opts for parameter in context.find_root().command.params if context.parent):
         return UnknownName("option", option, [], f"it stands in front: bandlens {option} {context.info_name} …; {see}")
+    if argument := next((option for option in context.command.params if option.opts == [key]), None):
+        return UnknownName("option", option, [], f"it is an argument: {context.command_path} {argument.metavar}")
     if context.parent is None:
         see = f"an option of a command stands behind the command's name; {see}"
     elif {"study", "--study"} & {*names} and key in KEYS and not any(name.startswith(option) for name in names):

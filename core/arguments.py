@@ -11,7 +11,7 @@ import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
-from inspect import Parameter, signature
+from inspect import Parameter, isfunction, signature
 from numbers import Integral, Real
 from os import PathLike
 from types import NoneType, UnionType
@@ -45,8 +45,16 @@ LONGEST = 80
 def checked(function: Function) -> Function:
     """The function, which raises UsageError where an argument is of no kind that its annotation has, or too small.
 
-    Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy.
+    Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy. Of a class, its public
+    methods do so.
     """
+    if isinstance(function, type):
+        for name, member in [*vars(function).items()]:
+            if isinstance(member, classmethod):
+                setattr(function, name, classmethod(checked(member.__func__)))
+            elif isfunction(member) and (name == "__init__" or not name.startswith("_")):
+                setattr(function, name, checked(member))
+        return function
 
     @wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
@@ -73,7 +81,7 @@ def _kinds_of_parameters(function: Callable[..., Any]) -> dict[str, list[Any]]:
     return {
         name: [*_alternatives(ast.parse(str(parameter.annotation), mode="eval").body, names)]
         for name, parameter in signature(function).parameters.items()
-        if parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) and name != "self"
+        if parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) and name not in ("self", "cls")
     }
 
 

@@ -77,11 +77,16 @@ class UsageError(BandlensError):
     exit_code = 2
 
 
+FEW_LETTERS = 2
+"""Letters of a word that is no part of a name by itself."""
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
     word, by_word = name.lstrip("-"), {known.lstrip("-"): known for known in names}  # dashes make no options alike
-    near = get_close_matches(word, by_word, 3, 0.5)
-    if near and near[0][:1] != word[:1]:  # a name that begins otherwise has to be nearer
+    near = [known for known in by_word if word in known] if len(word) > FEW_LETTERS else []
+    near = near[:3] or get_close_matches(word, by_word, 3, 0.5)
+    if near and near[0][:1] != word[:1] and word not in near[0]:  # a name that begins otherwise has to be nearer
         near = get_close_matches(word, near, 3, 0.6)
     near = [known for known in by_word if name.endswith(f".{known}")] or [by_word[known] for known in near]
     return f"; did you mean {' or '.join(near)}?" if near else ""
@@ -109,7 +114,8 @@ def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
 
 def no_database(path: Path) -> UsageError:
     """The error for a results database that is to be read and is not there."""
-    near = [str(file) for file in sorted(path.parent.glob("*.duckdb")) if did_you_mean(path.stem, [file.stem])]
+    files = sorted(path.parent.glob("*.duckdb"))
+    near = [str(file) for file in files if len(files) == 1 or did_you_mean(path.stem, [file.stem])]
     question = f"; did you mean {some_of(near, between=' or ')}?" if near else ""
     return UsageError(
         f"no results database at {path}{question}; `bandlens run STUDY.toml --db {quoted(path)}` makes one"

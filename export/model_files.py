@@ -144,6 +144,8 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
         if not near and Path("models", path.name).is_file():
             place = "the folder models has it, and was not named; "
         hint = f"{place}export it into {folder} with `bandlens export`"
+        if "/" in name or name.endswith(".onnx"):
+            hint = f"a model goes by its name, such as {Path(name).stem}, and its folder stands apart (`models`)"
         raise UnknownName("model", name, model_names(folder), hint)
     return dict(parse_json(read_text(path)))
 
@@ -237,6 +239,8 @@ class OnnxFile:
 
 def check_precision(precision: str) -> str:
     """The precision, if it is one; UnknownName otherwise."""
+    if precision == "bf16":
+        raise UsageError("bf16 is made of fp32 by a run, and has no file: name it in the study, precision = 'bf16'")
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
     return precision

@@ -103,11 +103,15 @@ def fetch_weights(names: Checkpoints) -> Iterator[Path]:
     """
     from ...export.weights.fetch import fetch
 
-    failed: list[str] = []
-    for paths in attempt({published.name: partial(fetch, published) for published in select(listed(names))}, failed):
-        yield from paths or ()
-    if failed:
-        raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
+    jobs, failed = {published.name: partial(fetch, published) for published in select(listed(names))}, list[str]()
+
+    def fetch_each() -> Iterator[Path]:
+        for paths in attempt(jobs, failed):
+            yield from paths or ()
+        if failed:
+            raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
+
+    return fetch_each()
 
 
 TIMM = "timm:"

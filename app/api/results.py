@@ -343,7 +343,7 @@ def report(
     against: str | None = None,
     published: bool = False,
     figures: Annotated[Sequence[str], typer.Option(metavar="NAME,…|all")] = (),
-    folder: File = Path("figures"),
+    folder: File | None = None,
     progress: Progress = silent,
 ) -> Written:
     """Write one HTML file to look at and send: curves, critical bands, correlations, conditions, provenance.
@@ -358,13 +358,15 @@ def report(
             this one.
         published: show published models, too, and yours among them.
         figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide; all are those of your models.
-        folder: where --figures go, with a list of them.
+        folder: where --figures go, with a list of them; figures by default.
     """
     from ..report.build import write_report
 
     names = [name for words in listed(figures) for name in words.split(",")]
+    if folder is not None and not names:
+        raise UsageError(f"{folder} is for figures; name some, or all: --figures all (figures= in Python)")
     with progress("writing", None, "charts") as advance:
-        return write_report(Path(db), Path(out), study, against, published, names, Path(folder), advance)
+        return write_report(Path(db), Path(out), study, against, published, names, Path(folder or "figures"), advance)
 
 
 def explore(

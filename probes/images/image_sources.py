@@ -131,7 +131,7 @@ def _tar_errors(tar: Path) -> Iterator[None]:
     # tarfile and four decompressors: a damaged archive fails in as many ways as there are parsers.
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        advice = "give a folder, or make or download the archive again"
+        advice = "give a folder (unpack a ZIP), or make or download the archive again"
         raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); {advice}") from error
 
 

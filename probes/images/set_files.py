@@ -275,7 +275,9 @@ def _move_others(folder: Path, out: Path) -> None:
 def refuse_taken(out: Path) -> None:
     """UsageError where there is something at `out`."""
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: already exists; remove it or choose another folder")
+        is_set = (out / ABOUT).is_file()
+        advice = "remove it or choose another folder" if is_set else "pictures come first, then a new folder"
+        raise UsageError(f"{out}: already exists; {advice}")
 
 
 @contextmanager

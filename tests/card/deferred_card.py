@@ -233,6 +233,6 @@ class Memory:
 
     def __del__(self) -> None:
         with self.stream.card.lock:
-            if self.stream.card.waits:
+            if self.stream.card.waits and Task:  # modules are empty as Python ends
                 self.stream.queue.append(Task(self.stream, lambda memory=self.bytes: memory.fill(POISON), 0))
                 self.stream.freed.append(self.bytes)

@@ -93,8 +93,10 @@ def test_correlations_and_charts(stored_study: Path) -> None:
             results.plot_curves("clean")
         with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
             results.plot_curves("lowpas")
-        with pytest.raises(UsageError, match=r"unknown probe '\['lowpass', 'highpass'\]'"):
+        with pytest.raises(UsageError, match=r"probe is \['lowpass', 'highpass'\]; give text"):
             results.plot_curves(["lowpass", "highpass"])  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="parameters is a dictionary; give a list of values"):
+            results.sql("SELECT $cutoff", {"cutoff": 0.2})
         with pytest.raises(UsageError, match=r"no low_frequency_bais in study \*; did you mean low_frequency_bias"):
             results.plot_metric("low_frequency_bais")
 

@@ -100,6 +100,10 @@ def test_each_precision_has_a_folder(model: Model) -> None:
     assert load_model(model.path.parent, "a.v1") == model
     with pytest.raises(UnknownName, match=r"unknown precision 'fp8'; did you mean fp32 or fp16\?"):
         load_onnx_file(model, "fp8")
+    with pytest.raises(UsageError, match="bf16 is made of fp32 by a run, and has no file"):
+        load_onnx_file(model, "bf16")
+    with pytest.raises(UnknownName, match=r"unknown model 'm/a.onnx'; .*; a model goes by its name, such as a, and"):
+        load_model(model.path.parent, "m/a.onnx")
     with pytest.raises(UnknownName, match=r"there is no folder .*/my model; did you mean my models\?; export it into"):
         load_model(model.path.parent.with_name("my model"), "a.v1")
 

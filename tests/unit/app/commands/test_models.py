@@ -26,6 +26,8 @@ def test_show(home: Path) -> None:
 
 def test_fetch_and_verify(home: Path) -> None:
     assert "Missing argument" in str(failure(invoke("checkpoints", "fetch")))
+    with pytest.raises(UsageError, match="did you mean resnet50_dino"):
+        bandlens.fetch_weights("resnet50_dinoo")
     missing = failure(invoke("checkpoints", "list", "tv_resnet50", "--verify"))
     assert missing.exit_code == 1
     assert "1 not verified: tv_resnet50" in str(missing)

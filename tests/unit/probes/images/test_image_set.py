@@ -209,7 +209,7 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown clusters 'folders'; did you mean folder"):
         pack(photos, out, contents=Contents(clusters="folders"))
     (tmp_path / "there").touch()
-    with pytest.raises(UsageError, match="already exists; remove it or choose another"):
+    with pytest.raises(UsageError, match="already exists; pictures come first, then a new folder"):
         pack(photos, tmp_path / "there")
     assert names(tmp_path) == ["photos", "there"]
 

@@ -142,5 +142,5 @@ def test_truncated_archives_are_named(mode: Mode, tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match=r"photos\.tar: not a whole tar archive"):
         pack_small(archive, tmp_path / "set")
     archive.write_bytes(b"no archive at all")
-    with pytest.raises(ImageSetError, match=r"archive \(file could not be opened[^\n:]*\); give a folder, or make or"):
+    with pytest.raises(ImageSetError, match=r"archive \(file could not be opened[^\n:]*\); give a folder .unpack"):
         open_source(archive)
