@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bandlens.export.weights.fetch import verify
 from bandlens.export.weights.study_checkpoints import checkpoint
 
-
-def weights_bytes() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"a": torch.rand(200_000, generator=torch.Generator().manual_seed(0))}, buffer)
-    return buffer.getvalue()
-
-
-CONTENT = weights_bytes()
+CONTENT = b"weights" * 1000
 
 
 HUB = """

@@ -88,15 +88,3 @@ def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(comman
     answer = command("run", study, "--db", db)
     assert (answer.code, answer.err) == (0, f"bandlens: warning: {warning}")
     assert ask(db, "SELECT name FROM study") == [("study",)]
-
-
-@pytest.mark.usefixtures("int8")
-def test_the_report_shows_the_gates_of_what_the_study_ran(command: Command, place: Path) -> None:
-    db, page = place / "r.duckdb", place / "r.html"
-    study, trusted = gated_study(place, "one", precision="int8"), gated_study(place, "one", name="other")
-    for words in (("gate", "precision", study, *REFERENCE), ("run", study), ("run", trusted)):
-        assert command(*words, "--db", db).code == 0
-    assert command("report", "--db", db, "--study", "study", "--out", page).code == 0
-    assert "Precision gates" in page.read_text()
-    assert command("report", "--db", db, "--study", "other", "--out", page).code == 0
-    assert "Precision gates" not in page.read_text()

@@ -39,17 +39,6 @@ def test_what_is_attacked_is_what_the_engine_runs(model: Model, variant: Variant
         variant_of(model, "torch", "int8")
 
 
-def test_logits_are_those_of_onnxruntime(model: Model, variant: Variant) -> None:
-    images = make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255)
-    images = np.ascontiguousarray(images, np.float32)
-    with open_session(variant_of(model, "onnxruntime", "fp32"), 6, 1) as reference:
-        expected = reference.infer(images).copy()
-    with open_session(variant, 6, 1) as session:
-        np.testing.assert_allclose(session.infer(images), expected, rtol=1e-4, atol=1e-4)
-        with pytest.raises(EngineError, match="takes contiguous float32 of shape"):
-            session.infer(images[:3])
-
-
 def test_torch_is_refused_where_it_computes_something_else(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that adds a hundredth to products stands in for one that computes them otherwise."""
     gemm = OPERATORS["Gemm"]
@@ -125,7 +114,9 @@ def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision
     onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
     expected = onnx_logits(read_for_cpu(onnx_file), images)
     with open_session(variant_of(model, "torch", precision), 6, 1) as session:
-        logits = session.infer(images)
+        logits = session.infer(images).copy()
+        with pytest.raises(EngineError, match="takes contiguous float32 of shape"):
+            session.infer(images[:3])
     assert logits.dtype == np.float32
     apart = np.abs(logits - expected).max() / np.abs(expected).max()
     assert apart <= 5e-3 if precision == "fp16" else 2**-14 < apart < 8 * 2**-8

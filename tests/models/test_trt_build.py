@@ -131,12 +131,6 @@ def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, gra
     quantized = list(read.layers(rtx.LayerType.QUANTIZE))
     assert {layer.get_output(0).dtype for layer in quantized} == {rtx.DataType.INT8}
     assert len(quantized) == 22  # each convolution, the classifier and one side of each sum take one of them
-    sums = [
-        [pooled.get(name, name) in dequantized for name in (layer.get_input(0).name, layer.get_input(1).name)]
-        for layer in read.layers(rtx.LayerType.ELEMENTWISE)
-        if layer.name.startswith("node_add")
-    ]
-    assert [sum(terms) for terms in sums] == [1] * 8, "so that each is fused into its convolution"
 
 
 def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Path) -> None:

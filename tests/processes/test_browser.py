@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, await_page, chromium, open_drawn, require_browser, resize
-from reported import HOSTILE, make_stored_study
+from reported import make_stored_study
 
 from bandlens.app.report.build import write_report
 
@@ -114,17 +114,6 @@ def test_no_request_leaves_the_file(page: Any, report: Path) -> None:
     script = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
     assert page.execute_script(script) == "refused"
     page.get_log("browser")  # the refusal is logged there, as it should be
-
-
-def test_a_hostile_name_is_inert(page: Any) -> None:
-    from selenium.common.exceptions import NoAlertPresentException
-
-    with pytest.raises(NoAlertPresentException):
-        page.switch_to.alert  # noqa: B018
-    assert page.execute_script("return document.scripts.length") == 3
-    assert HOSTILE in page.execute_script("return document.querySelector('#accuracy').innerText")
-    script = "return [...document.querySelectorAll('svg.marks text')].map((text) => text.textContent)"
-    assert HOSTILE in page.execute_script(script)
 
 
 def test_hovering_shows_the_models_name(scatter: Any) -> None:

@@ -43,7 +43,6 @@ pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8
 RAY, DEVICES = ("--executor", "ray"), ("--devices", "cpu,cpu")
-EVERY_EXECUTOR = pytest.mark.parametrize("options", [RAY, DEVICES], ids=["ray", "devices"])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def assert_same(database: Path, direct: Path) -> None:
     assert ask(database, accuracy) == ask(direct, accuracy)
 
 
-@EVERY_EXECUTOR
+@pytest.mark.parametrize("options", [RAY, DEVICES], ids=["ray", "devices"])
 def test_the_command_line_spreads_a_study(
     command: Command, study: Path, direct: Path, ray: None, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -120,14 +119,13 @@ def deadly(images, level):
 """
 
 
-@EVERY_EXECUTOR
 def test_a_probe_that_aborts_ends_its_cells_after_three_tries_and_the_rest_goes_on(
-    command: Command, workplace: Path, ray: None, options: tuple[str, ...]
+    command: Command, workplace: Path
 ) -> None:
     (workplace / "deadly.py").write_text(DEADLY)
     probes = "lowpass = {cutoff = 0.3}\ndeadly = {file = 'deadly.py', level = [1, 2]}"
     study, database = make_study(workplace, probes=probes), workplace / "results.duckdb"
-    answer = command("run", study, *options, "--db", database)
+    answer = command("run", study, *DEVICES, "--db", database)
     assert answer.code == 1
     assert "1 of 4 cells failed, the first: one, images.set, deadly level=2: its worker was lost: " in answer.err
     assert "(tried 3 times)" in answer.err

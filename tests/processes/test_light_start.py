@@ -45,10 +45,6 @@ ENGINES = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
         ("import bandlens, bandlens.core.records; bandlens.UsageError; dir(bandlens)", HEAVY),
         ("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")),
         ("import bandlens.engine.device.devices", ENGINES),
-        (
-            "import bandlens.export.weights.study_checkpoints, bandlens.export.model_files",
-            (*HEAVY, "torchvision", "onnx"),
-        ),
         ("import bandlens.app.commands.models, bandlens.app.commands.export", (*HEAVY, "torchvision", "onnx")),
         (
             "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')",

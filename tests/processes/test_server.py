@@ -153,19 +153,6 @@ def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any
     assert js(driver, "document.title") == "bandlens explorer", "a model's name is text"
 
 
-def test_nothing_is_fetched_from_elsewhere(served: Served, driver: Any) -> None:
-    driver.get_log("performance")
-    driver.get(f"http://127.0.0.1:{served.port}/")
-    await_charts(driver)
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    addresses = {
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    }
-    prefixes = ("data:", f"http://127.0.0.1:{served.port}/")
-    assert [address for address in addresses if not address.startswith(prefixes)] == []
-    assert len(addresses) > 5
-
-
 def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
     coefficient = js(page, "document.getElementById('coefficient').textContent")
     assert coefficient.startswith("Spearman over 6 models: ")

@@ -133,6 +133,9 @@ def test_what_is_damaged_is_refused(model: Model) -> None:
         (onnx_file.path.parent / "a.v1.json").write_text(text)
         with pytest.raises(ExportError, match=f"is damaged.*{command}"):
             load_onnx_file(model, "fp16")
+    model.path.write_bytes(b"short")
+    with pytest.raises(ExportError, match=r"not as long as .*a\.v1\.json says; export a\.v1 again"):
+        load_model(model.path.parent, "a.v1")
 
 
 def test_a_graph_of_another_export_is_refused(model: Model) -> None:

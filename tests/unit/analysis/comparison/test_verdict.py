@@ -77,13 +77,6 @@ def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_pa
     assert "; it relies less on low frequencies: -0." in comparison
 
 
-def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
-    middles = {f"net{k}": 18 + 4 * k for k in range(NAMED_MODELS + 1)}
-    (sentence,) = sentences(study(tmp_path, middles, cutoffs=(0.1, 0.2, 0.5)))
-    assert sentence.startswith("Of 6 models, net0 keeps half")
-    assert "at one end and net5 keeps half" in sentence
-
-
 def test_many_models_of_which_the_same_is_true_are_told_at_once(tmp_path: Path) -> None:
     (sentence, _) = sentences(study(tmp_path, {f"net{k}": 2 for k in range(NAMED_MODELS + 1)}))
     assert sentence.startswith("Each of 6 models keeps half of its accuracy above chance even on frequencies below 11")

@@ -77,14 +77,6 @@ def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
         assert shifts == pytest.approx(contributions[:, image] - contributions.mean(axis=1), abs=0.02)
 
 
-def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_none() -> None:
-    first, second = observers()
-    kappa = error_consistency(first, second).kappa
-    assert consistency_with_others(np.stack([first, second])).mean(axis=1) == pytest.approx([kappa, kappa])
-    for perfect in (np.stack([first, np.ones_like(first)]), np.ones((3, 50), bool)):
-        assert np.isnan(consistency_with_others(perfect)).all()
-
-
 def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
     random = np.random.default_rng(5)
     hits = random.random(60) + random.normal(0, 0.3, (6, 60)) < np.linspace(0.2, 0.8, 6)[:, None]

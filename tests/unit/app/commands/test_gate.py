@@ -231,11 +231,6 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
             ["--junit", "/nowhere/gate.xml"],
             "cannot write /nowhere/gate.xml: No such file or directory; name another with --junit",
         ),
-        (["--junit", "/"], "cannot write /: Is a directory; name another with --junit"),
-        (
-            ["--junit", "/proc/gate.xml"],
-            "cannot write /proc/gate.xml: No such file or directory; name another with --junit",
-        ),
         (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
         (
             ["--against", ""],
@@ -245,7 +240,6 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         (["--against", "own"], "unknown study 'own'; known: "),
         (["--against", "own"], "results.duckdb` lists all"),
         (["--against", "old", "--candidate", "int8"], "--against judges a release, and --candidate and --reference a"),
-        (["--reference", "fp32"], "no study file same; `bandlens init same.toml` writes one"),
         (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

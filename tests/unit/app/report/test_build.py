@@ -16,7 +16,7 @@ from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData
-from bandlens.app.report.study import contact_sheet, page_title, verdict_section
+from bandlens.app.report.study import changes_section, contact_sheet, page_title, verdict_section
 from bandlens.core import __version__
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
@@ -249,7 +249,7 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
     lowpass = part(cell(images, condition("lowpass", cutoff=0.1)), [1] * 20, [1] * 20)
     for parts in ([clean], [clean, lowpass]):
         path = database_of(tmp_path, images, parts, "a")
-    changes = page_of(path, against="a@1").sections["changes"]
+    changes = changes_section(report_data_of(path), "a@1")[-1].text[0]
     assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in changes
     with pytest.raises(UsageError, match="a@2 would be compared with itself"):
         page_of(path, against="a")

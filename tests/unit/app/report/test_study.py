@@ -19,7 +19,7 @@ from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.comparison.precision import gate_precision
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
-from bandlens.app.report.study import changes, changes_section, releases_section, verdict_section
+from bandlens.app.report.study import changes, changes_section, provenance, releases_section, verdict_section
 from bandlens.core.errors import UsageError
 
 N = 400
@@ -73,6 +73,8 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
         assert rows[name].to_list() == compared[name].to_list(), name
     assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
     assert rows.filter("differs")["condition"].to_list() == ["below 33 cycles/image"]
+    pages = (results, report_data_of(database, "fp32"))
+    assert ["Precision gates" in {table.title for table in provenance(page).tables} for page in pages] == [True, False]
 
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:

@@ -99,10 +99,7 @@ def test_a_missing_key_is_named(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ("lowpass = {cutoff = [0.1, 1.5]}", "probe lowpass: cutoff must be a number in [0, 1], not 1.5"),
-        ("lowpass = true", "probe lowpass must be a table of parameters, such as lowpass = {}, not True"),
         ("batch = 8", "batch is a key of the study, and stands in [probes]; write it above all tables"),
-        ("lowpas = {}", "unknown probe 'lowpas'; did you mean lowpass"),
         ("blur = {file = 'blur.py'}", "probe blur: no file"),
     ],
 )

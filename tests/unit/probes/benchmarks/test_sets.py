@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 from benchmark_sets import WNIDS, Miniature, make_benchmark, number_of, write_real
-from PIL import Image
 from scipy.io import savemat
 
 from bandlens.core.errors import BandlensError, ImageSetError, UnknownName, UsageError
@@ -22,7 +21,6 @@ from bandlens.core.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMUL
 from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
 from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
-from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, Scheme, check_image_set, open_image_set
 from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
@@ -478,22 +476,3 @@ def test_labels_outside_the_space(tmp_path: Path) -> None:
     wnids = make_benchmark("imagenet", tmp_path / "wnids", size=SIDE)
     with pytest.raises(UnknownName, match=r"the folder of 'n01440764/.*' is none of the 200 of imagenet-a"):
         pack(wnids.source, tmp_path / "out", contents=Contents(decision_space="imagenet-a"))
-
-
-# The published images
-
-
-def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
-    source = shared / "data" / "cue-conflict"
-    [images] = pack_benchmark(find_benchmark("cue-conflict"), source, tmp_path / "out", subset=PARTIAL)
-    names = decision_space("sixteen").names
-    assert images.labels is not None
-    assert [names[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
-    textures = images.schemes["texture"]
-    assert textures.image_index.tolist() == list(range(256))
-    assert {*zip(images.labels.tolist(), textures.classes.tolist(), strict=True)} == {
-        (shape, texture) for shape in range(16) for texture in range(16)
-    }
-    for path, pixels, texture in zip(images.paths[::16], images.pixels[::16], textures.classes[::16], strict=True):
-        assert f"-{names[texture]}" in path
-        assert np.array_equal(pixels, np.asarray(Image.open(source / path).convert("RGB")).transpose(2, 0, 1))
