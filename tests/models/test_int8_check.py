@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from required import miss
-from small import CLASSES, make_model, make_pictures
+from small import CLASSES, make_batch, make_model
 
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
@@ -23,11 +23,6 @@ from bandlens.export.model_files import save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 
 Images = NDArray[np.float32]
-
-
-def batch(count: int, seed: int) -> Images:
-    pictures = make_pictures(count, seed=seed).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
 
 
 def logits(engine: str, model: Model, images: Images, precision: str) -> Images:
@@ -39,8 +34,8 @@ def logits(engine: str, model: Model, images: Images, precision: str) -> Images:
 def test_int8_is_what_the_graph_says(engine: str, tmp_path: Path) -> None:
     """ONNX Runtime, when it optimizes nothing, computes every operator by itself, and in float32 between quantizing."""
     pytest.importorskip("nncf", reason="the extra openvino is not installed")
-    model, images = make_model(tmp_path), batch(8, 5)
-    content = to_int8(model.path.read_bytes(), [batch(16, 7)])
+    model, images = make_model(tmp_path), make_batch(8)
+    content = to_int8(model.path.read_bytes(), [make_batch(16, seed=7)])
     save_onnx_file(model, "int8", content, {})
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

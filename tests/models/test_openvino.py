@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from small import make_model, make_pictures
+from small import make_batch, make_model
 
 from bandlens.app.demo import MODEL
 from bandlens.core.errors import EngineError
@@ -103,17 +103,13 @@ def test_a_lower_precision_changes_few_predictions(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    return calibrate(make_model(tmp_path / "models"), images(16, 7))
-
-
-def images(count: int, seed: int = 5) -> Images:
-    return np.ascontiguousarray(make_pictures(count, seed=seed).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    return calibrate(make_model(tmp_path / "models"), make_batch(16, seed=7))
 
 
 @EVERY_PRECISION
 def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: str) -> None:
     """All of these batches are cut into parts of four."""
-    pixels, variant = images(16), variant_of(model, "openvino", precision)
+    pixels, variant = make_batch(16), variant_of(model, "openvino", precision)
     logits_by_cut = []
     for batch, threads in [(4, 1), (8, 2), (16, 1), (16, 2)]:
         with open_session(variant, batch, threads) as session:
@@ -124,7 +120,7 @@ def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: 
 
 
 def test_parts_without_a_row_that_is_needed_are_left_out(model: Model) -> None:
-    pixels = images(16)
+    pixels = make_batch(16)
     with open_session(variant_of(model, "openvino", "fp32"), 16, 2) as session:
         mirrored = session.infer(pixels[::-1].copy()).copy()
         expected = session.infer(pixels).copy()

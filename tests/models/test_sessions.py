@@ -18,7 +18,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
-from small import CLASSES, make_model, make_pictures
+from small import CLASSES, make_batch, make_model
 
 from bandlens.core.errors import BandlensError, EngineError, ExportError, UnknownName, UsageError
 from bandlens.core.records import Model
@@ -43,11 +43,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def batch(count: int, size: int = 128, seed: int = 5) -> Images:
-    pictures = make_pictures(count, size, seed).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
-
-
 def place_images(engine: str, images: Images) -> Array:
     """The images where the engine takes them."""
     return arrays_of(engine).asarray(images)
@@ -59,13 +54,13 @@ def logits(engine: str, model: Model, images: Images, precision: str = "fp32") -
 
 
 def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path) -> None:
-    model, images = make_model(tmp_path, size=32), batch(4, 32)
+    model, images = make_model(tmp_path, size=32), make_batch(4, 32)
     [expected] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
     np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path) -> None:
-    model, images = make_model(tmp_path), batch(8)
+    model, images = make_model(tmp_path), make_batch(8)
     batch_logits = logits(engine, model, images)
     order = np.random.default_rng(0).permutation(8)
     np.testing.assert_array_equal(logits(engine, model, images[order]), batch_logits[order])
@@ -75,7 +70,7 @@ def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path)
 
 def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_path: Path) -> None:
     models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(4)]
-    images = batch(8)
+    images = make_batch(8)
     answers = [logits(engine, model, images) for model in models]
     sessions = [open_session(variant_of(model, engine, "fp32"), 8, 2) for model in models]
     for turn in ([0, 1, 2, 3], [3, 1, 0, 2]):
@@ -88,7 +83,7 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
 
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
     """A buffer that holds other images by the next call gives their logits, and another buffer its own."""
-    model, images, other_images = make_model(tmp_path), batch(4), batch(4, seed=6)
+    model, images, other_images = make_model(tmp_path), make_batch(4), make_batch(4, seed=6)
     expected = [logits(engine, model, images), logits(engine, model, other_images)]
     with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
         buffer, second = place_images(engine, images.copy()), place_images(engine, other_images.copy())
@@ -109,10 +104,10 @@ def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "received"),
     [
-        (batch(3), "(3, 3, 128, 128)"),
-        (batch(4).astype(np.float64), "float64"),
-        (batch(4, 64), "(4, 3, 64, 64)"),
-        (batch(4).transpose(0, 1, 3, 2), "contiguous"),
+        (make_batch(3), "(3, 3, 128, 128)"),
+        (make_batch(4).astype(np.float64), "float64"),
+        (make_batch(4, 64), "(4, 3, 64, 64)"),
+        (make_batch(4).transpose(0, 1, 3, 2), "contiguous"),
     ],
     ids=["batch", "type", "size", "order"],
 )
@@ -122,7 +117,7 @@ def test_another_input_than_its_own_is_refused(engine: str, images: Images, rece
             session.infer(place_images(engine, images))
         assert received in str(error.value)
         assert "(4, 3, 128, 128)" in str(error.value)
-        assert session.infer(place_images(engine, batch(4))).shape == (4, CLASSES), "the session still works"
+        assert session.infer(place_images(engine, make_batch(4))).shape == (4, CLASSES), "the session still works"
 
 
 # Files that cannot be run

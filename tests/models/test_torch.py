@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import make_model, make_pictures
+from small import make_batch, make_model, make_pictures
 
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.records import Model, Variant
@@ -110,7 +110,7 @@ def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: Non
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision: str) -> None:
     """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
-    images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
+    images = make_batch(6, seed=0)
     onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
     expected = onnx_logits(read_for_cpu(onnx_file), images)
     with open_session(variant_of(model, "torch", precision), 6, 1) as session:

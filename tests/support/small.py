@@ -148,10 +148,15 @@ def make_pictures(count: int, size: int = 128, seed: int = 0) -> NDArray[np.uint
     return pictures.clip(0, 255).astype(np.uint8)
 
 
+def make_batch(count: int, size: int = 128, seed: int = 5) -> NDArray[np.float32]:
+    """Pictures as engines take them: (count, 3, size, size) in [0, 1]."""
+    pictures = make_pictures(count, size, seed).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
+
+
 def make_batches(count: int, batch: int) -> list[NDArray[np.float32]]:
     """Batches of different images, each (batch, 3, 128, 128) in [0, 1]."""
-    pictures = make_pictures(batch * count).transpose(0, 3, 1, 2)
-    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
+    return list(np.split(make_batch(batch * count, seed=0), count))
 
 
 def make_images(

@@ -164,7 +164,6 @@ def test_a_single_name_is_no_list_of_its_letters(workplace: Path, tmp_path: Path
         (lambda: bandlens.correlate(biases="shape"), "unknown bias 'shape'"),
         (lambda: list(bandlens.fetch_weights("tv_resnet")), "'tv_resnet'"),
         (lambda: bandlens.run(study_of(workplace), tmp_path / "r.duckdb", devices="cpu,gpu"), "--devices cpu,gpu:"),
-        (lambda: bandlens.power(images=0), "images 0: give a number"),
     ):
         assert words in refusal(act)
 
