@@ -85,6 +85,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
     word, by_word = name.lstrip("-"), {known.lstrip("-"): known for known in names}  # dashes make no options alike
     near = [known for known in by_word if word in known] if len(word) > FEW_LETTERS else []
+    near = [known for known in near if known.startswith(word)] or near
     near = near[:3] or get_close_matches(word, by_word, 3, 0.5)
     if near and near[0][:1] != word[:1] and word not in near[0]:  # a name that begins otherwise has to be nearer
         near = get_close_matches(word, near, 3, 0.6)

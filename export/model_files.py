@@ -139,6 +139,8 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
     path = folder / f"{name}.json"
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
+        if folder.is_file():
+            raise UsageError(f"{folder} is a file; name the folder of models that it lies in")
         near = "" if folder.is_dir() else did_you_mean(folder.name, [path.name for path in folder.parent.glob("*/")])
         place = near and f"there is no folder {folder}{near}; "
         if not near and Path("models", path.name).is_file():

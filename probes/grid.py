@@ -94,6 +94,9 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
     conditions: list[Condition] = CLEAN.conditions({})
     for name, table in probes.items():
         if not isinstance(table, Mapping):
+            owners = [probe for probe, family in PROBES.items() if name in [key.name for key in family.parameters]]
+            if owners:
+                raise UsageError(f"{name} is no probe, but a parameter, as in {owners[0]} = {{ {name} = … }}")
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
         parameters = table
         if "file" in table or callable(table.get("function")):

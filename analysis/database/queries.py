@@ -100,7 +100,8 @@ def explanation(path: Path, message: str) -> BandlensError:
         )
     if path.suffix == ".toml":
         return UsageError(
-            f"{path} is a study file, no results database; name the study, {path.stem}, and its database with --db"
+            f"{path} is a study file, no results database; name the database that it was run into, in which the study "
+            f"is called {path.stem}"
         )
     for pattern, meaning in MEANINGS.items():
         if re.search(pattern, line):

@@ -42,7 +42,7 @@ def existing(db: File) -> Path:
     """UsageError where there is no database: opening one to write to it would make it. StoreError for a folder."""
     if not Path(db).exists():
         raise no_database(Path(db))
-    if Path(db).is_dir():
+    if Path(db).is_dir() or Path(db).suffix == ".toml":
         from ...analysis.database.queries import explanation
 
         raise explanation(Path(db), "Is a directory")

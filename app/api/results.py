@@ -148,11 +148,11 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def read_pair(pair: str | Sequence[str]) -> tuple[str, str]:
-    """One of A and one of B, as X,Y or as two names; UsageError where there are not two."""
+def read_pair(pair: str | Sequence[str], name: str = "") -> tuple[str, str]:
+    """One of A and one of B, as X,Y or as two names; UsageError where there are not two. `name` is the parameter's."""
     names = pair.split(",") if isinstance(pair, str) else pair
     if len(names) != 2 or not all(names):
-        raise UsageError(f"{pair}: give one of A and one of B, as X,Y without a space")
+        raise UsageError(f"{name and f'{name} is '}{pair}: give one of A and one of B, as X,Y without a space")
     return names[0], names[1]
 
 
@@ -191,7 +191,7 @@ def compare(
     from ...analysis.database.study_versions import study_label, version_in
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
-    pairs = {name: read_pair(pair) for name, pair in columns.items() if pair is not None}
+    pairs = {name: read_pair(pair, f"{name}s") for name, pair in columns.items() if pair is not None}
     if len(pairs) > 1:
         raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
     if b is None and not pairs:

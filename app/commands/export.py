@@ -258,7 +258,9 @@ def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = 
     omissions = () if table_format.is_for_programs else ("weights", "weights_left")
     print_rows([{key: value for key, value in row.items() if key not in omissions} for row in rows], table_format)
     if failed:
-        raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
+        raise ExportError(
+            f"{len(failed)} not exported: {', '.join(failed)}; mend what is said above, and run these again"
+        )
 
 
 COMMANDS: dict[str, Any] = {"export": command(export_words, print_exports)}

@@ -276,7 +276,7 @@ def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
     try:
         defaults = {key.name: _plain(key.default_factory()) for key in fields(Study) if callable(key.default_factory)}
         defaults |= {key.name: key.default for key in fields(Study) if key.name not in defaults}
-        plain = {key: _plain(value) for key, value in keys.items()}
+        plain = {key: _plain(value, key) for key, value in keys.items()}
         toml = tomli_w.dumps({key: value for key, value in plain.items() if value != defaults[key]})
         size = len(toml.encode())
     except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
@@ -286,15 +286,17 @@ def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
     return toml
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name: object = "a value") -> Any:
     """Give a value as TOML can hold it: paths as text, arrays of NumPy as lists, limits as a table."""
+    if value is None or isinstance(value, (set, frozenset)):
+        raise TypeError(f"{name} is {value}")
     if isinstance(value, Limits):
         usual = asdict(Limits())
         return {key: _plain(limit) for key, limit in asdict(value).items() if limit != usual[key]}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _plain(entry, key) for key, entry in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -60,7 +60,8 @@ def load_classifier(folder: Path, features: Features | None = None) -> tuple[nn.
     """
     if not (folder / CONFIG).is_file():
         raise UsageError(
-            f"{folder} has no {CONFIG}; give a folder that save_pretrained of transformers wrote, or a file of weights"
+            f"{folder} has no {CONFIG}; give a folder that save_pretrained of transformers wrote, or a file of weights "
+            "(--out is the folder of exported models)"
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files:

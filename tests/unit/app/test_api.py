@@ -196,7 +196,9 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     with bandlens.open(database) as results:
         stored_metrics = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
     assert_frame_equal(metrics.select(stored_metrics.columns).sort("checkpoint", "metric"), stored_metrics)
-    assert "give one of A and one of B" in refusal(bandlens.compare, "mine", db=database, checkpoints=("one",))
+    assert "checkpoints is ('one',): give one of A and one of B" in refusal(
+        bandlens.compare, "mine", db=database, checkpoints=("one",)
+    )
     comparison = bandlens.compare("mine", db=database, checkpoints=("one", "my net (v2)"))
     assert len(comparison.cells) == 11
     answer = command("compare", "mine", "--checkpoints", "one,my net (v2)", "--db", database)

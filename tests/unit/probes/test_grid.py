@@ -67,6 +67,7 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
         ({"lowpass": {"cutoff": True}}, "cutoff must be a number"),
         ({"lowpass": {"cutoff": float("nan")}}, "cutoff must be a number"),
         ({"lowpass": {"cutoff": []}}, "cutoff is an empty list; leave it out"),
+        ({"cutoff": [0.5]}, r"cutoff is no probe, but a parameter, as in lowpass = \{ cutoff = … \}"),
         ({"lowpass": 0.5}, r"probe lowpass must be a table of parameters, such as lowpass = \{\}, not 0.5"),
         ({"critical_band": {"frequency": 7}}, r"frequency must be a whole number in \[0, 6\], not 7"),
         ({"critical_band": {"grey": "no"}}, "probe critical_band: grey must be true or false, not 'no'"),

@@ -231,7 +231,7 @@ def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: byt
     assert "is not a DuckDB database; name another file" in refusal(path, read_only)
     assert path.read_bytes() == content
     study = path.rename(path.with_suffix(".toml"))
-    assert f"UsageError: {study} is a study file, no results database; " in refusal(study, read_only)
+    assert f"UsageError: {study} is a study file, no results database; name" in refusal(study, read_only)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
