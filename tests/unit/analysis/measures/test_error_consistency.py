@@ -352,5 +352,5 @@ def test_sets_of_one_name_are_other_images(store: Store) -> None:
     pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()
     assert pairs == [("a", "b"), ("a", "c"), ("b", "c")]
     assert consistencies(store, "set (second)").select("first_subject", "second_subject").rows() == [("b", "c")]
-    with pytest.raises(UnknownName, match=r"unknown image set 'set'; known: set \(first\), set \(second\)"):
+    with pytest.raises(UnknownName, match=r"unknown image set 'set'; did you mean set \(first\) or set \(second\)"):
         consistencies(store, "set")
