@@ -192,7 +192,9 @@ def settings_of(
             )
     for name, default in parameters.items():
         if name.startswith("*"):
-            raise UsageError(f"{function} takes {name}; name each parameter")
+            raise UsageError(
+                f"{function} takes {name}; name each parameter, if need be in a function of yours that calls it"
+            )
         if name in reserved and default:
             raise UsageError(
                 f"{function} takes {name} with a default, and is given {reserved[name]}; leave the default out, or "

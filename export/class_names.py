@@ -144,8 +144,8 @@ def names_for(model: Model, names: Sequence[str]) -> list[str]:
     count, kind = model.named
     if len(names) != count:
         raise UsageError(
-            f"{len(names)} names were given for the {count} {kind} of {model.name}, which stays as it was; "
-            "give one name for each, in the order of the logits"
+            f"{len(names)} names were given for the {count} {kind} of {model.name}; give one name for each, in the "
+            "order of the logits: a list, or a file with a name a line"
         )
     check_distinct(names, f"{kind} of {model.name}")
     return list(names)

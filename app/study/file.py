@@ -290,6 +290,8 @@ def _plain(value: Any, name: object = "a value") -> Any:
     """Give a value as TOML can hold it: paths as text, arrays of NumPy as lists, limits as a table."""
     if value is None or isinstance(value, (set, frozenset)):
         raise TypeError(f"{name} is {value}")
+    if getattr(value, "ndim", 0) > 2:
+        raise TypeError(f"{name} is an array of shape {tuple(value.shape)}")
     if isinstance(value, Limits):
         usual = asdict(Limits())
         return {key: _plain(limit) for key, limit in asdict(value).items() if limit != usual[key]}

@@ -59,7 +59,7 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass or gaussian_lowpass\?"),
+        ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass\?"),
         ({"gray": {}}, "unknown probe 'gray'; `bandlens probes list` has all; "),
         ({"mine": {}}, "unknown probe 'mine'.*a probe of your own needs `file = "),
         ({"lowpass": {"cutof": 1}}, r"unknown parameter of probe lowpass 'cutof'; did you mean cutoff\?"),

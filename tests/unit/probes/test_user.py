@@ -101,7 +101,7 @@ TAKES_REST = "def mirror(images, *rest):\n    return images\n"
         ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
         ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),
         ("mirror = max\n", {}, "cannot be used: ValueError: no signature"),
-        (TAKES_REST, {}, "mirror in .*mine.py takes \\*rest; name each parameter"),
+        (TAKES_REST, {}, "mirror in .*mine.py takes \\*rest; name each parameter, if need be in a function of yours"),
         (TAKES_SIZE, {}, "takes size with a default, and is given the images' side in pixels; leave the default out"),
         (FLIP, {"rng": 3}, "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the cond"),
         (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),

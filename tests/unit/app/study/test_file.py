@@ -160,6 +160,7 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
         ({"gate": {"measures": "accuracy"}}, "gate.measures must be a list of names, not 'accuracy'"),
         ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
         ({"probes": {"blur": {"strength": print}}}, "study mine cannot be written as TOML: "),
+        ({"probes": {"blur": np.zeros((2, 3, 64, 64))}}, "as TOML: blur is an array of shape (2, 3, 64, 64); give"),
         ({"probes": {"blur": {"sigma": None}}}, "cannot be written as TOML: sigma is None; give text, numbers"),
         ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),
     ],
