@@ -78,19 +78,22 @@ class UsageError(BandlensError):
 
 
 FEW_LETTERS = 2
-"""Letters of a word that is no part of a name by itself."""
+"""The length of words that are not looked for inside of names, since too many names have them."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near."""
-    word, by_word = name.lstrip("-"), {known.lstrip("-"): known for known in names}  # dashes make no options alike
-    near = [known for known in by_word if word in known] if len(word) > FEW_LETTERS else []
-    near = [known for known in near if known.startswith(word)] or near
-    near = near[:3] or get_close_matches(word, by_word, 3, 0.5)
-    if near and near[0][:1] != word[:1] and word not in near[0]:  # a name that begins otherwise has to be nearer
-        near = get_close_matches(word, near, 3, 0.6)
-    near = [known for known in by_word if name.endswith(f".{known}")] or [by_word[known] for known in near]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    """The nearest known names, as the next clause of a message: `; did you mean a or b?`; empty where none is near.
+
+    Names that begin with the word come first, then names that hold it, then those that are like it.
+    """
+    word, by_word = name.lstrip("-"), {choice.lstrip("-"): choice for choice in names}  # dashes make no options alike
+    matches = [choice for choice in by_word if word in choice] if len(word) > FEW_LETTERS else []
+    matches = [choice for choice in matches if choice.startswith(word)] or matches
+    matches = matches[:3] or get_close_matches(word, by_word, 3, 0.5)
+    if matches and word not in matches[0] and matches[0][:1] != word[:1]:  # what begins otherwise has to be nearer
+        matches = get_close_matches(word, matches, 3, 0.6)
+    matches = [choice for choice in by_word if name.endswith(f".{choice}")] or [by_word[choice] for choice in matches]
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
 class UnknownName(UsageError):

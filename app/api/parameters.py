@@ -39,13 +39,16 @@ def reading(db: File) -> AbstractContextManager[Store]:
 
 
 def existing(db: File) -> Path:
-    """UsageError where there is no database: opening one to write to it would make it. StoreError for a folder."""
+    """UsageError where there is no database, but a study file, say: opening one to write to it would make it.
+
+    StoreError for a folder.
+    """
     if not Path(db).exists():
         raise no_database(Path(db))
     if Path(db).is_dir() or Path(db).suffix == ".toml":
         from ...analysis.database.queries import explanation
 
-        raise explanation(Path(db), "Is a directory")
+        raise explanation(Path(db), "Is a directory")  # of a study file it says what that is
     return Path(db)
 
 
