@@ -90,7 +90,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     matches = [choice for choice in by_word if word in choice] if len(word) > FEW_LETTERS else []
     matches = [choice for choice in matches if choice.startswith(word)] or matches
     matches = matches[:3] or get_close_matches(word, by_word, 3, 0.5)
-    if matches and word not in matches[0] and matches[0][:1] != word[:1]:  # what begins otherwise has to be nearer
+    # A name that begins otherwise has to be nearer.
+    if matches and word not in matches[0] and matches[0][:1] != word[:1]:
         matches = get_close_matches(word, matches, 3, 0.6)
     matches = [choice for choice in by_word if name.endswith(f".{choice}")] or [by_word[choice] for choice in matches]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

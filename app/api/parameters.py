@@ -48,7 +48,7 @@ def existing(db: File) -> Path:
     if Path(db).is_dir() or Path(db).suffix == ".toml":
         from ...analysis.database.queries import explanation
 
-        raise explanation(Path(db), "Is a directory")  # of a study file it says what that is
+        raise explanation(Path(db), "Is a directory")  # or that it is a study file
     return Path(db)
 
 
