@@ -142,7 +142,7 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
     """Read labels out of each octave's energies and images; a sentence says why there is nothing to read."""
     if images.labels is None:
         return f"{images.info.name} has no labels, so there is no label information to tell"
-    rows = spread(images.labels, images.paths, READOUT_IMAGES, 0)
+    rows = np.sort(spread(images.labels, images.paths, READOUT_IMAGES, 0))
     pairs = np.unique([images.labels[rows], images.clusters[rows]], axis=1)
     labels, counts = np.unique(pairs[0], return_counts=True)
     rows = rows[np.isin(images.labels[rows], labels[counts > 1])]

@@ -57,8 +57,8 @@ class Study:
     seed: int = 0
     """Seed of noise, and of the choice of images where there is a limit, 0 to 2^63 - 1; 0 by default."""
     limit: int = 0
-    """Number of images of each set that are run, drawn as `images pack --limit` draws them; by default 0: all
-    images."""
+    """Number of images of each set that are run, drawn as `images pack --limit` draws them; a larger one goes on with
+    the predictions of a smaller one; by default 0: all images."""
     overlap: str = "refuse"
     """The treatment of images that a model's head was trained on: `refuse`, by default; `leave out` runs the others for
     all models."""

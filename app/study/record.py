@@ -18,13 +18,14 @@ from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.device.nvidia import throttling
 from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
-from ...probes.images.image_set import earlier_sets
+from ...probes.images.image_set import Earlier, earlier_sets, open_image_set
 from ..console import log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...analysis.database.store import ClassNames, Store
+    from ...probes.images.image_set import ImageSet
     from .resolve import Work
 
 
@@ -234,7 +235,7 @@ def stored_images(work: Work, store: Store) -> dict[str, int]:
 def _find_reusable(
     work: Work, store: Store, image_counts: Mapping[str, int]
 ) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, str, int]]]]:
-    """Predictions of cells on sets that the study's image sets were before images came or went.
+    """Predictions of cells on sets that the study's image sets were before images came or went, or a smaller limit drew.
 
     Yields where the first images of such a set lay before, and triples: the key of a cell that has no predictions yet,
     that of one that has some of these images and is the same otherwise, and how many of them it has. A probe of the
@@ -242,7 +243,7 @@ def _find_reusable(
     """
     empty_cells = {cell.key: cell for cell in work.cells if not image_counts.get(cell.key)}
     for images in work.image_sets:
-        for old_set in reversed(earlier_sets(images)):
+        for old_set in (*reversed(earlier_sets(images)), *_smaller_draws(images, store)):
             has_moved = not np.array_equal(old_set.places, np.arange(len(old_set.places)))
             donors = {
                 replace(cell, image_set=replace(cell.image_set, digest=old_set.digest)): cell
@@ -257,6 +258,14 @@ def _find_reusable(
                 yield old_set.places, pairs
                 for key, _, _ in pairs:
                     del empty_cells[key]
+
+
+def _smaller_draws(images: ImageSet, store: Store) -> Iterator[Earlier]:
+    """Yield the sets of the database that are the first images of a set, as those of a smaller limit are."""
+    query = "SELECT digest, count FROM image_set WHERE name = ? AND size = ? AND count < ? ORDER BY count DESC"
+    for digest, count in store.frame(query, [images.info.name, images.info.size, images.info.count]).rows():
+        if open_image_set(images.folder, images.paths[:count], images.numbers).info.digest == digest:
+            yield Earlier(digest, np.arange(count))
 
 
 def class_names(work: Work) -> ClassNames:

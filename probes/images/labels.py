@@ -94,16 +94,16 @@ def folders_that_could_be_labels(paths: Sequence[str]) -> int:
 
 
 def spread(classes: NDArray[np.int32] | None, paths: Sequence[str], limit: int, seed: int) -> NDArray[np.int64]:
-    """Rows, ascending, of `limit` images: drawn from each class, and from all classes as evenly as they go.
+    """Rows of `limit` images: drawn from each class, and from all classes as evenly as they go.
 
-    The draw depends on the seed and the paths alone: a smaller limit draws some of the same images.
+    The draw depends on the seed and the paths alone, and is in its order: a smaller limit draws the first of them.
     """
     digests = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
     order = sorted(range(len(paths)), key=digests.__getitem__)
     kinds = [0] * len(paths) if classes is None else classes.tolist()
     places = places_in_classes([kinds[row] for row in order])
-    rows = [order[at] for at in np.argsort(places, kind="stable")[:limit]]  # the first of every class, then the second
-    return np.array(sorted(rows), np.int64)
+    # The first of every class, then the second.
+    return np.array([order[at] for at in np.argsort(places, kind="stable")[:limit]], np.int64)
 
 
 def places_in_classes(classes: Iterable[int]) -> list[int]:

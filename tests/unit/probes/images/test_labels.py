@@ -154,17 +154,16 @@ def test_folders_that_are_no_classes(paths: list[str], message: str) -> None:
 def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int, seed: int, order: Random) -> None:
     paths = [f"{place}.jpg" for place in range(len(classes))]
     rows = spread(np.array(classes, np.int32), paths, limit, seed).tolist()
-    assert rows == sorted(set(rows))
-    assert len(rows) == min(limit, len(paths))
+    assert len(set(rows)) == len(rows) == min(limit, len(paths))
     counts, totals = Counter(classes[row] for row in rows), Counter(classes)
     maximum = max(counts.values())
     assert all(counts[label] in (maximum, maximum - 1) or counts[label] == totals[label] for label in totals)
     fewer = spread(np.array(classes, np.int32), paths, max(1, limit - 1), seed).tolist()
-    assert set(fewer) <= set(rows)
+    assert fewer == rows[: len(fewer)]
     permutation = list(range(len(paths)))
     order.shuffle(permutation)
     permuted_rows = spread(np.array(classes, np.int32)[permutation], [paths[at] for at in permutation], limit, seed)
-    assert sorted(permutation[row] for row in permuted_rows) == rows
+    assert [permutation[row] for row in permuted_rows] == rows
 
 
 def test_of_images_with_equal_places_those_of_the_least_digests_are_drawn() -> None:
@@ -172,9 +171,9 @@ def test_of_images_with_equal_places_those_of_the_least_digests_are_drawn() -> N
     paths = [f"{row}.jpg" for row in range(200)]
     digests = [hashlib.sha256(f"7 {path}".encode()).digest() for path in paths]
     pairs = [sorted((row, row + 100), key=digests.__getitem__) for row in range(100)]
-    seconds = sorted((second for _, second in pairs), key=digests.__getitem__)
+    firsts, seconds = (sorted(members, key=digests.__getitem__) for members in zip(*pairs, strict=True))
     rows = spread(np.tile(np.arange(100, dtype=np.int32), 2), paths, 150, 7)
-    assert rows.tolist() == sorted([first for first, _ in pairs] + seconds[:50])
+    assert rows.tolist() == [*firsts, *seconds[:50]]
 
 
 def test_unreadable_csv(tmp_path: Path) -> None:
