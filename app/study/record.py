@@ -235,7 +235,7 @@ def stored_images(work: Work, store: Store) -> dict[str, int]:
 def _find_reusable(
     work: Work, store: Store, image_counts: Mapping[str, int]
 ) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, str, int]]]]:
-    """Predictions of cells on sets that the study's image sets were before images came or went, or with a smaller limit.
+    """Predictions of cells on sets that the study's image sets were before images came or went, or a limit grew.
 
     Yields where the first images of such a set lay before, and triples: the key of a cell that has no predictions yet,
     that of one that has some of these images and is the same otherwise, and how many of them it has. A probe of the
