@@ -13,6 +13,7 @@ from .app.api.images import spectrum as spectrum
 from .app.api.models import describe_checkpoint as describe_checkpoint
 from .app.api.models import describe_model as describe_model
 from .app.api.models import doctor as doctor
+from .app.api.models import export_function as export_function
 from .app.api.models import export_model as export_model
 from .app.api.models import fetch_weights as fetch_weights
 from .app.api.models import list_checkpoints as list_checkpoints

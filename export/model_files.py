@@ -40,6 +40,10 @@ ONE_LOGIT = "gives one logit: exported as a classifier of two, which answers 1 w
 """The line on a network of one logit."""
 LABEL_SETS = "gives {0} labels: exported as a classifier of their sets, which have each label whose logit is above 0"
 """The line on a network of several labels."""
+FUNCTION = "function"
+"""The architecture of every model that is a function of Python, and the ending of its file: see `export.functions`."""
+ENDINGS = (".onnx", f".{FUNCTION}")
+"""The endings of the files of models."""
 BATCH = "batch"
 """The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16
@@ -101,7 +105,7 @@ def write_described(path: Path, content: bytes, description: Mapping[str, Any]) 
 def model_names(folder: Path | None) -> list[str]:
     """The names of the models in a folder (default: the models folder), in alphabetical order."""
     descriptions = (folder or models_folder()).glob("*.json")
-    return sorted(path.stem for path in descriptions if path.with_suffix(".onnx").exists())
+    return sorted(file.stem for file in descriptions if any(file.with_suffix(ending).exists() for ending in ENDINGS))
 
 
 def load_model(folder: Path | None, name: str) -> Model:
@@ -119,7 +123,7 @@ def load_model(folder: Path | None, name: str) -> Model:
         if description.get("head") is not None:
             model = replace(model, head=as_record(Head, description["head"]))
         # Files are named by these, and in a folder of somebody else they must not lead out of it.
-        if (model.name, model.path) != (name, Path(f"{name}.onnx")):
+        if model.name != name or model.path not in [Path(f"{name}{ending}") for ending in ENDINGS]:
             raise ValueError(f"it is of {model.name}, in {model.path}")
         if not (1 <= model.image_size <= MOST_PIXELS and 1 <= model.classes <= MOST_CLASSES):
             raise ValueError(f"{model.classes} classes of images of {model.image_size} pixels")
@@ -307,4 +311,4 @@ def _path(model: Model, precision: str) -> Path:
 
 
 def _description_path(path: Path) -> Path:
-    return path.with_name(f"{path.name.removesuffix('.onnx')}.json")  # not with_suffix: names hold dots
+    return path.with_name(f"{path.name.rpartition('.')[0]}.json")

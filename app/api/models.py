@@ -14,6 +14,7 @@ import typer
 from ...core.errors import CheckpointError, UsageError
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
+from ...export.functions import Function, Layout
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, checkpoints, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
 from .parameters import File, PackedSet, listed, path_of
@@ -200,6 +201,35 @@ def export_model(
     return pipeline.export_user_checkpoint(
         file, name, architecture, channels, folder, image_size=size, reading=reading, request=request
     )[0]
+
+
+def export_function(
+    function: Function,
+    name: str,
+    version: str,
+    *,
+    layout: Layout = "nhwc",
+    image_size: int = SIZE,
+    out: File | None = None,
+) -> Model:
+    """Make a model of a function from images to logits: of JAX, TensorFlow, scikit-learn, a web service.
+
+    Studies run it in this process, with the engine `function`. Nobody can see whether two functions are the same, so
+    predictions are known by the name and the version.
+
+    Args:
+        function: from float32 RGB images in [0, 1] to (n, classes) logits, an array of any library.
+        name: what studies call the model.
+        version: another one whenever the function changes.
+        layout: `nhwc`, images of shape (n, height, width, 3); or `nchw`, (n, 3, height, width).
+        image_size: width and height of the images, pixels.
+        out: the folder of the models; by default $BANDLENS_HOME/models.
+
+    Raises UsageError for a function that gives no such logits of two images.
+    """
+    from ...export import functions
+
+    return functions.export_function(function, name, version, folder_of_models(out), layout, image_size)
 
 
 def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:

@@ -16,7 +16,7 @@ from ...engine.device.devices import choose_engine, readiness
 from ...engine.device.requirements import BF16_EMULATED, has_native_bf16
 from ...engine.tuning import read_tuning
 from ...engine.workbench import Workbench
-from ...export.model_files import load_model, load_onnx_file, model_names, models_folder
+from ...export.model_files import FUNCTION, load_model, load_onnx_file, model_names, models_folder
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.image_set import ImageSet, open_image_set
@@ -66,6 +66,8 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
     is kept where it has some by the tuned one, even if the tuning is void by now.
     """
     folder = study.folder / study.models if study.models else models_folder()
+    if study.engine == AUTO and all(model.architecture == FUNCTION for model in _models(study.checkpoints, folder)):
+        return replace(study, engine=FUNCTION), []
     usual = choose_engine() if study.engine == AUTO else None
     tuning = read_tuning(folder, study.precision) if usual or not study.batch else None
     choices = [f"engine: {usual.engine} ({usual.why})"] if usual else []

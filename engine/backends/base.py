@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import EngineError, UnknownName, UsageError
 from ...core.records import Condition, Model, SessionInfo, Variant
-from ...export.model_files import OnnxFile, load_onnx_file, read_onnx_file
+from ...export.model_files import FUNCTION, OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
 
 
@@ -37,6 +37,7 @@ ENGINES = {
     "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
     "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
+    FUNCTION: Engine("function", "numpy", {"fp32": "fp32"}),
 }
 ATTACKERS = {"numpy": "torch", "cupy": "torch-cuda"}
 """The engine that attacks, by the array module of the engine that runs the rest of the study."""
@@ -123,6 +124,9 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
         raise UsageError(
             f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them{advice}"
         )
+    if (engine == FUNCTION) != (model.architecture == FUNCTION):
+        kind = "a function" if model.architecture == FUNCTION else "no function"
+        raise UsageError(f"{model.name} is {kind}, and engine {FUNCTION} runs functions alone; make a study of each")
     onnx_file = load_onnx_file(model, precisions[precision])
     if precision == "fp32" and onnx_file.precision in precisions:
         precision = onnx_file.precision

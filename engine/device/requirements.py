@@ -230,4 +230,5 @@ CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "tensorrt": _tensorrt,
     "torch": lambda _: f"torch {load(TORCH).__version__}",
     "torch-cuda": _torch_cuda,
+    "function": lambda _: "functions of Python, by bandlens.export_function",
 }

@@ -1,0 +1,41 @@
+"""A function of Python as an engine: every batch has one shape, and images and logits lie in the host's memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.records import SessionInfo, Variant
+from ...export.functions import function_of, logits_of
+from ..device.devices import processor_name
+from .base import ALL_ROWS, check_images
+
+
+class FunctionSession:
+    """See `engine.backends.base.Session`."""
+
+    def __init__(self, variant: Variant, batch: int, _threads: int) -> None:
+        """EngineError where this process was not given the function."""
+        self.variant = variant
+        self._function, self._layout = function_of(variant.model)
+        versions = {"numpy": np.__version__, "source": variant.model.source}
+        self.info = SessionInfo(processor_name(), batch, 0, json.dumps(versions))
+        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+
+    def infer(self, images: NDArray[np.float32], _rows: slice = ALL_ROWS) -> NDArray[np.float32]:
+        """Logits of the whole batch: a function that is compiled for a shape sees no other one."""
+        check_images(self.variant, images, self._shape)
+        model = self.variant.model
+        return logits_of(self._function, images, self._layout, model.name, model.classes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+open_session = FunctionSession

@@ -1,0 +1,97 @@
+"""Classifiers that are functions of Python, from an array of images to logits: of JAX, TensorFlow, a web service.
+
+Nobody can tell whether two functions compute the same, so its user gives each a name and a version. These are its
+identity, in models/NAME.function, and a description lies beside it as beside an ONNX file. The function itself stays in
+the process that gave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import EngineError, UsageError
+from ..core.records import Model
+from ..core.untrusted import words_of
+from .model_files import FUNCTION, MOST_CLASSES, MOST_PIXELS, check_name, save_model
+
+Function = Callable[[NDArray[np.float32]], Any]
+"""A function from float32 RGB images in [0, 1] to (n, classes) logits, as NumPy or anything that becomes an array."""
+Layout = Literal["nhwc", "nchw"]
+"""The order of the axes of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
+
+_functions: dict[str, tuple[Function, Layout]] = {}
+"""The functions that were given in this process, by the sha256 of their models."""
+
+
+def export_function(
+    function: Function, name: str, version: str, folder: Path, layout: Layout, image_size: int
+) -> Model:
+    """Describe a function in a folder of models, and keep it for sessions of this process.
+
+    It is called once, with two images, to count its classes. Raises UsageError for what is no such function.
+    """
+    if not version:
+        raise UsageError(f"function {name} has no version; give version='1', and another whenever it changes")
+    if not 1 <= image_size <= MOST_PIXELS:
+        raise UsageError(f"image_size {image_size} must be from 1 to {MOST_PIXELS:,} pixels")
+    images = np.random.default_rng(0).random((2, 3, image_size, image_size), np.float32)
+    try:
+        classes = logits_of(function, images, layout, check_name(name)).shape[1]
+    except EngineError as error:
+        raise UsageError(str(error)) from error.__cause__
+    if not 2 <= classes <= MOST_CLASSES:
+        raise UsageError(f"function {name} gives {classes} classes; a classifier has 2 to {MOST_CLASSES:,}")
+    identity = {"name": name, "version": version, "layout": layout, "image_size": image_size, "classes": classes}
+    content = json.dumps(identity).encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    model = Model(
+        name=name,
+        category="own",
+        architecture=FUNCTION,
+        weights_sha256=sha256,
+        source=f"function {name}, version {version}",
+        normalization="its own",
+        path=folder / f"{name}.{FUNCTION}",
+        sha256=sha256,
+        image_size=image_size,
+        classes=classes,
+    )
+    save_model(model, content, {})
+    _functions[sha256] = function, layout
+    return model
+
+
+def function_of(model: Model) -> tuple[Function, Layout]:
+    """The function of a model and its layout; EngineError where this process was not given it."""
+    try:
+        return _functions[model.sha256]
+    except KeyError:
+        raise EngineError(
+            f"{model.name} is a function, which lives in the Python that gave it; give it to bandlens.export_function "
+            "there, and run the study there with bandlens.run"
+        ) from None
+
+
+def logits_of(
+    function: Function, images: NDArray[np.float32], layout: Layout, name: str, classes: int | None = None
+) -> NDArray[np.float32]:
+    """(n, classes) of (n, 3, size, size) images in [0, 1]; EngineError, which begins with the name, for all else."""
+    shape = (len(images), "classes" if classes is None else classes)
+    wanted = f"it must give {shape[0]} x {shape[1]} logits"
+    try:
+        answer = function(np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == "nhwc" else images)
+        logits = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer).astype(np.float32)
+    except Exception as error:  # it is the user's code
+        raise EngineError(f"function {name} raised {type(error).__name__}: {words_of(error)}; {wanted}") from error
+    if logits.ndim != 2 or len(logits) != len(images) or classes not in (None, logits.shape[1]):
+        raise EngineError(f"function {name} gave shape {logits.shape} for images of shape {images.shape}; {wanted}")
+    if np.isnan(logits).any():
+        raise EngineError(f"function {name} gave logits that are no numbers; {wanted}")
+    return logits
