@@ -1,4 +1,4 @@
-# bandlens for NVIDIA hosts. docs/guide/docker.md says how to build and run it, and what of it has been executed.
+# bandlens for NVIDIA hosts. docs/guide/scale.md says how to build and run it, and what of it has been executed.
 #
 # The CUDA libraries are those of the Python wheels, so the base image holds none. For the same bytes at each build, pin
 # it by its digest: --build-arg PYTHON_IMAGE=…@sha256:… CUDA is the version that the host's driver must know.

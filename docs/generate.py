@@ -66,7 +66,7 @@ SCHEMA_HEAD = f"""\
 
 Views show the newest version of each study. What does a column of one mean? Those named beside a view are explained
 once, in the first list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval.
-`bandlens sql "DESCRIBE accuracy"` has types, and [sql.md](../guide/sql.md) has questions to ask.
+`bandlens sql "DESCRIBE accuracy"` has types, and [the guide](../guide/results.md#sql) has questions to ask.
 
 *names* stands for {GROUPS["*names*"]}, and
 *condition* for {GROUPS["*condition*"]}.
@@ -190,8 +190,8 @@ bandlens plan study.toml
 Paths are relative to the file's folder. [The tutorial](../guide/tutorial.md#the-study) writes a study.
 
 {keys}
-The table `[gate]` says what gates of [precisions](../guide/precision.md) and
-[releases](../guide/compare.md#is-this-release-safe-to-ship) let pass:
+The table `[gate]` says what gates of [precisions](../guide/decide.md#may-a-faster-precision-answer-for-fp32) and
+[releases](../guide/decide.md#is-this-release-safe-to-ship) let pass:
 
 {limits}"""
 
@@ -211,7 +211,7 @@ COMMANDS_HEAD = """\
 # Commands
 
 Which command does a job? `bandlens COMMAND --help` has its options, with an example ([what all have in
-common](../guide/terminal.md)).
+common](../faq.md#exit-codes)).
 """
 
 

@@ -53,7 +53,7 @@ app = typer.Typer(
     cls=Gates,
     help="Judge a release by the one before it (`gate STUDY --against …`), or a precision by another: exit status 0 if "
     "every row passes, 1 if one fails, 2 if nothing could be judged, 3 if none fails and one has too few images to "
-    "tell. See docs/guide/compare.md.",
+    "tell. See docs/guide/decide.md.",
     no_args_is_help=True,
 )
 

@@ -68,7 +68,7 @@ class Paper:
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
-    """Packed, run and analyzed by the command line, as docs/guide/benchmarks.md has it."""
+    """Packed, run and analyzed by the command line, as docs/guide/published.md has it."""
     workplace = Paper(tmp_path_factory.mktemp("paper"))
     (workplace.folder / "sets").mkdir()
     for out, options in SETS.items():

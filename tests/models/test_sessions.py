@@ -184,7 +184,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_has_every_engine_and_its_precisions() -> None:
     table = (
-        (ROOT / "docs" / "guide" / "gpu.md")
+        (ROOT / "docs" / "guide" / "scale.md")
         .read_text(encoding="utf-8")
         .split("| `engine` | runs on | precisions")[1]
         .split("\n\n")[0]

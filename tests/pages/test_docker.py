@@ -172,7 +172,7 @@ def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
     (volumes,) = values(DOCKERFILE, "VOLUME")
     assert [mount["target"] for mount in service["volumes"]] == yaml.safe_load(volumes)
     assert {mount["target"] for mount in service["volumes"] if mount.get("read_only")} == {"/images"}
-    guide = (ROOT / "docs/guide/docker.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs/guide/scale.md").read_text(encoding="utf-8")
     for variable in ("BANDLENS_GPU_WITHOUT", "CUDA_VISIBLE_DEVICES"):
         # Without a value it is that of the host, and absent where the host has none: empty, it would hide every GPU.
         assert variable in service["environment"]
@@ -183,8 +183,8 @@ def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
 
 def test_base_image_driver_and_cuda_are_named_once() -> None:
     """The package says which driver and CUDA it needs, and the documents repeat it."""
-    guide = {name: (ROOT / f"docs/guide/{name}.md").read_text(encoding="utf-8") for name in ("docker", "gpu")}
+    guide = (ROOT / "docs/guide/scale.md").read_text(encoding="utf-8")
     assert values(DOCKERFILE, "ARG").count(f"CUDA={CUDA_VERSION // 1000}.{CUDA_VERSION % 1000 // 10}") == 1
-    assert len(re.findall(r"python:3\.\d+", DOCKERFILE + guide["docker"])) == 1
-    assert guide["gpu"].count(f"driver {NEEDED_DRIVER} or newer") == 1
-    assert not re.findall(rf"\b{NEEDED_DRIVER}\b", DOCKERFILE + guide["docker"])
+    assert len(re.findall(r"python:3\.\d+", DOCKERFILE + guide)) == 1
+    assert guide.count(f"driver {NEEDED_DRIVER} or newer") == 1
+    assert len(re.findall(rf"\b{NEEDED_DRIVER}\b", DOCKERFILE + guide)) == 1

@@ -34,7 +34,7 @@ WITHOUT_A_MODULE = {
     "test_mirror.py": "the folders of the tests",
     "test_names.py": "names and parameters of the whole package",
     "test_sentences.py": "docstrings and comments of the whole package",
-    "test_sql_page.py": "docs/guide/sql.md",
+    "test_results_page.py": "docs/guide/results.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""
 

@@ -19,7 +19,7 @@ from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack
 
-DOCUMENT = (Path(__file__).parents[4] / "docs" / "guide" / "benchmarks.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[4] / "docs" / "guide" / "published.md").read_text(encoding="utf-8")
 LOOP = re.compile(r"^for name in (.*?); do\n  (.*)\ndone$", re.MULTILINE)
 LINES = LOOP.sub(
     lambda loop: "\n".join(loop[2].replace("$name", name) for name in loop[1].split()), DOCUMENT.replace("\\\n", "")

@@ -132,7 +132,7 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
 def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     command: Command, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (PACKAGE / "docs" / "guide" / "compare.md").read_text(encoding="utf-8")
+    page = (PACKAGE / "docs" / "guide" / "decide.md").read_text(encoding="utf-8")
     workflow = yaml.load(page.split("```yaml\n")[1].split("```")[0], yaml.BaseLoader)
     assert workflow["on"] == "pull_request"
     checkout, gate, upload = workflow["jobs"]["gate"]["steps"]

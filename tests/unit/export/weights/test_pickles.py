@@ -29,7 +29,7 @@ def save(content: object) -> bytes:
 
 
 def test_the_page_says_whose_calls_are_answered() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "models.md").read_text(encoding="utf-8")
     sentence = page.partition("Only calls of ")[2].partition(", which make")[0]
     assert tuple(re.findall(r"`(\w+)`", sentence)) == INERT_CALLS
 

@@ -1,4 +1,4 @@
-"""docs/guide/foundation-models.md is followed, where its network and its photographs are installed."""
+"""docs/guide/models.md is followed, where its network and its photographs are installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from small import ask
 
 __all__ = ["environment"]  # a fixture
 
-PAGE = ROOT / "docs" / "guide" / "foundation-models.md"
+PAGE = ROOT / "docs" / "guide" / "models.md"
 
 
 @pytest.mark.timeout(1200)

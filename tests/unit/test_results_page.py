@@ -1,4 +1,4 @@
-"""docs/guide/sql.md: every query of the cookbook runs and answers what its heading asks."""
+"""docs/guide/results.md: every query of the cookbook runs and answers what its heading asks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 
 DOCS = Path(__file__).parents[2] / "docs"
-QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "guide" / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
+QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "guide" / "results.md").read_text(encoding="utf-8"), re.DOTALL)
 COUNT = 60
 
 
@@ -68,7 +68,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def test_the_shares_of_classes_are_of_the_images_that_the_models_saw(stored_octaves: Path, tmp_path: Path) -> None:
     """Another set of the same name, as `images add` leaves one, has other labels."""
     path = shutil.copy(stored_octaves, tmp_path)
-    [query] = re.findall(r"```sql\n(.*?)\n```", (DOCS / "guide" / "octaves.md").read_text(encoding="utf-8"), re.DOTALL)
+    [query] = re.findall(r"```sql\n(.*?)\n```", (DOCS / "guide" / "measures.md").read_text(encoding="utf-8"), re.DOTALL)
     namesake = image_set(30, name="photographs", labels=[7] * 30)
     with open_store(Path(path)) as store:
         expected = store.frame(
