@@ -12,7 +12,7 @@ HOURS ?= 1
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
-.PHONY: demo test campaign soak lint lock audit setup clean
+.PHONY: demo test campaign soak lint docs lock audit setup clean
 
 setup: $(VENV)/.ready
 
@@ -51,6 +51,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The guides and the reference as a site with search, in build/site; every link has to lead somewhere.
+docs: build/mkdocs/bin/mkdocs
+	NO_MKDOCS_2_WARNING=1 $< build --quiet --strict
+
+build/mkdocs/bin/mkdocs:
+	$(PYTHON) -m venv build/mkdocs
+	build/mkdocs/bin/pip install --quiet 'mkdocs-material>=9.7,<10'
 
 # Known faults of what is installed; asks PyPI, and fails where it does not answer.
 audit: setup

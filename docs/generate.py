@@ -27,6 +27,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
+from bandlens.probes import grid
+from bandlens.probes.family import Family
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = 2
@@ -140,6 +142,24 @@ measures](../guide/measures.md) says which command gives a number, which states 
 """
 
 
+def probes() -> str:
+    """Every built-in probe: its formula and its source."""
+    modules = (
+        module
+        for module in _modules("probes")
+        if module is not grid and any(isinstance(value, Family) for value in vars(module).values())
+    )
+    return f"{PROBES_HEAD}\n{_explained(modules)}"
+
+
+PROBES_HEAD = """\
+# Probes
+
+By which formula does a probe change an image, and where does it come from? [The guide to
+probes](../guide/probes.md) has their parameters.
+"""
+
+
 def statistics() -> str:
     """Intervals, tests, coefficients and comparisons."""
     packages = ("analysis.statistics", "analysis.correlations", "analysis.comparison")
@@ -151,8 +171,8 @@ STATISTICS_HEAD = """\
 # Statistics
 
 How are the intervals, tests and coefficients made that `bandlens compare`, `correlate`, `gate` and the views show?
-[The guide to comparisons](../guide/compare.md) says how to read them, and
-[measured.md](../measured.md#how-often-intervals-hold) how often intervals hold.
+[The guide to comparisons](../guide/compare.md) says how to read them. Of intervals of shares of images in clusters, 94
+to 100 of 100 hold the true number ([measured](../measured.md#how-often-intervals-hold)).
 """
 
 
@@ -240,6 +260,7 @@ def _usage(option: Any) -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "schema.md": schema,
+    "probes.md": probes,
     "measures.md": measures,
     "statistics.md": statistics,
     "study.md": study,
