@@ -22,6 +22,8 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --no-compile --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
 	@# Two versions of TensorRT's bindings: an environment has one of them, and the tests read the other here.
 	$(BIN)/pip install --quiet --no-compile --no-deps --target $(VENV)/tensorrt-11 tensorrt-cu13-bindings==11.4.0.106
+	@# The tests have the oldest DuckDB open what the newest one wrote.
+	$(BIN)/pip install --quiet --no-compile --no-deps --target $(VENV)/duckdb-1.5 'duckdb==1.5.*'
 	@# pip would compile on one core. Some modules are of another Python.
 	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@# mypy and editors look for a folder of the package's name.

@@ -24,17 +24,20 @@ PLAIN_TABLES = """
     WHERE database_name = ? AND schema_name = 'main' AND NOT contains(sql, ' GENERATED ')
 """
 """Tables whose rows are stored: a column may be computed as it is read, by an expression that never ends."""
-DEFINITIONS = """
+TRIGGERS = "UNION ALL SELECT 'trigger', trigger_name, sql, database_name FROM duckdb_triggers()"
+DEFINITIONS = f"""
     WITH definitions(kind, name, definition, file) AS (
-        SELECT 'table', concat_ws('.', schema_name, table_name), sql, database_name FROM duckdb_tables()
+        -- DuckDB 1 writes a default of false otherwise.
+        SELECT 'table', concat_ws('.', schema_name, table_name), replace(sql, 'CAST(''f'' AS BOOLEAN)', 'false'),
+            database_name FROM duckdb_tables()
         UNION ALL SELECT 'index', concat_ws('.', schema_name, index_name), sql, database_name FROM duckdb_indexes()
-        UNION ALL SELECT 'trigger', trigger_name, sql, database_name FROM duckdb_triggers()
+        {"" if duckdb.__version__.startswith("1.") else TRIGGERS}
         UNION ALL SELECT 'sequence', sequence_name, concat_ws(' ', min_value, max_value, increment_by, cycle),
             database_name FROM duckdb_sequences()
     )
     SELECT kind, name, coalesce(definition, '') FROM definitions WHERE file = ?
-"""
-"""All definitions that have a part in storing rows."""
+"""  # noqa: S608
+"""All definitions that have a part in storing rows. DuckDB 1 has no triggers, and opens no file that holds one."""
 LISTING_WORDS = frozenset({"show", "information_schema"})
 """Words of statements that list the names there are."""
 
@@ -76,6 +79,11 @@ def temporary_definitions() -> dict[str, str]:
     return {name: f"CREATE TEMP {kind} {name}{rest}" for kind, name, rest in statements}
 
 
+def text(value: str) -> str:
+    """A text as a statement has it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def identifier(name: str) -> str:
     """A name as a statement has it."""
     return '"' + name.replace('"', '""') + '"'
@@ -87,7 +95,7 @@ def words_of(sql: str) -> frozenset[str]:
     data, tokens = sql.encode(), duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(data)]
     code = b" ".join(
-        data[start:end]
+        data[start:end].split(maxsplit=1)[0]  # a comment may follow, which is a token to DuckDB 2 alone
         for (start, kind), end in zip(tokens, ends, strict=True)
         if kind in (duckdb.token_type.identifier, duckdb.token_type.keyword)
     )
@@ -171,8 +179,8 @@ def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:
     meanings = read_meanings()
     comments = []
     for table, column in connection.execute(COLUMNS).fetchall():
-        meaning = (meanings.get((table, column)) or meanings[EVERY, column]).replace("'", "''")
-        comments.append(f"COMMENT ON COLUMN {table}.{column} IS '{meaning}'")
+        meaning = meanings.get((table, column)) or meanings[EVERY, column]
+        comments.append(f"COMMENT ON COLUMN {table}.{column} IS {text(meaning)}")
     connection.execute("; ".join(comments))
 
 

@@ -231,8 +231,7 @@ class _Merger:
         """Fill the draft with all rows of the only database, under their ids."""
         for table in set(schema_tables()) - {"meta"}:
             self._run(f"INSERT INTO merged.{table} FROM database0.{table}")
-        query = "SELECT setval('merged.id', last_value) FROM duckdb_sequences() WHERE database_name = 'database0'"
-        self._run(f"{query} AND last_value > 0")
+        self._take_ids("SELECT last_value FROM duckdb_sequences() WHERE database_name = 'database0'")
         studies = self._run("SELECT name || '@' || version FROM merged.study ORDER BY name, version")
         ((cells,),) = self._run("SELECT count(*) FROM merged.cell")
         ((predictions,),) = self._run("SELECT count(*) FROM merged.prediction")
@@ -382,8 +381,13 @@ class _Merger:
             for origin, path in enumerate(self.paths):
                 advance(self._copy_predictions(origin, path))
         ids = " UNION ALL ".join(f"SELECT max(id) AS last FROM merged.{table}" for table in IDENTITIES)
-        self._run(f"SELECT setval('merged.id', max(last)) FROM ({ids}) HAVING max(last) > 0")
+        self._take_ids(f"SELECT max(last) FROM ({ids})")
         return int(total)
+
+    def _take_ids(self, query: str) -> None:
+        """Take all ids up to the one that the query gives from the sequence."""
+        ((last,),) = self._run(query)
+        self._run(f"SELECT max(nextval('merged.id')) FROM range({last or 0})")
 
     def _copy_groups(self, table: str, subject: str) -> None:
         """Copy the rows about each subject from the preferred database, the one that decided last, or any of them."""

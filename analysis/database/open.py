@@ -20,7 +20,7 @@ from ...core import __version__
 from ...core.errors import BandlensError, StoreError, UsageError, did_you_mean, no_database
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
-from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
+from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema, text
 from .queries import explained
 from .store import Store
 
@@ -37,6 +37,8 @@ SAFE_SETTINGS = {
 }
 BLOCK_SIZE = "65536"
 """Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
+STORAGE_VERSION = "v1.5.0"
+"""The oldest DuckDB that reads a new file. Versions before it would take more bytes for a prediction."""
 COPYING_SHARE = 0.05
 """The share of a run's time that copying may take."""
 COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
@@ -127,7 +129,8 @@ def write_empty(draft: Path, path: Path) -> None:
 @contextmanager
 def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open `file` with errors that name `path`: a draft does not have its name yet."""
-    config: dict[str, Any] = SAFE_SETTINGS | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
+    new_file = {"default_block_size": BLOCK_SIZE, "storage_compatibility_version": STORAGE_VERSION}
+    config: dict[str, Any] = SAFE_SETTINGS | {"memory_limit": MEMORY_LIMIT} | new_file
     if read_only:
         config |= {"temp_directory": _spill_folder().name, "max_temp_directory_size": "10GB"}
     with explained(path):
@@ -162,10 +165,10 @@ def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duc
         connection.execute("SET allowed_directories = ?", [[folder]])
         connection.execute("SET allowed_paths = ?", [[f"{file}{end}" for file in databases for end in ("", ".wal")]])
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        connection.execute("ATTACH ? AS merged", [str(draft)])
+        connection.execute(f"ATTACH {text(str(draft))} AS merged")
         for number, database in enumerate(databases):
             with explained(database):
-                connection.execute(f"ATTACH ? AS database{number} (READ_ONLY)", [str(database)])
+                connection.execute(f"ATTACH {text(str(database))} AS database{number} (READ_ONLY)")
                 check_tables(connection, database, f"database{number}", exact=True)
         yield connection
 

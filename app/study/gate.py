@@ -143,7 +143,7 @@ def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
         "SELECT probe, parameters, NULL AS cycles, complete FROM study_version "
         "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
         "JOIN condition ON condition.id = cell.condition "
-        "WHERE label = $1 AND (len($2::VARCHAR[]) = 0 OR probe IN $2::VARCHAR[])"
+        "WHERE label = $1 AND (len($2::VARCHAR[]) = 0 OR list_contains($2::VARCHAR[], probe))"
     )
     cells = run.store.frame(query, [run.label, [*limits.conditions]]).to_dicts()
     lacking = [condition_in_words(cell) for cell in cells if not cell["complete"]]

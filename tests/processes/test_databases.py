@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up_results import cell, condition, image_set, part, python, store_study
+from required import miss
 from small import ask
 from waiting import LIMIT_SECONDS, wait_until
 
@@ -93,6 +95,41 @@ def test_a_damaged_log_is_named_and_without_it_the_database_is_what_the_file_hol
         images = image_set(20, labels=[0] * 20)
         store_study(store, "second", images, [part(cell(images, condition("lowpass")), [0] * 20, [0] * 20)])
         assert [check.problems for check in check_database(store) if check.problems] == []
+
+
+OLD_DUCKDB = Path(sys.prefix) / "duckdb-1.5"
+"""The folder where `make setup` installs DuckDB 1.5."""
+STORE_SECOND = """
+import sys
+from pathlib import Path
+import duckdb
+from made_up_results import cell, condition, image_set, part, store_study
+from bandlens.analysis.database.merge import merge
+from bandlens.analysis.database.open import open_store
+assert duckdb.__version__.startswith("1.5."), duckdb.__version__
+path, merged = map(Path, sys.argv[1:])
+with duckdb.connect(str(path), read_only=True) as connection:
+    assert connection.sql("SELECT study, n, top1 FROM accuracy").fetchall() == [("first", 2, 0.5)]
+    assert connection.sql("SELECT count(*) FROM octave_share").fetchall() == [(0,)]
+images = image_set(2, labels=[0, 1])
+with open_store(path) as store:
+    store_study(store, "second", images, [part(cell(images, condition("lowpass")), [0, 1], [0, 0])])
+merge([path], merged)
+"""
+
+
+def test_duckdb_1_5_reads_and_writes_what_is_written_here(path: Path) -> None:
+    if not OLD_DUCKDB.is_dir():
+        miss("duckdb-1.5", f"no DuckDB 1.5 in {OLD_DUCKDB}; `make setup` installs it")
+    images = image_set(2, labels=[0, 1])
+    with open_store(path) as store:
+        store_study(store, "first", images, [part(cell(images), [0, 0], [0, 1])])
+    merged = path.with_name("merged.duckdb")
+    folders = [OLD_DUCKDB, Path(__file__).parents[1] / "support"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    subprocess.run(python(STORE_SECOND, path, merged), env=environment, check=True, timeout=LIMIT_SECONDS)
+    for file in (path, merged):
+        assert ask(file, "SELECT study, top1 FROM accuracy ORDER BY ALL") == [("first", 0.5), ("second", 1.0)]
 
 
 OPEN_BY_DUCKDB = """

@@ -330,7 +330,7 @@ def test_of_one_database_a_merge_is_a_smaller_copy(databases: dict[str, Path], t
     assert content(out) == content(path)
     assert 0 < free / 2 < path.stat().st_size - out.stat().st_size
     with open_store(out) as store:
-        assert store.frame("SELECT nextval('id') AS next")["next"][0] == last + 1
+        assert store.frame("SELECT nextval('id') AS next")["next"][0] > last
 
 
 def test_a_database_that_is_named_twice_adds_nothing(pair: list[Path], tmp_path: Path) -> None:
