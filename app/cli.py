@@ -21,49 +21,51 @@ from ..core.untrusted import one_line, words_of
 from . import console, signals
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "Get ready": {
-        "doctor": ("models", "Say what this machine can run"),
+    "Start": {
         "demo": ("studies", "Do the main job on a real classifier and real pictures"),
-        "checkpoints": ("models", "The 48 ResNet-50 checkpoints: list them, fetch them, verify them"),
+        "doctor": ("models", "Say what this machine can run"),
+    },
+    "Prepare": {
         "export": ("export", "Export checkpoints to ONNX, and to TensorRT plans where there is a GPU"),
         "images": ("images", "Image sets: photographs decoded once to a memory-mapped file of pixels"),
-        "benchmarks": ("images", "The generalization benchmarks of the study: list them, check them, pack them"),
         "probes": ("images", "Perturbations: what there is, and what it looks like"),
-        "measures": ("results", "Numbers that are computed of decisions: what there is"),
+        "init": ("studies", "Write a study file for your models and images, asking nothing"),
     },
     "Run": {
-        "init": ("studies", "Write a study file for your models and images, asking nothing"),
         "plan": ("studies", "Show what a run would do"),
-        "power": ("studies", "Print the smallest difference and correlation that 80 % of studies find"),
-        "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
         "run": ("studies", "Run what the database lacks of a study"),
-        "progress": ("studies", "Say how far the run is that holds a results database, and how long it will take"),
-        "import": ("studies", "Bring what was made elsewhere into a results database"),
         "analyze": ("results", "Compute spectral, critical-band and shape biases, and group means"),
-        "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
     },
     "Look": {
         "report": ("results", "Write one HTML file to look at and send"),
         "explore": ("results", "Look at a results database in a browser"),
-        "cite": ("results", "Print BibTeX of a study"),
     },
     "Ask": {
         "sql": ("databases", "Ask the results database"),
         "compare": ("results", "Compare two runs image by image"),
+        "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
         "correlate": ("results", "Correlate every bias with every kind of generalization"),
+    },
+    "Advanced": {
+        "checkpoints": ("models", "The 48 ResNet-50 checkpoints: list them, fetch them, verify them"),
+        "benchmarks": ("images", "The generalization benchmarks of the study: list them, check them, pack them"),
+        "measures": ("results", "Numbers that are computed of decisions: what there is"),
+        "power": ("studies", "Print the smallest difference and correlation that 80 % of studies find"),
+        "progress": ("studies", "Say how far the run is that holds a results database, and how long it will take"),
+        "import": ("studies", "Bring what was made elsewhere into a results database"),
+        "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
         "consistency": ("results", "Print how consistent the errors of models and humans are"),
         "published": (
             "published",
             "Published figures: import, show and relate them, and the study's correlation table",
         ),
-    },
-    "Maintain": {
+        "cite": ("results", "Print BibTeX of a study"),
         "studies": ("databases", "The studies in a results database: list, show, rename and delete them"),
         "merge": ("databases", "Write what several databases hold into a new one"),
         "verify": ("databases", "Check that a database agrees with itself"),
     },
 }
-"""The commands by the job that they do, in the order of help, each with its module and its line there.
+"""The commands by the job that they do, in the order of a first day, each with its module and its line in help.
 
 A line is the first clause of the command's own help, and stands here so that help loads no command.
 """

@@ -73,7 +73,7 @@ def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: 
     return f"""\
 # Which image frequencies do these models live on?
 # `bandlens plan {file}` says what a run would compute, and how long it would take;
-# `bandlens run {file}` computes it, into results.duckdb; `bandlens analyze` prints the numbers, with intervals.
+# `bandlens run {file}` computes it, into results.duckdb, and says what it found; `bandlens analyze` prints the numbers.
 # docs/reference/study.md has all keys.
 
 # Names of exported models; "*" stands for all of them. `bandlens export FILE --out {MODELS}` makes one of your weights.

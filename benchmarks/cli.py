@@ -55,7 +55,7 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
             for cell in work.cells
         ]
         store.commit(parts, {cell.variant: info for cell in work.cells})
-    return ["run", str(file), "--db", str(database)]
+    return ["run", str(file), "--no-analyze", "--db", str(database)]
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def main() -> None:
             "analyze": (["analyze", "--format", "json", *db], "spectral_bias", "180 s", 1),
             "consistency": (["consistency", "images.set", "--format", "json", *db], "kappa", "-", 1),
             "verify": (["verify", *db], "labels", "1,000 MB", 1),
-            "run, nothing to do": (["run", str(file), *db], "nothing to run", "2.5 s", options.repeats),
+            "run, nothing to do": (["run", str(file), "--no-analyze", *db], "nothing to run", "2.5 s", options.repeats),
             "plan, nothing to do": (["plan", str(file), *db], "nothing to run", "-", options.repeats),
             "report": (["report", *db, "--out", str(report)], " MB", "10 s", options.repeats),
         }

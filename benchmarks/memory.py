@@ -56,7 +56,7 @@ def run(file: Path) -> Peak:
     database = file.with_suffix(".duckdb")
     remove(database)
     samples: list[tuple[int, int]] = []
-    words = (sys.executable, "-m", "bandlens", "run", file, "--db", database)
+    words = (sys.executable, "-m", "bandlens", "run", file, "--no-analyze", "--db", database)
     _, usage = common.run_program(*words, watch=partial(sample, samples))
     remove(database)
     anonymous, mapped = (max(column) for column in zip(*samples, strict=True))

@@ -90,7 +90,7 @@ class Bench:
             database.unlink(missing_ok=True)
         bandlens_here = partial(run_program, sys.executable, "-P", "-m", "bandlens", cwd=self.folder)
         bandlens_here("images", "pack", "photographs", "--labels", "folders", "--out", packed.name)
-        bandlens_here("run", self.study(precision, checkpoints).name, "--db", database.name)
+        bandlens_here("run", self.study(precision, checkpoints).name, "--no-analyze", "--db", database.name)
         with bandlens.open(database) as results:
             if len(results.accuracy(precision)) != checkpoints * len(self.conditions):
                 raise SystemExit(f"{database}: accuracies are missing")

@@ -98,9 +98,9 @@ def verdict(store: Store, label: str) -> Verdict:
             estimates["checkpoint"].n_unique(),
         )
         if count > NAMED_MODELS:
-            in_words = [*_ends_of_models(values)]
+            in_words = [*_ends_of_models(values, count)]
         else:  # the title of a report is about all of its models
-            ends = _ends_of_models(values.filter(pl.len().over("metric") > 1)) if count > 2 else ()
+            ends = _ends_of_models(values.filter(pl.len().over("metric") > 1), count) if count > 2 else ()
             in_words = [*list(ends)[:1], *_each_model(estimates)]
         sentences += [f"{sentence}, on {image_set}." for sentence in in_words]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
@@ -181,15 +181,19 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
             yield f"{checkpoint} {'; it '.join(clauses)}"
 
 
-def _ends_of_models(rows: pl.DataFrame) -> Iterator[str]:
-    """For each measure, the model at either end of the values, which may lie beyond what was tested."""
+def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
+    """For each measure, the model at either end of the values, which may lie beyond what was tested.
+
+    `total` counts the models that are determined and those that are not.
+    """
     for _, models in rows.sort("value", "checkpoint").group_by("metric", maintain_order=True):
-        ends, count = models.gather([0, -1]), f"{len(models):,} models"
+        ends, size = models.gather([0, -1]), len(models)
+        count = f"{total:,} models" if size == total else f"the {size:,} determined of {total:,} models"
         (first, in_words), (last, last_in_words) = (
             (row["checkpoint"], estimate_in_words(row)) for row in ends.rows(named=True)
         )
         if in_words == last_in_words:
-            yield f"{first if len(models) == 1 else f'Each of {count}'} {in_words}"
+            yield f"{first if size == 1 else f'Each of {count}'} {in_words}"
         else:
             yield f"Of {count}, {first} {in_words} at one end and {last} {last_in_words} at the other"
 

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import EngineError
-from ...core.jobs import end_with_parent, processors
+from ...core.jobs import Progress, end_with_parent, processors, silent
 from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.consistency import consistency_with_others
 from ..statistics.shares import Share, share_of
 from .base import NUMBERS, Estimate, ImageValues, Measure, State, nothing
+from .error_consistency import judged_images, write_consistencies
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -69,6 +70,17 @@ FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
 """Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
+BUILT_IN = """
+FROM measure_value ANTI JOIN own_measure ON (own_measure.study, own_measure.name) = (measure_value.study, metric)
+"""
+UNMEASURED = f"""
+WITH built_in AS ({BUILT_IN})
+SELECT count(*) FROM version_of(?) AS version JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell ON cell.id = study_cell.cell AND complete
+ANTI JOIN built_in ON (built_in.study, built_in.checkpoint, built_in.image_set, built_in.condition)
+= (version.study_id, cell.checkpoint, cell.image_set, cell.condition)
+"""  # noqa: S608 - made of constants
+"""Number of complete cells of a study of whose conditions no built-in measure has a number."""
 
 
 def compute_measures(store: Store, study: str, advance: Callable[[float], None] = lambda _: None) -> pl.DataFrame:
@@ -135,15 +147,33 @@ def _without_condition_first(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(parts).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
 
 
-def has_values(store: Store, study: str) -> bool:
-    """Whether every version that a word asks for has numbers of built-in measures."""
-    counts = store.frame(
-        "SELECT version.study_id, count(found.study) AS count FROM version_of(?) AS version "
-        "LEFT JOIN (FROM measure_value ANTI JOIN own_measure ON own_measure.study = measure_value.study "
-        "AND own_measure.name = measure_value.metric) AS found ON found.study = version.study_id GROUP BY ALL",
-        [study],
-    )
-    return bool((counts["count"] > 0).all())
+def analyze_study(
+    store: Store,
+    study: str,
+    measures: Sequence[OwnMeasure] = (),
+    progress: Progress = silent,
+    *,
+    renew: bool = False,
+) -> None:
+    """Compute what lacks of a study: measures of the user's own, the built-in ones, and error consistencies.
+
+    `study` is a name, name@version, or `*` for the newest version of all. `renew` computes built-in numbers again that
+    are there of all complete cells. Raises UsageError where no cell is complete.
+    """
+    count = len(subjects(store, study))
+    if measures:
+        with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
+            compute_own(store, study, measures, advance)
+    if renew or store.frame(UNMEASURED, [study]).item():
+        with progress("analyzing", count, "checkpoints and image sets") as advance:
+            compute_measures(store, study, advance)
+        write_consistencies(store, judged_images(store, study), progress)
+
+
+def has_values(store: Store, label: str) -> bool:
+    """Whether a version of a study has numbers of built-in measures."""
+    query = f"SELECT count(*) > 0 FROM ({BUILT_IN}) AS found SEMI JOIN version_of(?) ON study_id = found.study"  # noqa: S608
+    return bool(store.frame(query, [label]).item())
 
 
 def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:

@@ -73,9 +73,7 @@ def analyze(
     Returns the rows of the view.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
-    from ...analysis.measures.error_consistency import judged_images, write_consistencies
-    from ...analysis.measures.outcomes import subjects
+    from ...analysis.measures.compute import analyze_study, metrics_of, stored_values
     from ...analysis.measures.own import read_measures
     from ..study.file import is_study_file
 
@@ -85,14 +83,7 @@ def analyze(
         study = read_study(study)
         name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
-        count = len(subjects(store, name))
-        if measures:
-            with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
-                compute_own(store, name, measures, advance)
-        if not measures or not has_values(store, name):
-            with progress("analyzing", count, "checkpoints and image sets") as advance:
-                compute_measures(store, name, advance)
-            write_consistencies(store, judged_images(store, name), progress)
+        analyze_study(store, name, measures, progress, renew=not measures)
         values = stored_values(store, name, conditions)
     return values if conditions else metrics_of(values)
 

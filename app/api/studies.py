@@ -220,12 +220,14 @@ def run(
     devices: Annotated[Sequence[str | int], typer.Option(metavar="0,1")] = (),
     address: str | None = None,
     snapshot: Annotated[File | None, typer.Option(metavar="FILE")] = None,
+    analyze: Annotated[bool, typer.Option("--analyze/--no-analyze")] = True,
     raise_failures: bool = True,
     progress: Progress = silent,
 ) -> Summary:
     """Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.
 
-    `bandlens init` writes a study file for the models and images that are here.
+    `bandlens init` writes a study file for the models and images that are here. At the end the metrics of what is
+    complete are computed, where they are not there yet, the study's own measures too; `bandlens analyze` prints them.
 
     Args:
         study: the study: a TOML file.
@@ -234,6 +236,7 @@ def run(
         devices: local: a process on each of these GPUs, by number or name of `nvidia-smi -L`; or cpu,cpu.
         address: ray: HOST:PORT of the cluster, or auto; by default $RAY_ADDRESS.
         snapshot: a copy for readers, renewed while this runs; name it with --db.
+        analyze: compute metrics and end with the verdict, a sentence on what the models live on.
         raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
     """
     from ..study.study_run import run_study
@@ -246,8 +249,8 @@ def run(
         workers=_workers(executor, devices, address),
         snapshot=path_of(snapshot),
         progress=progress,
+        analyze=analyze,
     )
-    summary = replace(summary, own_measures=bool(work.study.measures))
     return summary.raise_failures() if raise_failures else summary
 
 

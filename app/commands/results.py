@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +47,7 @@ MOST_NAMES = 10
 """The number of metrics or checkpoints that a reason lists."""
 
 
-def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableFormat = Format.table) -> None:
+def print_metrics(metrics: DataFrame, conditions: bool, db: File, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens analyze --db results.duckdb --format csv"""
     rows = metrics.to_dicts()
     if not rows:
@@ -64,8 +64,22 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
     if not table_format.is_for_programs:
         rows = [row for row in rows if row["value"] is not None]
     print_rows(rows, table_format, titles=(*TITLES, "metric") if conditions else TITLES)
-    if len(valueless) and not table_format.is_for_programs:
+    if table_format.is_for_programs:
+        return
+    if len(valueless):
         print_note("\n".join(["", *_reasons(valueless)]), table_format)
+    if len(metrics):
+        print_note("\n".join(["", *_verdicts([*metrics["study"].unique(maintain_order=True)], db)]), table_format)
+
+
+def _verdicts(labels: Sequence[str], db: File) -> Iterator[str]:
+    """Yield the first sentence on each version of a study, after its label where there are several."""
+    label_lists: dict[str, list[str]] = {}
+    with results.open(db) as reader:
+        for label in labels:
+            label_lists.setdefault(reader.verdict(label)[0], []).append(label)
+    for sentence, names in label_lists.items():
+        yield f"{some_of(names)}: {sentence}" if len(labels) > 1 else sentence
 
 
 def _reasons(valueless: DataFrame) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,20 +39,21 @@ def print_study(draft: tuple[Study, str], file: Path) -> None:
 
 def print_plan(
     plan: Plan,
-    summary: Annotated[bool, typer.Option("--summary")] = False,
+    cells: Annotated[bool, typer.Option("--cells")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Example: bandlens plan study.toml --db results.duckdb
 
     Args:
-        summary: print the last lines alone: what is to run, its time and its room.
+        cells: print a table of the cells first; other formats have it anyway.
     """
     if table_format.is_for_programs:
         print_document(plan, table_format)
         return
     note = partial(print_note, table_format=table_format)
-    if not summary:
-        _print_details(plan, table_format)
+    if cells or table_format != Format.table:
+        print_rows(plan.rows, table_format, titles=("checkpoint", "image_set"))
+    _print_notes(plan, note)
     if not plan.missing:
         note("nothing to run: every cell is done")
         return
@@ -64,11 +65,9 @@ def print_plan(
     note(f"images: {amount(plan.image_bytes)}; database: {amount(plan.database_bytes)} more")
 
 
-def _print_details(plan: Plan, table_format: Format) -> None:
+def _print_notes(plan: Plan, note: Callable[[str], None]) -> None:
     from ..study.record import failures_in_words
 
-    print_rows(plan.rows, table_format, titles=("checkpoint", "image_set"))
-    note = partial(print_note, table_format=table_format)
     if stale := sum(row["stale"] for row in plan.rows):
         note(
             f"stale: {plural(stale, 'cell')} of the study's last version that this one lacks; they stay in the "
@@ -106,20 +105,24 @@ def _print_details(plan: Plan, table_format: Format) -> None:
 
 def print_summary(summary: Summary, study: Path, db: Path, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens run study.toml --db results.duckdb"""
-    if table_format != Format.table:
+    if table_format == Format.table:
+        print("\n".join([_run_in_words(summary, study, db), *summary.verdict[:1]]))
+    else:
         print_document(summary, table_format)
-    elif summary.ran or summary.failed:
-        rate = summary.predictions / summary.seconds
-        next_command = f"analyze{f' --study {quoted(study)}' if summary.own_measures else ''} --db {quoted(db)}"
-        print(
-            f"{summary.label}: ran {summary.ran:,} of {plural(summary.cells, 'cell')}, "
-            f"{plural(summary.predictions, 'prediction')} in {duration(summary.seconds)} ({rate:,.0f} a second), "
-            f"into {db}"
-            f"{'' if summary.failed else f'; next: bandlens {next_command}'}"
+    summary.raise_failures()
+
+
+def _run_in_words(summary: Summary, study: Path, db: Path) -> str:
+    if summary.ran or summary.failed:
+        words = (
+            f"ran {summary.ran:,} of {plural(summary.cells, 'cell')}, {plural(summary.predictions, 'prediction')} in "
+            f"{duration(summary.seconds)} ({summary.predictions / summary.seconds:,.0f} a second), into {db}"
         )
     else:
-        print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
-    summary.raise_failures()
+        words = f"nothing to run, all {summary.cells:,} cells are in {db}"
+    command = "report" if summary.verdict else f"analyze --study {quoted(study)}"
+    advice = "" if summary.failed else f"; next: bandlens {command} --db {quoted(db)}"
+    return f"{summary.label}: {words}{advice}"
 
 
 def print_power(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
@@ -187,7 +190,7 @@ def demo(out: Path = Path("demo")) -> None:
     print(f"{model.path}: {parity or 'is there already'}", flush=True)
     images = steps.pack_pictures(out / "pictures.set")
     print(f"{images.folder}: {images.info.count} crops of {len(steps.PICTURES)} pictures, without labels", flush=True)
-    summary = studies.run(steps.write_study(out), database, raise_failures=False, progress=progress)
+    summary = studies.run(steps.write_study(out), database, analyze=False, raise_failures=False, progress=progress)
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}\n")
     metrics = results.analyze(database, "demo")
     with results.open(database) as reader:

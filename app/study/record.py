@@ -57,8 +57,8 @@ class Summary:
     predictions: int
     seconds: float
     failed: list[Failed]
-    own_measures: bool = False
-    """Whether the study has measures of the user's own, which `bandlens analyze` computes from its file."""
+    verdict: list[str] = field(default_factory=list)
+    """The sentences on what the models live on, as `Results.verdict` gives them; none where the run did not analyze."""
 
     def raise_failures(self) -> Summary:
         """This summary, where no cell failed; or BandlensError, which names the first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -42,8 +43,10 @@ def run_study(
     workers: Workers | None = None,
     snapshot: Path | None = None,
     progress: Progress = silent,
+    *,
+    analyze: bool = False,
 ) -> Summary:
-    """Run what the database lacks of a study, as `api.studies.run` describes it.
+    """Run what the database lacks of a study, and `analyze` it, as `api.studies.run` describes it.
 
     What was committed stays, and a signal has the run store what it has computed. A run that is killed outright loses
     up to `range_seconds` of work, and one on workers, by a signal too, that of each worker.
@@ -92,7 +95,25 @@ def run_study(
         warn([*record.throttled, *doubt_results(work, store)])
         if len({failure.cell.condition for failure in summary.failed}) > 1:
             warn(failures_in_words(summary.failed))
+        if analyze and len(summary.failed) < summary.cells:
+            summary = replace(summary, verdict=_analyze(store, summary.label, measures, progress))
         return summary
+
+
+def _analyze(store: Store, label: str, measures: Sequence[OwnMeasure], progress: Progress) -> list[str]:
+    """Compute the metrics that a version lacks, and give the verdict on it.
+
+    Predictions are stored by now: an error is a warning, and the verdict empty.
+    """
+    from ...analysis.comparison.verdict import verdict  # a run without it starts without its libraries
+    from ...analysis.measures.compute import analyze_study
+
+    try:
+        analyze_study(store, label, measures, progress)
+        return verdict(store, label).sentences
+    except BandlensError as error:
+        warn([f"{label} is not analyzed: {error}"])
+        return []
 
 
 def warn(lines: Sequence[str]) -> None:

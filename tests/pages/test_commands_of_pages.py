@@ -36,7 +36,10 @@ def test_options_of_commands_are_there(page: Path) -> None:
     unknown = []
     for line in lines:
         command = command_of(line.split())
-        options = {"--help", *(name for parameter in command.params for name in parameter.opts)}
+        options = {
+            "--help",
+            *(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)),
+        }
         unknown += [f"bandlens {line}: {name}" for name in OPTION.findall(line) if name not in options]
     assert unknown == []
 

@@ -65,7 +65,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
-        (["plan", "no.toml", "--sumary"], 2, "bandlens: unknown option '--sumary'; did you mean --summary?"),
+        (["plan", "no.toml", "--cell"], 2, "bandlens: unknown option '--cell'; did you mean --cells?"),
         (
             ["plan", "no.toml", "--batch", "8"],
             2,
@@ -141,7 +141,7 @@ def test_probes_list_says_once_what_a_probe_does_and_which_are_not_listed(comman
 def test_commands_stand_under_what_one_does() -> None:
     page = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     headings = re.findall(r"^(\w[\w ]*):$", page, re.MULTILINE)
-    assert headings == ["Options", "Get ready", "Run", "Look", "Ask", "Maintain"]
+    assert headings == ["Options", "Start", "Prepare", "Run", "Look", "Ask", "Advanced"]
     commands = re.findall(r"^  ([a-z][a-z-]*)  ", page, re.MULTILINE)
     assert sorted(commands) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
     assert max(map(len, page.splitlines())) <= 80

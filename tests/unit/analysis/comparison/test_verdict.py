@@ -90,6 +90,17 @@ def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_w
     assert [sentence.split()[0] for sentence in each] == ["coarse", "fine", "middle"]
 
 
+def test_the_first_sentence_counts_the_models_of_which_nothing_is_determined(tmp_path: Path) -> None:
+    middles = {"coarse": 15, "fine": 30, "hidden": 30}
+    database = study(tmp_path, middles)
+    with open_store(database) as store:
+        name = "(SELECT checkpoint FROM study_checkpoint WHERE name = 'hidden')"
+        store.execute(f"UPDATE measure_value SET state = 'at_chance' WHERE checkpoint = {name}")
+    first, *each, _ = sentences(database)
+    assert first.startswith("Of the 2 determined of 3 models, coarse keeps half of its accuracy above chance on ")
+    assert [sentence.split()[0] for sentence in each] == ["coarse", "fine"]
+
+
 def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
     assert sentences(study(tmp_path, {"net": 30}, classes=2, share=0.5)) == [
         "Not determined for net: cut of low-passes that leaves half, since "

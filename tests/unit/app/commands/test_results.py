@@ -11,6 +11,8 @@ from made_up_results import cell, database_of, image_set, model, part
 from reported import GRID
 from small import Command, ask
 
+import bandlens
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,13 +65,20 @@ def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command
     words = ("analyze", "--db", database, "--study", "b")
     rows = json.loads(command(*words, "--format", "json").out)
     reasons = {row["note"] for row in rows if row["value"] is None}
-    table, _, lines = command(*words).out.partition("\nno value ")
+    output, _, verdict = command(*words).out.rpartition("\n\n")
+    table, _, lines = output.partition("\nno value ")
     assert "low_frequency_bias" in table
     assert [reason for reason in reasons if reason in table] == []
     assert {line.split(": ", 1)[1] for line in lines.splitlines()} == reasons
     assert len(lines.splitlines()) == len(reasons)
     assert "(missing) of high_frequency_bias" in lines
     assert "by one, two, set, b@1" in lines
+    with bandlens.open(database) as reader:
+        assert reader.verdict("b@1")[0] == verdict.strip()
+    assert command(*words, "--conditions").out.endswith(f"\n\n{verdict}")
+    assert command("analyze", "--db", database).out.endswith(f"\n\na@1, b@1: {verdict}"), "they have one sentence"
     markdown = command(*words, "--format", "markdown")
     assert "missing" not in markdown.out
+    assert verdict not in markdown.out
+    assert verdict in markdown.err
     assert "no value (missing) of " in markdown.err

@@ -12,13 +12,16 @@ import pytest
 import quick_export  # noqa: F401 - one test exports several networks
 from small import Command, ask, make_images, make_model, make_pictures, make_study, write_pictures
 
+import bandlens
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.power import smallest_tested_difference
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
-from bandlens.core.errors import UsageError
+from bandlens.core.errors import StoreError, UsageError
 from bandlens.core.records import Crop
 from bandlens.export.model_files import save_model
 from bandlens.probes.images.pack import pack
@@ -135,7 +138,7 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert plan.estimate == "rates of earlier runs in this database"
 
     page = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
-    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in page
+    assert page.startswith("stale: 14 cells of the study's last version that this one lacks; they stay in the ")
 
     second = place.run(probes=OTHER_LEVEL)
     assert (second.label, second.ran, second.cells) == ("study@2", 14, 60)
@@ -177,8 +180,10 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     assert {row["probe"] for row in document["rows"]} == {"clean", "lowpass"}
     assert "two, images.set, lowpass below 6 cycles/image" in document["missing"]
     ran = json.loads(command("run", file, "--db", place.database, "--format", "json").out)
+    with bandlens.open(place.database) as reader:
+        verdict = reader.verdict()
     assert ran | {"seconds": 0} == {
-        "label": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": [], "own_measures": False
+        "label": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": [], "verdict": verdict
     }  # fmt: skip
 
 
@@ -206,33 +211,87 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     )
 
 
-def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
+def test_plan_prints_a_summary_and_the_cells_where_they_are_asked_for(command: Command, place: Place) -> None:
     file = make_study(place.folder)
-    *_, cost, room = command("plan", file, "--db", place.database).out.splitlines()
-    assert cost.startswith("to run: 2 cells, 40 predictions, about ")
-    assert re.fullmatch(r"images: .* kB; database: \d+ B more", room)
-    summary = command("plan", file, "--db", place.database, "--summary").out
-    assert re.sub("about .* here", "", summary) == re.sub("about .* here", "", f"{cost}\n{room}\n")
-    first = command("run", file, "--db", place.database)
-    assert first.code == 0
-    assert first.out.startswith("study@1: ran 2 of 2 cells, 40 predictions in ")
-    assert first.out.endswith(f", into {place.database}; next: bandlens analyze --db {place.database}\n")
-    assert command("plan", file, "--db", place.database, "--summary").out == "nothing to run: every cell is done\n"
-    second_answer = command("run", file, "--db", place.database)
-    assert (second_answer.code, second_answer.err) == (0, "")
-    assert second_answer.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+    summary = command("plan", file, "--db", place.database).out.splitlines()
+    assert summary[-2].startswith("to run: 2 cells, 40 predictions, about ")
+    assert re.fullmatch(r"images: .* kB; database: \d+ B more", summary[-1])
+    *table, room = command("plan", file, "--db", place.database, "--cells").out.splitlines()
+    assert [line.split()[:3] for line in table[2:4]] == [[name, "images.set", "clean"] for name in ("one", "two")]
+    assert [line for line in summary if line.split()[1] == "images.set"] == []
+    assert room == summary[-1]
 
 
-def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command, place: Place) -> None:
+def test_a_run_ends_with_the_verdict_and_says_what_is_next(command: Command, place: Place) -> None:
+    file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}\nhighpass = {cutoff = [0.1, 0.5]}")
+    words = ("run", file, "--db", place.database)
+    bare = command(*words, "--no-analyze")
+    assert (bare.code, bare.out.count("\n")) == (0, 1)
+    assert bare.out.startswith("study@1: ran 10 of 10 cells, 200 predictions in ")
+    assert bare.out.endswith(f", into {place.database}; next: bandlens analyze --study {file} --db {place.database}\n")
+    assert place.ask("SELECT count(*) FROM metric") == [(0,)]
+    analyzed = command(*words)
+    assert (analyzed.code, analyzed.err) == (0, "")
+    line, verdict = analyzed.out.splitlines()
+    assert (
+        line
+        == f"study@1: nothing to run, all 10 cells are in {place.database}; next: bandlens report --db {place.database}"
+    )
+    with bandlens.open(place.database) as reader:
+        assert reader.verdict()[0] == verdict
+    assert command("analyze", "--db", place.database).out.splitlines()[-1] == verdict
+
+
+def test_a_run_computes_metrics_where_cells_lack_them_alone(command: Command, place: Place) -> None:
+    """A number that the test puts into a metric stays, until there is a new cell."""
+    lowpass, highpass = "lowpass = {cutoff = [0.1, 0.5]}", "highpass = {cutoff = [0.1, 0.5]}"
+    words = ("run", make_study(place.folder, probes=lowpass), "--db", place.database)
+    marked = "SELECT count(*) > 0 FROM measure_value WHERE note = 'mine'"
+    for probes in (lowpass, f"{lowpass}\n{highpass}"):
+        make_study(place.folder, probes=probes)
+        assert command(*words, "--no-analyze").code == 0
+        assert command(*words).code == 0
+        with open_store(place.database) as store:
+            store.execute("UPDATE measure_value SET note = 'mine'")
+        assert command(*words).code == 0
+        assert place.ask(marked) == [(True,)]
+    with open_store(place.database) as store:  # as if the last cell had been lacking when the others were analyzed
+        store.execute("DELETE FROM measure_value WHERE condition = (SELECT max(condition) FROM measure_value)")
+    assert command(*words).code == 0
+    assert place.ask(marked.replace("note", "study = (SELECT max(study) FROM measure_value) AND note")) == [(False,)]
+
+
+def test_a_run_whose_cells_failed_analyzes_the_others_and_ends_with_its_own_status(
+    command: Command, place: Place
+) -> None:
     make_model(place.folder / "models", "two", seed=1, darkest=0.99)
     file = make_study(place.folder)
     ran = command("run", file, "--db", place.database)
     assert (ran.code, ran.out.partition(" cells, ")[0]) == (1, "study@1: ran 1 of 2")
-    assert ran.out.endswith(f", into {place.database}\n")
+    assert ran.out.splitlines()[0].endswith(f", into {place.database}")
+    assert place.ask("SELECT DISTINCT checkpoint FROM condition_metric") == [("one",)]
     second_answer = command("run", file, "--db", place.database)
     assert (second_answer.code, second_answer.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
-    summary = command("plan", file, "--db", place.database, "--summary").out
-    assert summary.startswith("to run: 1 cell (1 of them failed when last tried), 20 predictions, about ")
+    summary = command("plan", file, "--db", place.database).out
+    assert "\nto run: 1 cell (1 of them failed when last tried), 20 predictions, about " in summary
+
+
+def test_metrics_that_cannot_be_stored_are_a_warning_of_a_run_that_is(
+    command: Command, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("no room")
+
+    file = make_study(place.folder, probes="[measures]\nhits = {file = 'hits.py'}")
+    (place.folder / "hits.py").write_text("def hits(right):\n    return right\n", encoding="utf-8")
+    with monkeypatch.context() as patches:
+        patches.setattr(Store, "write_values", refuse)
+        ran = command("run", file, "--db", place.database)
+    assert (ran.code, ran.out.count("\n"), place.ask("SELECT count(*) FROM accuracy")) == (0, 1, [(2,)])
+    assert f"; next: bandlens analyze --study {file} --db " in ran.out
+    assert ran.err.endswith("bandlens: warning: study@1 is not analyzed: no room\n")
+    assert command("run", file, "--db", place.database).code == 0
+    assert {"hits", "accuracy"} <= {name for (name,) in place.ask("SELECT metric FROM condition_metric")}
 
 
 def test_the_smallest_difference_counts_clusters_and_tests(command: Command, place: Place) -> None:
