@@ -22,7 +22,8 @@ from . import console, signals
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Start": {
-        "demo": ("studies", "Do the main job on a real classifier and real pictures"),
+        "look": ("look", "Find out which frequencies a model lives on: one call, about a minute"),
+        "demo": ("look", "Look at a real classifier on real pictures that come with packages"),
         "doctor": ("models", "Say what this machine can run"),
     },
     "Prepare": {

@@ -17,6 +17,17 @@ from .study.resolve import resolve
 
 MODELS = "models"
 """The folder beside a study file whose models are taken before those of the default folder."""
+FILTERS = """\
+lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9] }   # 0.1 keeps the lowest tenth of frequencies
+highpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9] }  # 0.1 keeps the highest tenth
+"""
+"""The probes of a first study: 15 conditions with that without perturbation."""
+GRID = """\
+lowpass = {}        # the published cutoffs: 11 conditions
+highpass = {}       # 11
+critical_band = {}  # the published levels and octaves of noise: 29
+"""
+"""The published grid: 52 conditions with that without perturbation."""
 MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 
@@ -31,7 +42,9 @@ def write_study(file: Path) -> tuple[Study, str]:
 
     def problem_of(names: Sequence[str], paths: Sequence[str]) -> str:
         # The engine is named, so that nothing asks for the fastest of this machine.
-        keys = tomllib.loads(_text(file.name, names, paths, beside)) | {"engine": "onnxruntime"}
+        keys = tomllib.loads(study_text(file.name, names, paths, MODELS if beside else None)) | {
+            "engine": "onnxruntime"
+        }
         study = Study(file.stem, **keys, folder=folder)
         try:
             resolve(study)
@@ -51,7 +64,7 @@ def write_study(file: Path) -> tuple[Study, str]:
         selections = [(users, fitting), *((takers[path], [path]) for path in fitting)]
         selections += [([name], [path]) for path in sets for name in takers[path]]
         names, paths = next((some for some in selections if not problem_of(*some)), (names, paths))
-    write_file(file, _text(file.name, names, paths, beside))
+    write_file(file, study_text(file.name, names, paths, MODELS if beside else None))
     left_out = {name: reasons.get(name) or problem for name in (*models, *sets) if name not in (*names, *paths)}
     lines = [f"left out {name}: {reason}" for name, reason in left_out.items()]
     return Study.read(file), some_of(lines, between="; ") or problem
@@ -68,8 +81,18 @@ def write_file(file: Path, text: str) -> None:
         raise UsageError(f"cannot write {file}: {words_of(error)}; name a file in a folder that is there") from None
 
 
-def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: bool) -> str:
-    """The study file. Its probes come last, so that a line at the end adds one."""
+def study_text(
+    file: str,
+    checkpoints: Sequence[str],
+    images: Sequence[str],
+    models: str | None = None,
+    limit: int | None = None,
+    probes: str = FILTERS,
+) -> str:
+    """A study file. Its probes come last, so that a line at the end adds one.
+
+    Without `models` it has the default folder, and without a `limit` all images; lines that set them stand ready.
+    """
     return f"""\
 # Which image frequencies do these models live on?
 # `bandlens plan {file}` says what a run would compute, and how long it would take;
@@ -77,18 +100,20 @@ def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: 
 # docs/reference/study.md has all keys.
 
 # Names of exported models; "*" stands for all of them. `bandlens export FILE --out {MODELS}` makes one of your weights.
-checkpoints = {json.dumps(checkpoints or [MISSING_MODEL])}
+checkpoints = {_names(checkpoints or [MISSING_MODEL])}
 # Folder of the exported models; without this line it is $BANDLENS_HOME/models.
-{"" if beside else "# "}models = "{MODELS}"
+{"# " if models is None else ""}models = {json.dumps(models or MODELS, ensure_ascii=False)}
 # Folders of image sets; * in a path stands for any name. `bandlens images pack` makes one of a folder of pictures.
-images = {json.dumps(images or [MISSING_IMAGES], ensure_ascii=False)}
+images = {_names(images or [MISSING_IMAGES])}
 # Number of images of each set that are run, drawn evenly from all classes; without this line all of them.
-# limit = 1000
+{"# " if limit is None else ""}limit = {limit or 1000}
 # What runs the models, as `bandlens doctor` lists it; without this line the fastest that is ready.
 # engine = "onnxruntime"
 
 # What the images go through, a line for each probe; docs/guide/probes.md has all of them, and how to write one.
 [probes]
-lowpass = {{ cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }}   # 0.1 keeps the lowest tenth of frequencies
-highpass = {{ cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }}  # 0.1 keeps the highest tenth
-"""
+{probes}"""
+
+
+def _names(names: Sequence[str]) -> str:
+    return json.dumps(names, ensure_ascii=False)

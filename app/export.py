@@ -15,6 +15,7 @@ from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
 from ..core.jobs import Progress, processors, silent
 from ..core.records import MULTILABEL, SEVERAL, Model
 from ..core.untrusted import read_text, words_of
+from ..export.model_files import NORMALIZATIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,6 +222,25 @@ def read_head(
 
 HEAD_KEYS = {"head": str, "method": str, "pool": str, "output": str, "seed": int}
 """The keys of a file of a head, and their types."""
+
+
+def read_normalization(text: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation: of a name, or MEAN:STD, each a number or three. UsageError for anything else."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, colon, std = text.partition(":")
+    if not colon:
+        raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
+    return _read_numbers(mean), _read_numbers(std)
+
+
+def _read_numbers(text: str) -> list[float]:
+    """Decimals, or one decimal over another, such as 127/255 or 123.68/255."""
+    try:
+        parts = [number.partition("/") for number in text.split(",")]
+        return [float(over) / float(under) if slash else float(over) for over, slash, under in parts]
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"cannot read {text}; write three numbers such as 0.485,0.456,0.406, or 127/255") from None
 
 
 def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:

@@ -161,7 +161,7 @@ def export_model(
         source = source.source
     if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
         _check_file(Path(source), architecture, reading)
-    channels = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
+    channels = None if mean is None or std is None else (channels_of("mean", mean), channels_of("std", std))
     from ...export import pipeline
     from ...export.onnx.outputs import Outputs
 
@@ -242,7 +242,7 @@ def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
         raise UsageError(f"{file} is the whole network; leave out weights, --architecture and what is about them")
 
 
-def _channels(name: str, numbers: Sequence[float] | float) -> Channels:
+def channels_of(name: str, numbers: Sequence[float] | float) -> Channels:
     try:
         channels = [float(numbers)] if isinstance(numbers, (int, float)) else list(map(float, numbers))
     except (TypeError, ValueError):  # words, or tables of numbers

@@ -12,12 +12,12 @@ import typer
 
 from ...core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ...export.class_names import read_class_names
-from ...export.model_files import NORMALIZATIONS, categorize_model, check_name, load_model, model_names
+from ...export.model_files import categorize_model, check_name, load_model, model_names
 from ...export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
 from ..api.parameters import File
 from ..console import log, progress
-from ..export import Backbone, Exports, Lowering, attempt, lower, name_sources, read_head
+from ..export import Backbone, Exports, Lowering, attempt, lower, name_sources, read_head, read_normalization
 from ..printing import Format, TableFormat, print_rows
 from ..terminal import command
 
@@ -228,25 +228,6 @@ def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool
             f"bandlens: {name}: took {average}{choice['taken']} and left {', '.join(choice['left'])}; --weights "
             "ema|raw|KEY takes others"
         )
-
-
-def read_normalization(text: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation: of a name, or MEAN:STD, each a number or three. UsageError for anything else."""
-    if text in NORMALIZATIONS:
-        return NORMALIZATIONS[text]
-    mean, colon, std = text.partition(":")
-    if not colon:
-        raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
-    return _read_numbers(mean), _read_numbers(std)
-
-
-def _read_numbers(text: str) -> list[float]:
-    """Decimals, or one decimal over another, such as 127/255 or 123.68/255."""
-    try:
-        parts = [number.partition("/") for number in text.split(",")]
-        return [float(over) / float(under) if slash else float(over) for over, slash, under in parts]
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"cannot read {text}; write three numbers such as 0.485,0.456,0.406, or 127/255") from None
 
 
 def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = Format.table) -> None:

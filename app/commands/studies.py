@@ -1,4 +1,4 @@
-"""`bandlens init`, `plan`, `power`, `run`, `progress`, `import` and `demo`: before, during and instead of a run."""
+"""`bandlens init`, `plan`, `power`, `run`, `progress` and `import`: before, during and instead of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import BandlensError, amount, plural, quoted, some_of, writing
+from ...core.errors import BandlensError, amount, plural, quoted, some_of
 from ...core.untrusted import one_line
-from ..api import results, studies
-from ..console import log, progress
+from ..api import studies
+from ..console import log
 from ..printing import Format, Rows, TableFormat, duration, print_document, print_note, print_rows, print_tables
 from ..terminal import command
 
@@ -166,47 +166,7 @@ def print_imports(imports: Sequence[Imported], db: Path) -> None:
         )
 
 
-def demo(out: Path = Path("demo")) -> None:
-    """Do the main job on a real classifier and real pictures: no GPU, no account, less than a minute.
-
-    EfficientNet-Lite0 goes through all 52 conditions on four crops of each of 20 pictures, into OUT/results.duckdb. Of
-    the numbers, those are printed that so few pictures determine, with their intervals.
-
-    Example: bandlens demo --out demo
-
-    Args:
-        out: the folder for everything it makes.
-    """
-    import polars as pl
-
-    from ...analysis.measures.base import State
-    from .. import demo as steps
-
-    start = time.monotonic()
-    database = out / "results.duckdb"
-    with writing(f"the demo into {out}", "name another folder with --out"):
-        out.mkdir(parents=True, exist_ok=True)
-    model, parity = steps.export_model(out / "models")
-    print(f"{model.path}: {parity or 'is there already'}", flush=True)
-    images = steps.pack_pictures(out / "pictures.set")
-    print(f"{images.folder}: {images.info.count} crops of {len(steps.PICTURES)} pictures, without labels", flush=True)
-    summary = studies.run(steps.write_study(out), database, analyze=False, raise_failures=False, progress=progress)
-    print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}\n")
-    metrics = results.analyze(database, "demo")
-    with results.open(database) as reader:
-        print(reader.verdict("demo")[0])  # lines below count numbers that are not determined
-    sound = metrics.filter(pl.col("low").is_not_null(), state=State.OK.value)
-    print_rows(sound.select("metric", "value", "low", "high", "state").to_dicts())
-    print(f"{len(metrics) - len(sound)} numbers more have no interval, or are not beyond doubt; with their notes:")
-    print(f"  bandlens analyze --db {quoted(database)}")
-    report = results.report(database, out / "report.html", "demo")
-    print(f"{report.out}: {report.charts} charts in one file, {amount(report.bytes)}; open it in a browser")
-    print(f"Done in {duration(time.monotonic() - start)}. Change {out / 'study.toml'} and run")
-    print(f"  bandlens run {quoted(out / 'study.toml')} --db {quoted(database)}")
-
-
 COMMANDS: dict[str, Any] = {
-    "demo": command(demo),
     "init": command(studies.write_study, print_study),
     "plan": command(studies.plan, print_plan),
     "power": command(studies.power, print_power),

