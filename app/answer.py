@@ -40,6 +40,8 @@ LIMIT 4
 """The images whose answers changed with the most confidence before and after, from several probes."""
 FILTERS = ("lowpass", "highpass")
 """The probes whose curves are shown."""
+SHOWN_CUTOFFS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""The cutoffs that have a line in text."""
 BAR = 20
 """Characters of a bar that stands for 1."""
 
@@ -81,8 +83,9 @@ class Look:
 
     @property
     def curve_lines(self) -> list[str]:
-        """A line for each filter, with a bar as long as its share, and the interval."""
-        rows = [(condition_in_words(row), row) for row in self.curve.to_dicts()]
+        """A line for each filter at every other tenth, with a bar as long as its share, and the interval."""
+        curve = self.curve.filter(pl.col("cutoff").is_in(SHOWN_CUTOFFS))
+        rows = [(condition_in_words(row), row) for row in curve.to_dicts()]
         width = max((len(words) for words, _ in rows), default=0)
         return [
             f"{words:<{width}}  {'█' * round(BAR * row['top1']):<{BAR}} {row['top1']:.2f} {_interval(row)}".rstrip()

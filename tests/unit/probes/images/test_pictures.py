@@ -1,0 +1,71 @@
+"""Pictures in memory: each form gives the same pixels and labels, and what is none is one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import make_pictures
+
+from bandlens.core.errors import UsageError
+from bandlens.probes.images.pictures import pictures_of
+
+PIXELS = make_pictures(7, 16)
+LABELS = [0, 1, 1, 0, 1, 1, 1]
+
+
+class Dataset:
+    """Pairs as a dataset of torch gives them: by index, without being iterable by declaration."""
+
+    def __len__(self) -> int:
+        return len(PIXELS)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return PIXELS[row].transpose(2, 0, 1).astype(np.float32) / 255, LABELS[row]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (PIXELS, LABELS),
+        (PIXELS.transpose(0, 3, 1, 2), LABELS),
+        (PIXELS / 255, LABELS),
+        ([*map(Image.fromarray, PIXELS)], LABELS),
+        ([(picture, label) for picture, label in zip(PIXELS, LABELS, strict=True)], None),
+        (Dataset(), None),
+        (Dataset(), LABELS),
+    ],
+)
+def test_every_form_gives_the_same(images: Any, labels: list[int] | None) -> None:
+    pictures, classes = pictures_of(images, labels, 100)
+    rows = dict(pictures)
+    assert sorted(rows) == [f"{row}.png" for row in range(7)]
+    assert all(np.array_equal(pixels, PIXELS[int(path[0])]) for path, pixels in rows.items())
+    assert classes == [LABELS[int(path[0])] for path in rows]
+
+
+def test_a_limit_takes_the_first_of_a_larger_one() -> None:
+    (few, _), (every, _) = pictures_of(PIXELS, None, 3), pictures_of(PIXELS, None, 7)
+    assert [path for path, _ in few] == [path for path, _ in every][:3]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([], None, "there are no images; give at least two"),
+        (object(), None, "images are a object; give a folder, an archive, a packed set, an array"),
+        (PIXELS, [0], "1 labels were given for 7 images; give one for each"),
+        (PIXELS[:, :, :, 0], None, r"image \d.png has shape \(16, 16\); give RGB"),
+        (
+            PIXELS / 127 - 1,
+            None,
+            r"image \d.png has numbers from -.*; give images in \[0, 1\], before they are normalized",
+        ),
+        (PIXELS.astype(np.int32), None, r"image \d.png is of int32; give images of uint8, or in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(images: Any, labels: list[int] | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(pictures_of(images, labels, 100)[0])
