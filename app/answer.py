@@ -13,8 +13,9 @@ import polars as pl
 import vl_convert
 
 from ..analysis.charts.grammar import two_a_row, vega_lite_version
+from ..analysis.comparison.verdict import verdict
 from ..analysis.database.open import open_store
-from ..analysis.database.study_versions import study_label
+from ..analysis.database.study_versions import read_conditions, study_label, with_facts
 from ..analysis.results import Results
 from ..core.untrusted import printable
 from ..probes.grid import make_grid
@@ -38,8 +39,6 @@ ORDER BY row_number() OVER (PARTITION BY probe ORDER BY clean_confidence * confi
 LIMIT 4
 """
 """The images whose answers changed with the most confidence before and after, from several probes."""
-FILTERS = ("lowpass", "highpass")
-"""The probes whose curves are shown."""
 SHOWN_CUTOFFS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """The cutoffs that have a line in text."""
 BAR = 20
@@ -48,7 +47,7 @@ BAR = 20
 
 @dataclass(frozen=True)
 class Look:
-    """What a model lives on, by one call of `bandlens.look`; a notebook shows it."""
+    """The answer of one call of `bandlens.look`: what a model lives on. A notebook shows it."""
 
     file: Path
     """The study's file, beside all that the look made: models, images, flips.png, report.html."""
@@ -110,7 +109,8 @@ class Look:
     def _curve_svg(self) -> str:
         """The curves of both filters side by side; empty where the study has none."""
         with self.results as results:
-            charts = [results.plot_curves(probe, study=self.label) for probe in FILTERS if probe in self.curve["probe"]]
+            probes = self.curve["probe"].unique(maintain_order=True)
+            charts = [results.plot_curves(probe, study=self.label) for probe in probes]
         spec = two_a_row(charts).to_dict() if charts else None
         return vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()) if spec else ""
 
@@ -124,10 +124,9 @@ def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str]
         if len(flips):
             grid = make_grid(study.probes, study.folder)
             draw_wall(store, flips, images, Conditions(grid), file.with_name("flips.png"))
-    with Results(database) as results:
-        curve = results.curves(label).filter(pl.col("probe").is_in(FILTERS)).drop_nulls("top1")
-        sentences = results.verdict(label)
-    curve = curve.sort("probe", "cutoff", descending=[True, False])
+        curve = with_facts(store.frame("FROM curve_of(?)", [label]), read_conditions(store, label))
+        curve = curve.filter("cuts").drop_nulls("top1").sort("place")
+        sentences = verdict(store, label).sentences
     return Look(file, database, label, images, sentences, curve, flips, notes, commands)
 
 
