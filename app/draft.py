@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import BandlensError, UsageError, some_of
+from ..core.errors import UsageError
 from ..core.untrusted import words_of
-from ..export.model_files import load_model, model_names
+from ..export.model_files import model_names
 from .recorded_images import find_sets
 from .study.file import Study
-from .study.matching import takes_images
-from .study.resolve import resolve
 
 MODELS = "models"
 """The folder beside a study file whose models are taken before those of the default folder."""
@@ -32,42 +29,14 @@ MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 
 
-def write_study(file: Path) -> tuple[Study, str]:
-    """Write a study of what is there, as many models and image sets as make one: see `api.studies.write_study`."""
+def write_study(file: Path) -> Study:
+    """Write a study of the models and image sets that are there: see `api.studies.write_study`."""
     folder = file.parent
     beside = bool(model_names(folder / MODELS)) or not model_names(None)
-    exported = folder / MODELS if beside else None
-    models = {name: load_model(exported, name) for name in model_names(exported)}
-    sets = {images.folder.relative_to(folder).as_posix(): images for images in find_sets([folder]).values()}
-
-    def problem_of(names: Sequence[str], paths: Sequence[str]) -> str:
-        # The engine is named, so that nothing asks for the fastest of this machine.
-        keys = tomllib.loads(study_text(file.name, names, paths, MODELS if beside else None)) | {
-            "engine": "onnxruntime"
-        }
-        study = Study(file.stem, **keys, folder=folder)
-        try:
-            resolve(study)
-        except BandlensError as error:
-            return str(error)
-        return ""
-
-    names, paths, reasons = [*models], [*sets], dict[str, str]()
-    if problem := problem_of(names, paths):
-        takers = {path: [name for name in models if takes_images(models[name], sets[path].info)] for path in sets}
-        reasons = {
-            path: problem_of(takers[path], [path]) if takers[path] else f"no model takes {images.info.preprocessing}"
-            for path, images in sets.items()
-        }
-        fitting = [path for path in sets if not reasons[path]]
-        users = [name for name in models if any(name in takers[path] for path in fitting)]
-        selections = [(users, fitting), *((takers[path], [path]) for path in fitting)]
-        selections += [([name], [path]) for path in sets for name in takers[path]]
-        names, paths = next((some for some in selections if not problem_of(*some)), (names, paths))
+    names = model_names(folder / MODELS if beside else None)
+    paths = [images.folder.relative_to(folder).as_posix() for images in find_sets([folder]).values()]
     write_file(file, study_text(file.name, names, paths, MODELS if beside else None))
-    left_out = {name: reasons.get(name) or problem for name in (*models, *sets) if name not in (*names, *paths)}
-    lines = [f"left out {name}: {reason}" for name, reason in left_out.items()]
-    return Study.read(file), some_of(lines, between="; ") or problem
+    return Study.read(file)
 
 
 def write_file(file: Path, text: str) -> None:

@@ -35,14 +35,12 @@ def shipped_studies() -> dict[str, str]:
     return {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in folder.iterdir()}
 
 
-def write_study(
-    file: Annotated[File, typer.Argument()] = Path("study.toml"), *, study: str | None = None
-) -> tuple[Study, str]:
+def write_study(file: Annotated[File, typer.Argument()] = Path("study.toml"), *, study: str | None = None) -> Study:
     """Write a study file for your models and images, asking nothing; or one that comes along, to be changed.
 
     It names the exported models, those in the folder `models` beside FILE or else in $BANDLENS_HOME/models, and the
-    image sets in FILE's folder and four levels below; with nothing there it has names to replace. A file that is there
-    is kept.
+    image sets in FILE's folder and four levels below, whether or not they fit each other: `plan` says so. With nothing
+    there it has names to replace. A file that is there is kept.
 
     Those that come along are grid: the 52 published conditions on ImageNet; paper: the grid, an attack, and every other
     benchmark clean; human-probes: the stimuli of experiments with people; fourier-map: errors under single waves;
@@ -53,8 +51,7 @@ def write_study(
         file: the new study file.
         study: one that comes along, such as grid, instead of one for what is on the disk.
 
-    Returns the study, and a line on what it lacks or leaves out, empty where that is nothing. Raises UsageError where
-    there is a file already, or none can be written; ExportError for a damaged model.
+    Returns the study. Raises UsageError where there is a file already, or none can be written.
     """
     from ..draft import write_file, write_study
     from ..study.file import Study
@@ -69,7 +66,7 @@ def write_study(
     if study not in shipped_studies():
         raise UnknownName("study", study, shipped_studies())
     write_file(path, shipped_studies()[study])
-    return Study.read(path), ""
+    return Study.read(path)
 
 
 def read_study(study: Study | File, engine: str | None = None) -> Study:

@@ -14,7 +14,6 @@ import typer
 from ...core.errors import BandlensError, amount, plural, quoted, some_of
 from ...core.untrusted import one_line
 from ..api import studies
-from ..console import log
 from ..printing import Format, Rows, TableFormat, duration, print_document, print_note, print_rows, print_tables
 from ..terminal import command
 
@@ -29,12 +28,9 @@ MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
 
 
-def print_study(draft: tuple[Study, str], file: Path) -> None:
+def print_study(study: Study, file: Path) -> None:
     """Examples: bandlens init study.toml, bandlens init grid.toml --study grid"""
-    study, lack = draft
     print(f"{file}: {some_of(study.checkpoints)} on {some_of(study.images)}; next: bandlens plan {file}")
-    if lack:
-        log.info(lack)
 
 
 def print_plan(
