@@ -24,6 +24,7 @@ from .app.api.published import published_table as published_table
 from .app.api.published import published_values as published_values
 from .app.api.published import relate_published as relate_published
 from .app.api.published import show_published as show_published
+from .app.api.releases import assert_no_worse as assert_no_worse
 from .app.api.results import analyze as analyze
 from .app.api.results import cite as cite
 from .app.api.results import compare as compare
