@@ -39,6 +39,7 @@ from .app.api.results import merge as merge
 from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("results.duckdb")`
 from .app.api.results import rename_study as rename_study
 from .app.api.results import report as report
+from .app.api.results import sample as sample
 from .app.api.results import stored_study as stored_study
 from .app.api.results import verify as verify
 from .app.api.studies import gate as gate
