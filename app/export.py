@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from ..export.assembly import HeadRequest
     from ..export.heads.recipes import PromptHead, TrainedHead, TrainingImages
     from ..export.model_files import OnnxFile
     from ..export.onnx.precisions import Calibration
-    from ..export.pipeline import HeadRequest
 
 CALIBRATION_IMAGES = 300
 """The number of images that int8 is calibrated on, evenly spaced over the image set."""
@@ -58,10 +58,10 @@ class Backbone:
     progress: Progress = silent
 
     def request(self) -> HeadRequest:
-        """The head as `export.pipeline` takes it; UsageError where it is no head of classes."""
+        """The head as an export takes it; UsageError where it is no head of classes."""
+        from ..export.assembly import HeadRequest
         from ..export.heads.recipes import TrainedHead, prompts_of_array, read_prompts
         from ..export.onnx.outputs import Features
-        from ..export.pipeline import HeadRequest
 
         head: TrainedHead | PromptHead
         if not isinstance(self.head, (str, PathLike)):

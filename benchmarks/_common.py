@@ -248,7 +248,7 @@ def print_rates(
 
 
 def photographs(count: int, size: int = SIZE) -> NDArray[np.uint8]:
-    """Crops of the photographs that scikit-image ships, over and over, of shape (count, 3, size, size)."""
+    """Crops of the photographs that come along, over and over, of shape (count, 3, size, size)."""
     from bandlens.export.photographs import photograph_crops
 
     crops = np.rint(photograph_crops(size) * 255).astype(np.uint8)
@@ -268,10 +268,10 @@ def image_set(path: Path, count: int) -> Path:
 def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     from PIL import Image
 
-    from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
+    from bandlens.export.photographs import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
 
     random = np.random.default_rng(0)
-    pictures = [np.asarray(Image.open(photograph_folder() / name).convert("RGB")) for name in PHOTOGRAPHS]
+    pictures = [np.asarray(Image.open(PHOTOGRAPH_FOLDER / name).convert("RGB")) for name in PHOTOGRAPHS]
     for number in range(count):
         photograph = pictures[number % len(pictures)]
         side = int(min(photograph.shape[:2]) * random.uniform(0.5, 1))

@@ -4,7 +4,7 @@
 is written to its rows of a memory-mapped .npy file. `not written`: the same without that file.
 `bandlens`: probes.images.pack with as many threads, which writes the same pixels, their hashes and an index.
 
-The photographs are JPEGs of 500 x 375 pixels, a quarter of them upright: crops of those that scikit-image ships. Both
+The photographs are JPEGs of 500 x 375 pixels, a quarter of them upright: crops of those that come along. Both
 times are printed: of the clock, and of the processors with the workers' processes, which other work disturbs less.
 """
 
@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
+from bandlens.export.photographs import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 
@@ -36,7 +36,7 @@ def write_photographs(out: Path, count: int) -> Path:
     if out.exists():
         return out
     random = np.random.default_rng(0)
-    pictures = [Image.open(photograph_folder() / name).convert("RGB") for name in PHOTOGRAPHS]
+    pictures = [Image.open(PHOTOGRAPH_FOLDER / name).convert("RGB") for name in PHOTOGRAPHS]
     for number in range(count):
         photograph = pictures[number % len(pictures)]
         wide, high = (375, 500) if number % 4 == 0 else (500, 375)

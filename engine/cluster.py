@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import EngineError, UsageError
+from ..core.extras import naming_extras
 from ..core.timeouts import TimedCalls
 from .backends.base import engine_of
 from .schedule import Computer, answer, line_of
@@ -74,11 +75,9 @@ def import_ray() -> Any:
     """Ray, told to be quiet; EngineError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with naming_extras("--executor ray", EngineError):
         import ray
         from ray._private import worker
-    except ImportError:
-        raise EngineError("the ray executor needs Ray: pip install 'bandlens[ray]'") from None
     # Ray prints that a worker died into standard output, whatever its logging is set to.
     worker.print_to_stdstream = lambda *_, **__: None
     return ray

@@ -1,40 +1,26 @@
-"""Real photographs that models are compared on; scikit-image ships them inside its package."""
+"""Real photographs that models are compared on; they come with the package."""
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from ..core.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PHOTOGRAPH_FOLDER = Path(__file__).with_name("pictures")
 PHOTOGRAPHS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
+    "astronaut.webp",
+    "chelsea.webp",
+    "coffee.webp",
     "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
+    "ihc.webp",
     "retina.jpg",
     "rocket.jpg",
 )
-
-
-def photograph_folder() -> Path:
-    """scikit-image's own data folder; nothing is downloaded. ExportError if scikit-image is not installed."""
-    # skimage.data would fetch a file that the package does not hold; its folder is read without it.
-    package = importlib.util.find_spec("skimage")
-    if package is None or package.origin is None:
-        raise ExportError(
-            "the photographs of scikit-image are missing; pip install scikit-image, or pass your own images"
-        )
-    return Path(package.origin).parent / "data"
+"""The colour photographs of scikit-image that are in the public domain, CC0, or without known restrictions."""
 
 
 @lru_cache(4)
@@ -49,7 +35,7 @@ def photograph_crops(size: int) -> NDArray[np.float32]:
 
     crops = []
     for name in PHOTOGRAPHS:
-        with Image.open(photograph_folder() / name) as file:
+        with Image.open(PHOTOGRAPH_FOLDER / name) as file:
             photograph = file.convert("RGB")
         for part in (1.0, 0.5):
             side = int(min(photograph.size) * part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,59 +15,29 @@ import torch
 from ..core.errors import ExportError, UsageError
 from ..core.files import sha256_of
 from ..core.protocol import SIZE
-from ..core.records import Crop, Model, digest_of
+from ..core.records import Model, digest_of
 from ..core.untrusted import first_line
-from .class_names import find_class_names, names_for
-from .heads.recipes import PromptHead, TrainedHead
-from .model_files import (
-    FINISHED,
-    GREY,
-    LABEL_SETS,
-    MOST_CLASSES,
-    MOST_PIXELS,
-    NORMALIZATIONS,
-    ONE_LOGIT,
-    Normalization,
-    check_name,
-    normalization_name,
-    save_model,
-)
-from .onnx.finished import take_onnx
+from .assembly import PLAIN, HeadRequest, ModelFacts, Request, check_user_name, save_conversion
+from .heads.recipes import TrainedHead
+from .model_files import GREY, MOST_CLASSES, MOST_PIXELS, NORMALIZATIONS, Normalization, check_name
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
-from .onnx.graph import append_head, append_label_sets
-from .onnx.outputs import GIVE_HEAD, Features, Outputs, check_outputs
+from .onnx.outputs import GIVE_HEAD, Outputs, check_outputs
 from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build, load_pretrained, pool_pretrained, pretrained
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files, weights_folder
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
-from .weights.study_checkpoints import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
+from .weights.study_checkpoints import OWN, OWN_WEIGHTS, Reading, checkpoint
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
-
-
-@dataclass(frozen=True, slots=True)
-class HeadRequest:
-    """A head for a network of features."""
-
-    head: TrainedHead | PromptHead
-    features: Features = field(default_factory=Features)
-
-
-Request = HeadRequest | Outputs
-"""The use of a network's outputs: a head of classes is added, or they are judged as the user states."""
-PLAIN = Outputs()
-"""Outputs that have to look like logits of classes."""
 
 
 def export_checkpoint(name: str, folder: Path, image_size: int, trust: bool) -> tuple[Model, Parity]:
     """Fetch one of the 48 if need be, and export it into `folder`.
 
-    Torch and ONNX are compared on the photographs of scikit-image. Raises CheckpointError, ExportError, UnknownName.
+    Torch and ONNX are compared on photographs. Raises CheckpointError, ExportError, UnknownName.
     """
     published = checkpoint(name)
     paths = fetch(published)
@@ -106,7 +76,7 @@ def export_user_checkpoint(
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
     """
-    _check_user_name(name)
+    check_user_name(name)
     network = build(architecture)
     content = read_weights([(path, reading.rule)], reading.trust, reading.weights, network.state_dict().keys())
     classes = count_classes_of_head(network.state_dict(), content.tensors)
@@ -169,7 +139,7 @@ def export_classifier(
     Without a `normalization`, it is the folder's own, and so are image size and crop. Raises CheckpointError,
     ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
     """
-    _check_user_name(name)
+    check_user_name(name)
     features = request.features if isinstance(request, HeadRequest) else None
     network, files, unused = load_classifier(source, features)
     crop = None
@@ -192,30 +162,6 @@ def export_classifier(
     return _export(facts, network, description, folder, request)
 
 
-def import_onnx(
-    path: Path,
-    name: str,
-    normalization: Normalization,
-    folder: Path,
-    *,
-    image_size: int | None = None,
-    request: Request = PLAIN,
-) -> tuple[Model, Parity]:
-    """Take a finished ONNX file as the model `name`, with what a `request` makes of its outputs; see `take_onnx`.
-
-    `normalization` is that of its images, or `none` where the graph normalizes them itself.
-    """
-    _check_user_name(name)
-    statement = request.features if isinstance(request, HeadRequest) else request
-    file = take_onnx(path, normalization, image_size, statement)
-    facts = ModelFacts(
-        *(name, OWN, FINISHED, f"file:{path.name}", file.sha256, normalization, file.image_size),
-        precision=file.precision,
-        notes=file.metadata,
-    )
-    return _save(facts, file, {}, folder, request)
-
-
 def export_network(
     network: nn.Module,
     name: str,
@@ -230,7 +176,7 @@ def export_network(
     A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is.
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
-    _check_user_name(name)
+    check_user_name(name)
     try:
         copy = deepcopy(network).cpu().eval()
         sha256 = sha256_of_tensors(copy)
@@ -257,29 +203,6 @@ def sha256_of_tensors(network: nn.Module) -> str:
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """Facts about a model that are known before it is exported."""
-
-    name: str
-    category: str
-    architecture: str
-    source: str
-    weights_sha256: str
-    normalization: Normalization
-    image_size: int
-    crop: Crop | None = None
-    precision: str = "fp32"
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """Values beside the weights that may name the classes: see `class_names.find_class_names`."""
-
-
-def _check_user_name(name: str) -> None:
-    if any(name == published.name for published in checkpoints()):
-        raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
-    check_name(name)
 
 
 def _sha256(paths: list[Path]) -> str:
@@ -320,53 +243,6 @@ def _export(
         check_outputs(outputs, content, name, request)
     check = partial(check_parity, images=images, name=name)
     provenance = {"opset": OPSET, "torch": torch.__version__, **description}
-    return _save(facts, Conversion(content, outputs, [GREY] if grey else [], check), provenance, folder, request)
-
-
-def _save(
-    facts: ModelFacts,
-    conversion: Conversion,
-    provenance: Mapping[str, Any],
-    folder: Path,
-    request: Request,
-) -> tuple[Model, Parity]:
-    """Add what is requested to a network that was converted, compare the two, and write the model."""
-    content, adapted = conversion.content, list(conversion.adapted)
-    expected: NDArray[np.floating] = conversion.outputs
-    head = None
-    if isinstance(request, HeadRequest):
-        request.head.check_network(facts.name, facts.image_size, facts.crop)
-        head = request.head.make(content, expected.shape[1], facts.name)
-        content = append_head(content, head.linear.weight, head.linear.bias, head.linear.unit)
-        expected = head.linear.logits(conversion.outputs)
-    parity = conversion.check(content, expected)
-    classes, multilabel = expected.shape[1], isinstance(request, Outputs) and request.multilabel
-    if multilabel or classes == 1:
-        content = append_label_sets(content, classes)
-        adapted.append(LABEL_SETS.format(classes) if multilabel else ONE_LOGIT)
-        classes = 2**classes
-    model = Model(
-        name=facts.name,
-        category=facts.category,
-        architecture=facts.architecture,
-        # A headed network is another one, and no published figures are its own.
-        weights_sha256=digest_of(facts.weights_sha256, asdict(head.record)) if head else facts.weights_sha256,
-        source=facts.source,
-        normalization=normalization_name(facts.normalization),
-        path=folder / f"{facts.name}.onnx",
-        sha256=hashlib.sha256(content).hexdigest(),
-        image_size=facts.image_size,
-        classes=classes,
-        crop=facts.crop,
-        precision=facts.precision,
-        head=head.record if head else None,
-        multilabel=multilabel,
+    return save_conversion(
+        facts, Conversion(content, outputs, [GREY] if grey else [], check), provenance, folder, request
     )
-    names = head.class_names if head else find_class_names(facts.notes, model.named[0])
-    if isinstance(request, Outputs) and request.class_names is not None:
-        names = names_for(model, request.class_names)
-    notes: dict[str, Any] = {"class_names": names} if names else {}
-    if head and len(head.keys):
-        notes["training_keys"] = head.keys.astype(">u8").tobytes().hex()
-    save_model(model, content, {**provenance, **notes, "adapted": adapted, "parity": asdict(parity)})
-    return model, parity

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.errors import DeviceError, EngineError
+from ..core.extras import naming_extras
 from ..core.untrusted import first_line, words_of
 
 Array = Any
@@ -22,11 +23,12 @@ def array_module(name: str) -> ModuleType:
     if name == "numpy":
         return np
     try:
-        import cupy
+        with naming_extras("an engine of GPUs", EngineError):
+            import cupy
 
         cupy.cuda.runtime.getDeviceCount()
-    except ImportError as error:
-        raise EngineError(f"CuPy is not installed ({error}); run: pip install 'bandlens[gpu]'") from error
+    except EngineError:
+        raise
     except Exception as error:
         raise EngineError(
             f'CuPy cannot use a GPU here ({first_line(error)}); mend the driver, or set engine = "onnxruntime"'

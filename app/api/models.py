@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...core.errors import CheckpointError, UsageError
+from ...core.extras import naming_extras
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
 from ...export.functions import Function, Layout
@@ -162,9 +163,14 @@ def export_model(
     if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
         _check_file(Path(source), architecture, reading)
     channels = None if mean is None or std is None else (channels_of("mean", mean), channels_of("std", std))
-    from ...export import pipeline
+    is_published = name is None and any(source == published.name for published in checkpoints())
+    is_file = isinstance(source, (str, PathLike)) and Path(source).is_file() and not is_published
+    from ...export.assembly import PLAIN, import_onnx
     from ...export.onnx.outputs import Outputs
 
+    if not is_file or architecture is not None:
+        with naming_extras("an export of anything but an ONNX file"):
+            from ...export import pipeline
     folder, size = folder_of_models(out), image_size or SIZE
     request = head or Outputs(multilabel, outputs is not None, class_names)
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
@@ -177,11 +183,10 @@ def export_model(
         return pipeline.export_classifier(Path(source), name, channels, folder, image_size=image_size, request=request)[
             0
         ]
-    is_published = name is None and any(source == published.name for published in checkpoints())
-    if isinstance(source, str) and architecture is None and (is_published or not Path(source).is_file()):
+    if isinstance(source, str) and architecture is None and not is_file:
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
-        if request != pipeline.PLAIN and (head is None or not source.startswith(TIMM)):
+        if request != PLAIN and (head is None or not source.startswith(TIMM)):
             raise UsageError(f"{source} is no file of weights, and a published checkpoint has classes of its own")
         if not source.startswith(TIMM):
             return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
@@ -197,7 +202,7 @@ def export_model(
         return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]
     file = Path(source)
     if architecture is None:
-        return pipeline.import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
+        return import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
     return pipeline.export_user_checkpoint(
         file, name, architecture, channels, folder, image_size=size, reading=reading, request=request
     )[0]

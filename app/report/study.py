@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...analysis.charts.grammar import vega_lite_version, words
+from ...analysis.charts.grammar import VEGA_LITE, words
 from ...analysis.charts.maps import difference_map
 from ...analysis.comparison.cells import DIFFERS, Compared, Run
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
@@ -24,7 +24,7 @@ from ...analysis.database.open import open_store, split_against
 from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
-from ...export.photographs import photograph_folder
+from ...export.photographs import PHOTOGRAPH_FOLDER
 from ...probes.grid import FAMILIES, PROBES, PUBLISHED, Grid, make_grid
 from ..recorded_images import find_sets
 from ..sheets import labelled_rows, perturbed, read_photograph, stretched
@@ -40,7 +40,7 @@ AGREEMENT = (
 )
 SIDE, QUALITY = 132, 70
 """Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
-CAT = "chelsea.png"
+CAT = "chelsea.webp"
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
     *("loss", "loss_low", "loss_high", "margin", "p_pass", "p_fail", "verdict"),
@@ -206,7 +206,7 @@ def _photograph(results: ReportData | None) -> tuple[NDArray[np.uint8], str]:
                 return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
             except BandlensError:  # photographs of an index may have moved
                 continue
-    return read_photograph(photograph_folder() / CAT), "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
+    return read_photograph(PHOTOGRAPH_FOLDER / CAT), "a cat by Stéfan van der Walt (CC0)"
 
 
 def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile:
@@ -236,7 +236,7 @@ def provenance(results: ReportData) -> Section:
         "Precision": _join_values(cells["precision"]),
         "Seeds": _join_values(cells["seed"]),
         "Decision space": _join_values(cells["decision_space"]),
-        "Charts": f"Vega-Lite {vega_lite_version()}",
+        "Charts": f"Vega-Lite {VEGA_LITE}",
     }
     failed_cells = cells.filter(pl.col("error").is_not_null())
     causes = failed_cells.group_by("error", maintain_order=True).agg(cells=pl.len())

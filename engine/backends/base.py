@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError, UnknownName, UsageError
+from ...core.extras import naming_extras
 from ...core.records import Condition, Model, SessionInfo, Variant
 from ...export.model_files import FUNCTION, OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
@@ -196,7 +197,8 @@ def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> 
 
     `threads` are those of a CPU; a GPU does without them. `options` are those of an engine alone.
     """
-    module = import_module(f".{engine_of(variant.engine).module}", __package__)
+    with naming_extras(f"engine {variant.engine}", EngineError):
+        module = import_module(f".{engine_of(variant.engine).module}", __package__)
     return cast(Session, module.open_session(variant, batch, threads, **options))
 
 

@@ -46,7 +46,7 @@ ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replac
 CUDA_PROVIDER = "CUDAExecutionProvider"
 """ONNX Runtime's name of what runs on a GPU."""
 OPENVINO = Library("OpenVINO", "openvino", "openvino", "run: pip install --force-reinstall openvino")
-TORCH = Library("torch", "torch", "cpu", "run: pip install --force-reinstall torch torchvision")
+TORCH = Library("torch", "torch", "torch", "run: pip install --force-reinstall torch torchvision")
 TENSORRT = Library(
     "TensorRT",
     "tensorrt",

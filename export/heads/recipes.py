@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError
+from ...core.extras import naming_extras
 from ...core.files import sha256_of
 from ...core.jobs import Progress, processors, silent
 from ...core.records import Crop, Head
@@ -208,13 +209,13 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
 
     Raises UsageError where the file cannot be read, or holds something else.
     """
+    with naming_extras(f"a {file.suffix} file"):
+        from safetensors.numpy import load_file
     try:
         tensors: Mapping[str, Any]
         if file.suffix == ".npy":
             tensors = {"embeddings": np.load(regular(file), allow_pickle=False)}
         else:
-            from safetensors.numpy import load_file
-
             tensors = load_file(regular(file))
         scale = tensors.get(SCALE_KEY)
         (embeddings,) = (tensor for name, tensor in tensors.items() if name != SCALE_KEY)

@@ -20,7 +20,7 @@ from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
 from ..model_files import BATCH, GREY, MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .graph import append_pool, cut_graph
+from .graph import append_pool, cut_graph, rename_tensor
 from .outputs import GIVE_HEAD, Features, Outputs, check_outputs, pool_features
 from .parity import AT_ONCE, Conversion, Parity, check_finite, measure_parity
 from .trial import try_logits
@@ -225,33 +225,20 @@ def _outputs_of_file(
 
 def _rewrite(model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:
     """The file with a model's names of input and output, an open batch, and the normalization in front."""
-    from onnxscript import ir
-
-    rewritten = ir.from_proto(model)
-    graph = rewritten.graph
-    images, logits = graph.inputs[0], graph.outputs[0]
-    for node in graph.all_nodes():
-        for value in node.outputs:
-            if value.name in ("images", "logits"):
-                value.name = f"{value.name}_inside"
-    for name in [name for name in graph.initializers if name in ("images", "logits")]:
-        graph.initializers[name].name = f"{name}_inside"
-    images.name, logits.name = "images", "logits"
-    images.shape, logits.shape = ir.Shape([BATCH, 3, size, size]), ir.Shape([BATCH, classes])
-    if normalization != NORMALIZATIONS["none"]:
-        constants = []
+    graph, normalizes = model.graph, normalization != NORMALIZATIONS["none"]
+    for name in ("images", "logits"):
+        rename_tensor(graph, name, f"{name}_inside")
+    rename_tensor(graph, graph.input[0].name, "normalized_images" if normalizes else "images")
+    rename_tensor(graph, graph.output[0].name, "logits")
+    nodes = list(graph.node)
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.append(helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [BATCH, 3, size, size]))
+    graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [BATCH, classes]))
+    if normalizes:
         for name, channels in zip(("mean", "std"), normalization, strict=True):
-            numbers = ir.tensor(np.array(channels, np.float32).reshape(1, 3, 1, 1), name=f"normalization_{name}")
-            constants.append(
-                ir.Value(name=numbers.name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 3, 1, 1]))
-            )
-            constants[-1].const_value = numbers
-            graph.register_initializer(constants[-1])
-        centred = ir.node("Sub", [images, constants[0]])
-        scaled = ir.node("Div", [centred.outputs[0], constants[1]])
-        ir.convenience.replace_all_uses_with(images, scaled.outputs[0])
-        centred.replace_input_with(0, images)
-        graph.insert_before(graph[0], [centred, scaled])
-    proto = ir.to_proto(rewritten)
-    del proto.graph.value_info[:]
-    return bytes(proto.SerializeToString(deterministic=True))
+            numbers = np.array(channels, np.float32).reshape(1, 3, 1, 1)
+            graph.initializer.append(numpy_helper.from_array(numbers, f"normalization_{name}"))
+        graph.node.append(helper.make_node("Sub", ["images", "normalization_mean"], ["centred_images"]))
+        graph.node.append(helper.make_node("Div", ["centred_images", "normalization_std"], ["normalized_images"]))
+    graph.node.extend(nodes)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...core.errors import ExportError
+from ...core.extras import naming_extras
 from .graph import rename_tensor, to_bytes
 from .outputs import ARITHMETIC
 
@@ -54,11 +55,9 @@ def to_bf16(content: bytes) -> bytes:
 
 def _convert(content: bytes) -> bytes:
     """The graph of `to_fp16`, in which values beyond the range of float16 are cut off."""
-    try:
+    with naming_extras("fp16", ExportError):
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
-    except ImportError as error:
-        raise ExportError("fp16 needs the converter of ONNX Runtime; pip install 'bandlens[cpu]'") from error
     model = onnx.load_from_string(content)
     # The converter casts the input of the graph, so it is shown the part behind the normalization.
     head = _take_normalization(model.graph)

@@ -45,12 +45,18 @@ def extend_graph(
 
 
 def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Give a tensor another name wherever nodes give or take it."""
+    """Give a tensor another name, also in graphs inside of nodes."""
+    for tensor in (*graph.input, *graph.output, *graph.initializer):
+        if tensor.name == old:
+            tensor.name = new
     for node in graph.node:
         for names in (node.input, node.output):
             for place, name in enumerate(names):
                 if name == old:
                     names[place] = new
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, attribute.g):
+                rename_tensor(inner, old, new)
 
 
 def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:

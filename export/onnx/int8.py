@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...core.errors import ExportError, UsageError
+from ...core.extras import naming_extras
 from ...core.untrusted import first_line
 from .graph import LABEL_NODES, to_bytes
 
@@ -138,13 +139,10 @@ def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, posi
 
 
 def _nncf() -> Any:
-    try:
-        # NNCF asks torch for its CUDA extensions, and torch warns where there is a toolkit and no GPU.
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        with _silence():
-            import nncf
-    except ImportError as error:
-        raise ExportError("int8 needs NNCF; pip install 'bandlens[openvino]'") from error
+    # NNCF asks torch for its CUDA extensions, and torch warns where there is a toolkit and no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with _silence(), naming_extras("int8", ExportError):
+        import nncf
     nncf.set_log_level(logging.ERROR)
     return nncf
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ExportError, some_of
+from ...core.extras import naming_extras
 from ...core.jobs import in_parallel, processors
 from ...core.untrusted import first_line
 
@@ -140,10 +141,8 @@ def run_in_batches(
     So many batches are run at a time, each by threads of its own: threads that share every layer would wait for the
     slowest at each, and for whoever reads.
     """
-    try:
+    with naming_extras("the check of an export", ExportError):
         import onnxruntime
-    except ImportError as error:
-        raise ExportError("ONNX Runtime is needed to check an export; pip install 'bandlens[cpu]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Threads of ONNX Runtime would spin between two batches, on all other processors, for as long as images are read.

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from ...core.errors import CheckpointError, ExportError, UnknownName, UsageError
+from ...core.extras import naming_extras
 from ...core.protocol import CLASSES
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
@@ -223,8 +224,6 @@ def pool_pretrained(network: nn.Module, pool: str | None, name: str) -> nn.Modul
 
 
 def _timm() -> Any:
-    try:
+    with naming_extras("a model of timm"):
         import timm
-    except ImportError as error:
-        raise UsageError("models of timm need timm; pip install 'bandlens[timm]'") from error
     return timm

@@ -20,13 +20,14 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from ...core.errors import CheckpointError, ExportError, UsageError, some_of
+from ...core.extras import naming_extras
 from ...core.protocol import SIZE
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line, parse_json, read_text, words_of
 from ..class_names import MOST_NAMES_BYTES
 from ..model_files import MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..onnx.outputs import GIVE_HEAD, Features
-from ..photographs import photograph_folder
+from ..photographs import PHOTOGRAPH_FOLDER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
 POOLER = "pooler."
 """The beginning of the names of tensors that no classifier has, and its network by itself wants."""
-PHOTOGRAPH = "chelsea.png"
+PHOTOGRAPH = "chelsea.webp"
 """The photograph that a folder's own preprocessing is compared on; it is not square."""
 MOST_LAYERS = 1000
 """The largest number of layers that a network may have, those of all its stages together."""
@@ -147,7 +148,7 @@ def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
     if not (folder / PREPROCESSING).is_file():
         raise UsageError(f"{folder} has no {PREPROCESSING}, which says how images are made; {advice}")
     _check_numbers(folder / PREPROCESSING)
-    with _transformers(folder) as transformers, Image.open(photograph_folder() / PHOTOGRAPH) as file:
+    with _transformers(folder) as transformers, Image.open(PHOTOGRAPH_FOLDER / PHOTOGRAPH) as file:
         photograph = file.convert("RGB")
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -194,10 +195,8 @@ def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
 @contextmanager
 def _transformers(folder: Path) -> Iterator[Any]:
     """The library, which says nothing in the block; what fails there is ExportError about the folder."""
-    try:
+    with naming_extras(str(folder)):
         transformers: Any = import_module("transformers")
-    except ImportError as error:
-        raise UsageError(f"{folder} needs transformers; pip install 'bandlens[transformers]'") from error
     logging = transformers.utils.logging
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

@@ -19,7 +19,8 @@ from urllib.parse import urljoin, urlsplit
 
 from filelock import FileLock
 
-from ...core.errors import CheckpointError
+from ...core.errors import BandlensError, CheckpointError
+from ...core.extras import naming_extras
 from ...core.files import sha256_of, write_bytes
 from ...core.untrusted import one_line, parse_json, read_text, without_secrets, words_of
 from ..model_files import home
@@ -83,7 +84,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
     partial = path.parent / "partial" / path.name
     try:
         server_sha256 = download(source, partial)
-    except CheckpointError:
+    except BandlensError:
         raise
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
     except Exception as error:
@@ -231,7 +232,8 @@ def _bar(file_name: str, **options: Any) -> Any:
 
 
 def _http(url: str, partial: Path) -> None:
-    import pooch
+    with naming_extras("a download"):
+        import pooch
 
     size = partial.stat().st_size if partial.exists() else 0
     state = partial.with_name(partial.name + ".state")  # it holds the server's name for the version of the file
@@ -259,7 +261,8 @@ def _http(url: str, partial: Path) -> None:
 
 def _torchvision_url(member: str) -> str:
     """`ResNet50_Weights.IMAGENET1K_V2` -> the URL that torchvision gives for it."""
-    from torchvision import models
+    with naming_extras("an address of torchvision"):
+        from torchvision import models
 
     return str(models.get_weight(member).url)
 
@@ -267,7 +270,8 @@ def _torchvision_url(member: str) -> str:
 def _huggingface(address: str, partial: Path) -> str | None:
     import shutil
 
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    with naming_extras("a download from Hugging Face"):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     repository, _, name = address.partition(":")
     # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
@@ -292,8 +296,9 @@ def _huggingface(address: str, partial: Path) -> str | None:
 
 
 def _gdrive(identity: str, partial: Path) -> None:
-    import gdown
-    from gdown.exceptions import FileURLRetrievalError
+    with naming_extras("a download from Google Drive"):
+        import gdown
+        from gdown.exceptions import FileURLRetrievalError
 
     with _bar(partial.name) as bar:
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...core.errors import ImageSetError
+from ...core.extras import installation
 from ...core.records import Crop, Range
 from ...core.untrusted import words_of
 
@@ -222,8 +223,11 @@ def tiff_samples(data: bytes) -> NDArray[Any] | None:
     of which the least is white; what tifffile and Pillow raise for a damaged file.
     """
     from PIL import Image
-    from tifffile import TiffFile
 
+    try:
+        from tifffile import TiffFile
+    except ImportError:
+        raise BrokenImageError("it is TIFF, which tifffile reads", installation("tifffile")) from None
     # Its lines on damaged files would stand between those of a command.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with TiffFile(io.BytesIO(data)) as tiff:
@@ -257,7 +261,7 @@ def dicom_samples(data: bytes) -> NDArray[Any]:
         from pydicom import dcmread
         from pydicom.pixels import apply_modality_lut
     except ImportError:
-        raise BrokenImageError("it is DICOM, which pydicom reads", "pip install 'bandlens[dicom]'") from None
+        raise BrokenImageError("it is DICOM, which pydicom reads", installation("pydicom")) from None
     if DEFLATED in data[:2048]:
         raise BrokenImageError("it is deflated DICOM", "save it in another transfer syntax")
     dataset = dcmread(io.BytesIO(data))

@@ -21,7 +21,7 @@ import bandlens
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_crops, photograph_folder
+from bandlens.export.photographs import PHOTOGRAPH_FOLDER, photograph_crops
 from bandlens.export.weights.classifiers import read_preprocessing
 from bandlens.probes.images.pack import pack
 
@@ -85,8 +85,8 @@ def test_a_saved_folder_is_exported_without_network_and_does_what_transformers_d
 
     photographs = tmp_path / "photographs"
     photographs.mkdir()
-    for name in ("chelsea.png", "coffee.png", "astronaut.png"):
-        shutil.copy(photograph_folder() / name, photographs)
+    for name in ("chelsea.webp", "coffee.webp", "astronaut.webp"):
+        shutil.copy(PHOTOGRAPH_FOLDER / name, photographs)
     images = pack(photographs, tmp_path / "images.set", crop=model.crop)
     logits = onnx_logits(verify_model(model), images.take(np.arange(3)).astype(np.float32) / np.float32(255))
     classifier = transformers.pipeline("image-classification", model=str(saved), device="cpu")
@@ -104,10 +104,10 @@ def test_images_are_what_the_folders_processor_makes(kind: str, tmp_path: Path) 
     (mean, std), crop = read_preprocessing(tmp_path / "saved")
     photographs = tmp_path / "photographs"
     photographs.mkdir()
-    shutil.copy(photograph_folder() / "coffee.png", photographs)
+    shutil.copy(PHOTOGRAPH_FOLDER / "coffee.webp", photographs)
     images = pack(photographs, tmp_path / "images.set", crop=crop)
     pixels = images.take(np.arange(1))[0] / 255
-    with Image.open(photographs / "coffee.png") as photograph:
+    with Image.open(photographs / "coffee.webp") as photograph:
         expected = processor(**options)(photograph.convert("RGB"), return_tensors="np")["pixel_values"][0]
     normalized = (pixels - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     assert np.abs(normalized - expected).mean() < 0.02

@@ -24,7 +24,7 @@ from bandlens.engine.device.nvidia import CUDA_VERSION, NEEDED_DRIVER
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS = ("gpu", "ray", "timm")
+EXTRAS = "bandlens[gpu,figures,images,ray,timm]"
 IMAGE = {str(name): str(value) for name, value in default_environment().items()} | {
     "python_version": "3.12",
     "python_full_version": "3.12.0",
@@ -48,8 +48,12 @@ def lock_entries() -> dict[str, Locked]:
 
 def project_requirements() -> list[Requirement]:
     extras = PROJECT["project"]["optional-dependencies"]
-    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
-    return [need for need in map(Requirement, lines) if need.marker is None or need.marker.evaluate(IMAGE)]
+    needs = list(map(Requirement, [*PROJECT["project"]["dependencies"], EXTRAS]))
+    for need in needs:
+        if need.name == "bandlens":  # an extra may name others
+            needs += [Requirement(line) for extra in sorted(need.extras) for line in extras[extra]]
+    others = [need for need in needs if need.name != "bandlens"]
+    return [need for need in others if need.marker is None or need.marker.evaluate(IMAGE)]
 
 
 def constraints_of_uv() -> list[Requirement]:

@@ -235,7 +235,12 @@ main()
 @pytest.mark.parametrize(
     ("preamble", "options", "code", "words"),
     [
-        ("sys.modules['ray'] = None", [], 1, "bandlens: the ray executor needs Ray: pip install 'bandlens[ray]'"),
+        (
+            "sys.modules['ray'] = None",
+            [],
+            1,
+            "bandlens: --executor ray needs ray, which is not installed; run: pip install 'bandlens[ray]'",
+        ),
         ("", [], 2, "bandlens: --executor ray needs a cluster: name its --address HOST:PORT, or auto for one of"),
         (
             "",

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Crop
+from bandlens.export.assembly import HeadRequest
 from bandlens.export.heads.recipes import TrainedHead, TrainingImages, compute_features, prompts_of_array, read_prompts
 from bandlens.export.model_files import verify_model
-from bandlens.export.pipeline import HeadRequest, headed_name
+from bandlens.export.pipeline import headed_name
 
 COUNT, SIZE = 70, 64
 

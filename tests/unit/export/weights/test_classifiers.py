@@ -16,7 +16,9 @@ def test_without_transformers_one_line_says_what_to_install(tmp_path: Path, monk
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "transformers", None)
     for act in (load_classifier, read_preprocessing):
-        with pytest.raises(UsageError, match=r"needs transformers; pip install 'bandlens\[transformers\]'"):
+        with pytest.raises(
+            UsageError, match=r"needs transformers, which is not installed; run: pip install 'bandlens\[transformers\]'"
+        ):
             act(tmp_path)
 
 

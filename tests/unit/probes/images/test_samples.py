@@ -194,7 +194,7 @@ def test_a_range_that_cannot_be_read_or_is_upside_down_is_refused() -> None:
 
 
 def dicom(samples: NDArray[Any], **fields: Any) -> bytes:
-    pydicom = pytest.importorskip("pydicom", reason="no pydicom: pip install 'bandlens[dicom]'")
+    pydicom = pytest.importorskip("pydicom", reason="no pydicom: pip install 'bandlens[images]'")
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.CTImageStorage, "1.2.3"
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
