@@ -20,7 +20,7 @@ import numpy as np
 
 from ...core.records import UNKNOWN_RANK
 from ..statistics import Ints, Mask
-from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, has_labels
+from .base import Available, Display, Estimate, ImageValues, Measure, State, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
@@ -79,7 +79,7 @@ def _measure(
     primary: bool = False,
 ) -> Measure[CellOutcomes]:
     display = Display(title, sense=1, primary=primary)
-    return Measure(name, Scope.CONDITION, display, applies=applies, values=values)
+    return Measure(name, display, applies=applies, values=values)
 
 
 MEASURES = (

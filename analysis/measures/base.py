@@ -149,19 +149,6 @@ def with_unit(title: str, unit: str) -> str:
     return title if unit in ("", "share") else f"{title} ({unit})"
 
 
-class Scope(StrEnum):
-    """The things that a measure can be a number of."""
-
-    CONDITION = "condition"
-    """One condition of one model on one image set: it has a curve over conditions."""
-    MODELS = "models"
-    """One condition of one model beside the study's other models on the same images."""
-    GRID = "grid"
-    """Many conditions of one model on one image set together."""
-    BENCHMARKS = "benchmarks"
-    """Many image sets of one model together."""
-
-
 @dataclass(frozen=True, slots=True)
 class Available:
     """The conditions and labels that a study has on an image set, or on all of them, before it has run or after."""
@@ -236,7 +223,7 @@ class ImageValues:
 
 
 Read = TypeVar("Read")
-"""The data of a scope that a measure is computed from: see `outcomes`."""
+"""The data that a measure is computed from: see `outcomes`."""
 
 
 def has_labels(available: Available) -> bool:
@@ -319,7 +306,6 @@ class Measure(Generic[Read]):
 
     name: str
     """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
-    scope: Scope
     display: Display
     applies: Callable[[Available], bool] = lambda _: True
     """Whether an image set has the measure at all, or some of what it needs."""

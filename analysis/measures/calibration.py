@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 
 from ..statistics import Floats, Mask
-from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State
+from .base import Available, Display, Estimate, ImageValues, Measure, State
 from .outcomes import CellOutcomes
 
 BINS = 15
@@ -79,17 +79,15 @@ def _doubt_near_chance(chance: float, estimate: Estimate) -> Estimate:
 
 
 MEASURES = (
-    Measure("confidence", Scope.CONDITION, Display("confidence"), values=_confidence_values),
+    Measure("confidence", Display("confidence"), values=_confidence_values),
     Measure(
         "expected_calibration_error",
-        Scope.CONDITION,
         Display("expected calibration error", "probability", folded=False),
         applies=_applies,
         values=_gap_values,
     ),
     Measure(
         "top1_brier_score",
-        Scope.CONDITION,
         Display("Brier score of the top-1", "squared probability", sense=-1),
         applies=_applies,
         values=_square_values,

@@ -39,19 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ...core.records import Condition
 from ..statistics import Floats
-from .base import (
-    MEANINGLESS,
-    Available,
-    Display,
-    Estimate,
-    Measure,
-    PublishedFigure,
-    Scope,
-    State,
-    nothing,
-    under,
-    with_unit,
-)
+from .base import MEANINGLESS, Available, Display, Estimate, Measure, PublishedFigure, State, nothing, under, with_unit
 from .outcomes import CellOutcomes, Outcomes
 
 PROBE = "critical_band"
@@ -253,7 +241,6 @@ def _measures(
 ) -> Iterator[Measure[Outcomes]]:
     measure = partial(
         Measure,
-        scope=Scope.GRID,
         applies=under(PROBE),
         needs=_lacking_conditions,
         estimates=band_estimates,

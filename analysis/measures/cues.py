@@ -33,7 +33,6 @@ from .base import (
     ImageValues,
     Measure,
     PublishedFigure,
-    Scope,
     State,
     Words,
     paired_intervals,
@@ -135,7 +134,6 @@ def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
     for name in (cues.bias, cues.accuracy):
         yield Measure(
             name,
-            Scope.GRID,
             _display(cues, name),
             applies=partial(_conflicts, cues),
             estimates=estimates,
@@ -148,7 +146,6 @@ MEASURES = tuple(measure for cues in CUES for measure in _measures(cues))
 CONDITION_MEASURES = tuple(
     Measure(
         name,
-        Scope.CONDITION,
         _display(cues, name),
         applies=partial(_conflicts, cues),
         values=partial(_values_named, cues, name),

@@ -43,7 +43,7 @@ from ..statistics import Floats, Ints, Mask
 from ..statistics.consistency import consistency_with_others, error_consistencies, kappa_intervals, kappa_of
 from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
-from .base import Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
+from .base import Display, Estimate, Measure, State, estimate_of, has_labels, nothing
 from .outcomes import CellOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
@@ -80,7 +80,6 @@ def model_estimates(kappas: tuple[Share, Share | None]) -> dict[str, Estimate]:
 MEASURES = (
     Measure(
         CLEAN_NAME,
-        Scope.CONDITION,
         Display("error consistency with clean", "kappa", folded=False),
         applies=has_labels,
         estimates=_clean_estimates,
@@ -89,7 +88,6 @@ MEASURES = (
 MODEL_MEASURES: Sequence[Measure[tuple[Share, Share | None]]] = (
     Measure(
         MODEL_NAME,
-        Scope.MODELS,
         Display("error consistency with other models", "kappa", folded=False),
         applies=lambda available: available.labelled and available.checkpoints > 1,
         estimates=model_estimates,

@@ -40,7 +40,7 @@ from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, paired_intervals
+from .base import Available, Display, Ends, Estimate, Measure, State, estimate_of, nothing, paired_intervals
 from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
@@ -340,7 +340,6 @@ def _measure(
 ) -> Measure[BenchmarkOutcomes]:
     return Measure(
         name,
-        Scope.BENCHMARKS,
         Display(title, "percent"),
         applies=partial(_has, accuracy),
         needs=partial(lacking, accuracy),

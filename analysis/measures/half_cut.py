@@ -25,7 +25,7 @@ import numpy as np
 
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images, under
+from .base import Available, Display, Ends, Estimate, Measure, State, Words, nothing, too_few_images, under
 from .outcomes import CellOutcomes, Outcomes, read_hits
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
@@ -162,7 +162,6 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
     words = Words(verdict, change, remedies=remedies, floor=1, agreement=agreement)
     return Measure(
         name,
-        Scope.GRID,
         Display(title, "cycles per image", quantity=name, words=words, cut_of=probe),
         applies=under(probe),
         needs=partial(_lacks, probe),

@@ -27,7 +27,7 @@ import numpy as np
 from ...core.protocol import LEAST_PROBABILITY
 from ..statistics import Floats, Ints
 from ..statistics.shares import Share, mean_interval, share_of
-from .base import Display, Ends, Estimate, Measure, Scope, estimate_of, has_labels
+from .base import Display, Ends, Estimate, Measure, estimate_of, has_labels
 from .outcomes import CellOutcomes, Decisions
 
 LIKELIHOOD, MARGIN = "negative_log_likelihood", "label_margin"
@@ -95,7 +95,6 @@ def probability_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]
 
 _measure = partial(
     Measure,
-    scope=Scope.CONDITION,
     applies=has_labels,
     estimates=probability_estimates,
     differences=probability_differences,

@@ -33,7 +33,7 @@ import numpy as np
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics import Floats, Ints, Mask
 from ..statistics.shares import Share, mean_interval, share_of
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing, under
+from .base import Available, Display, Ends, Estimate, Measure, State, Words, estimate_of, nothing, under
 from .label_probability import LARGEST_LOSS, log_probabilities
 from .outcomes import Outcomes, read_hits
 
@@ -141,7 +141,6 @@ def _lacks(available: Available) -> str | None:
 
 _measure = partial(
     Measure,
-    scope=Scope.GRID,
     applies=under(PROBE),
     needs=_lacks,
     estimates=octave_estimates,

@@ -25,7 +25,7 @@ from ..database.store import Store
 from ..statistics import Floats, Ints
 from ..statistics.resampling import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, too_few_images
+from .base import Available, Display, Ends, Estimate, Measure, State, estimate_of, nothing, too_few_images
 from .outcomes import CellOutcomes, ImageTruth, Outcomes
 from .registry import MEASURES
 
@@ -125,13 +125,13 @@ class OwnMeasure:
     @property
     def condition_measure(self) -> Measure[CellOutcomes]:
         display = Display(self.title, self.unit, folded=False)
-        return Measure(self.name, Scope.CONDITION, display, estimates=self.estimates, needs=self.needs)
+        return Measure(self.name, display, estimates=self.estimates, needs=self.needs)
 
     @property
     def grid_measure(self) -> Measure[Outcomes]:
         """The number of the clean images, which `correlate` sets against generalization."""
         display = Display(self.title, self.unit)
-        return Measure(self.name, Scope.GRID, display, estimates=self.clean_estimates, needs=self.needs, is_bias=True)
+        return Measure(self.name, display, estimates=self.clean_estimates, needs=self.needs, is_bias=True)
 
     def needs(self, available: Available) -> str | None:
         """The labels or names that an image set lacks and the function takes, in words."""

@@ -28,18 +28,7 @@ import numpy as np
 
 from ..statistics import LEVEL, Mask
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
-from .base import (
-    Display,
-    Ends,
-    Estimate,
-    ImageValues,
-    Measure,
-    Scope,
-    State,
-    estimate_of,
-    nothing,
-    paired_intervals,
-)
+from .base import Display, Ends, Estimate, ImageValues, Measure, State, estimate_of, nothing, paired_intervals
 from .outcomes import CellOutcomes
 
 ACCURACY, WORST_SLICE, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
@@ -141,7 +130,6 @@ MEASURES = (
     *(
         Measure(
             name,
-            Scope.CONDITION,
             Display(title, folded=False),
             applies=lambda available: available.labelled and available.sliced,
             estimates=slice_estimates,
@@ -155,7 +143,6 @@ MEASURES = (
     ),
     Measure(
         LABELS,
-        Scope.CONDITION,
         Display("accuracy over labels", sense=1),
         applies=lambda available: available.labelled and available.multilabel,
         estimates=label_estimates,

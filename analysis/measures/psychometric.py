@@ -45,7 +45,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, under, with_unit
+from .base import Available, Display, Ends, Estimate, Measure, State, nothing, too_few_images, under, with_unit
 from .critical_band import CHANNEL, PROBE, Setting, at_chance, band_cells, channel_numbers, settings_of
 from .likelihood import (
     FEWEST_LEVELS,
@@ -348,7 +348,7 @@ def _lacking_levels(octave: int, available: Available) -> str | None:
     return gap and f"{PROBE} {gap}"
 
 
-_measure = partial(Measure, scope=Scope.GRID, estimates=psychometric_estimates, differences=psychometric_differences)
+_measure = partial(Measure, estimates=psychometric_estimates, differences=psychometric_differences)
 MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(

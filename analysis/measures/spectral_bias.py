@@ -48,7 +48,6 @@ from .base import (
     Estimate,
     Measure,
     PublishedFigure,
-    Scope,
     State,
     Words,
     nothing,
@@ -277,7 +276,6 @@ def _measures(above_floor: bool) -> Iterator[Measure[Outcomes]]:
         )
         yield Measure(
             name,
-            Scope.GRID,
             display,
             applies=lambda available: _filters_apply(available) and (available.has_floor or not above_floor),
             needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,

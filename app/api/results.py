@@ -115,7 +115,7 @@ def measure(
 
 
 def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
-    """List the measures: name, title, unit, what each is a number of, and whether `correlate` takes it.
+    """List the measures: name, title, unit, and whether `correlate` takes it.
 
     Args:
         study: a study whose own measures are listed too.
@@ -132,7 +132,6 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
             "name": measure.name,
             "title": measure.display.title,
             "unit": measure.display.unit,
-            "scope": measure.scope.value,
             "bias": measure.is_bias,
         }
         for measure in measures
