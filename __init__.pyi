@@ -24,6 +24,7 @@ from .app.api.published import published_table as published_table
 from .app.api.published import published_values as published_values
 from .app.api.published import relate_published as relate_published
 from .app.api.published import show_published as show_published
+from .app.api.releases import assert_no_worse as assert_no_worse
 from .app.api.results import analyze as analyze
 from .app.api.results import cite as cite
 from .app.api.results import compare as compare
@@ -38,6 +39,7 @@ from .app.api.results import merge as merge
 from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("results.duckdb")`
 from .app.api.results import rename_study as rename_study
 from .app.api.results import report as report
+from .app.api.results import sample as sample
 from .app.api.results import stored_study as stored_study
 from .app.api.results import verify as verify
 from .app.api.studies import gate as gate

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Start": {
         "look": ("look", "Find out which frequencies a model lives on: one call, about a minute"),
         "demo": ("look", "Look at a real classifier on real pictures that come with packages"),
+        "sample": ("databases", "Write real results into a new database, to look at before anything is run"),
         "doctor": ("models", "Say what this machine can run"),
     },
     "Prepare": {

@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference from the program itself: `python -P docs/generate.py`.
+"""Write the pages of docs/reference, and LEADERBOARD.md, from the program itself: `python -P docs/generate.py`.
 
 Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in
 columns.toml, and options in the command line's help. Each page is made of these, so that nothing is said twice; a test
@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -22,15 +23,18 @@ from typing import Any
 
 import typer
 
+from bandlens import open as open_results
+from bandlens import sample
 from bandlens.analysis.comparison import gates
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.statistics.shares import difference_interval, share_interval, share_of
 from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
 from bandlens.probes import grid
 from bandlens.probes.family import Family
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
 SHARED = 2
 """A column that this many views have with one meaning is explained once."""
 BUILDING_BLOCKS = ("cell_accuracy", "cell_detail", "cell_label_accuracy", "shown_class", "stimulus_probe")
@@ -258,19 +262,99 @@ def _usage(option: Any) -> str:
     return f"{option.opts[0]} {value}" if option.opts[0].startswith("-") else value
 
 
+def leaderboard() -> str:
+    """Models of the sample, in a table for each digest of images and of conditions."""
+    with TemporaryDirectory() as folder, open_results(sample(Path(folder) / "sample.duckdb")) as results:
+        frames = [results.sql(query).partition_by("board", as_dict=True) for query in (BOARDS, ANSWERS)]
+        metrics = {row[:-1]: row[-1] for row in results.sql(METRICS).rows()}
+    (boards, answers), parts = frames, [LEADERBOARD_HEAD]
+    for board, models in boards.items():
+        title, images, conditions = models.select("title", "images", "conditions").row(0)
+        parts.append(f"## {title}\n\nImages `{images[:12]}`, conditions `{conditions[:12]}`.\n\n{BOARD_HEAD}")
+        scores = {
+            key: share_of(rows["score"].to_numpy(), rows["cluster"].to_numpy())
+            for key, rows in answers[board].partition_by("version", "checkpoint", as_dict=True).items()
+        }
+        above = None
+        for row in sorted(models.rows(named=True), key=lambda row: -scores[row["version"], row["checkpoint"]].value):
+            share = scores[row["version"], row["checkpoint"]]
+            loss = above and _interval(above.value - share.value, difference_interval(share, above))
+            cells = [
+                row["checkpoint"],
+                row["precision"],
+                _interval(share.value, share_interval(share)),
+                loss or "",
+                _interval(row["top1"], (row["low"], row["high"])),
+                *(metrics.get((row["version"], row["checkpoint"], name), "") for name in LEANINGS),
+            ]
+            parts.append(f"| {' | '.join(cells)} |\n")
+            above = share
+        parts.append("\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def _interval(value: float, ends: tuple[float, float] | None) -> str:
+    low, high = ends or (nan, nan)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+LEANINGS = ("low_frequency_bias", "high_frequency_bias", "lowpass_half_cut")
+BOARDS = """
+WITH model AS (
+    SELECT version, checkpoint, precision, image_set, any_value(image_set_id) AS id,
+           md5(string_agg(digest, ' ' ORDER BY digest)) AS conditions,
+           count(*) AS cells, string_agg(DISTINCT probe, ', ' ORDER BY probe) FILTER (probe <> 'clean') AS probes,
+    FROM study_detail JOIN (SELECT id AS cell, condition FROM cell) USING (cell)
+    JOIN (SELECT id AS condition, digest FROM condition) USING (condition)
+    GROUP BY ALL
+)
+SELECT dense_rank() OVER (ORDER BY cells, digest, conditions) AS board, version, checkpoint, precision, top1, low, high,
+       digest AS images, conditions, format('{} images of {}, {} conditions: {}', n, image_set, cells, probes) AS title
+FROM model JOIN image_set ON image_set.id = model.id
+JOIN (FROM accuracy SELECT version, checkpoint, image_set, n, top1, low, high WHERE probe = 'clean')
+  USING (version, checkpoint, image_set)
+QUALIFY count(*) OVER (PARTITION BY digest, conditions) > 1
+ORDER BY board
+"""
+"""Models by the digests of their images and conditions, where a board has several."""
+ANSWERS = f"""
+SELECT board, version, checkpoint, cluster, avg(correct::INTEGER) AS score
+FROM ({BOARDS}) JOIN study_detail USING (version, checkpoint) JOIN cell_outcome USING (cell) WHERE probe <> 'clean'
+GROUP BY board, version, checkpoint, image_index, cluster ORDER BY board, cluster, image_index
+"""
+"""For each image, the share of perturbed conditions under which a model is right."""
+METRICS = f"""
+SELECT version, checkpoint, metric, format('{{:.3g}} [{{:.3g}}, {{:.3g}}]', value, low, high) FROM metric
+WHERE metric IN {LEANINGS} AND low IS NOT NULL
+"""
+BOARD_HEAD = """\
+| model | precision | perturbed | less than above | clean | low-frequency bias | high-frequency bias | half cut |
+|---|---|---|---|---|---|---|---|
+"""
+LEADERBOARD_HEAD = """\
+# Leaderboard
+
+Which network still answers right when frequencies are taken away or drowned in noise? These are the results that come
+along (`bandlens sample`); [the findings](docs/findings.md#what-the-sample-shows) say what they are of, and what not.
+
+Only models that saw the same images under the same conditions stand in one table, by the digests of both. They are
+ranked by their accuracy over all perturbed conditions, each with the same weight. The next column compares a model
+with the one above it, image by image: where that interval holds 0, their order is not settled. The half cut is the
+low-pass, in cycles per image, that leaves half of the accuracy. Intervals are of 95 %, over images; nothing is
+corrected for several tests.
+
+"""
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
-    "schema.md": schema,
-    "probes.md": probes,
-    "measures.md": measures,
-    "statistics.md": statistics,
-    "study.md": study,
-    "commands.md": commands,
+    **{f"docs/reference/{make.__name__}.md": make for make in (schema, probes, measures, statistics, study, commands)},
+    "LEADERBOARD.md": leaderboard,
 }
 
 
 def main() -> None:
     for name, make in PAGES.items():
-        (REFERENCE / name).write_text(make(), encoding="utf-8")
+        (ROOT / name).write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":

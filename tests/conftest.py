@@ -92,12 +92,14 @@ def stored_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stored_octaves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of tests/support/made_up_octaves.py: only to be read."""
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results that come along: real networks on real photographs, only to be read."""
     from made_once import make_once
-    from made_up_octaves import make_octaves
 
-    return make_once(tmp_path_factory, "octaves", make_octaves) / "results.duckdb"
+    from bandlens.analysis.database.sample import write_sample
+
+    folder = make_once(tmp_path_factory, "sample", lambda folder: write_sample(folder / "sample.duckdb"))
+    return folder / "sample.duckdb"
 
 
 @pytest.fixture

@@ -86,6 +86,11 @@ class Gated:
         return {name: len(self.rows.filter(verdict=name)) for name in VERDICTS}
 
     @property
+    def headline(self) -> str:
+        """The label with the number of rows of each verdict."""
+        return f"{self.label}: {', '.join(f'{count:,} {name}' for name, count in self.counts.items())}"
+
+    @property
     def same(self) -> int:
         """Cells that are one and the same in both."""
         return len(self.rows.filter(note=NOTE_OF_SAME))

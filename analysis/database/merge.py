@@ -18,7 +18,8 @@ than the result has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,27 +172,34 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     for path in paths:
         with open_store(path, read_only=True):  # which says what is wrong with a file
             pass
+    preference = NOBODY if prefer is None else _place_of(prefer, paths)
+    with new_file(out) as draft:
+        write_empty(draft, out)
+        with attached(paths, draft, out) as connection:
+            merger = _Merger(connection, paths, out, preference)
+            merged = merger.fill(progress) if len(paths) > 1 else merger.copy()
+            connection.execute("DETACH merged")
+        if merged.written:
+            _verify(draft, out)
+            share_access(draft, paths)
+            put_beside(draft, out)
+    return merged
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """A draft of a new database, which the block gives its name; UsageError where it cannot have that."""
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
     if not out.parent.is_dir():
-        raise UsageError(f"no folder {out.parent} for the merged database; make it first")
-    preference = NOBODY if prefer is None else _place_of(prefer, paths)
+        raise UsageError(f"no folder {out.parent} for the new database; make it first")
     try:
         with open_draft(out) as draft:
-            write_empty(draft, out)
-            with attached(paths, draft, out) as connection:
-                merger = _Merger(connection, paths, out, preference)
-                merged = merger.fill(progress) if len(paths) > 1 else merger.copy()
-                connection.execute("DETACH merged")
-            if merged.written:
-                _verify(draft, out)
-                share_access(draft, paths)
-                put_beside(draft, out)
+            yield draft
     except FileExistsError:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None
     except OSError as error:
         raise StoreError(f"cannot write {out}: {words_of(error)}; nothing was written") from error
-    return merged
 
 
 def _verify(draft: Path, out: Path) -> None:

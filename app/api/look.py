@@ -14,6 +14,7 @@ from math import ceil, inf
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -48,6 +49,8 @@ FEWEST_IMAGES = 20
 """The images that a first look takes at least, where there are as many: fewer have no interval of a bias."""
 LAST_SECONDS = 8.0
 """The time for everything after the run: the measures, the pictures and the report."""
+PATIENCE = 2
+"""The factor by which the least that says something may take longer than the time that was given."""
 SHARE = 0.7
 """The share of the rate of a network alone that a run has, which perturbs, decides and stores, too."""
 TRIAL_IMAGES = 64
@@ -121,7 +124,7 @@ def look(
     numbers = network.normalization.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
     options |= {"normalization": normalization or numbers, "labels": labels}
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
-    conditions = f"{study.limit:,} of {count:,} images under {summary.cells} conditions"
+    conditions = f"{min(study.limit or count, count):,} of {count:,} images under {summary.cells} conditions"
     return read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
 
 
@@ -143,31 +146,43 @@ def take_model(
     """The model that `look` takes, exported into the folder `models` unless it is there, or is exported elsewhere."""
     if isinstance(model, Model):
         return model
-    torch = sys.modules.get("torch")
-    if not isinstance(model, (str, PathLike)) and not (torch and isinstance(model, torch.nn.Module)):
-        if not callable(model):
-            raise UsageError(f"model is a {type(model).__name__}; give a path, a name, a network or a function")
-        if version is None:
-            raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
+    torch, channels = sys.modules.get("torch"), None
+    if normalization is not None:
+        mean, std = read_normalization(normalization)
+        channels = channels_of("mean", mean), channels_of("std", std)
+    if isinstance(model, (str, PathLike)):
+        file = Path(model)
+        if not file.exists() and file.suffix != ".onnx" and architecture is None:
+            return _named_model(str(model), models)
+        title = next(iter(name_sources([file], name)))
+        if file.is_file() and title in model_names(models):
+            earlier = load_model(models, title)
+            is_same = channels is None or earlier.normalization == normalization_name(channels)
+            if is_same and earlier.weights_sha256 == sha256_of(file):
+                return earlier
+        knows_normalization = file.is_dir()
+    elif torch is not None and isinstance(model, torch.nn.Module):
+        title, knows_normalization = name or type(model).__name__, False
+    elif not callable(model):
+        raise UsageError(f"model is a {type(model).__name__}; give a path, a name, a network or a function")
+    elif version is None:
+        raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
+    else:
         title = name or str(getattr(model, "__name__", "function"))
         return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=models)
-    word = str(model)
-    is_word = isinstance(model, (str, PathLike))
-    if is_word and not Path(word).exists() and not word.endswith(".onnx") and architecture is None:
-        return _named_model(word, models)
-    title = next(iter(name_sources([Path(word)], name))) if is_word else name or type(model).__name__
-    mean, std = (None, None) if normalization is None else read_normalization(normalization)
-    if is_word and Path(word).is_file() and title in model_names(models):
-        earlier = load_model(models, title)
-        channels = None if mean is None or std is None else (channels_of("mean", mean), channels_of("std", std))
-        is_same = channels is None or earlier.normalization == normalization_name(channels)
-        if is_same and earlier.weights_sha256 == sha256_of(Path(word)):
-            return earlier
-    if mean is None and not Path(word).is_dir():
+    if channels is None and not knows_normalization:
         raise UnknownNormalization(
             f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
         )
-    return export_model(model, title, architecture=architecture, mean=mean, std=std, image_size=image_size, out=models)
+    return export_model(
+        model,
+        title,
+        architecture=architecture,
+        mean=channels and channels[0],
+        std=channels and channels[1],
+        image_size=image_size,
+        out=models,
+    )
 
 
 def _named_model(word: str, models: Path) -> Model:
@@ -200,6 +215,10 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         if labels is not None:
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
+    if is_path and not isinstance(labels, (str, PathLike, NoneType)):
+        raise UsageError(
+            "labels of a folder are 'folders', its folders at the top, or a CSV file; a list is for arrays"
+        )
     name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
@@ -261,7 +280,7 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
             before = f"{some_of(earlier.checkpoints)} on {some_of(earlier.images)}"
             raise UsageError(f"{folder} holds a look at {before}; name another folder with --out")
         if database.exists():
-            done, share = min(earlier.limit, count), 1.0
+            done, share = min(earlier.limit or count, count), 1.0
 
     def plan_of(text: str, limit: int) -> Plan:
         keys = tomllib.loads(LIMIT.sub(f"limit = {limit}", text, count=1))
@@ -274,13 +293,14 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
     limit = min(count, done + int(rate * (end - time.monotonic()) / len(every.missing))) if every.missing else count
     if limit < count:
         fewest = done + 1 if done else min(FEWEST_IMAGES, count)
-        if limit < fewest:
-            needed = (fewest - done) * len(every.missing) / rate
+        needed = (fewest - done) * len(every.missing) / rate
+        if limit < fewest and time.monotonic() + needed > start + PATIENCE * seconds:
             minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 6) / 10
             raise UsageError(
-                f"{duration(max(seconds, 0))} are too short: {plural(fewest - done, 'image')} under "
-                f"{len(every.missing)} conditions take {duration(needed)} here; give --minutes {minutes:g}"
+                f"{duration(max(seconds, 0))} are too short for {plural(fewest - done, 'image')} under "
+                f"{len(every.missing)} conditions here; give --minutes {minutes:g}"
             )
+        limit = max(limit, fewest)
         more = "call it again for more images"
     elif (grid := text.replace(FILTERS, GRID)) != text and model.image_size >= SIZE:
         needed = plan_of(grid, count).seconds / share

@@ -205,6 +205,23 @@ def compare(
             return compare_runs(run_a, run_b, advance)
 
 
+def sample(out: Annotated[File, typer.Option(metavar="FILE")] = "sample.duckdb") -> Path:
+    """Write real results into a new database, to look at before anything is run: networks with public weights.
+
+    They saw photographs of ImageNet's classes under the published grid and under all sets of seven octaves;
+    docs/findings.md says which networks, and what the results show.
+
+    Args:
+        out: the new database.
+
+    Returns its path; raises UsageError where it is there already.
+    """
+    from ...analysis.database.sample import write_sample
+
+    write_sample(Path(out))
+    return Path(out)
+
+
 @dataclass(frozen=True, slots=True)
 class Correlated:
     """Correlations of biases with groups of benchmarks."""

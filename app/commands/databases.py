@@ -109,6 +109,11 @@ def print_checks(checks: Sequence[Check], db: File, table_format: TableFormat = 
         raise StoreError(f"{db}: {plural(len(problems), 'problem')}, the first: {problems[0]}")
 
 
+def print_sample(out: Path) -> None:
+    """Example: bandlens sample --out sample.duckdb"""
+    print(f"{out}: real results; next: bandlens explore --db {quoted(out)}, or studies list, report, sql, compare")
+
+
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
 STDIN = Path("-")
 
@@ -188,6 +193,7 @@ COMMANDS: dict[str, Any] = {
         "rename": command(results.rename_study, print_renamed),
         "delete": command(delete),
     },
+    "sample": command(results.sample, print_sample),
     "merge": command(results.merge, print_merged, raise_contradictions=False),
     "verify": command(results.verify, print_checks),
     "sql": command(answer),

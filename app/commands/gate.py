@@ -99,7 +99,7 @@ def print_verdicts(
     rows = [{"condition": condition_in_words(row)} | row | decision_of(row) for row in gated.rows.to_dicts()]
     if junit is not None:
         _write_junit(Path(junit), gated.label, rows)
-    headline = f"{gated.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
+    headline = gated.headline
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
         document = {"compared": gated.label, **counts, **facts, "worst": gated.worst and dict(gated.worst)}

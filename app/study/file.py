@@ -12,7 +12,9 @@ from typing import Any, Self
 from ...analysis.comparison.gates import Limits
 from ...core.errors import UnknownName, UsageError, did_you_mean, some_of
 from ...core.jobs import processors
+from ...core.records import Model
 from ...core.untrusted import read_text, without_secrets
+from ...export.model_files import FUNCTION
 from ...probes.grid import PUBLISHED
 
 AUTO = "auto"
@@ -214,6 +216,23 @@ def stored_limits(label: str, toml: str) -> Limits:
     """The table [gate] of the text that a study was stored with."""
     where = f"study {label}"
     return _limits(where, _parse_toml(where, toml).get("gate", {}))
+
+
+NOT_REPEATED = ("name", "checkpoints", "models", "images", "clean_images", "measures")
+"""The keys that a repeated study does not take over."""
+
+
+def repeated_study(label: str, toml: str, model: Model, images: Path) -> Study:
+    """The text that a study was stored with, for another model and image set; UsageError for a probe of the user's."""
+    table = _parse_toml(f"study {label}", toml)
+    keys = {key: value for key, value in table.items() if key not in NOT_REPEATED}
+    for name, probe in keys.get("probes", {}).items():
+        if isinstance(probe, Mapping) and {"file", "function"} & probe.keys():
+            raise UsageError(f"study {label}: {name} is a program, which no database holds; gate with the study's file")
+    if model.architecture == FUNCTION:
+        keys.pop("engine", None)
+    models = str(model.path.parent.absolute())
+    return Study("release", [model.name], [str(images.absolute())], models=models, **keys)
 
 
 # A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.

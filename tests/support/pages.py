@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,6 +19,16 @@ FENCE = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.D
 TIMES = re.compile(r"\d[\d.,]* (s|min|h)\b|\(\d[\d.,]* a second\)|(?<=images_per_second) +\d[\d.,]*")
 LEFT_OUT = ("…", "[…]")
 """Lines that stand for any number of lines."""
+
+
+def load_program(name: str) -> ModuleType:
+    """The module of a program in docs/, which is no part of the package."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def commands(block: str) -> Iterator[tuple[str, str]]:

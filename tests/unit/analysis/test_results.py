@@ -241,10 +241,10 @@ def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path
             results.plot_fourier_maps(probe="lowpass")
 
 
-def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(stored_octaves: Path, stored_study: Path) -> None:
-    with bandlens.open(stored_octaves) as results:
-        bars = rows_of_chart(results.plot_octave_shares(image_set="photographs"))
-        accuracies = results.accuracy().filter(pl.col("probe") == "clean").select("checkpoint", "top1").rows()
+def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(sample: Path, stored_study: Path) -> None:
+    with bandlens.open(sample) as results:
+        bars = rows_of_chart(results.plot_octave_shares("octaves", "photographs"))
+        accuracies = results.accuracy("octaves").filter(pl.col("probe") == "clean").select("checkpoint", "top1").rows()
     for name, top1 in accuracies:
         parts = [row for row in bars if row["model"] == name]
         assert len(parts) == 8

@@ -116,7 +116,7 @@ def test_a_notebook_shows_it(folder: Path) -> None:
         (("min", "photos"), "unknown model 'min'; did you mean mine.onnx?; give an ONNX file, a checkpoint's name, "),
         (
             ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
-            "0.0 s are too short: 20 images under 15 conditions take ",
+            "0.0 s are too short for 20 images under 15 conditions here; give --minutes ",
         ),
         (
             ("mine.onnx", "single", "--normalization", "none"),

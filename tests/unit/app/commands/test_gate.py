@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import yaml
-from imports_of_folders import PACKAGE
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from small import Command, ask
 
@@ -127,35 +124,6 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
     assert failure is not None
     message = r"fail: loss 0.05; flips 0.05; low 0.0[34]\S* > 0; p \S+e-\d+ after Holm"
     assert re.fullmatch(message, str(failure.get("message")))
-
-
-def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
-    command: Command, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (PACKAGE / "docs" / "guide" / "decide.md").read_text(encoding="utf-8")
-    workflow = yaml.load(page.split("```yaml\n")[1].split("```")[0], yaml.BaseLoader)
-    assert workflow["on"] == "pull_request"
-    checkout, gate, upload = workflow["jobs"]["gate"]["steps"]
-    assert checkout["uses"].startswith("actions/checkout@")
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(db, "main.duckdb")
-    with open_store(Path("main.duckdb")) as store:  # `old` is the release of `worse` before
-        store.execute("UPDATE study SET name = IF(name = 'old', 'worse', 'later') WHERE name IN ('worse', 'old')")
-    with open_store(db) as store:
-        store.execute("UPDATE study SET toml = ''")
-    program, *words = shlex.split(gate["run"].partition(" >> ")[0])
-    assert program == "bandlens"
-    answer = command(*("worse" if word == "study.toml" else word for word in words), "--db", db)
-    assert answer.code == 1
-    label = f"worse of {db} against old of main.duckdb"
-    assert answer.err.splitlines()[-1].startswith(f"bandlens: {label}: 2 pass, 1 fail, 0 undecided; ")
-    assert answer.out.startswith(f"## FAIL: {label}: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
-    failing = answer.out.split("## Rows that do not pass")[1]
-    assert "highpass" in failing
-    assert "0.05 [" in failing
-    assert "lowpass" not in failing
-    assert upload["if"] == "always()"
-    assert ElementTree.parse(upload["with"]["path"]).getroot().tag == "testsuites"
 
 
 def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(

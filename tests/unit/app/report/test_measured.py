@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_octaves import WEIGHTS
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study, store_trials, trials_of
 from reported import measured_section, report_data_of
 
@@ -32,9 +31,12 @@ SETTINGS = [
 ]
 
 
+NETWORKS = ["EfficientNet-Lite0", "EfficientNet-Lite1", "EfficientNet-Lite2", "SqueezeNet-1.1"]
+
+
 @pytest.fixture(scope="module")
-def octaves(stored_octaves: Path) -> ReportData:
-    return report_data_of(stored_octaves)
+def octaves(sample: Path) -> ReportData:
+    return report_data_of(sample, "octaves")
 
 
 def parts_of(chart: Any, model: str) -> list[dict[str, Any]]:
@@ -42,7 +44,7 @@ def parts_of(chart: Any, model: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["model"] == model]
 
 
-@pytest.mark.parametrize("model", WEIGHTS)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_a_bar_begins_at_zero_goes_on_where_it_ended_and_ends_at_the_accuracy(octaves: ReportData, model: str) -> None:
     bars, _ = measured_section(octaves, "octave-shares").figures
     parts = parts_of(bars.panels["shares"], model)
@@ -52,41 +54,48 @@ def test_a_bar_begins_at_zero_goes_on_where_it_ended_and_ends_at_the_accuracy(oc
     assert (parts[0]["part"], parts[0]["end"]) == ("flat image", pytest.approx(flat, abs=1e-5))
     assert parts[-1]["end"] == pytest.approx(clean, abs=1e-5)
     assert sorted(part["octave"] for part in parts[1:]) == [*range(7)]
-    assert parts[-1]["octave"] == 6 or model == "coarse", "an octave that takes away comes last"
+
+
+def test_an_octave_that_takes_away_comes_last(octaves: ReportData) -> None:
+    value = pl.when(metric="octave_share_2").then(-pl.col("value")).otherwise("value")
+    bars, _ = measured_section(
+        replace(octaves, metrics=octaves.metrics.with_columns(value=value)), "octave-shares"
+    ).figures
+    assert [part["octave"] for part in parts_of(bars.panels["shares"], NETWORKS[0])[1:]] == [0, 1, 3, 4, 5, 6, 2]
 
 
 def test_octaves_are_named_by_their_cycles_and_pairs_have_a_matrix_a_model(octaves: ReportData) -> None:
     bars, pairs = measured_section(octaves, "octave-shares").figures
     assert (bars.title, pairs.title) == ("Octave shares on photographs", "Pairs of octaves on photographs")
-    names = {part["octave"]: part["part"] for part in parts_of(bars.panels["shares"], "coarse")[1:]}
+    names = {part["octave"]: part["part"] for part in parts_of(bars.panels["shares"], NETWORKS[0])[1:]}
     assert [names[octave] for octave in range(7)] == [
         *("0: 1", "1: 2 to 3", "2: 4 to 7", "3: 8 to 14", "4: 15 to 28", "5: 29 to 56", "6: 57 to 112")
     ]
-    assert [*pairs.panels] == sorted(WEIGHTS)
-    assert len(pairs.table) == 3 * 21
+    assert sorted(pairs.panels) == NETWORKS
+    assert len(pairs.table) == 4 * 21
     colors = [panel.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in pairs.panels.values()]
-    assert colors == [[-pairs.table["value"].abs().max(), pairs.table["value"].abs().max()]] * 3, "one scale for all"
-    assert len(bars.table) == 3 * 7
+    assert colors == [[-pairs.table["value"].abs().max(), pairs.table["value"].abs().max()]] * 4, "one scale for all"
+    assert len(bars.table) == 4 * 7
 
 
 def test_models_at_chance_are_in_the_table_alone(octaves: ReportData) -> None:
     """Nobody can tell what they owe to an octave."""
-    guesses = pl.col("checkpoint") == "coarse"
+    guesses = pl.col("checkpoint") == "SqueezeNet-1.1"
     state = pl.when(guesses).then(pl.lit("at_chance")).otherwise("state")
     bars, pairs = measured_section(
         replace(octaves, metrics=octaves.metrics.with_columns(state=state)), "octave-shares"
     ).figures
-    assert not parts_of(bars.panels["shares"], "coarse")
-    assert parts_of(bars.panels["shares"], "fine")
+    assert not parts_of(bars.panels["shares"], "SqueezeNet-1.1")
+    assert parts_of(bars.panels["shares"], NETWORKS[0])
     assert bars.caption[-1].endswith("no more often than blind guesses are in the table alone.")
-    assert [*pairs.panels] == ["fine", "middle"]
-    assert "coarse" in bars.table["checkpoint"]
+    assert sorted(pairs.panels) == NETWORKS[:3]
+    assert "SqueezeNet-1.1" in bars.table["checkpoint"]
 
 
 def test_masks_have_their_section_and_no_panel_of_a_hundred_settings(octaves: ReportData) -> None:
     figures = {figure.name: figure for section in measured_sections(octaves) for figure in section.figures}
     assert {"octaves-1", "octave-pairs-1"} <= figures.keys()
-    assert any("coarse owes" in finding for finding in octaves.verdict.findings)
+    assert any(" owes " in finding for finding in octaves.verdict.findings)
     panels = [str(panel.to_dict()) for figure in figures.values() for panel in figure.panels.values()]
     assert sum(panel.count("keep=0123") for panel in panels) < 1000
 

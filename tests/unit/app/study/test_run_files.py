@@ -140,11 +140,9 @@ def test_a_run_that_was_killed_is_gone_until_the_database_is_written(command: Co
         assert not file.exists()
 
 
-def test_of_a_run_that_was_killed_it_says_what_is_stored(
-    command: Command, stored_octaves: Path, tmp_path: Path
-) -> None:
+def test_of_a_run_that_was_killed_it_says_what_is_stored(command: Command, sample: Path, tmp_path: Path) -> None:
     database = tmp_path / "results.duckdb"
-    database.write_bytes(stored_octaves.read_bytes())
+    database.write_bytes(sample.read_bytes())
     [(stored,)] = ask(database, "SELECT count(*) FROM prediction")
     write_state(database, NOBODY, done=0.0)
     for _ in range(2):

@@ -1,0 +1,41 @@
+"""Make the sample that comes along of results databases: `python -P docs/sample.py DB...`.
+
+The databases have the studies that docs/findings.md describes. Probabilities are rounded to three digits, since all of
+their digits would take twice the room; measures are computed anew of that, and names of machines are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bandlens import analyze, merge
+from bandlens.analysis.database.catalogue import schema_tables
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.sample import FILES
+
+ROUNDED = [
+    f"{name} = round({name}::DOUBLE, 2 - floor(log10(greatest({name}::DOUBLE, 1e-38)))::INTEGER)"
+    for name in ("confidence", "label_probability")
+]
+
+
+def make_sample(databases: list[Path]) -> None:
+    with TemporaryDirectory() as folder:
+        merge(databases, whole := Path(folder, "sample.duckdb"))
+        with open_store(whole) as store:
+            store.execute("UPDATE study SET host = ''")
+            store.execute(f"UPDATE prediction SET {', '.join(ROUNDED)}")
+        analyze(whole)
+        with open_store(whole, read_only=True) as store:
+            FILES.mkdir(exist_ok=True)
+            for table in set(schema_tables()) - {"meta"}:
+                (FILES / f"{table}.parquet").unlink(missing_ok=True)
+                rows = store.frame(f"FROM {table} ORDER BY ALL")
+                if len(rows):
+                    rows.write_parquet(FILES / f"{table}.parquet", compression="zstd", compression_level=22)
+
+
+if __name__ == "__main__":
+    make_sample([Path(word) for word in sys.argv[1:]])

@@ -1,0 +1,100 @@
+"""A model in a test: it passes where it is surely no worse than an earlier run, and fails with what it lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from small import Command, make_images, make_model, make_pictures, make_study
+
+import bandlens
+from bandlens.export.model_files import load_model
+from bandlens.probes.images.image_set import open_image_set
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with main.duckdb, its image set and model, which answers brightness, and a model at random."""
+    folder = tmp_path_factory.mktemp("earlier")
+    for seed, name in enumerate(("one", "two")):
+        make_model(folder / "models", name, seed=seed)
+    make_images(folder / "images.set", make_pictures(COUNT), labels=[k % 12 for k in range(COUNT)])
+    labels = [int(picture.mean() > 128) for picture in make_pictures(COUNT)]
+    make_images(folder / "bright.set", make_pictures(COUNT), labels=labels)
+    model = bandlens.export_function(brightness, "bright", "1", image_size=128, out=folder / "functions")
+    probes = "lowpass = {cutoff = [0.3]}\n[gate]\nnegative_flips = 0.4\n"
+    for name, keys in {
+        "bright": {"models": str(model.path.parent), "images": ["bright.set"], "engine": "auto"},
+        "two": {"checkpoints": ["one", "two"]},
+        "own": {"checkpoints": ["one"], "probes": "dim = {file = 'dim.py'}"},
+        "main": {"checkpoints": ["one"]},
+    }.items():
+        (folder / "dim.py").write_text("def dim(images):\n    return images / 2\n", encoding="utf-8")
+        bandlens.run(make_study(folder, name=name, **{"probes": probes} | keys), folder / "main.duckdb")
+    return folder
+
+
+def brightness(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits of dark and bright, of (n, height, width, 3)."""
+    means = images.mean(axis=(1, 2, 3))
+    return np.stack([np.full(len(images), 128 / 255), means], axis=1)
+
+
+def darkness(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    return -brightness(images)
+
+
+def test_the_same_model_passes_and_nothing_is_kept(earlier: Path) -> None:
+    before = sorted(earlier.rglob("*"))
+    model = load_model(earlier / "models", "one")
+    gated = bandlens.assert_no_worse(model, earlier / "images.set", against=earlier / "main.duckdb")
+    assert (gated.counts, gated.same) == ({"pass": 2, "fail": 0, "undecided": 0}, 2)
+    assert sorted(earlier.rglob("*")) == before
+
+
+def test_a_worse_model_fails_with_its_worst_rows(earlier: Path) -> None:
+    against = f"{earlier / 'main.duckdb'}:bright"
+    bandlens.assert_no_worse(brightness, earlier / "bright.set", against=against, margin=0.2)
+    with pytest.raises(AssertionError) as failure:
+        bandlens.assert_no_worse(darkness, earlier / "bright.set", against=against)
+    title, *lines = str(failure.value).splitlines()
+    assert title == f"darkness against bright@1 of {earlier / 'main.duckdb'}: 0 pass, 4 fail, 0 undecided"
+    assert lines[0].startswith("fail: clean, bright.set: accuracy 1 before, 0 now; low 0.")
+
+
+def test_too_few_images_are_no_excuse_and_others_are_told(earlier: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = open_image_set(earlier / "images.set")
+    make_images(earlier / "few.set", make_pictures(COUNT)[:4], labels=[0, 1, 2, 3])
+    with pytest.raises(AssertionError, match="\nundecided: "):
+        bandlens.assert_no_worse(
+            bandlens.export_model(earlier / "models" / "two.onnx", "two", mean=0, std=1, out=earlier / "exported"),
+            earlier / "few.set",
+            against=f"{earlier / 'main.duckdb'}:main",
+        )
+    assert (
+        f"the images differ from those of {earlier / 'main.duckdb'}: {images.info.count - 4} images of " in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [
+        ("main.duckdb:own", "study own@1: dim is a program, which no database holds; gate with the study's file"),
+        ("main.duckdb:two", "unknown checkpoint of "),
+        ("main", "main is no results database; give that of an earlier run, FILE or FILE:NAME"),
+    ],
+)
+def test_what_cannot_be_judged_is_a_line(earlier: Path, against: str, message: str) -> None:
+    place = str(earlier / against) if ".duckdb" in against else against
+    with pytest.raises(bandlens.UsageError) as error:
+        bandlens.assert_no_worse(brightness, earlier / "images.set", against=place)
+    assert str(error.value).startswith(message)
+
+
+def test_a_database_that_is_not_there_is_a_line(tmp_path: Path, command: Command) -> None:
+    with pytest.raises(bandlens.UsageError, match="no results database at "):
+        bandlens.assert_no_worse(brightness, tmp_path, against=tmp_path / "main.duckdb")
