@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from ...core.errors import UnknownName, UsageError, plural, some_of, writing
@@ -25,14 +24,13 @@ from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model
-from ...export.functions import Layout
 from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name
 from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
 from ..export import name_sources, read_normalization
 from ..printing import duration
 from .models import TIMM, channels_of, export_function, export_model
-from .parameters import File
+from .parameters import File, Layout
 from .studies import run
 
 if TYPE_CHECKING:
@@ -216,9 +214,7 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
     if is_path and not isinstance(labels, (str, PathLike, NoneType)):
-        raise UsageError(
-            "labels of a folder are 'folders', its folders at the top, or a CSV file; a list is for arrays"
-        )
+        raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; a list is for arrays")
     name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
@@ -240,6 +236,8 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
 
 def _try_normalizations(model: Model, images: ImageSet) -> str:
     """The share of some images that each normalization has right, or how sure of its answers it is, in words."""
+    import numpy as np
+
     from ...engine.backends.base import open_session, variant_of
     from ..study.matching import match_images
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from os import PathLike
@@ -15,10 +15,9 @@ from ...core.errors import CheckpointError, UsageError
 from ...core.extras import naming_extras
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
-from ...export.functions import Function, Layout
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, checkpoints, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
-from .parameters import File, PackedSet, listed, path_of
+from .parameters import File, Layout, PackedSet, listed, path_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,7 +208,7 @@ def export_model(
 
 
 def export_function(
-    function: Function,
+    function: Callable[..., Any],
     name: str,
     version: str,
     *,

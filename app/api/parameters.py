@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 File = str | PathLike[str]
 Name = TypeVar("Name")
+Layout = Literal["nhwc", "nchw"]
+"""The order of the axes of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
 RESULTS = Path("results.duckdb")
 
 

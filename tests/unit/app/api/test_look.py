@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_export  # noqa: F401 - a network is exported
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures
@@ -156,6 +158,7 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
             {"version": "1", "labels": [0]},
             "1 labels were given for 3 images",
         ),
+        (brightness, "photos", {"version": "1", "labels": [0, 1]}, "labels of a folder are 'folders'"),
         (
             lambda images: images,
             np.zeros((3, 8, 8, 3), np.uint8),
@@ -169,6 +172,13 @@ def test_arguments_of_python_that_are_none(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         bandlens.look(model, images, image_size=128, **settings)
+
+
+def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    message = "Sequential does not say how its images are normalized; give --normalization .*; tried on 24 images: "
+    with pytest.raises(UsageError, match=message):
+        bandlens.look(network, "photos", image_size=64)
 
 
 def test_another_model_has_a_folder_of_its_own(folder: Path) -> None:
