@@ -1,4 +1,4 @@
-"""The frequencies that image sets hold, what each octave tells of labels, and along which of them a loss rises."""
+"""The frequencies that image sets hold, and along which of them the loss of a model rises."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..analysis.statistics import Floats
-from ..analysis.statistics.shares import share_interval, share_of
 from ..analysis.statistics.spectra import (
     MeanPower,
     exponent_weights,
     mean_interval,
     mean_power,
-    read_labels,
-    standardized_products,
     weighted,
 )
 from ..core.errors import UsageError
@@ -25,9 +22,7 @@ from ..core.jobs import Progress, processors, silent
 from ..core.records import Model
 from ..engine.backends.base import open_attacker, variant_of
 from ..engine.tuning import usual_rate
-from ..export.heads.linear import make_folds
 from ..probes.images.image_set import ImageSet
-from ..probes.images.labels import spread
 from ..probes.spectrum import (
     DIRECTIONS,
     Powers,
@@ -35,17 +30,10 @@ from ..probes.spectrum import (
     energy_shares,
     octave_columns,
     read_powers,
-    read_products,
     ring_cycles,
 )
 from .study.matching import check_attackable, check_fits, match_images
 
-READOUT_IMAGES = 2000
-"""Images that labels are read out of at most, drawn from all classes evenly: their products take 32 MB an octave."""
-POWER_FLOOR = 1e-10
-"""Power that is added before the logarithm of a band's energy, below that of rounding to 8 bits."""
-FEATURES = ("energies", "image")
-"""Features of an octave: logarithms of its power by channel and direction, and the band-passed image in grey."""
 Rows = list[dict[str, Any]]
 
 
@@ -54,14 +42,14 @@ class Spectrum:
     """The frequencies of one image set or two, or the sensitivity of a model to them."""
 
     tables: dict[str, Rows]
-    """Image sets have `exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels. A model
-    has `sensitivity` by octave, and `rings`."""
-    notes: list[str]
-    """Sentences on tables that are lacking, and on images that count nothing."""
+    """Image sets have `exponent`, `power`, `directions`, and two of them `ratio`. A model has `sensitivity` by octave,
+    and `rings`."""
+    note: str = ""
+    """A sentence on images that count nothing."""
 
 
 def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Spectrum:
-    """Measure the power of one set or two, and the label information of those with labels: see `app.api`."""
+    """Measure the power of one set or two: see `app.api`."""
     size = sets[0].info.size
     if sets[-1].info.size != size:
         raise UsageError(
@@ -79,23 +67,18 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
     names = [images.info.name for images in sets]
     if len(set(names)) < len(names):
         names = [str(images.folder) for images in sets]
-    tables: dict[str, Rows] = {title: [] for title in ("exponent", "power", "directions", "ratio", "information")}
-    notes, measured = list[str](), list[tuple[MeanPower, MeanPower]]()
+    tables: dict[str, Rows] = {title: [] for title in ("exponent", "power", "directions", "ratio")}
+    measured = list[tuple[MeanPower, MeanPower]]()
     for name, images in zip(names, sets, strict=True):
         first = {"image_set": name}
         powers = read_powers(images, progress)
         band_powers, ring_powers = _mean_powers(powers, images, octaves)
         measured.append((band_powers, ring_powers))
         tables["exponent"].append(first | _interval("exponent", *weighted(ring_powers, exponent)))
-        total = powers.octaves.mean(axis=(0, 1)).sum()
+        total = powers.octaves.mean(axis=0).sum()
         for (title, columns), weights in _bands(octaves):
             row = _exponentials("power", *weighted(band_powers, weights))
             tables[title].append(first | columns | row | {"share": row["power"] / total})
-        information = _read_information(images, powers, octaves, progress)
-        if isinstance(information, str):
-            notes.append(information)
-            continue
-        tables["information"] += [first | row for row in information]
     if len(sets) == 2:
         (bands_a, rings_a), (bands_b, rings_b) = measured
         difference = _between(rings_a, rings_b, exponent)
@@ -103,7 +86,7 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
         for (_, columns), weights in _bands(octaves):
             ratio = _exponentials("ratio", *_between(bands_a, bands_b, weights))
             tables["ratio"].append(columns | {"direction": columns.get("direction", "all")} | ratio)
-    return Spectrum({title: rows for title, rows in tables.items() if rows}, notes)
+    return Spectrum({title: rows for title, rows in tables.items() if rows})
 
 
 def _bands(octaves: Rows) -> Iterator[tuple[tuple[str, dict[str, Any]], Floats]]:
@@ -115,7 +98,7 @@ def _bands(octaves: Rows) -> Iterator[tuple[tuple[str, dict[str, Any]], Floats]]
 
 def _mean_powers(powers: Powers, images: ImageSet, octaves: Rows) -> tuple[MeanPower, MeanPower]:
     """The mean powers of a set's `_bands`, and of its rings."""
-    by_direction = powers.octaves.mean(axis=1)[:, [row["octave"] for row in octaves]]
+    by_direction = powers.octaves[:, [row["octave"] for row in octaves]]
     bands = np.concatenate([by_direction.sum(axis=2), by_direction.reshape(len(by_direction), -1)], axis=1)
     if not (bands.any(axis=0).all() and powers.rings.any(axis=0).all()):
         raise UsageError(f"{images.folder}: no image has a wave in some octave; pack photographs that are not flat")
@@ -136,42 +119,6 @@ def _interval(name: str, value: float, half: float) -> dict[str, float]:
 def _exponentials(name: str, value: float, half: float) -> dict[str, float]:
     """The row of a number of which the logarithm and its half width are known."""
     return {key: exp(number) for key, number in _interval(name, value, half).items()}
-
-
-def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress: Progress) -> Rows | str:
-    """Read labels out of each octave's energies and images; a sentence says why there is nothing to read."""
-    if images.labels is None:
-        return f"{images.info.name} has no labels, so there is no label information to tell"
-    rows = np.sort(spread(images.labels, images.paths, READOUT_IMAGES, 0))
-    pairs = np.unique([images.labels[rows], images.clusters[rows]], axis=1)
-    labels, counts = np.unique(pairs[0], return_counts=True)
-    rows = rows[np.isin(images.labels[rows], labels[counts > 1])]
-    if (counts > 1).sum() < 2:
-        count = min(READOUT_IMAGES, images.info.count)
-        return (
-            f"{images.info.name}: labels are read out of images that were held out, which takes two labels of two "
-            f"clusters each among {count:,} images; there is no label information to tell"
-        )
-    _, classes = np.unique(images.labels[rows], return_inverse=True)
-    clusters = images.clusters[rows].astype(np.int64)
-    energies = np.log(powers.octaves[rows] + POWER_FLOOR)
-    products = read_products(images, rows, progress)
-    kernels = np.array(
-        [
-            kernel
-            for octave in (row["octave"] for row in octaves)
-            for kernel in (standardized_products(energies[:, :, octave].reshape(len(rows), -1)), products[octave])
-        ]
-    )
-    folds = make_folds(images.labels[rows], images.clusters[rows], 0)
-    readouts, information = read_labels(kernels, classes, clusters, folds), Rows()
-    features = [(octave, name) for octave in octaves for name in FEATURES]
-    for (octave, name), correct, chance, p in zip(features, readouts.correct, readouts.chance, readouts.p, strict=True):
-        share = share_of(correct, clusters)
-        low, high = share_interval(share)
-        columns = {"readout": name, "accuracy": share.value, "accuracy_low": low, "accuracy_high": high}
-        information.append(octave | columns | {"chance": float(chance), "p": float(p)})
-    return information
 
 
 # The Fourier sensitivity of a model
@@ -209,7 +156,7 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
     octaves = octave_columns(images.info.size)
     by_octave = by_octave[:, [row["octave"] for row in octaves]]
     rings = [{"ring": ring} for ring in range(1, by_ring.shape[1] + 1)]
-    flat, note = int((~steep).sum()), "images have no gradient, and count nothing"
+    flat = int((~steep).sum())
     return Spectrum(
         {
             title: [
@@ -219,5 +166,5 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
             ]
             for title, rows, shares_of_images in (("sensitivity", octaves, by_octave), ("rings", rings, by_ring))
         },
-        [f"{flat:,} {note}"] if flat else [],
+        f"{flat:,} images have no gradient, and count nothing" if flat else "",
     )

@@ -1,4 +1,4 @@
-"""Power of images by octave, direction and ring, and the products of band-passed images that a linear readout takes.
+"""Power of images by octave, direction and ring.
 
 With F the transform of a channel of size x size pixels in [0, 1], a wave of u cycles per image down and v across has
 
@@ -14,10 +14,9 @@ Powers of natural images fall as f^-exponent with an exponent near 2 (Field 1987
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,9 @@ from ..core.errors import UsageError
 from ..core.jobs import Progress, in_parallel, silent
 from ..core.protocol import OCTAVES, octave_edges
 from .images.image_set import ImageSet
-from .octaves import SMALLEST_SIZE, rings
+from .octaves import SMALLEST_SIZE
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 DIRECTIONS = (0, 45, 90, 135)
 """The directions of waves, in degrees."""
 BLOCK = 16
@@ -41,7 +39,7 @@ class Powers:
     """The powers of n images."""
 
     octaves: Floats
-    """(n, 3, 7, 4): by channel, octave and direction; 0 in octaves without a ring."""
+    """(n, 7, 4): by octave and direction; 0 in octaves without a ring."""
     rings: Floats
     """(n, size // 2): the mean power of a wave in rings 1 to size // 2."""
 
@@ -64,12 +62,6 @@ def octave_columns(size: int) -> list[dict[str, Any]]:
     ]
 
 
-def octave_numbers(ring: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """The octave of each square ring, 0 to 6, and -1 for the constant."""
-    numbers: NDArray[np.int64] = np.searchsorted(octave_edges(size), ring) - 1
-    return numbers
-
-
 def ring_cycles(size: int) -> Floats:
     """(size // 2,): the cycles per image in rings 1 to size // 2, as geometric means over their waves."""
     ring, logarithm = _plane_rings(size)
@@ -88,36 +80,18 @@ def read_powers(images: ImageSet, progress: Progress = silent) -> Powers:
     count = len(OCTAVES) * len(DIRECTIONS)
 
     def read_block(rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        power = np.square(np.abs(np.fft.fft2(images.take(rows) / 255))).reshape(len(rows), 3, -1) / size**4
-        by_band = [np.bincount(bands, channel, count + 1)[:count] for channel in power.reshape(-1, size**2)]
-        by_ring = [np.bincount(ring, mean)[1:] / waves for mean in power.mean(axis=1)]
-        return np.reshape(by_band, (len(rows), 3, len(OCTAVES), len(DIRECTIONS))), np.array(by_ring)
+        power = np.square(np.abs(np.fft.fft2(images.take(rows) / 255))).mean(axis=1).reshape(len(rows), -1) / size**4
+        by_band = [np.bincount(bands, image, count + 1)[:count] for image in power]
+        by_ring = [np.bincount(ring, image)[1:] / waves for image in power]
+        return np.reshape(by_band, (len(rows), len(OCTAVES), len(DIRECTIONS))), np.array(by_ring)
 
-    octaves, radial = zip(*_in_blocks(read_block, np.arange(images.info.count), progress, "spectra"), strict=True)
+    blocks, all_rows = list[tuple[Floats, Floats]](), np.arange(images.info.count)
+    with progress("spectra", len(all_rows), "images") as advance:
+        for block in in_parallel(read_block, np.split(all_rows, range(BLOCK, len(all_rows), BLOCK))):
+            blocks.append(block)
+            advance(BLOCK)
+    octaves, radial = zip(*blocks, strict=True)
     return Powers(np.concatenate(octaves), np.concatenate(radial))
-
-
-def read_products(images: ImageSet, rows: NDArray[np.int64], progress: Progress = silent) -> Floats:
-    """(7, n, n): inner products of n images in grey, each band-passed to an octave; 0 in octaves without a ring.
-
-    They are computed from the waves, of which an octave has as many as an image of its own resolution has pixels.
-    """
-    size = images.info.size
-    octaves = octave_numbers(rings(size), size).ravel()
-    order = np.argsort(octaves, kind="stable")
-    ends = np.searchsorted(octaves[order], range(len(OCTAVES) + 1))
-    across = np.arange(size // 2 + 1)
-    # The half plane stands for the whole one: each of its waves counts twice, unless it is its own mirror image.
-    double = np.tile(np.where((across > 0) & (2 * across < size), np.sqrt(2), 1), size)[order]
-
-    def read_block(block: NDArray[np.int64]) -> NDArray[np.complex64]:
-        grey = images.take(block).mean(axis=1) / 255
-        spectra = np.fft.rfft2(grey, norm="forward").reshape(len(block), -1)
-        return np.asarray(spectra[:, order] * double, np.complex64)
-
-    waves = np.concatenate(_in_blocks(read_block, rows, progress, "octaves of images"))
-    parts = [np.ascontiguousarray(waves[:, first:last]).view(np.float32) for first, last in pairwise(ends)]
-    return np.array([part @ part.T for part in parts], np.float64)
 
 
 def energy_shares(fields: NDArray[np.float32]) -> tuple[Floats, Floats]:
@@ -140,18 +114,6 @@ def energy_shares(fields: NDArray[np.float32]) -> tuple[Floats, Floats]:
     return by_octave / total, by_ring / total
 
 
-def _in_blocks(
-    read: Callable[[NDArray[np.int64]], T], rows: NDArray[np.int64], progress: Progress, title: str
-) -> list[T]:
-    """The results of blocks of rows, which are read in threads."""
-    results = []
-    with progress(title, len(rows), "images") as advance:
-        for result in in_parallel(read, np.split(rows, range(BLOCK, len(rows), BLOCK))):
-            results.append(result)
-            advance(BLOCK)
-    return results
-
-
 def _plane(size: int) -> tuple[Floats, Floats]:
     """Cycles down, (size, 1), and across, (1, size), laid out as `fft2` has waves."""
     cycles = np.asarray(np.fft.fftfreq(size, 1 / size), np.float64)
@@ -167,7 +129,7 @@ def _plane_rings(size: int) -> tuple[NDArray[np.int64], Floats]:
 def _bands(size: int) -> NDArray[np.int64]:
     """(size^2,): octave and direction of each wave as one number, and 28 for the constant."""
     down, across = _plane(size)
-    octaves = octave_numbers(np.rint(np.maximum(abs(down), abs(across))).astype(np.int64), size)
+    octaves = np.searchsorted(octave_edges(size), np.rint(np.maximum(abs(down), abs(across)))) - 1
     angle = np.degrees(np.arctan2(down, across)) % 180
     direction = np.rint(angle / 45).astype(np.int64) % len(DIRECTIONS)
     bands = np.where(octaves < 0, len(OCTAVES) * len(DIRECTIONS), octaves * len(DIRECTIONS) + direction)

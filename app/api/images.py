@@ -192,10 +192,7 @@ def spectrum(
     *,
     progress: Progress = silent,
 ) -> Spectrum:
-    """Measure the power of a set's images by octave and direction, and what each octave tells of labels.
-
-    `exponent` is that of the power law. `information` is the accuracy of a linear readout that was fitted to other
-    clusters, beside its `chance`.
+    """Measure the power of a set's images by octave and direction; `exponent` is that of the power law.
 
     Args:
         second: a set to compare it with.

@@ -41,10 +41,10 @@ def print_paths(paths: Iterable[Path]) -> None:
 
 
 def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
-    """Print the tables of image sets or of a model, and its notes on stderr."""
+    """Print the tables of image sets or of a model, and a note on stderr."""
     print_tables(result.tables, table_format, titles=("image_set",))
-    for note in result.notes:
-        log.info(note)
+    if result.note:
+        log.info(result.note)
 
 
 COMMANDS: dict[str, Any] = {

@@ -55,13 +55,6 @@ def test_differences_are_found_as_often_as_they_should_be(tmp_path: Path) -> Non
     assert 0.66 < float(match[1]) < 0.8 < float(match[2]) < 0.94
 
 
-def test_planted_octaves_are_found_and_shuffled_labels_are_not(tmp_path: Path) -> None:
-    output = run("information", "--quick", tmp_path)
-    counts = {name: int(count) for name, count in re.findall(r"^ *(\S.*?)[ |]+(\d+)", output, re.MULTILINE)}
-    assert counts["planted octave"] >= 9
-    assert counts["planted octave, labels shuffled"] <= 1
-
-
 def test_every_program_is_tested() -> None:
     programs = {path.stem for path in PROGRAMS.glob("*.py") if not path.stem.startswith("_")}
-    assert programs == {*QUICK, *HEAVY, "coverage", "information", "power"}
+    assert programs == {*QUICK, *HEAVY, "coverage", "power"}

@@ -48,7 +48,7 @@ COMMANDS = {
     "gate, release": f"gate release {STUDIES[1]} --against {STUDIES[0]} --db results.duckdb",
     "gate": f"gate precision {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
     "measures": "measures list",
-    "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
+    "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb --cells",
     "power": "power",
     "probes": "probes list",
     "published show": "published show --db results.duckdb",

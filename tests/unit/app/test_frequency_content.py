@@ -26,16 +26,12 @@ def pictures(labels: NDArray[np.int64], octave: int, seed: int = 0) -> NDArray[n
     return np.rint((128 + 12 * field).clip(0, 255))[..., None].repeat(3, axis=3).astype(np.uint8)
 
 
-def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:
-    labels = np.arange(COUNT) % 2
-    make_images(tmp_path / "a.set", pictures(labels, 4), labels=labels.tolist())
-    shuffled = np.random.default_rng(5).permutation(COUNT) % 2
-    make_images(tmp_path / "b.set", pictures(np.zeros(COUNT, np.int64), 4, 1), labels=shuffled.tolist())
+def test_two_sets_differ_in_the_octave_that_one_has_more_of(tmp_path: Path) -> None:
+    make_images(tmp_path / "a.set", pictures(np.arange(COUNT) % 2, 4))
+    make_images(tmp_path / "b.set", pictures(np.zeros(COUNT, np.int64), 4, 1))
     result = invoke("images", "spectrum", tmp_path / "a.set", tmp_path / "b.set", "--format", "json")
     assert result.exit_code == 0, result.exception
     tables = json.loads(result.stdout)
-    significant = {(row["image_set"], row["octave"]) for row in tables["information"] if row["p"] <= 0.05}
-    assert significant == {("a.set", 4)}
     unlike = {row["octave"] for row in tables["ratio"] if row["direction"] == "all" and row["ratio_high"] < 0.5}
     assert unlike == {4}
     assert abs(next(row for row in tables["exponent"] if row["image_set"] == "b.set")["exponent"]) < 0.1
