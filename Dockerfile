@@ -76,7 +76,7 @@ LABEL org.opencontainers.image.title="bandlens" \
       org.opencontainers.image.description="Which image frequencies a classifier lives on" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND CC-BY-SA-4.0 AND CC0-1.0 AND ISC AND MIT"
+      org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-SA-4.0 AND CC0-1.0 AND MIT"
 
 USER 1000:1000
 WORKDIR /results

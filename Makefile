@@ -71,7 +71,7 @@ audit: setup
 # The image's pins, for Python 3.12 and CUDA 13; ARGS="--upgrade" takes newer versions.
 lock: setup
 	$(BIN)/pip install --quiet 'uv>=0.9'
-	$(BIN)/uv pip compile --quiet --config-file docker/uv.toml --extra gpu --extra figures --extra images --extra ray --extra timm $(ARGS) \
+	$(BIN)/uv pip compile --quiet --config-file docker/uv.toml --extra gpu --extra images --extra ray --extra timm $(ARGS) \
 	  --no-emit-package tensorrt-cu13 --no-emit-package tensorrt-cu13-libs \
 	  --output-file docker/requirements.lock pyproject.toml docker/build.in
 	echo tensorrt-cu13 | $(BIN)/uv pip compile --quiet --config-file docker/uv.toml $(ARGS) \

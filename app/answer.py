@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import vl_convert
 
-from ..analysis.charts.grammar import VEGA_LITE, two_a_row
+from ..analysis.charts.grammar import two_a_row, vega_lite_version
 from ..analysis.comparison.verdict import verdict
 from ..analysis.database.open import open_store
 from ..analysis.database.study_versions import read_conditions, study_label, with_facts
@@ -106,16 +107,12 @@ class Look:
         return "".join([*paragraphs, self._curve_svg(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
 
     def _curve_svg(self) -> str:
-        """The curve of both filters side by side, without the extra `figures` as text; empty where there is none."""
-        try:
-            import vl_convert
-        except ModuleNotFoundError:
-            return f"<pre>{escape(printable(chr(10).join(self.curve_lines)))}</pre>"
+        """The curve of both filters side by side; empty where there is none."""
         with self.results as results:
             probes = self.curve["probe"].unique(maintain_order=True)
             charts = [results.plot_curves(probe, study=self.label) for probe in probes]
         spec = two_a_row(charts).to_dict() if charts else None
-        return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE) if spec else ""
+        return vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()) if spec else ""
 
 
 def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str], commands: Sequence[str]) -> Look:

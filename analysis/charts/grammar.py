@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -13,6 +16,7 @@ import polars as pl
 import polars.selectors as cs
 from altair.utils import update_nested
 
+from ...core.errors import UsageError
 from ...core.protocol import CATEGORIES
 
 INK, FAINT = "#1a1a1a", "#8c8c8c"
@@ -290,15 +294,37 @@ def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
 # The program that draws charts on a page
 
 
-VEGA_LITE = "6.4"
-"""The version of Vega-Lite that draws the charts, here and in files."""
+PROGRAM = """
+import sys
+from bandlens.core.jobs import end_with_parent
+end_with_parent(int(sys.argv[2]))
+import vl_convert
+script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=sys.argv[1])
+sys.stdout.buffer.write(script.encode())
+"""
+
+
+def vega_lite_version() -> str:
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 @cache
-def read_libraries() -> str:
-    """The one script of Vega, Vega-Lite and Vega-Embed.
+def begin_libraries() -> Future[str]:
+    """Begin to make the one script of Vega, Vega-Lite and Vega-Embed, once a process; its `result` waits for it.
 
-    It is what `vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)` of vl-convert 1.9.0
-    gives; a page needs neither that library, which weighs 84 MB, nor the network.
+    A process of its own makes it, since that takes 200 MB, and a second in which no other thread here could go on.
     """
-    return Path(__file__).with_name("vega.js").read_text(encoding="utf-8")
+    executor = ThreadPoolExecutor(1)
+    libraries = executor.submit(_make_libraries)
+    executor.shutdown(wait=False)
+    return libraries
+
+
+def _make_libraries() -> str:
+    # A signal or the end of this process ends the program, too, which is not worth a traceback.
+    command = [sys.executable, "-P", "-c", PROGRAM, vega_lite_version(), str(os.getpid())]
+    completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if completed.returncode:
+        raise UsageError("vl-convert-python does not make the scripts of the page; install it again")
+    return completed.stdout.decode()

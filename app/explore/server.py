@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode
 
 import polars as pl
 
-from ...analysis.charts.grammar import read_libraries
+from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import BandlensError, UsageError
 from ...core.untrusted import words_of
 from ...probes.images.image_set import ImageSet
@@ -99,6 +99,7 @@ class Doorkeeper:
 
 def routes(answers: Answers) -> tuple[Routes, Routes]:
     """Functions by their paths: what answers a query string, and what answers an object of JSON that is posted."""
+    libraries = begin_libraries().result()
 
     def picture(query: Mapping[str, str]) -> Response:
         seed = int(query.get("seed", "0"))
@@ -109,7 +110,7 @@ def routes(answers: Answers) -> tuple[Routes, Routes]:
         "/": lambda _: _asset("page.html", "text/html"),
         "/static/explore.js": lambda _: _asset("explore.js", "text/javascript"),
         "/static/explore.css": lambda _: _asset("explore.css", "text/css"),
-        "/static/libraries.js": lambda _: Response(read_libraries(), "text/javascript", headers=CACHED),
+        "/static/libraries.js": lambda _: Response(libraries, "text/javascript", headers=CACHED),
         "/api/study": lambda query: _json(answers.study(query.get("study"))),
         "/api/filters": lambda query: _json(answers.filters(query["study"], query["set"])),
         "/api/octaves": lambda query: _json(answers.octaves(query["study"], query["set"], int(query["index"]))),

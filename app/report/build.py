@@ -8,6 +8,7 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
+from ...analysis.charts.grammar import begin_libraries
 from ...analysis.database.open import split_against
 from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
@@ -45,6 +46,7 @@ def write_report(
     `advance` is called once a chart that is written. Raises UnknownName, UsageError and StoreError where what is asked
     for is not there, or cannot be written.
     """
+    begin_libraries()
     if out.suffix.lower() not in ("", ".htm", ".html"):
         page_name = out.with_suffix(".html")
         raise UsageError(f"{out}: a report is HTML; name it {page_name}, and --figures {ALL_FIGURES} for charts as PDF")

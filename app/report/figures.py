@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import vl_convert
 
-from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, VEGA_LITE, words
+from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, vega_lite_version, words
 from ...core.errors import UnknownName, writing
-from ...core.extras import naming_extras
 from ...core.files import write_bytes
 from ..printing import spreadsheet_csv
 from .page import Figure, heading, slug, spec_of
@@ -55,11 +55,8 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
 
     The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures, but
     those of published models alone, unless there are no others.
-    UnknownName for a name that no figure has, UsageError where there is nothing to write figures with.
+    UnknownName for a name that no figure has.
     """
-    if names:
-        with naming_extras("--figures"):
-            import vl_convert  # noqa: F401  # before anything is written
     files: dict[str, FigureFile] = {}
     for figure in figures:
         for panel_name, panel in figure.panels.items():
@@ -84,13 +81,11 @@ def write_figures(
     files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None], sources: Sequence[Path] = ()
 ) -> list[Path]:
     """Write each panel as SVG, PDF and PNG, and list them in figures.csv, for whoever may read the `sources`."""
-    import vl_convert
-
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
             spec = printed(file.panel, file.figure, file.inches)
-            svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+            svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
             for ending in ENDINGS:
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending), sources)
             advance(1)
@@ -101,8 +96,6 @@ def write_figures(
 
 def _converted(svg: str, ending: str) -> bytes:
     """The picture with its size on paper, as SVG, PDF or PNG."""
-    import vl_convert
-
     if ending == "svg":
         return in_points(svg, "pt").encode()
     in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG

@@ -21,7 +21,7 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from ...analysis.charts.grammar import colors, read_libraries, series_of
+from ...analysis.charts.grammar import begin_libraries, colors, series_of
 from ...core import __version__
 from ..citation import software_entry
 
@@ -117,7 +117,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
     """The page; it may run its own two scripts, by their hashes, and load nothing."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "rows": table_rows}
-    program, libraries = _asset("page.js"), read_libraries()
+    program, libraries = _asset("page.js"), begin_libraries().result()
     libraries = libraries.replace("</script", "<\\/script").replace("<!--", "<\\!--")
     headings, specs = dict[str, tuple[str, list[str]]](), dict[str, dict[str, Any]]()
     for figure in (figure for section in sections for figure in section.figures):

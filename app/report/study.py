@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...analysis.charts.grammar import VEGA_LITE, words
+from ...analysis.charts.grammar import vega_lite_version, words
 from ...analysis.charts.maps import difference_map
 from ...analysis.comparison.cells import DIFFERS, Compared, Run
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
@@ -40,7 +40,7 @@ AGREEMENT = (
 )
 SIDE, QUALITY = 132, 70
 """Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
-CAT = "chelsea.webp"
+CAT = "chelsea.jpg"
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
     *("loss", "loss_low", "loss_high", "margin", "p_pass", "p_fail", "verdict"),
@@ -236,7 +236,7 @@ def provenance(results: ReportData) -> Section:
         "Precision": _join_values(cells["precision"]),
         "Seeds": _join_values(cells["seed"]),
         "Decision space": _join_values(cells["decision_space"]),
-        "Charts": f"Vega-Lite {VEGA_LITE}",
+        "Charts": f"Vega-Lite {vega_lite_version()}",
     }
     failed_cells = cells.filter(pl.col("error").is_not_null())
     causes = failed_cells.group_by("error", maintain_order=True).agg(cells=pl.len())

@@ -16,8 +16,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ...core.errors import ExportError, writing
 from ...core.files import write_bytes
 from ...core.records import digest_of
@@ -72,6 +70,8 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     path = _path(onnx_file, target)
     with writing(path, "make its folder writable, or choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # of the extra gpu
+
         # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
         # and overwrite timings. The lock also shows, before minutes of work, whether the folder can be written.
         with FileLock(path.parent / ".building"):

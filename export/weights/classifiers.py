@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
 POOLER = "pooler."
 """The beginning of the names of tensors that no classifier has, and its network by itself wants."""
-PHOTOGRAPH = "chelsea.webp"
+PHOTOGRAPH = "chelsea.jpg"
 """The photograph that a folder's own preprocessing is compared on; it is not square."""
 MOST_LAYERS = 1000
 """The largest number of layers that a network may have, those of all its stages together."""

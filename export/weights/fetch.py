@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from filelock import FileLock
-
 from ...core.errors import BandlensError, CheckpointError
 from ...core.extras import naming_extras
 from ...core.files import sha256_of, write_bytes
@@ -67,6 +65,8 @@ def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
     A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or differs
     from the published one. The next call then goes on from the part that has arrived, unless that is known to be wrong.
     """
+    with naming_extras("a download"):
+        from filelock import FileLock
     folder = files[0][1].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def test_a_resnet_exports_clean_and_equal(content: bytes, resnet18: nn.Module, p
     assert counts["Conv"] == 20
     assert counts.keys() == {"Conv", "Relu", "Add", "Sub", "Div", "MaxPool", "ReduceMean", "Reshape", "Gemm"}
     parity = check_parity(content, torch_outputs(network, photographs), photographs, "resnet18")
-    assert (parity.images, parity.top1_disagreements) == (14, 0)
+    assert (parity.images, parity.top1_disagreements) == (12, 0)
     assert parity.relative_difference < 1e-5
     with torch.no_grad():
         predicted = network(torch.from_numpy(photographs)).argmax(dim=1)

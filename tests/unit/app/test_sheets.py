@@ -27,7 +27,7 @@ from bandlens.probes.family import Batch
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack
 
-CAT = PHOTOGRAPH_FOLDER / "chelsea.webp"
+CAT = PHOTOGRAPH_FOLDER / "chelsea.jpg"
 
 
 def test_preview_draws_every_condition(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_preview_draws_every_condition(tmp_path: Path) -> None:
 def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for name in ("astronaut.webp", "chelsea.webp", "coffee.webp"):
+    for name in ("astronaut.jpg", "chelsea.jpg", "coffee.jpg"):
         (photos / name).symlink_to(PHOTOGRAPH_FOLDER / name)
     images = pack(photos, tmp_path / "images.set")
-    row, seed = images.paths.index("chelsea.webp"), 4
+    row, seed = images.paths.index("chelsea.jpg"), 4
     pictures, grid = perturbed(read_photograph(CAT), grid_of(None), seed), grid_of(None)
     condition = next(candidate for candidate in grid.conditions if candidate.number("noise_sd") == 0.16)
     batch = Batch(images.pixels, images.keys, np.arange(3), seed)

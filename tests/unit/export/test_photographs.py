@@ -8,9 +8,9 @@ from bandlens.export.photographs import photograph_crops
 
 def test_the_photographs_are_those_of_scikit_image() -> None:
     crops = photograph_crops(96)
-    assert crops.shape == (14, 3, 96, 96)
+    assert crops.shape == (12, 3, 96, 96)
     assert crops.dtype == np.float32
     assert crops.min() >= 0
     assert crops.max() <= 1
-    assert np.allclose(crops[0].mean(axis=(1, 2)) * 255, skimage.data.astronaut().mean(axis=(0, 1)), atol=1)
-    assert len({crop.tobytes() for crop in crops}) == 14
+    assert np.allclose(crops[0].mean(axis=(1, 2)) * 255, skimage.data.astronaut().mean(axis=(0, 1)), atol=2)
+    assert len({crop.tobytes() for crop in crops}) == 12

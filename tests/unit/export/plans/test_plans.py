@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import filelock
 import pytest
 from filelock import FileLock
 from small import make_model
@@ -64,7 +65,7 @@ def test_three_runs_that_lack_a_plan_build_one(tmp_path: Path, monkeypatch: pyte
         builds.append(b"the plan of build %d" % len(builds))
         return builds[-1]
 
-    monkeypatch.setattr(plans, "FileLock", lock_together)
+    monkeypatch.setattr(filelock, "FileLock", lock_together)
     monkeypatch.setattr(plans, "build_trt_plan", build)
     with ThreadPoolExecutor(3) as runs:
         trt_plans = list(runs.map(lambda _: ensure_trt_plan(LIBRARY, onnx_file, TARGET), range(3)))
