@@ -70,7 +70,7 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     path = _path(onnx_file, target)
     with writing(path, "make its folder writable, or choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock  # of the extra gpu
+        from filelock import FileLock  # which the extra gpu brings
 
         # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
         # and overwrite timings. The lock also shows, before minutes of work, whether the folder can be written.

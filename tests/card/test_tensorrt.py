@@ -173,9 +173,9 @@ def test_a_new_plan_is_compared_with_onnxruntime_once(
     for _ in range(2):
         with open_session(variant_of(model, "tensorrt", precision), BATCH, 1):
             pass
-    assert compared == [18], "both crops of nine photographs"
+    assert compared == [12], "both crops of six photographs"
     parity = plan_description(tmp_path)["parity"]
-    assert parity["images"] == 18
+    assert parity["images"] == 12
     assert parity["relative_difference"] < 1e-3
     assert parity["top1_disagreements"] == 0
 
