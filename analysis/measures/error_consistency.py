@@ -14,13 +14,6 @@ Which conditions of a stimulus set count is a convention. `model-vs-human`, whic
 controls and conditions in which people are right in less than 0.2 of the trials, and counts all 1,280 images of cue
 conflicts. `all` counts every condition, and of cue conflicts the 1,200 whose cues conflict. Means are over conditions
 and pairs. Sources: Geirhos et al. 2021; Schrimpf et al. 2018.
-
-Where along a probe does a model err most as people do? It sees the stimuli that people judged under a probe, blurred
-say. For each condition there is the mean kappa with each observer on each of the set's own conditions, on the images
-that this observer saw. The peak is the tested setting with the highest mean. Intervals are percentiles over 1,000
-resamples of the images, which all observers and conditions share; that of the peak is of the settings that are highest
-in them. `people_lose` places a condition by people: their accuracy where it is best, less that at the same setting,
-between neighbouring settings in proportion, for the probes of the experiments with people (view stimulus_probe).
 """
 
 from __future__ import annotations
@@ -35,13 +28,13 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...core.errors import UnknownName, UsageError
+from ...core.errors import UnknownName
 from ...core.jobs import Progress, in_parallel, silent
 from ...core.protocol import MODEL_VS_HUMAN, STIMULI
 from ..database.store import Store
-from ..statistics import Floats, Ints, Mask
-from ..statistics.consistency import consistency_with_others, error_consistencies, kappa_intervals, kappa_of
-from ..statistics.resampling import RESAMPLES, count_right
+from ..statistics import Ints, Mask
+from ..statistics.consistency import consistency_with_others, error_consistencies
+from ..statistics.resampling import RESAMPLES
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
 from .base import Display, Estimate, Measure, State, estimate_of, has_labels, nothing
 from .outcomes import CellOutcomes
@@ -300,112 +293,3 @@ def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:
     # A single photograph has no interval.
     low, high = mean_interval(mean) if len(mean.clusters) > 1 else (None, None)
     return dict(zip(MEAN_COLUMNS, (mean.value, low, high, min(kappas), max(kappas)), strict=True))
-
-
-# Along a probe
-
-MODELS = """
-WITH ran AS (
-    SELECT DISTINCT ON (checkpoint, detail.probe, detail.parameters)
-           checkpoint, detail.probe, x, image_set_id, cell
-    FROM study_detail AS detail
-    JOIN condition ON (condition.probe, condition.parameters) = (detail.probe, detail.parameters)
-    WHERE benchmark = $1 AND people_saw(benchmark) AND labelled AND (x IS NOT NULL OR detail.probe = 'clean')
-    ORDER BY cell DESC
-)
-SELECT checkpoint, probe, x AS setting, stimulus_of(path).condition AS condition, stimulus_of(path).image AS image,
-       label_rank = 0 AS correct
-FROM ran JOIN prediction ON prediction.cell = ran.cell
-JOIN image ON image.image_set = ran.image_set_id AND image.image_index = prediction.image_index
-WHERE coalesce(convention_of($1, stimulus_of(path).condition, stimulus_of(path).image), $2) = $2
-ORDER BY checkpoint, probe <> 'clean', probe, setting
-"""
-PEOPLE = """
-SELECT subject, condition, image, correct FROM judgement
-WHERE images = $1 AND human AND coalesce(convention, $2) = $2 ORDER BY ALL
-"""
-LOSSES = """
-SELECT setting, max(avg(top1)) OVER () - avg(top1) AS loss FROM human_probe
-WHERE human AND probe = ? GROUP BY setting ORDER BY setting
-"""
-
-
-def consistency_under(
-    store: Store, images: str, probe: str, convention: str = MODEL_VS_HUMAN
-) -> dict[str, list[dict[str, Any]]]:
-    """The mean kappa of each model to people under each condition of a probe, and the setting at which it is highest.
-
-    Args:
-        store: a database with trials of people, and with models that ran on their stimuli, perturbed.
-        images: the stimulus set.
-        probe: the probe; its conditions have one number each, such as the standard deviation of a blur.
-        convention: which of the stimuli count.
-
-    Returns the tables `conditions` (checkpoint, convention, setting, people_lose, kappa, low, high; setting is None for
-    the stimuli as they are) and `peaks` (checkpoint, convention, setting, low, high, kappa). Raises UsageError where
-    there are no trials of people, UnknownName for a probe that no model ran on the stimuli.
-    """
-    people = store.frame(PEOPLE, [images, convention])
-    if people.is_empty():
-        raise UsageError(f"{store.path} has no people on {images}; get them with `bandlens published import humans`")
-    answers = store.frame(MODELS, [images, convention])
-    probes = answers.filter(pl.col("probe") != "clean")["probe"].unique().sort().to_list()
-    if probe not in probes:
-        raise UnknownName(f"probe on {images}", probe, probes, "a study runs a probe on the stimuli of a benchmark")
-    answers = answers.filter(pl.col("probe").is_in(["clean", probe]))
-    losses = store.frame(LOSSES, [probe])
-    conditions, peaks = [], []
-    for (checkpoint,), model_answers in answers.group_by("checkpoint", maintain_order=True):
-        settings, kappas = _mean_kappas(model_answers, people)
-        keys = {"checkpoint": checkpoint, "convention": convention}
-        low, high = kappa_intervals(kappas)
-        for setting, *numbers in zip(settings, kappas[:, 0], low, high, strict=True):
-            row = keys | {"setting": setting, "people_lose": _loss(losses, setting)}
-            columns = [None if np.isnan(number) else float(number) for number in numbers]
-            conditions.append(row | dict(zip(("kappa", "low", "high"), columns, strict=True)))
-        perturbed = np.array([setting is not None for setting in settings])
-        defined = np.where(np.isnan(kappas[perturbed]), -np.inf, kappas[perturbed])
-        if np.isfinite(defined[:, 0]).any():
-            values = np.array([setting for setting in settings if setting is not None])
-            best_settings = values[defined[:, np.isfinite(defined).any(axis=0)].argmax(axis=0)]
-            # Settings are discrete, and an end between two of them would be none of those that were tested.
-            ends = np.quantile(best_settings[1:], [0.025, 0.975], method="closest_observation")
-            kappa = defined[:, 0].max()
-            peak = {"setting": best_settings[0], "low": ends[0], "high": ends[1], "kappa": kappa}
-            peaks.append(keys | peak)
-    return {"conditions": conditions, "peaks": peaks}
-
-
-def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame) -> tuple[list[float | None], Floats]:
-    """The settings of one model, and its (settings, 1 + RESAMPLES) mean kappas to people, those of the data first."""
-    keys = ["condition", "image"]
-    wide = answers.pivot("setting", index=keys, values="correct", aggregate_function="first").drop_nulls()
-    settings = answers["setting"].unique(maintain_order=True).to_list()
-    judgements = people.join(wide, on=keys, maintain_order="left")
-    photographs = judgements["image"].rank("dense").to_numpy().astype(np.intp) - 1
-    hits = judgements.select(wide.columns[2:]).to_numpy().T
-    total, count = np.zeros((2, len(settings), 1 + RESAMPLES))
-    for _, rows in judgements.with_row_index("row").group_by("subject", "condition", maintain_order=True):
-        answer_mask = np.zeros(len(judgements), bool)
-        answer_mask[rows["row"].to_numpy()] = True
-        person = judgements["correct"].to_numpy() & answer_mask
-        rows_of_person = np.concatenate([answer_mask[None], person[None], hits & answer_mask, hits & person])
-        counts, _ = count_right(rows_of_person, photographs, RESAMPLES, 0)
-        n, q, (p, agreed) = counts[0], counts[1], np.split(counts[2:], 2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            kappa = kappa_of((n - p - q + 2 * agreed) / n, p / n, q / n)
-        total += np.nan_to_num(kappa)
-        count += ~np.isnan(kappa)
-    return settings, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-
-
-def _loss(losses: pl.DataFrame, setting: float | None) -> float | None:
-    """The loss of people at a setting, or None outside of those that they saw."""
-    loss_at = dict(losses.rows())
-    if setting is None or setting in loss_at:
-        return loss_at.get(setting)
-    # The settings of a high-pass go up to infinity, where it filters nothing, and nothing lies halfway there.
-    finite = losses.filter(pl.col("setting").is_finite())
-    settings = finite["setting"].to_numpy()
-    inside = len(settings) > 0 and settings[0] <= setting <= settings[-1]
-    return float(np.interp(setting, settings, finite["loss"].to_numpy())) if inside else None

@@ -309,37 +309,28 @@ def consistency(
     images: str,
     db: Database = RESULTS,
     *,
-    probe: str | None = None,
     pairs: Annotated[bool, typer.Option("--pairs")] = False,
     convention: Literal["model-vs-human", "all"] = MODEL_VS_HUMAN,
     progress: Progress = silent,
-) -> dict[str, list[dict[str, Any]]]:
+) -> list[dict[str, Any]]:
     """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
 
     Models are those with a clean run on the images; humans are there after `bandlens published import humans`. With
     humans, the means of kappa over them, with intervals over images, and the lowest and highest kappa of a pair;
     without, or with --pairs, every two subjects, and the most that their accuracies allow.
 
-    With --probe, of models that a study ran on the images under it: at which setting do they err most as humans do?
-
     Args:
         images: a stimulus set, benchmark or image set of the database.
-        probe: models under every condition of it, and where kappa is highest.
         pairs: every two subjects, even where there are humans.
         convention: which conditions of a stimulus set count: those of model-vs-human and brain-score, without controls
             and conditions in which people are right in less than 0.2 of the trials, and all 1,280 cue conflicts; or all
             conditions, and of cue conflicts those whose cues differ.
-
-    Returns the table `kappa`; with a probe the tables `conditions`, the mean kappa to humans under each, and what they
-    lose there, and `peaks`, the setting of each model with the highest kappa.
     """
-    from ...analysis.measures.error_consistency import consistencies, consistency_under, mean_consistencies
+    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
     with reading(db) as store:
-        if probe is not None:
-            return consistency_under(store, images, probe, convention)
         means = [] if pairs else mean_consistencies(store, images, convention, progress)
-        return {"kappa": means or consistencies(store, images, convention, progress).to_dicts()}
+        return means or consistencies(store, images, convention, progress).to_dicts()
 
 
 def report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,18 +92,13 @@ def _reasons(valueless: DataFrame) -> Iterator[str]:
         yield f"no value ({state}) of {metrics} by {', '.join(filter(None, subjects))}: {note}"
 
 
-def print_consistency(
-    tables: Mapping[str, Rows], images: str, convention: str, table_format: TableFormat = Format.table
-) -> None:
+def print_consistency(rows: Rows, images: str, convention: str, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens consistency cue-conflict --db results.duckdb"""
-    if "kappa" in tables:
-        if not tables["kappa"]:
-            has_more = convention == MODEL_VS_HUMAN and images in UNCOUNTED_CONDITIONS
-            advice = " of a condition that counts; --convention all counts all" if has_more else ""
-            log.info(f"no two judged the same images{advice}")
-        print_rows(tables["kappa"], table_format, titles=("images", "condition", "convention"))
-    else:
-        print_tables(tables, table_format, titles=("checkpoint", "convention"))
+    if not rows:
+        has_more = convention == MODEL_VS_HUMAN and images in UNCOUNTED_CONDITIONS
+        advice = " of a condition that counts; --convention all counts all" if has_more else ""
+        log.info(f"no two judged the same images{advice}")
+    print_rows(rows, table_format, titles=("images", "condition", "convention"))
 
 
 def print_written(report: Written, folder: File) -> None:
