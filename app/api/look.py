@@ -221,7 +221,10 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         new = Path(draft) / out.name
         how = How(is_path, progress=progress, say=lambda text: log.info(text.replace(str(new), str(out))))
         if is_path:
-            contents = Contents(name, draw=Draw(min(MOST_IMAGES, len(open_source(Path(images)).paths))))
+            count = len(open_source(Path(images)).paths)
+            if count > MOST_IMAGES:
+                log.info(f"{images}: {MOST_IMAGES:,} of {count:,} images are taken, evenly from all classes")
+            contents = Contents(name, draw=Draw(min(MOST_IMAGES, count)))
             packed = pack(images, new, crop=_crop(model), labels=labels, contents=contents, how=how)
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
