@@ -1,6 +1,6 @@
 """README is run as it stands: its blocks of commands, each with the output that follows, compared but for the times.
 
-docs/guide/tutorial.md has the output of the demo, which tests/models/test_demo.py compares.
+Its text before the first of them is what `make demo` prints, whose folder the others use.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ __all__ = ["environment"]  # a fixture
 
 
 def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
-    scripts = 0
-    for (language, _, script), (following, _, output) in pairwise(FENCE.findall(README)):
+    scripts, blocks = 0, FENCE.findall(README)
+    sentence = next(body for language, _, body in blocks if language == "text")
+    compare(sentence, printed_by("bandlens demo --out demo", tmp_path, environment))
+    for (language, _, script), (following, _, output) in pairwise(blocks):
         if language == "bash":
             assert following == "text", "a block that is run is followed by its output"
             compare(output, printed_by(f"set -e\n{script}", tmp_path, environment))
@@ -48,12 +50,17 @@ def test_times_and_what_is_left_out_do_not_matter() -> None:
 
 def test_its_sections_stand_in_the_order_of_a_first_day() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
-    assert titles[:6] == ["Two commands", "Your model, your answer", "Run", "Compare", "SQL", "Explore"]
+    assert titles[:7] == ["Two commands", "Your model, your answer", "Run", "Compare", "SQL", "Explore", "On a GPU"]
 
 
 def test_it_is_short_and_leaves_long_outputs_to_the_tutorial() -> None:
-    assert len(README.splitlines()) <= 170
+    assert len(README.splitlines()) <= 150
     assert max(len(body.splitlines()) for language, _, body in FENCE.findall(README) if language == "text") <= 12
+
+
+def test_the_site_begins_as_it_does() -> None:
+    screen = README.partition("## Your model, your answer")[0].replace("](docs/", "](")
+    assert (ROOT / "docs" / "README.md").read_text(encoding="utf-8").startswith(screen)
 
 
 @pytest.mark.parametrize("file", ["README.md", "CITATION.cff"])
