@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..correlations.table import correlate
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics import ALPHA
-from .sources import add_models, models
+from .sources import add_models
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -40,17 +40,6 @@ BASELINES: Mapping[str, str] = {
     "timm": "probit lines of all of timm's models at all of their input sizes, over 1,000 classes",
 }
 """Name of a baseline -> whose accuracies its lines are fitted to, and how."""
-POOLS: Mapping[str, tuple[str, float]] = {
-    "supervised": ("timm", 0),
-    "self-supervised": ("timm", 0),
-    "fine-tuned from zero-shot": ("timm", 0),
-    "zero-shot": ("open-clip", 50),
-    "adversarial": ("testbed", 0),
-}
-"""Way of training -> the source whose models its lines go through, and the percent on ImageNet that these exceed.
-
-Zero-shot models of less are trained on small or unsifted data, and do not follow one line with the others. Chat models
-have shape biases, and no accuracies."""
 
 
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
@@ -74,42 +63,13 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     if baseline != "testbed":
-        return _probit_lines(rows, shifts)
+        x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
+        return {
+            shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)
+        }
     rows = rows.filter(~pl.col("name").str.contains(REFERENCES))
     over = {shift: CLEAN.get(shift, "imagenet") for shift in shifts}
     return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
-
-
-def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Way of training -> `accuracies` of the models of POOLS that its lines go through.
-
-    A model that a source has under two names counts once, and one that is evaluated at several sizes once for each.
-    """
-    sources = {source for source, _ in POOLS.values()}
-    top1 = values.filter(pl.col("source").is_in(sources), metric="top1")
-    trained = models(top1).select("source", "name", "model", "training")
-    tables = {source: accuracies(top1, source) for source in sources}
-    pools = {}
-    for way, (source, minimum) in POOLS.items():
-        names_of_way = trained.filter(source=source, training=way)
-        rows = tables[source].join(names_of_way, on="name", maintain_order="left")
-        rows = rows.filter(pl.col("imagenet") > minimum).sort("name", "input_size")
-        pools[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
-    return pools
-
-
-def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
-    """Way of training -> benchmark -> the probit line of its models, over all 1,000 classes."""
-    return {
-        way: _probit_lines(rows, [shift for shift in (*SHIFTS, "objectnet") if shift in rows.columns])
-        for way, rows in training_models(values).items()
-    }
-
-
-def _probit_lines(rows: pl.DataFrame, shifts: Sequence[str]) -> dict[str, Expectation]:
-    """Benchmark -> its line over ImageNet accuracy."""
-    x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
-    return {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)}
 
 
 def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
@@ -204,10 +164,9 @@ def place(values: pl.DataFrame, figures: pl.DataFrame) -> pl.DataFrame:
     """The place of a model among all of timm's: a row for each benchmark, in percent and points.
 
     `figures` are those of `values_of_model`; of several sources that have a benchmark, the first in SOURCE_ORDER
-    counts. Columns: model, training, source, benchmark, top1, rank (1 is the best), of (models, with this one),
-    expected (by the line of timm's models from ImageNet accuracy), effective (top1 - expected); expected_within and
-    effective_within are the same by the line of the model's own way of training, null where there is none. No row where
-    the figures are of several models, or have no accuracy on ImageNet.
+    counts. Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the
+    line of timm's models from ImageNet accuracy) and effective (top1 - expected). No row where the figures are of
+    several models, or have no accuracy on ImageNet.
     """
     is_one_model = figures["model"].n_unique() == 1
     figures = figures.filter(IS_PRIMARY, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
@@ -216,23 +175,18 @@ def place(values: pl.DataFrame, figures: pl.DataFrame) -> pl.DataFrame:
     if not is_one_model or "imagenet" not in accuracy:
         return pl.DataFrame()
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    model, training, *_ = figures.select("model", "training").row(0)
-    baselines = {"": baseline_lines(values, "timm"), "_within": training_lines(values).get(training or "", {})}
-    rows = []
+    model, lines, rows = figures["model"][0], baseline_lines(values, "timm"), []
     for benchmark in ("imagenet", *SHIFTS):
         timm_rows = everybody.filter(benchmark=benchmark, condition="")
         if benchmark not in accuracy or timm_rows.is_empty():
             continue
         rivals, top1 = timm_rows.filter(pl.col("model") != model)["value"], accuracy[benchmark]
         source = figures.filter(benchmark=benchmark)["source"][0]
-        row = {"model": model, "training": training, "source": source, "benchmark": benchmark}
+        row = {"model": model, "source": source, "benchmark": benchmark}
         row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
-        for suffix, lines in baselines.items():
-            expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
-            row |= {f"expected{suffix}": expected, f"effective{suffix}": None if expected is None else top1 - expected}
-        rows.append(row)
-    numbers = [f"{name}{suffix}" for suffix in baselines for name in ("expected", "effective")]
-    return pl.DataFrame(rows, schema_overrides={"training": pl.String} | dict.fromkeys(numbers, pl.Float64))
+        expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
+        rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("expected", "effective"), pl.Float64))
 
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:

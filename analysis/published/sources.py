@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +117,6 @@ def count_figures(values: pl.DataFrame) -> pl.DataFrame:
 # that sources call by its very name, if it is one: `resnet50` is two, and joins with neither.
 
 ALIASES = Path(__file__).with_name("aliases.csv")
-TRAINING = Path(__file__).with_name("training.csv")
 WEIGHTS = Path(__file__).with_name("weights.csv")
 
 
@@ -133,23 +131,15 @@ def _read_rows(file: Path) -> list[tuple[str, ...]]:
     return pl.read_csv(file, comment_prefix="#", infer_schema=False).rows()
 
 
-@cache
-def training_of(model: str) -> str | None:
-    """The way of training of a model by training.csv, such as supervised or zero-shot; None if nothing was trained."""
-    return next((way for way, pattern in _read_rows(TRAINING) if re.search(pattern, model)), None)
-
-
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """A row for each name of a source: source, name, model, same, and the way of training by training.csv."""
+    """A row for each name of a source: source, name, model, same."""
     names = values.select("source", name="model").unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
     fallback = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
     names = names.with_columns(pl.col("model").fill_null(fallback), pl.col("same").fill_null("checkpoint"))
-    trained = {model: training_of(model) for model in names["model"].unique()}
-    training = pl.col("model").replace_strict(trained, return_dtype=pl.String)
-    return names.with_columns(training=training).sort("source", "name")
+    return names.sort("source", "name")
 
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
@@ -161,7 +151,7 @@ def add_models(values: pl.DataFrame) -> pl.DataFrame:
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
 
-    Columns: model, training, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit,
+    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit,
     range, note.
     range is null where one source alone has the checkpoint; of several input sizes the least counts.
 
@@ -181,7 +171,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     range_of_sources = (values_of_source.max() - values_of_source.min()).over(key)
     has_several_sources = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
     spread = pl.when(has_several_sources).then(range_of_sources).alias("range")
-    names = ("model", "training", "source", "name", "same", "benchmark", "condition", "metric")
+    names = ("model", "source", "name", "same", "benchmark", "condition", "metric")
     order = ("model", "metric", "benchmark", "condition", "source", "input_size")
     return figures.select(*names, "input_size", "value", "low", "high", "unit", spread, "note").sort(order)
 

@@ -72,47 +72,28 @@ def import_published(
     )
 
 
-FITS = "fits"
-"""The word for the lines that effective robustness is measured from, in place of a model."""
-
-
 ImportedSources = Annotated[File | None, typer.Option(help="Also the sources imported into this results database.")]
 
 
 def show_published(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL|fits")] = None, db: ImportedSources = None
+    model: Annotated[str | None, typer.Argument()] = None, db: ImportedSources = None
 ) -> dict[str, pl.DataFrame]:
     """Print the sources of published figures; or where a model stands among all of timm's, and all figures of it.
 
     With --db and no model also which published model each checkpoint is, by its weights, study or name. A model has its
-    rank, and what its ImageNet accuracy lets one expect by the line of all timm models, and by that of models trained
-    in its way (within).
+    rank, and what its ImageNet accuracy lets one expect by the line of all timm models.
 
     Args:
-        model: a model, by its name in any source, or a checkpoint of --db; or the lines that effective robustness is
-            measured from.
+        model: a model, by its name in any source, or a checkpoint of --db.
 
     Returns tables by name. Without a model: `sources`, and `checkpoints` of the database with the published model that
     each one is, by its weights, study or name. A model has `places`, its ranks among timm's models beside what its
-    ImageNet accuracy lets one expect, and `figures`, all that are published of it, with how far sources are apart. The
-    fits are the lines by `baseline` and by `training`, with R2; `over` is the ImageNet accuracy that a line runs over,
-    `up_to` and `above` where one of two holds.
+    ImageNet accuracy lets one expect, and `figures`, all that are published of it, with how far sources are apart.
     """
-    import polars as pl
-
-    from ...analysis.published.relate import BASELINES, baseline_lines, line_rows, place, training_lines
+    from ...analysis.published.relate import place
     from ...analysis.published.sources import count_figures, join_study, published_name, values_of_model
 
     values = published_values(db)
-    if model == FITS:
-        fits = {
-            "baseline": {name: baseline_lines(values, name) for name in BASELINES},
-            "training": training_lines(values),
-        }
-        return {
-            title: pl.DataFrame([{title: name, **row} for name, lines in groups.items() for row in line_rows(lines)])
-            for title, groups in fits.items()
-        }
     with nullcontext() if db is None else reading(db) as store:
         if model is None:
             checkpoints = {"checkpoints": join_study(store, "*", values)} if store else {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..api.published import Publication
 
-HIDDEN_COLUMNS = {"sources": ("values", "here", "repository", "title"), "places": ("model", "training")}
+HIDDEN_COLUMNS = {"sources": ("values", "here", "repository", "title"), "places": ("model",)}
 """Columns of a table that people are not shown, or in its title."""
 RELATION_COLUMNS = (
     "bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between"
@@ -54,11 +54,8 @@ def print_published(
 
 
 def _title(name: str, frame: pl.DataFrame) -> str:
-    """The title of a table; that of places names the model and the lines that it is expected by."""
-    if name != "places":
-        return name
-    model, training = frame.row(0)[:2]
-    return f"{model} (expected: by the line of all timm models; within: by that of {training} models)"
+    """The title of a table; that of places names the model and the line that it is expected by."""
+    return f"{frame['model'][0]} (expected: by the line of all timm models)" if name == "places" else name
 
 
 def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:

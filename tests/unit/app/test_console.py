@@ -54,7 +54,6 @@ COMMANDS = {
     "published show": "published show --db results.duckdb",
     "published show, model": "published show tv_resnet50",
     "published relate": "published relate",
-    "published show fits": "published show fits",
     "published table": "published table",
     "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
     "studies": "studies list --db results.duckdb",

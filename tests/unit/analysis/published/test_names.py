@@ -21,7 +21,6 @@ from bandlens.analysis.published.sources import (
     models,
     shipped_values,
     sources,
-    training_of,
     values_of_model,
 )
 from bandlens.core.errors import UnknownName
@@ -41,23 +40,6 @@ def test_every_alias_is_a_name_of_its_source_and_leads_to_a_known_model() -> Non
     names = {f"{source}:{name}" for source, name in originals.rows()} | set(originals["name"])
     # timm has this model, and no results of it.
     assert set(table["model"]) - names <= {"resnext101_32x48d.fb_wsl_ig1b_ft_in1k"}
-
-
-@pytest.mark.parametrize(
-    ("name", "training"),
-    [
-        ("robust_resnet50_l2_eps0", "supervised"),
-        ("robust_resnet50_l2_eps0.01", "adversarial"),
-        ("beit_base_patch16_224.in22k_ft_in22k_in1k", "self-supervised"),
-        ("vit_base_patch16_clip_224.laion2b_ft_in1k", "fine-tuned from zero-shot"),
-        ("testbed:resnet50_clip_zeroshot", "zero-shot"),
-        ("open-clip:ViT-L-14.openai", "zero-shot"),
-        ("vlm-shape-bias:gemini_pro_vision", "chat"),
-        ("humans:subject-01", None),
-    ],
-)
-def test_each_model_has_its_way_of_training(name: str, training: str | None) -> None:
-    assert training_of(name) == training
 
 
 def test_one_name_may_be_two_models() -> None:
