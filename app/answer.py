@@ -103,7 +103,8 @@ class Look:
         flips = [f"<p>{escape(printable(line))}</p>" for line in self.flip_lines]
         if flips:
             picture = base64.b64encode(self.file.with_name("flips.png").read_bytes()).decode()
-            flips.insert(0, f'<img alt="images whose answers changed" src="data:image/png;base64,{picture}">')
+            source = f"data:image/png;base64,{picture}"
+            flips.insert(0, f'<img alt="images whose answers changed" style="max-width: 100%" src="{source}">')
         return "".join([*paragraphs, self._curve_svg(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
 
     def _curve_svg(self) -> str:
