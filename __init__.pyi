@@ -9,6 +9,7 @@ from .app.api.images import list_conditions as list_conditions
 from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
 from .app.api.images import preview as preview
 from .app.api.images import remove_images as remove_images
+from .app.api.images import spectrum as spectrum
 from .app.api.look import look as look
 from .app.api.models import describe_checkpoint as describe_checkpoint
 from .app.api.models import describe_model as describe_model

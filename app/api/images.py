@@ -17,6 +17,7 @@ from .results import open as open_results
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
+    from ..frequency_content import Spectrum
 
 
 ImageSource = Annotated[
@@ -183,6 +184,26 @@ def draw_images(
         rows = results.sql(query, timeout=60)
     with reading(db) as store:
         return draw_wall(store, rows, images, conditions, Path(out)), len(rows)
+
+
+def spectrum(
+    image_set: PackedSet,
+    second: Annotated[File | None, typer.Argument()] = None,
+    *,
+    progress: Progress = silent,
+) -> Spectrum:
+    """Measure the power of a set's images by octave and direction; `exponent` is that of the power law.
+
+    Args:
+        second: a set to compare it with.
+
+    Raises UsageError for sets of one cluster, without waves, of two sizes, or of images below 16 pixels.
+    """
+    from ...probes.images.image_set import open_image_set
+    from ..frequency_content import measure_spectra
+
+    sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
+    return measure_spectra(sets, progress)
 
 
 def list_conditions(study: StudyInstead = None) -> list[dict[str, str]]:

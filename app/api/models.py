@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ...core.records import Model
     from ...export.model_files import Channels
-    from ..sensitivity import Sensitivity
+    from ..frequency_content import Spectrum
 
 
 def doctor(*, engine: Annotated[str | None, typer.Option(metavar="E")] = None) -> list[dict[str, Any]]:
@@ -275,7 +275,7 @@ def sensitivity(
     *,
     engine: str = "torch",
     progress: Progress = silent,
-) -> Sensitivity:
+) -> Spectrum:
     """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and by ring.
 
     The shares of the gradient's energy, means over images with 95 % intervals over clusters, add up to 1. They are not
@@ -288,7 +288,7 @@ def sensitivity(
     """
     from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set
-    from ..sensitivity import measure_sensitivity
+    from ..frequency_content import measure_sensitivity
 
     network = load_model(folder_of_models(models), model)
     return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)

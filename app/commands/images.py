@@ -22,6 +22,7 @@ from ..api.parameters import File, path_of
 from ..console import log, progress
 from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table
 from ..terminal import command
+from .models import print_spectrum
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
@@ -234,6 +235,7 @@ COMMANDS: dict[str, Any] = {
         ),
         "check": command(images.check_images, print_sets, "Example: bandlens images check sets/imagenet"),
         "show": command(images.draw_images, print_wall),
+        "spectrum": command(images.spectrum, print_spectrum, "Example: bandlens images spectrum sets/train sets/test"),
     },
     "benchmarks": {
         "list": command(images.list_benchmarks, print_table, "Example: bandlens benchmarks list"),

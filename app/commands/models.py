@@ -13,7 +13,7 @@ from ..printing import Format, Rows, TableFormat, print_lines, print_rows, print
 from ..terminal import command
 
 if TYPE_CHECKING:
-    from ..sensitivity import Sensitivity
+    from ..frequency_content import Spectrum
 
 
 def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> None:
@@ -40,9 +40,9 @@ def print_paths(paths: Iterable[Path]) -> None:
         print(path)
 
 
-def print_sensitivity(result: Sensitivity, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens sensitivity resnet50 sets/imagenet"""
-    print_tables(result.tables, table_format)
+def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
+    """Print the tables of image sets or of a model, and a note on stderr."""
+    print_tables(result.tables, table_format, titles=("image_set",))
     if result.note:
         log.info(result.note)
 
@@ -58,5 +58,5 @@ COMMANDS: dict[str, Any] = {
         "show": command(models.describe_checkpoint, print_checkpoint),
         "fetch": command(models.fetch_weights, print_paths),
     },
-    "sensitivity": command(models.sensitivity, print_sensitivity),
+    "sensitivity": command(models.sensitivity, print_spectrum, "Example: bandlens sensitivity resnet50 sets/imagenet"),
 }
