@@ -259,7 +259,7 @@ def dicom_samples(data: bytes) -> NDArray[Any]:
     """
     try:
         from pydicom import dcmread
-        from pydicom.pixels import apply_modality_lut
+        from pydicom.pixels.processing import apply_modality_lut
     except ImportError:
         raise BrokenImageError("it is DICOM, which pydicom reads", installation("pydicom")) from None
     if DEFLATED in data[:2048]:
