@@ -147,18 +147,6 @@ def widening(deviations: Floats, sizes: Floats | Ints, independent: Floats) -> F
     return np.asarray(np.where(alike, count * average / n, ratio.clip(1)), np.float64)
 
 
-def share_of_sums(hits: Floats, sizes: Floats) -> tuple[float, float] | tuple[None, None]:
-    """Ends of the interval of sum hits / sum sizes, from right answers and answers by cluster, (clusters,).
-
-    Clusters without an answer say nothing. No interval where fewer than two clusters have one.
-    """
-    hits, sizes = hits[sizes > 0], sizes[sizes > 0]
-    if len(sizes) < 2:
-        return None, None
-    low, high = counted_share(hits, sizes).ends()
-    return float(low), float(high)
-
-
 def counted_share(hits: Floats | Ints, sizes: Floats | Ints) -> SampledShare:
     """The share sum hits / sum sizes, from right answers (…, clusters) and answers (clusters,), at least one each."""
     n = sizes.sum()
