@@ -16,7 +16,7 @@ from ..analysis.database.queries import NATIVE, PLAIN, readable
 from ..analysis.database.store import Store
 from ..core.errors import StoreError, UsageError, plural, writing
 from ..core.files import replacing
-from .printing import paper_text, print_lines, print_rows, spreadsheet_csv
+from .printing import paper_text, print_rows, spreadsheet_csv
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -24,19 +24,16 @@ MOST_BYTES = 1 << 26
 """The most bytes of the rows of a table on a terminal, as Arrow holds them."""
 
 
-def print_answers(store: Store, query: str, seconds: float, line: bool = False) -> None:
-    """Print the answer of each statement, with a blank line between two.
-
-    `seconds` is how long each may take; 0 is no limit. `line` prints rows as lines of field and value.
-    """
+def print_answers(store: Store, query: str, seconds: float) -> None:
+    """Print the answer of each statement, with a blank line between two; `seconds` as in `write_answers`."""
     for place, statement in enumerate(store.statements(query)):
         if place:
             print()
-        print_answer(store, statement, seconds, line)
+        print_answer(store, statement, seconds)
 
 
-def print_answer(store: Store, query: str, seconds: float, line: bool = False) -> None:
-    """Print the first rows of an answer as a table, or each as lines, and how many there are."""
+def print_answer(store: Store, query: str, seconds: float) -> None:
+    """Print the first rows of an answer as a table, and how many there are."""
     with store.reader(query, rows=MOST_ROWS, types=PLAIN, seconds=seconds) as reader:
         tables = [_no_rows(reader)]
         for batch in reader:
@@ -49,11 +46,7 @@ def print_answer(store: Store, query: str, seconds: float, line: bool = False) -
         frame = readable(pl.DataFrame(pa.concat_tables(tables)))
     except pl.exceptions.PolarsError as error:
         raise StoreError(f"{store.path}: no way to show one of the types; cast it to VARCHAR") from error
-    rows = frame.head(MOST_ROWS).to_dicts()
-    if line:
-        print_lines(rows)
-    else:
-        print_rows(rows)
+    print_rows(frame.head(MOST_ROWS).to_dicts())
     is_cut = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if is_cut else plural(len(frame), "row"))
 

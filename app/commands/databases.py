@@ -125,7 +125,6 @@ def answer(
     db: Database = RESULTS,
     format: AnswerFormat | None = None,  # noqa: A002
     out: File | None = None,
-    line: Annotated[bool, typer.Option("--line")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 60,
 ) -> None:
     """Ask the results database. The query can read it and nothing else: no other file, no network, no change.
@@ -143,7 +142,6 @@ def answer(
         file: statements from a file; - is standard input.
         format: how to write the answer; by default by the ending of --out, or table.
         out: a file instead of the terminal.
-        line: show each row as lines of field and value.
         timeout: how long a query may take; 0 is no limit.
     """
     file, out = path_of(file), path_of(out)
@@ -171,7 +169,7 @@ def answer(
         from ..sql_answers import print_answers, write_answers
 
         if answer_format == "table":
-            print_answers(store, text, timeout, line)
+            print_answers(store, text, timeout)
         else:
             write_answers(store, text, timeout, answer_format, out)
 
