@@ -308,8 +308,9 @@ WITH model AS (
     JOIN (SELECT id AS condition, digest FROM condition) USING (condition)
     GROUP BY ALL
 )
-SELECT dense_rank() OVER (ORDER BY cells, digest, conditions) AS board, version, checkpoint, precision, top1, low, high,
-       digest AS images, conditions, format('{} images of {}, {} conditions: {}', n, image_set, cells, probes) AS title
+SELECT dense_rank() OVER (ORDER BY n DESC, digest, conditions) AS board, version, checkpoint, precision, top1, low,
+       high, digest AS images, conditions,
+       format('{} images of {}, {} conditions: {}', n, image_set, cells, probes) AS title
 FROM model JOIN image_set ON image_set.id = model.id
 JOIN (FROM accuracy SELECT version, checkpoint, image_set, n, top1, low, high WHERE probe = 'clean')
   USING (version, checkpoint, image_set)
@@ -324,9 +325,11 @@ GROUP BY board, version, checkpoint, image_index, cluster ORDER BY board, cluste
 """
 """For each image, the share of perturbed conditions under which a model is right."""
 METRICS = f"""
-SELECT version, checkpoint, metric, format('{{:.3g}} [{{:.3g}}, {{:.3g}}]', value, low, high) FROM metric
-WHERE metric IN {LEANINGS} AND low IS NOT NULL
+SELECT version, checkpoint, replace(metric, 'corrected_', '') AS name,
+       format(replace('# [#, #]', '#', IF(name LIKE '%cut', '{{:.1f}}', '{{:.3f}}')), value, low, high)
+FROM metric WHERE name IN {LEANINGS} AND low IS NOT NULL ORDER BY metric DESC
 """
+"""Numbers above chance come last, and take the place of those that are not."""
 BOARD_HEAD = """\
 | model | precision | perturbed | less than above | clean | low-frequency bias | high-frequency bias | half cut |
 |---|---|---|---|---|---|---|---|
@@ -340,8 +343,8 @@ along (`bandlens sample`); [the findings](docs/findings.md#what-the-sample-shows
 Only models that saw the same images under the same conditions stand in one table, by the digests of both. They are
 ranked by their accuracy over all perturbed conditions, each with the same weight. The next column compares a model
 with the one above it, image by image: where that interval holds 0, their order is not settled. The half cut is the
-low-pass, in cycles per image, that leaves half of the accuracy. Intervals are of 95 %, over images; nothing is
-corrected for several tests.
+low-pass, in cycles per image, that leaves half of the accuracy. Biases and half cuts are above chance where models
+decide between few classes. Intervals are of 95 %, over images; nothing is corrected for several tests.
 
 """
 
