@@ -107,7 +107,9 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
     with open_store(db) as store:
         store.execute("UPDATE study SET toml = ''")
     file = tmp_path / "gate.xml"
-    command("gate", "worse", "--against", "old", "--flips", 0.001, "--junit", file, "--db", db)
+    answer = command("gate", "worse", "--against", "old", "--flips", 0.001, "--junit", file, "--db", db)
+    assert answer.code == 1
+    assert answer.err.startswith("bandlens: worse against old: 2 pass, 2 fail, 2 undecided; a row that ")
     root = ElementTree.parse(file).getroot()
     (suite,) = root
     assert (root.get("name"), suite.get("name")) == ("worse against old", "old, worse on set")

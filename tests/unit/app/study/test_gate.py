@@ -62,6 +62,23 @@ def test_fifteen_hundred_images_of_each_set_are_gated_unless_more_are_asked_for(
     assert ask(place / "limited.duckdb", "SELECT DISTINCT n FROM gate") == [(10,)]
 
 
+def test_a_run_can_require_that_its_precision_has_passed(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", engine="torch", precision="bf16"), place / "r.duckdb"
+    warning = (
+        "torch bf16 has not passed the precision gate for 3 of 3 pairs of checkpoint and condition; see: "
+        f"bandlens gate precision STUDY.toml --candidate torch:bf16 --db {db}\n"
+    )
+    refusal = command("run", study, "--db", db, "--require-gate")
+    assert (refusal.code, refusal.out, refusal.err) == (1, "", f"bandlens: {warning}")
+    assert not db.exists()
+    answer = command("run", study, "--db", db, "--no-analyze")
+    assert answer.code == 0
+    assert f"bandlens: warning: {warning}" in answer.err
+    assert command("gate", "precision", study, *REFERENCE, "--db", db).code == 0
+    answer = command("run", study, "--db", db, "--no-analyze", "--require-gate")
+    assert (answer.code, "precision gate" in answer.err) == (0, False)
+
+
 # Cells that are run
 
 
@@ -85,7 +102,7 @@ def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> No
 
 def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     db, trusted = place / "r.duckdb", gated_study(place, "one", engine="onnxruntime", name="trusted")
-    assert command("run", trusted, "--db", db).code == 0
+    assert command("run", trusted, "--no-analyze", "--db", db).code == 0
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
     rows = ask(db, parts)
     study = Study.read(gated_study(place, "one"))
@@ -113,7 +130,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command,
 def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(command: Command, place: Path) -> None:
     db = place / "r.duckdb"
     keys = {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\nconditions = ['lowpass']\n"}
-    assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
+    assert command("run", gated_study(place, "one", **keys, name="v1"), "--no-analyze", "--db", db).code == 0
     misspelt = keys | {"probes": keys["probes"].replace("['lowpass']", "['lowpas']")}
     refused = command("gate", gated_study(place, "two", **misspelt, name="v2"), "--against", "v1", "--db", db)
     assert (refused.code, ask(db, "SELECT name FROM study")) == (2, [("v1",)]), "nothing was run"
@@ -132,7 +149,7 @@ def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(comma
 
 def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Command, place: Path) -> None:
     db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\n"}
-    assert command("run", gated_study(place, "one", **keys), "--db", db).code == 0
+    assert command("run", gated_study(place, "one", **keys), "--no-analyze", "--db", db).code == 0
     study = gated_study(place, "two", **keys)
     assert "two against one" in command("gate", study, "--against", "study", "--db", db).out
     answer = command("gate", study, "--against", "study", "--db", db)
