@@ -24,7 +24,6 @@ WITHOUT_A_MODULE = {
     "app/commands/test_correlate.py": "`bandlens correlate`",
     "app/commands/test_sql.py": "`bandlens sql`",
     "app/test_api.py": "the folder app/api",
-    "app/study/test_names.py": "the names that belong to a study's version",
     "probes/images/test_attributes.py": "attributes of images",
     "probes/images/test_samples.py": "samples of more than 8 bits",
     "probes/test_golden.py": "numbers of all built-in probes",

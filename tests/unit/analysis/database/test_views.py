@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, database_of, image_set, model, part, store_study
+from reported import report_data_of
 from scipy.optimize import brentq
 from scipy.stats import t
 
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
 from bandlens.analysis.measures.octaves import interactions
@@ -102,6 +105,38 @@ def test_views_show_the_newest_version_of_each_study_and_any_other_by_name(store
     ]  # fmt: skip
     assert store.frame(probes.format("flip_of('a@1')")).rows() == [("a@1", "lowpass")]
     assert store.frame(probes.format("flip")).rows() == [("a@2", "highpass")]
+
+
+def test_a_later_study_of_the_same_weights_and_images_renames_nothing(tmp_path: Path) -> None:
+    first, again = (image_set(12, name=name, labels=[0] * 12) for name in ("photographs", "pictures"))
+    settings = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in CUTOFFS[:5])]
+    parts = [
+        part(cell(first, setting, by=net), [k % 2] * 12, [k % 2] * 12)
+        for net in (model("a"), model("b"))
+        for k, setting in enumerate(settings)
+    ]
+    path = database_of(tmp_path, first, parts, "first", measured=True)
+
+    def read_views() -> list[list[tuple[object, ...]]]:
+        with open_store(path, read_only=True) as store:
+            return [store.frame(f"FROM {view}_of('first') ORDER BY ALL").rows() for view in ("curve", "metric", "flip")]
+
+    views = read_views()
+    theirs = model("a", content="b", category="somebodys")
+    cells = [cell(again, setting, by=theirs) for setting in settings]
+    database_of(tmp_path, again, [part(work, [], []) for work in cells], "second", measured=True)
+    assert read_views() == views
+    assert all(views)
+    with open_store(path, read_only=True) as store:
+        query = "SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL"
+        assert store.frame(query).rows() == [
+            ("first", "a", "own", "photographs"),
+            ("first", "b", "own", "photographs"),
+            ("second", "a", "somebodys", "pictures"),
+        ]
+    results = report_data_of(path, "first")
+    assert results.checkpoints.select("name", "category").rows() == [("a", "own"), ("b", "own")]
+    assert results.image_sets["name"].to_list() == ["photographs"]
 
 
 def test_seeds_are_told_apart(store: Store) -> None:
