@@ -11,14 +11,13 @@ from typing import Any
 import duckdb
 import pytest
 from made_up_results import cell, database_of, image_set, part
-from small import Command, ask, make_model, make_pictures, make_study, write_pictures
+from small import Command
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from bandlens.app import cli
 from bandlens.app.cli import COMMANDS, app
 from bandlens.app.console import log
-from bandlens.core.protocol import CUTOFFS
 
 
 def commands_by_path() -> dict[tuple[str, ...], Any]:
@@ -59,10 +58,7 @@ def test_every_command_has_help_with_an_example() -> None:
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (["plan", "no"], 2, "bandlens: no study file no; `bandlens init no.toml` writes one"),
         (["sql", "SELECT 1", "--db", "."], 1, "bandlens: . is a folder; name the file of a database"),
-        (["checkpoints", "show", "resnet50_dinno"], 2, "did you mean resnet50_dino"),
-        (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
         (["plan", "no.toml", "--cell"], 2, "bandlens: unknown option '--cell'; did you mean --cells?"),
@@ -88,9 +84,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["verify", "no.duckdb"], 2, "(no.duckdb); a database is named with --db; see `"),
         (["sql", "query.sql"], 2, "bandlens: query.sql is a file of a query; give it with --file"),
         (["analyze", "mine", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
-        (["analyze", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["correlate", "mine"], 2, "bandlens: no results database at results.duckdb"),
-        (["explore", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["gate", "mine", "--against", "a.ducdb"], 2, "bandlens: no results database at a.ducdb; `bandlens run "),
         (["gate", "precison", "study.toml"], 2, "bandlens: unknown command 'precison'; did you mean precision?"),
         (["export", "net.pth", "--head", "no.toml"], 2, "bandlens: no file no.toml; the TOML file of a head has the "),
@@ -195,34 +189,3 @@ def test_notes_of_libraries_are_no_databases_of_an_error(command: Command, monke
 
     monkeypatch.setattr(cli, "app", fail)
     assert command().err.startswith("bandlens: this is a fault of bandlens or of a file that it reads: KeyError: 'x'")
-
-
-def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
-    files = (f"{('cat', 'dog')[number % 2]}/{number}.png" for number in range(12))
-    write_pictures(tmp_path / "photographs", dict(zip(files, make_pictures(12, 32), strict=True)))
-    make_model(tmp_path / "models", size=32)
-    crop = ("--size", "32", "--resize", "32")
-    packed = command(
-        "images", "pack", tmp_path / "photographs", *crop, "--labels", "folders", "--out", tmp_path / "images.set"
-    )
-    assert (packed.code, "12" in packed.out) == (0, True)
-    study = make_study(tmp_path, name="mine", probes="lowpass = {}\nhighpass = {}")
-    database = tmp_path / "results.duckdb"
-    db = ("--db", database)
-    cells = 1 + 2 * len(CUTOFFS)
-    assert json.loads(command("plan", study, *db, "--format", "json").out)["predictions"] == 12 * cells
-    ran = command("run", study, *db)
-    assert f"ran {cells} of {cells} cells" in ran.out
-    assert "nothing to run" in command("run", study, *db).out
-    assert command("analyze", *db).code == 0
-    page = tmp_path / "report.html"
-    report = command("report", *db, "--out", page)
-    assert report.code == 0
-    assert re.search(r"report.html: \d+ sections, \d+ charts, \d(\.\d+)? MB", report.out)
-    assert 'id="filters-1"' in page.read_text(encoding="utf-8")
-    labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
-    clause = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
-    matches = sum(
-        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {clause}"), strict=True)
-    )
-    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, matches / 12)]
