@@ -12,19 +12,14 @@ import numpy as np
 import pytest
 import torch
 from local_workers import work_here
-from networks import write_onnx
 from small import Answer, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
-from torch.nn import functional
 
 import bandlens
 from bandlens.app.export import Lowering, lower
 from bandlens.core.errors import BandlensError, ExportError, UsageError
-from bandlens.core.records import Crop, Head, Model
-from bandlens.export.class_names import class_names_of
-from bandlens.export.model_files import load_model, verify_model
-from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_crops
+from bandlens.core.records import Crop, Head
+from bandlens.export.model_files import load_model
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack_arrays
 
@@ -136,32 +131,10 @@ def test_tokens_of_a_network_in_memory_are_pooled_and_get_a_head(folder: Path, t
     assert not list(tmp_path.glob(".*"))
 
 
-PROMPTS = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
-NAMES = [f"a photo of {number}" for number in range(7)]
-
-
-def cosines(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The logits of a network of features with the prompts as its head."""
-    prompts = functional.normalize(torch.from_numpy(PROMPTS))
-    return 100 * functional.normalize(network(images)) @ prompts.T
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A vision transformer with the prompts as its head."""
-    backbone = bandlens.Backbone(Tower(), PROMPTS, class_names=NAMES)
-    return bandlens.export_model(backbone, "clip", image_size=64, out=tmp_path_factory.mktemp("clip"), **PLAIN)
-
-
-def test_prompts_are_the_cosines_that_torch_computes(clip: Model) -> None:
-    images = photograph_crops(64)
-    with torch.inference_mode():
-        expected = cosines(Tower(), torch.from_numpy(images)).numpy()
-    logits = onnx_logits(verify_model(clip), images)
-    np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
-    assert np.array_equal(logits.argmax(1), expected.argmax(1))
-    assert class_names_of(clip) == NAMES
-    (row,) = lower(clip, Lowering(["fp16"]))
+def test_cosines_with_prompts_stay_right_in_half_precision(tmp_path: Path) -> None:
+    backbone = bandlens.Backbone(Tower(), np.random.default_rng(1).normal(size=(7, 16)))
+    model = bandlens.export_model(backbone, "clip", image_size=64, out=tmp_path, **PLAIN)
+    (row,) = lower(model, Lowering(["fp16"]))
     assert row["relative_difference"] < 0.02
 
 
@@ -172,20 +145,13 @@ def refusal(act: Callable[[], Any], kind: type[BandlensError] = ExportError) -> 
     return str(error.value)
 
 
-def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_path: Path, command: Command) -> None:
+def test_tokens_and_networks_that_say_that_they_have_no_classes_are_refused(tmp_path: Path) -> None:
     bare = Tower()
     bare.num_classes = 0  # type: ignore[assignment]
-    torch.manual_seed(5)
-    pooled = nn.Sequential(nn.Conv2d(3, 24, 7, 3), nn.BatchNorm2d(24), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for network in (Tower(pooled=False), bare):
         out = tmp_path / "models"
         message = refusal(partial(bandlens.export_model, network, "tower", image_size=64, out=out, **PLAIN))
         assert "--head" in message
-    for number, (network, name) in enumerate([(Tower(), "image_embeds"), (pooled, "out")]):
-        file = write_onnx(network, tmp_path / f"{number}.onnx", ("x", name))
-        answer = command("export", file, "--normalization", "none", "--out", tmp_path / "models")
-        assert answer.code == 1
-        assert "--head" in answer.err
     assert not list((tmp_path / "models").glob("*"))
 
 

@@ -85,7 +85,7 @@ def test_a_saved_folder_is_exported_without_network_and_does_what_transformers_d
 
     photographs = tmp_path / "photographs"
     photographs.mkdir()
-    for name in ("chelsea.webp", "coffee.webp", "astronaut.webp"):
+    for name in ("chelsea.jpg", "coffee.jpg", "astronaut.jpg"):
         shutil.copy(PHOTOGRAPH_FOLDER / name, photographs)
     images = pack(photographs, tmp_path / "images.set", crop=model.crop)
     logits = onnx_logits(verify_model(model), images.take(np.arange(3)).astype(np.float32) / np.float32(255))
@@ -104,10 +104,10 @@ def test_images_are_what_the_folders_processor_makes(kind: str, tmp_path: Path) 
     (mean, std), crop = read_preprocessing(tmp_path / "saved")
     photographs = tmp_path / "photographs"
     photographs.mkdir()
-    shutil.copy(PHOTOGRAPH_FOLDER / "coffee.webp", photographs)
+    shutil.copy(PHOTOGRAPH_FOLDER / "coffee.jpg", photographs)
     images = pack(photographs, tmp_path / "images.set", crop=crop)
     pixels = images.take(np.arange(1))[0] / 255
-    with Image.open(photographs / "coffee.webp") as photograph:
+    with Image.open(photographs / "coffee.jpg") as photograph:
         expected = processor(**options)(photograph.convert("RGB"), return_tensors="np")["pixel_values"][0]
     normalized = (pixels - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     assert np.abs(normalized - expected).mean() < 0.02
@@ -162,7 +162,7 @@ def test_a_backbone_gets_a_head_on_what_transformers_calls_its_features(
     size = network.config.image_size
     prompts, images = np.random.default_rng(0).normal(size=(3, network.config.hidden_size)), photograph_crops(size)
     model = bandlens.export_model(
-        bandlens.Backbone(tmp_path / "backbone", prompts, pool=pool),
+        bandlens.Backbone(tmp_path / "backbone", prompts, class_names=["a", "b", "c"], pool=pool),
         "zero", mean=(0, 0, 0), std=(1, 1, 1), image_size=size, out=tmp_path / "models",
     )  # fmt: skip
     with torch.inference_mode():
@@ -172,6 +172,7 @@ def test_a_backbone_gets_a_head_on_what_transformers_calls_its_features(
     normalize = torch.nn.functional.normalize
     expected = 100 * normalize(features.double()) @ normalize(torch.tensor(prompts)).T
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected.numpy(), atol=0.05)
+    assert class_names_of(model) == ["a", "b", "c"]
 
 
 def test_a_classifier_is_a_backbone_without_its_own_head(saved: Path, tmp_path: Path) -> None:
