@@ -106,39 +106,6 @@ def test_the_command_line_spreads_a_study(
 # Failures
 
 
-DEADLY = """
-import os, signal
-from pathlib import Path
-def deadly(images, level):
-    if level == 2:
-        with open(Path(__file__).with_name("deaths"), "a") as file:
-            file.write("x")
-        os.kill(os.getpid(), signal.SIGKILL)
-        signal.pause()
-    return images.copy()
-"""
-
-
-def test_a_probe_that_aborts_ends_its_cells_after_three_tries_and_the_rest_goes_on(
-    command: Command, workplace: Path
-) -> None:
-    (workplace / "deadly.py").write_text(DEADLY)
-    probes = "lowpass = {cutoff = 0.3}\ndeadly = {file = 'deadly.py', level = [1, 2]}"
-    study, database = make_study(workplace, probes=probes), workplace / "results.duckdb"
-    answer = command("run", study, *DEVICES, "--db", database)
-    assert answer.code == 1
-    assert "1 of 4 cells failed, the first: one, images.set, deadly level=2: its worker was lost: " in answer.err
-    assert "(tried 3 times)" in answer.err
-    assert (workplace / "deaths").read_text() == "xxx"
-    assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [
-        ("clean", 20),
-        ("deadly", 20),
-        ("lowpass", 20),
-    ]
-    [failed] = json.loads(command("plan", study, "--db", database, "--format", "json").out)["failed"]
-    assert failed["cell"] == "one, images.set, deadly level=2"
-
-
 HANGS = """
 import os, signal, time
 from pathlib import Path

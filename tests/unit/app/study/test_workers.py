@@ -17,8 +17,8 @@ from bandlens.app.study import workers as study_workers
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
-from bandlens.app.study.workers import computer_of
-from bandlens.core.errors import EngineError, StoreError, UsageError
+from bandlens.app.study.workers import Reply, Request, StudyComputer, computer_of
+from bandlens.core.errors import DeviceError, EngineError, StoreError, UsageError
 from bandlens.export.model_files import load_model
 
 PROBES = "lowpass = {cutoff = [0.1, 0.3]}\ncritical_band = {noise_sd = [0.0, 0.1]}\npgd_linf = {steps = 1}"
@@ -83,6 +83,22 @@ def test_cells_that_fail_are_those_of_one_process(tmp_path: Path) -> None:
     assert failures[0] == failures[1]
     assert len(failures[0]) == 3
     assert_frame_equal(rows_of(tmp_path / "direct.duckdb"), rows_of(tmp_path / "workers.duckdb"))
+
+
+def test_a_cell_that_ends_its_workers_says_how_often_it_was_tried(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, compute = work.cells[0], StudyComputer.compute
+
+    def dies(computer: StudyComputer, request: Request) -> Reply:
+        if lost.key in request:
+            raise DeviceError("its card is gone")
+        return compute(computer, request)
+
+    monkeypatch.setattr(StudyComputer, "compute", dies)
+    summary = run_study(work, tmp_path / "results.duckdb", workers=TWO)
+    assert str(lost) in {str(failure.cell) for failure in summary.failed}
+    assert {failure.error for failure in summary.failed} == {"its card is gone (tried 3 times)"}
 
 
 def test_a_file_that_is_another_on_a_worker_is_named_and_the_study_not_begun(
