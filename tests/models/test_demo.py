@@ -12,7 +12,6 @@ from pages import FENCE, ROOT, compare, environment_in, printed_by
 from small import ask
 
 import bandlens
-from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.look import MODEL
 
 SCREEN = 34
@@ -30,19 +29,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_it_prints_what_the_tutorial_shows(demo: tuple[Path, str]) -> None:
     (screen,) = (body for language, _, body in FENCE.findall(TUTORIAL) if language == "text")
     compare(screen, demo[1])
-
-
-def test_every_prediction_is_in_the_database(demo: tuple[Path, str]) -> None:
-    with open_store(demo[0] / "results.duckdb", read_only=True) as store:
-        counts = store.frame(
-            "SELECT cell, count(*) AS n, count(DISTINCT image_index) AS images FROM prediction GROUP BY 1"
-        )
-        clean = store.frame("SELECT top1, measure FROM accuracy WHERE probe = 'clean'").row(0)
-        low = dict(store.frame("SELECT cutoff, top1 FROM accuracy WHERE probe = 'lowpass'").rows())
-    assert len(counts) == 52
-    assert set(counts["n"]) == set(counts["images"]) == {20}
-    assert clean == (1.0, "agreement")
-    assert low[0.99] > low[0.3] > low[0.01]
 
 
 def test_it_begins_with_the_sentence_and_fills_a_screen(demo: tuple[Path, str]) -> None:

@@ -333,24 +333,6 @@ def test_charts_are_dark_in_the_dark(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_images_are_filtered_by_both_cues(driver: Any, explored: Path, tmp_path: Path) -> None:
-    images = image_set(3, labels=[0, 1, 2], schemes={"texture": [[1], [1], [0]]})
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [0, 1, 2], [0, 0, 0])])
-    indices = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
-    with serving(tmp_path / "results.duckdb", explored) as second_server:
-        driver.get(second_server.address)
-        await_charts(driver)
-        choose(driver, "selection", "all")
-        assert js(driver, indices) == [0, 1, 2]
-        choose(driver, "label", "texture:1")
-        assert js(driver, indices) == [0, 1]
-        assert {"label": "texture:1"}.items() <= query(driver).items()
-        driver.refresh()
-        await_charts(driver)
-        assert js(driver, indices) == [0, 1]
-
-
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
     resize(page, (390, PHONE[1]))
     page.refresh()
