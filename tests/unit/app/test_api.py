@@ -15,7 +15,7 @@ import quick_export  # noqa: F401 - many tests export
 import torch
 from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
-from small import Command, ask, make_model, rows_of
+from small import Command, make_model
 from torch import nn
 
 import bandlens
@@ -96,15 +96,6 @@ def test_weights_are_told_apart_by_their_values_and_names(trained: tuple[nn.Modu
     assert sha256_of_tensors(network) != first
 
 
-def test_a_finished_onnx_file_is_taken_by_its_path_and_a_number_stands_for_all_channels(
-    trained: tuple[nn.Module, Path], tmp_path: Path
-) -> None:
-    model = bandlens.export_model(str(trained[1] / "mine.onnx"), "again", mean=0, std=1, out=tmp_path)
-    images = photograph_crops(64)
-    expected, logits = (onnx_logits(path.read_bytes(), images) for path in (trained[1] / "mine.onnx", model.path))
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("source", "keys", "message"),
     [
@@ -143,20 +134,6 @@ def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path
 # Study, plan, run, analyze, compare, report
 
 
-def test_a_study_in_python_runs_the_cells_of_its_file(workplace: Path) -> None:
-    study = study_of(workplace)
-    (workplace / "mine.toml").write_text(study.toml)
-    assert bandlens.Study.read(workplace / "mine.toml") == study
-    database = workplace / "results.duckdb"
-    assert bandlens.plan(study, database).predictions == 11 * 20
-    ran = bandlens.run(study, database)
-    assert (ran.label, ran.cells, ran.ran, ran.predictions) == ("mine@1", 11, 11, 220)
-    assert len(rows_of(database)) == 220
-    summary = bandlens.run(str(workplace / "mine.toml"), str(database))
-    assert (summary.ran, bandlens.plan(study, database).missing) == (0, [])
-    assert ask(database, "SELECT toml FROM study") == [(study.toml,)]
-
-
 def test_a_single_name_is_no_list_of_its_letters(workplace: Path, tmp_path: Path) -> None:
     for act, words in (
         (lambda: bandlens.remove_images(workplace / "images.set", "no.png"), "'no.png'"),
@@ -181,7 +158,7 @@ def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
         yield advance
 
     database = workplace / "results.duckdb"
-    bandlens.run(study_of(workplace), database, progress=count_progress)
+    bandlens.run(study_of(workplace), database, progress=count_progress, analyze=False)
     bandlens.analyze(database, progress=count_progress)
     assert counts["running, predictions"] == [220, 220]
     assert counts["opening, models"] == counts["analyzing, checkpoints and image sets"] == [1, 1]
@@ -191,7 +168,7 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     """One of the names has spaces, and its category, too."""
     bandlens.categorize_model(make_model(workplace / "models", "my net (v2)", seed=1), "my nets")
     database = workplace / "results.duckdb"
-    bandlens.run(study_of(workplace, checkpoints=["category:my nets", "one"]), database)
+    bandlens.run(study_of(workplace, checkpoints=["category:my nets", "one"]), database, analyze=False)
     metrics = bandlens.analyze(database, "mine")
     with bandlens.open(database) as results:
         stored_metrics = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")

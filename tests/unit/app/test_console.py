@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from bandlens.app.console import listen, log, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
+from bandlens.core.protocol import BIAS_CUTOFFS
 from bandlens.core.records import Finished, Model
 from bandlens.export.model_files import save_onnx_file
 from bandlens.probes.grid import make_grid
@@ -30,7 +31,7 @@ MODELS = ["resnet50_trained_on_SIN_and_IN", *(f"efficientnet_lite0_{'x' * 9}_{le
 """Names of 30 characters; the first one is that of a published model."""
 IMAGES = "photographs_of_foxes_012345678"
 STUDIES = [f"a_study_of_thirty_characters_{k}" for k in (1, 2)]
-FILTERS: Mapping[str, Mapping[str, list[float]]] = {"lowpass": {}, "highpass": {}}
+FILTERS = {probe: {"cutoff": list(BIAS_CUTOFFS)} for probe in ("lowpass", "highpass")}
 NOISE = {"critical_band": {"noise_sd": [0.02, 0.16], "frequency": [1, 3, 5]}}
 """Noise is a probe of the first study alone."""
 WIDTH = 80

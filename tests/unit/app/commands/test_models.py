@@ -49,18 +49,15 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     usual = ("--architecture", "tried_tiny:Tiny", "--normalization", "none")
     again = invoke(*words, *usual)
     assert f"mine replaces the model of {load_model(tmp_path / 'models', 'mine').source.split()[0]}" in again.output
-    assert "replaces" not in invoke(*words, *usual).output, "the same model takes its own place"
+    result = invoke(*words, *usual, "--outputs", "logits")
+    assert result.exit_code == 0
+    assert "replaces" not in result.output, "the same model takes its own place"
+    message = str(failure(invoke("export", "tv_resnet50", "--outputs", "logits", "--out", tmp_path / "models")))
+    assert "--outputs is about weights and files of your own" in message
     missing = failure(invoke("export", tmp_path / "no.pth", *usual))
     assert (missing.exit_code, str(missing)) == (2, f"no file at {tmp_path / 'no.pth'}; check the path")
     assert "--architecture" in str(failure(invoke(*words)))
     assert "--normalization" in str(failure(invoke(*words, "--architecture", "resnet18")))
-
-
-def test_the_option_that_states_logits_is_for_files_of_ones_own(tiny: Path, tmp_path: Path) -> None:
-    words = ("--outputs", "logits", "--out", tmp_path / "models")
-    file = ("export", tiny, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
-    assert invoke(*file, *words).exit_code == 0
-    assert "--outputs is about weights and files of your own" in str(failure(invoke("export", "tv_resnet50", *words)))
 
 
 def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,11 @@ def test_every_number_of_every_checkpoint_is_printed_and_kept(
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
-    table = json.loads(command("analyze", "--db", database, "--format", "json").out)
-    assert {row["study"] for row in table} == {"a@1", "b@1"}
-    [row] = {
-        (row["state"], row["note"][:30])
-        for row in table
-        if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"
-    }
-    assert row == ("missing", "highpass lacks the cutoffs 0.1")
+    out = command("analyze", "--db", database).out
+    table = out.partition("\nno value ")[0]
+    assert ("a@1" in table, "b@1" in table) == (True, True)
+    with bandlens.open(database) as reader:
+        assert out.endswith(f"\n\na@1, b@1: {reader.verdict('b@1')[0]}\n"), "they have one sentence"
 
 
 def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command, database: Path) -> None:
@@ -72,11 +69,11 @@ def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command
     assert {line.split(": ", 1)[1] for line in lines.splitlines()} == reasons
     assert len(lines.splitlines()) == len(reasons)
     assert "(missing) of high_frequency_bias" in lines
+    assert ": highpass lacks the cutoffs 0.1" in lines
     assert "by one, two, set, b@1" in lines
     with bandlens.open(database) as reader:
         assert reader.verdict("b@1")[0] == verdict.strip()
     assert command(*words, "--conditions").out.endswith(f"\n\n{verdict}")
-    assert command("analyze", "--db", database).out.endswith(f"\n\na@1, b@1: {verdict}"), "they have one sentence"
     markdown = command(*words, "--format", "markdown")
     assert "missing" not in markdown.out
     assert verdict not in markdown.out

@@ -223,11 +223,12 @@ def test_plan_prints_a_summary_and_the_cells_where_they_are_asked_for(command: C
 
 
 def test_a_run_ends_with_the_verdict_and_says_what_is_next(command: Command, place: Place) -> None:
-    file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}\nhighpass = {cutoff = [0.1, 0.5]}")
+    filters = "lowpass = {cutoff = [0.1, 0.5]}\nhighpass = {cutoff = [0.1, 0.5]}"
+    file = make_study(place.folder, checkpoints=["one"], probes=filters)
     words = ("run", file, "--db", place.database)
     bare = command(*words, "--no-analyze")
     assert (bare.code, bare.out.count("\n")) == (0, 1)
-    assert bare.out.startswith("study@1: ran 10 of 10 cells, 200 predictions in ")
+    assert bare.out.startswith("study@1: ran 5 of 5 cells, 100 predictions in ")
     assert bare.out.endswith(f", into {place.database}; next: bandlens analyze --study {file} --db {place.database}\n")
     assert place.ask("SELECT count(*) FROM metric") == [(0,)]
     analyzed = command(*words)
@@ -235,7 +236,7 @@ def test_a_run_ends_with_the_verdict_and_says_what_is_next(command: Command, pla
     line, verdict = analyzed.out.splitlines()
     assert (
         line
-        == f"study@1: nothing to run, all 10 cells are in {place.database}; next: bandlens report --db {place.database}"
+        == f"study@1: nothing to run, all 5 cells are in {place.database}; next: bandlens report --db {place.database}"
     )
     with bandlens.open(place.database) as reader:
         assert reader.verdict()[0] == verdict
@@ -245,10 +246,10 @@ def test_a_run_ends_with_the_verdict_and_says_what_is_next(command: Command, pla
 def test_a_run_computes_metrics_where_cells_lack_them_alone(command: Command, place: Place) -> None:
     """A number that the test puts into a metric stays, until there is a new cell."""
     lowpass, highpass = "lowpass = {cutoff = [0.1, 0.5]}", "highpass = {cutoff = [0.1, 0.5]}"
-    words = ("run", make_study(place.folder, probes=lowpass), "--db", place.database)
+    words = ("run", place.folder / "study.toml", "--db", place.database)
     marked = "SELECT count(*) > 0 FROM measure_value WHERE note = 'mine'"
     for probes in (lowpass, f"{lowpass}\n{highpass}"):
-        make_study(place.folder, probes=probes)
+        make_study(place.folder, checkpoints=["one"], probes=probes)
         assert command(*words, "--no-analyze").code == 0
         assert command(*words).code == 0
         with open_store(place.database) as store:
