@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from click.testing import Result
 from safetensors.torch import save_file
 from small import failure, invoke, make_images, make_model, make_pictures
@@ -70,32 +68,3 @@ def test_one_of_the_48_is_exported_once(fp16: tuple[Path, Result]) -> None:
     model = load_model(None, "tv_resnet50")
     assert (model.category, model.architecture, model.source) == ("baseline", "resnet50", "timm:timm/resnet50.tv_in1k")
     assert json.loads(invoke("export", "tv_resnet50", *FP16).stdout) == [row]
-
-
-def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(tiny: Path, tmp_path: Path) -> None:
-    state = torch.load(tiny)["state_dict"]
-    double = {key: value * 2 if value.is_floating_point() else value for key, value in state.items()}
-    torch.save({"state_dict": state, "state_dict_ema": double}, tmp_path / "two.pth")
-
-    def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
-        words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
-        result = invoke("export", *words, "--architecture", "tried_tiny:Tiny", *options, "--format", "json")
-        assert result.exit_code == 0, result.exception
-        (row,) = json.loads(result.stdout)
-        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]
-        return row, lines
-
-    raw, silent = exported(tiny)
-    assert (raw["weights_left"], silent) == ([], [])
-    for options, container, rest in (
-        ((), "state_dict_ema", "state_dict"),
-        (("--weights", "raw"), "state_dict", "state_dict_ema"),
-    ):
-        row, lines = exported(tmp_path / "two.pth", *options)
-        assert (row["weights"], row["weights_left"]) == (container, [rest])
-        assert (row["sha256"] == raw["sha256"]) == (container == "state_dict")
-        (line,) = lines
-        assert f"{container} and left {rest}" in line
-        assert ("moving average" in line) == (container == "state_dict_ema")
-        weights_record = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
-        assert weights_record == {"taken": container, "left": [rest], "ema": container == "state_dict_ema"}

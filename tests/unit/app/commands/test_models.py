@@ -45,6 +45,7 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 12, 0)
+    assert (row["weights"], row["weights_left"]) == ("state_dict", [])
     assert Path(row["file"]).exists()
     usual = ("--architecture", "tried_tiny:Tiny", "--normalization", "none")
     again = invoke(*words, *usual)
@@ -87,15 +88,23 @@ def test_what_is_no_normalization_is_refused(text: str) -> None:
 
 def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path, tmp_path: Path) -> None:
     names = [f"class of {number}" for number in range(10)]
-    torch.save(torch.load(tiny) | {"hyper_parameters": {"class_names": names}}, tmp_path / "mine.ckpt")
+    state = torch.load(tiny)
+    double = {key: value * 2 if value.is_floating_point() else value for key, value in state["state_dict"].items()}
+    average = {"state_dict_ema": double, "hyper_parameters": {"class_names": names}}
+    torch.save(state | average, tmp_path / "mine.ckpt")
     words = ("export", tmp_path / "mine.ckpt", "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
     words = (*words, "--architecture", "tried_tiny:Tiny", "--normalization", "none")
     result = invoke(*words)
     assert "bandlens: mine: took the names of its classes from the file" in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if "state_dict_ema and left state_dict" in line]
+    assert "moving average" in line
     description = tmp_path / "models" / "mine.json"
+    weights_record = json.loads(description.read_text())["weights"]
+    assert weights_record == {"taken": "state_dict_ema", "left": ["state_dict"], "ema": True}
     assert json.loads(description.read_text())["class_names"] == names
     (tmp_path / "names.txt").write_text("\n".join(names[::-1]) + "\n")
-    assert invoke(*words, "--classes", tmp_path / "names.txt").exit_code == 0
+    result = invoke(*words, "--classes", tmp_path / "names.txt", "--weights", "raw")
+    assert (result.exit_code, "state_dict and left state_dict_ema" in result.stderr) == (0, True)
     assert json.loads(description.read_text())["class_names"] == names[::-1]
     (tmp_path / "names.txt").write_text("\n".join(names[1:]))
     for out, words_of_error in (("new", "9 names were given for the 10 classes"), ("names.txt", "names.txt is a file")):
