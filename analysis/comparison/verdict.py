@@ -187,7 +187,7 @@ def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
     `total` counts the models that are determined and those that are not.
     """
     for _, models in rows.sort("value", "checkpoint").group_by("metric", maintain_order=True):
-        ends, size = models.gather([0, -1]), len(models)
+        ends, size = models[[0, -1]], len(models)
         count = f"{total:,} models" if size == total else f"the {size:,} determined of {total:,} models"
         (first, in_words), (last, last_in_words) = (
             (row["checkpoint"], estimate_in_words(row)) for row in ends.rows(named=True)
@@ -297,7 +297,7 @@ def differences_in_words(
 def _detectable_in_words(rows: pl.DataFrame) -> str:
     """The smallest differences that could have been found in the rows, `0.021 to 0.034`; empty where none is known."""
     detectable = rows.drop_nulls("detectable").sort("detectable")
-    ends = detectable.gather([0, -1]).rows(named=True) if len(detectable) else []
+    ends = detectable[[0, -1]].rows(named=True) if len(detectable) else []
     sizes = [difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+") for row in ends]
     return " to ".join(dict.fromkeys(sizes))
 

@@ -22,5 +22,6 @@ def write_sample(out: Path) -> None:
         with open_store(draft) as store, store.transaction():
             for file in sorted(FILES.glob("*.parquet")):
                 store.insert(file.stem, pl.read_parquet(file))
-            store.execute("SELECT setval('id', max(id)) FROM (FROM cell SELECT id UNION ALL FROM study SELECT id)")
+            ((last,),) = store.execute("SELECT max(id) FROM (FROM cell SELECT id UNION ALL FROM study SELECT id)")
+            store.execute(f"SELECT max(nextval('id')) FROM range({last})")
         put_beside(draft, out)

@@ -232,7 +232,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
     """The answers of a measure, with the columns of own_answer without the study."""
     rows = [
-        (measure.name, cell, answer.per_image, answer.numbers)
+        (measure.name, cell, answer.per_image, answer.numbers.tolist())
         for cell, answer in measure.answers.items()
         if isinstance(answer, Answer)
     ]

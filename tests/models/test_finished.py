@@ -162,13 +162,13 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
         (Small(end=lambda logits: (logits, logits * 2)), IMAGE, "has 1 inputs and 2 outputs"),
         (ChannelsLast(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size)"),
         (likely(), IMAGE, "gives probabilities, not logits; export the network without its last softmax"),
-        (Small(end=torch.sigmoid), IMAGE, "for all 14 images, as a sigmoid does, not logits, whose softmax is the"),
+        (Small(end=torch.sigmoid), IMAGE, "for all 12 images, as a sigmoid does, not logits, whose softmax is the"),
         (
             Small(1, 1, torch.sigmoid),
             (1, 1, 64, 64),
             "export the network without its last sigmoid; if images may have several labels,",
         ),
-        (Small(end=torch.mean), IMAGE, "gives (14,) float32 for 14 images"),
+        (Small(end=torch.mean), IMAGE, "gives (12,) float32 for 12 images"),
         (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels, and only square ones can be measured; export it"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_file_that_never_comes_back_is_one_line(
         import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
     file = tmp_path / "mine.onnx" if images_at_most == 0 else f"the model of {tmp_path / 'mine.onnx'}"
     assert str(error.value) == (
-        f"{file} does not come back from 14 images within 4 s, and so nothing was written; does it loop without an end?"
+        f"{file} does not come back from 12 images within 4 s, and so nothing was written; does it loop without an end?"
     )
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["ends.json", "ends.onnx"]
     assert children() == processes
@@ -322,7 +322,7 @@ def test_functions_that_call_each_other_twice_are_one_line(tmp_path: Path, monke
     {functions}<domain: "own", opset_import: ["": 17]> f40 (x) => (y) {{ y = Identity (x) }}"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "mine.onnx")
     monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
-    with pytest.raises(ExportError, match="does not come back from 14 images within 4 s"):
+    with pytest.raises(ExportError, match="does not come back from 12 images within 4 s"):
         import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
 
 

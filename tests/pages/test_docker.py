@@ -24,7 +24,7 @@ from bandlens.engine.device.nvidia import CUDA_VERSION, NEEDED_DRIVER
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS = "bandlens[gpu,figures,images,ray,timm]"
+EXTRAS = "bandlens[gpu,images,ray,timm]"
 IMAGE = {str(name): str(value) for name, value in default_environment().items()} | {
     "python_version": "3.12",
     "python_full_version": "3.12.0",
