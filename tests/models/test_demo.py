@@ -11,11 +11,8 @@ import pytest
 from pages import FENCE, ROOT, compare, environment_in, printed_by
 from small import ask
 
-import bandlens
 from bandlens.app.commands.look import MODEL
 
-SCREEN = 34
-"""Lines of a screen."""
 TUTORIAL = (ROOT / "docs" / "guide" / "tutorial.md").read_text(encoding="utf-8")
 
 
@@ -31,12 +28,8 @@ def test_it_prints_what_the_tutorial_shows(demo: tuple[Path, str]) -> None:
     compare(screen, demo[1])
 
 
-def test_it_begins_with_the_sentence_and_fills_a_screen(demo: tuple[Path, str]) -> None:
-    out, screen = demo
-    with bandlens.open(out / "results.duckdb") as results:
-        assert screen.splitlines()[0] == results.verdict()[0]
-    assert len(screen.splitlines()) <= SCREEN
-    assert 500_000 < (out / "report.html").stat().st_size < 5_000_000
+def test_its_report_is_one_file(demo: tuple[Path, str]) -> None:
+    assert 500_000 < (demo[0] / "report.html").stat().st_size < 5_000_000
 
 
 def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,8 @@ from pathlib import Path
 import pytest
 from faults import CELLS, COUNT, PLACES, PROBES, Bench, bench, start
 from made_up_results import python
-from small import Command, ask, make_study
-from waiting import LIMIT_SECONDS, wait_until
+from small import ask, make_study
+from waiting import LIMIT_SECONDS
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
@@ -42,24 +41,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def count_rows(database: Path) -> int:
     return int(ask(database, "SELECT count(*) FROM prediction")[0][0]) if database.exists() else 0
-
-
-def test_the_command_line_reads_and_continues_what_a_killed_run_left(
-    command: Command, base: Bench, tmp_path: Path
-) -> None:
-    study, database = base.study, tmp_path / "results.duckdb"
-    with subprocess.Popen(python(RUN, study, database, 0), text=True) as process:
-        log = database.with_name("results.duckdb.wal")
-        wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 64
-        process.kill()
-    plan = json.loads(command("plan", study, "--db", database, "--format", "json").out)
-    assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == CELLS
-    remaining = plan["predictions"]
-    assert remaining == CELLS * COUNT - count_rows(database)
-    assert command("sql", "FROM accuracy", "--db", database).code == 0
-    ran = json.loads(command("run", study, "--db", database, "--format", "json").out)
-    assert ran["predictions"] == remaining
-    assert base.check(database) == CELLS * COUNT
 
 
 # A full disk

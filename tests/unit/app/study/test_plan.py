@@ -72,20 +72,6 @@ def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place) -
     assert place.plan(probes=noise, limit=14).missing == []
 
 
-def test_a_larger_limit_goes_on_from_a_smaller_one(tmp_path: Path, place: Place) -> None:
-    noise = "critical_band = {noise_sd = [0.16], frequency = [2]}"
-    query = (
-        "SELECT checkpoint, probe, image_index, predicted, label_rank FROM study_detail JOIN prediction USING (cell) "
-        "ORDER BY ALL"
-    )
-    place.run(probes=noise, limit=14)
-    summary = place.run(probes=noise, limit=18)
-    assert summary.predictions == 4 * summary.cells
-    anew = tmp_path / "anew.duckdb"
-    run_study(resolve(Study.read(make_study(tmp_path, probes=noise, limit=18))), anew)
-    assert place.ask(query) == ask(anew, query)
-
-
 BICUBIC = Crop(128, 140, interpolation="bicubic")
 
 
