@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_outcomes import CLEAN, right_outcomes
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, python, store_study
+from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures import compute as module
@@ -84,3 +86,29 @@ def test_a_program_is_not_run_again_by_its_processes(tmp_path: Path) -> None:
         [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout.split() == ["once", "AttributeError"]
+
+
+DRAWING = """
+import os, signal, time
+from pathlib import Path
+from bandlens.analysis.charts.grammar import begin_libraries
+begin_libraries()
+while not Path("process").exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+SLOW_LIBRARY = """
+import os, time
+with open("written", "w") as file:
+    file.write(str(os.getpid()))
+os.rename("written", "process")
+time.sleep(1000)
+"""
+
+
+def test_the_process_that_draws_ends_with_the_one_that_asked_it(tmp_path: Path) -> None:
+    (tmp_path / "vl_convert.py").write_text(SLOW_LIBRARY)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run(python(DRAWING), cwd=tmp_path, env=environment, check=False, timeout=LIMIT_SECONDS)
+    process = Path("/proc", (tmp_path / "process").read_text())
+    wait_until(lambda: not process.exists())
