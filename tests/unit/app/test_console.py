@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gated import WIDE
 from made_up_results import Images, cell, image_set, model, part, store_study
 from small import Answer, Command, make_images, make_model, make_pictures, make_study
 
@@ -99,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = make_model(folder / "models", name, seed=seed)
         int8 = make_model(folder / "others", name, seed=seed + 5)
         save_onnx_file(network, "int8", int8.path.read_bytes(), {})
-    file = make_study(folder, name=STUDIES[1], checkpoints=MODELS[:2], probes=f"lowpass = {{}}\n{WIDE}")
+    file = make_study(folder, name=STUDIES[1], checkpoints=MODELS[:2], probes="lowpass = {}\n[gate]\nflips = 0.25")
     run_study(resolve(Study.read(file)), folder / "gated.duckdb")
     return folder
 

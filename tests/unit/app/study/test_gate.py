@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gated import COUNT, ENGINES, LOWPASS, REFERENCE, gated_study
-from small import Command, ask, make_images, make_model, make_pictures
+from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.export.model_files import save_onnx_file
 
+LOWPASS = "lowpass = {cutoff = [0.1, 0.5]}\n"
+WIDE = "[gate]\nflips = 0.25\naccuracy = 0.25\n"
+"""Limits that 40 images are enough for."""
+COUNT = 40
+ENGINES = ("onnxruntime:fp32", "openvino:fp32")
+REFERENCE = ("--reference", ENGINES[0])
 LOGGED = """
 from pathlib import Path
 def dim(images, level):
@@ -35,6 +41,11 @@ def gate_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(gate_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gate_folder, tmp_path, dirs_exist_ok=True))
+
+
+def gated_study(folder: Path, *models: str, probes: str = LOWPASS + WIDE, **keys: Any) -> Path:
+    """A study file of these models on OpenVINO."""
+    return make_study(folder, **{"probes": probes, "engine": "openvino", "checkpoints": models} | keys)
 
 
 def log_size(place: Path) -> int:
