@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
 from fuzzing import refusal
-from hostile_databases import DAMAGED, NEW_ROWS, TRICKS, make_hostile
+from hostile_databases import DAMAGED, NEW_ROWS, TRICKS, change, make_hostile
 from made_up_results import cell, condition, database_of, image_set, part, store_study
 
 from bandlens.analysis.database.merge import merge
@@ -72,12 +71,11 @@ def change_database(sound: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of the database after somebody's SQL."""
     path = Path(shutil.copy(sound, tmp_path))
 
-    def change(sql: str) -> Path:
-        with duckdb.connect(path) as connection:
-            connection.execute(sql)
+    def change_copy(sql: str) -> Path:
+        change(path, sql)
         return path
 
-    return change
+    return change_copy
 
 
 DEFINITIONS = {

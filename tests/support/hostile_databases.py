@@ -98,7 +98,9 @@ def fill(statement: str, random: Random) -> str:
 
 
 def change(path: Path, *statements: str) -> None:
-    with duckdb.connect(path) as connection:
+    """Run statements in a database, which they may make one that DuckDB 2 alone opens."""
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{path}' AS results (STORAGE_VERSION 'v2.0.0'); USE results")
         for statement in statements:
             connection.execute(statement)
 
