@@ -45,7 +45,7 @@ BAR = 20
 """Characters of a bar that stands for 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Look:
     """The answer of one call of `bandlens.look`: what a model lives on. A notebook shows it."""
 
@@ -95,6 +95,9 @@ class Look:
     def flip_lines(self) -> list[str]:
         rows = self.flips.to_dicts()
         return [f"{row['path']}: {row['before']} → {row['after']} under {condition_in_words(row)}" for row in rows]
+
+    def __repr__(self) -> str:
+        return "\n".join([*self.sentences, *self.curve_lines, *self.flip_lines, *self.notes])
 
     def _repr_html_(self) -> str:
         """A notebook's view. Names come from files, and are escaped."""

@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import ceil, inf
 from os import PathLike
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import UnknownName, UsageError, plural, some_of, writing
+from ...core.errors import BandlensError, UnknownName, UsageError, plural, some_of, writing
 from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
-from ...core.protocol import SIZE
+from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model
 from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name
 from ...export.weights.study_checkpoints import checkpoints
@@ -102,7 +103,8 @@ def look(
     start, folder = time.monotonic(), Path(out)
     if isinstance(images, (str, PathLike)) and not Path(images).exists():
         open_source(Path(images))  # which says what is near
-    options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": image_size}
+    size = image_size or (_side(images) if version else None)  # a function does not say what it takes
+    options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
     functions: dict[str, Any] = {"version": version, "layout": layout}
     with writing(folder, "name another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,11 @@ def take_model(
         if not file.exists() and file.suffix != ".onnx" and architecture is None:
             return _named_model(str(model), models)
         title = next(iter(name_sources([file], name)))
+        with suppress(BandlensError):  # of a file that is no model of ours, too
+            exported = load_model(file.parent, file.stem)
+            if channels is not None:
+                log.warning(f"bandlens: warning: {file} was exported with its normalization, which is taken")
+            return exported
         if file.is_file() and title in model_names(models):
             earlier = load_model(models, title)
             is_same = channels is None or earlier.normalization == normalization_name(channels)
@@ -161,6 +168,10 @@ def take_model(
         knows_normalization = file.is_dir()
     elif torch is not None and isinstance(model, torch.nn.Module):
         title, knows_normalization = name or type(model).__name__, False
+        known = getattr(model, "pretrained_cfg", None) or {}
+        if channels is None and {"mean", "std"} <= known.keys():
+            channels = channels_of("mean", known["mean"]), channels_of("std", known["std"])
+            log.info(f"{title}: its configuration of timm has the normalization, {normalization_name(channels)}")
     elif not callable(model):
         raise UsageError(f"model is a {type(model).__name__}; give a path, a name, a network or a function")
     elif version is None:
@@ -204,7 +215,7 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
     from ...probes.images.image_set import open_image_set
     from ...probes.images.image_sources import open_source
     from ...probes.images.options import Contents, Draw, How
-    from ...probes.images.pack import pack, pack_arrays
+    from ...probes.images.pack import NO_LABELS, pack, pack_arrays
     from ...probes.images.pictures import pictures_of
     from ...probes.images.set_files import ABOUT
 
@@ -215,6 +226,8 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         return open_image_set(Path(images))
     if is_path and not isinstance(labels, (str, PathLike, NoneType)):
         raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; a list is for arrays")
+    if labels is None and model.classes != CLASSES:  # then folders that are called as classes of ImageNet say nothing
+        labels = NO_LABELS if is_path else None
     name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
@@ -228,7 +241,8 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             packed = pack(images, new, crop=_crop(model), labels=labels, contents=contents, how=how)
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
-            packed = pack_arrays(pictures, new, crop=_crop(model), labels=classes, contents=Contents(name), how=how)
+            crop = Crop(model.image_size, model.image_size) if _side(images) == model.image_size else _crop(model)
+            packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
         if not out.exists() or open_image_set(out).info.digest != packed.info.digest:
             shutil.rmtree(out, ignore_errors=True)
             new.rename(out)
@@ -336,6 +350,13 @@ def _commands(
 def _options(options: Mapping[str, Any], names: Sequence[str]) -> list[object]:
     given = ((f"--{name.replace('_', '-')}", options[name]) for name in names if options[name] is not None)
     return [word for pair in given for word in pair]
+
+
+def _side(images: Any) -> int | None:
+    """The side of square images in an array, pixels; None for all else."""
+    shape: list[int] = list(getattr(images, "shape", ()))[1:]
+    sides = shape[1:] if shape[:1] == [3] else shape[:-1]
+    return int(sides[0]) if len(shape) == 3 and sides[0] == sides[1] else None
 
 
 def _crop(model: Model) -> Crop:

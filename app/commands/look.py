@@ -27,7 +27,7 @@ def print_look(look: Look) -> None:
         print("\n".join([*(f"  {printable(line)}" for line in look.flip_lines), ""]))
     report = look.report()
     print(f"{report.out}: {plural(report.charts, 'chart')} in one file; open it in a browser")
-    print(f"{'; '.join(look.notes)}. By hand:")
+    print(f"{'; '.join(look.notes)}. By hand, in an empty {look.file.parent}:")
     print("\n".join(f"  {line}" for line in look.commands))
 
 

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from .decision_spaces import DecisionSpace
     from .image_sources import ImageSource
 
-FOLDERS = Path("folders")
-"""A path in place of a CSV file's: the folders at the top are the classes."""
+FOLDERS, NO_LABELS = Path("folders"), Path("none")
+"""Paths in place of a CSV file's: the folders at the top are the classes, or the images have no labels."""
 MOST_CLIPPED = 0.1
 """The largest share of samples beyond a range of which nothing is said."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
@@ -320,7 +320,9 @@ def labels_of_source(
     names: list[str] | None = None
     lists: list[list[int]] | None = None
     classes: NDArray[np.int32] | None
-    if labels == FOLDERS:
+    if labels == NO_LABELS:
+        classes = None
+    elif labels == FOLDERS:
         classes, names = labels_of_names(source, paths, set_classes)
     elif labels:
         select_packed = partial(_decodable, images, crop) if how.skip_broken else iter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ def pictures_of(
         raise UsageError("there are no images; give at least two")
     if labels is not None and len(labels) != count:
         raise UsageError(f"{len(labels)} labels were given for {count} images; give one for each")
+    if labels is not None and not all(isinstance(label, Integral) for label in labels):
+        odd = next(label for label in labels if not isinstance(label, Integral))
+        raise UsageError(f"labels are numbers of classes, from 0 on, not {odd!r}")
     paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
     classes = None if labels is None else np.array(labels, np.int32)
     rows = spread(classes, paths, min(limit, count), 0).tolist()

@@ -38,7 +38,10 @@ def test_a_database_of_the_sample_makes_the_sample_again(sample: Path, tmp_path:
     program.make_sample([sample])
     assert {file.name for file in program.FILES.iterdir()} == {file.name for file in FILES.iterdir()}
     for file in FILES.iterdir():
-        assert_frame_equal(pl.read_parquet(program.FILES / file.name), pl.read_parquet(file))
+        anew, rows = (pl.read_parquet(path) for path in (program.FILES / file.name, file))
+        if "state" in rows.columns:  # a degenerate fit ends elsewhere with another version of SciPy
+            anew, rows = (frame.filter(pl.col("state") != "degenerate") for frame in (anew, rows))
+        assert_frame_equal(anew, rows)
 
 
 def test_the_sample_agrees_with_itself_and_grows(sample: Path, tmp_path: Path) -> None:

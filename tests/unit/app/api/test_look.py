@@ -163,3 +163,31 @@ def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> 
     message = "Sequential does not say how its images are normalized; give --normalization .*; tried on 24 images: "
     with pytest.raises(UsageError, match=message):
         bandlens.look(network, "photos", image_size=64)
+
+
+def test_a_file_that_was_exported_keeps_its_normalization(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    exported = bandlens.export_model("mine.onnx", "again", mean=0, std=0.5, out="exported")
+    first = bandlens.look(exported.path, "photos", minutes=60)
+    assert first.sentences == bandlens.look(exported.path, "photos", normalization="imagenet", minutes=60).sentences
+    assert "exported/again.onnx was exported with its normalization, which is taken" in caplog.text
+
+
+def test_folders_named_as_classes_of_imagenet_are_no_labels_of_other_classes(folder: Path) -> None:
+    for old, new in (("cat", "n02123045"), ("dog", "n02085620")):
+        Path("photos", old).rename(Path("photos", new))
+    look = bandlens.look(*NETWORK, normalization="none", minutes=60)
+    assert set(look.curve["measure"]) == {"agreement"}
+    assert str(look).startswith(look.sentences[0])
+
+
+def test_arrays_say_how_large_the_images_of_a_function_are(folder: Path) -> None:
+    pixels, seen = make_pictures(20, 32), set[tuple[int, ...]]()
+
+    def answer(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.add(images.shape[1:])
+        return brightness(images)
+
+    bandlens.look(answer, pixels, version="1", minutes=60)
+    packed = open_image_set(Path("look/images.set"))
+    assert seen == {(32, 32, 3)}
+    assert sorted(packed.take(np.arange(20)).sum((1, 2, 3)).tolist()) == sorted(pixels.sum((1, 2, 3)).tolist())

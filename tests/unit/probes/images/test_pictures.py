@@ -56,6 +56,7 @@ def test_a_limit_takes_the_first_of_a_larger_one() -> None:
     [
         ([], None, "there are no images; give at least two"),
         (object(), None, "images are a object; give a folder, an archive, a packed set, an array"),
+        (PIXELS, ["cat"] * 7, "labels are numbers of classes, from 0 on, not 'cat'"),
         (PIXELS, [0], "1 labels were given for 7 images; give one for each"),
         (PIXELS[:, :, :, 0], None, r"image \d.png has shape \(16, 16\); give RGB"),
         (
