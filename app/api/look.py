@@ -155,7 +155,7 @@ def take_model(
         if not file.exists() and file.suffix != ".onnx" and architecture is None:
             return _named_model(str(model), models)
         title = next(iter(name_sources([file], name)))
-        with suppress(BandlensError):  # of a file that is no model of ours, too
+        with suppress(BandlensError):  # which a file raises that was not exported
             exported = load_model(file.parent, file.stem)
             if channels is not None:
                 log.warning(f"bandlens: warning: {file} was exported with its normalization, which is taken")
