@@ -81,6 +81,11 @@ def normalization_name(normalization: Normalization) -> str:
     return next(names, f"mean {', '.join(map(repr, mean))}; std {', '.join(map(repr, std))}")
 
 
+def normalization_option(name: str) -> str:
+    """The same as `--normalization` takes it: a name, or MEAN:STD."""
+    return name.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
+
+
 def check_name(name: str, kind: str = "model") -> str:
     """The name, if it can name a file, and so a model or a category of them; UsageError otherwise."""
     if not MODEL_NAME.fullmatch(name):

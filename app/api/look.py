@@ -25,7 +25,7 @@ from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model
-from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name
+from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name, normalization_option
 from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
 from ..export import name_sources, read_normalization
@@ -98,6 +98,7 @@ def look(
     Raises UsageError in one line for whatever lacks; what was made until then stays.
     """
     from ...probes.images.image_sources import open_source
+    from ...probes.images.pack import NO_LABELS
     from ..answer import read_look
 
     start, folder = time.monotonic(), Path(out)
@@ -121,8 +122,8 @@ def look(
         raise UsageError(f"{image_set.info.name} has one image, and an interval takes several; give {FEWEST_IMAGES}")
     study, more = _choose(network, image_set, folder, start, 60 * minutes)
     summary = run(study, folder / DATABASE, progress=progress)
-    numbers = network.normalization.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
-    options |= {"normalization": normalization or numbers, "labels": labels}
+    options["normalization"] = normalization or normalization_option(network.normalization)
+    options["labels"] = NO_LABELS if labels is None and network.classes != CLASSES else labels
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
     conditions = f"{min(study.limit or count, count):,} of {count:,} images under {summary.cells} conditions"
     return read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)

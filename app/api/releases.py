@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
+from ...export.model_files import normalization_option
 from ..console import log
 from ..printing import condition_in_words
 from .look import UnknownNormalization, take_images, take_model
@@ -66,7 +67,7 @@ def assert_no_worse(
         try:
             network = take_model(model, folder, **options)
         except UnknownNormalization:
-            numbers = earlier["normalization"][0].removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
+            numbers = normalization_option(earlier["normalization"][0])
             network = take_model(model, folder, normalization=numbers, **options)
         image_set = take_images(images, labels, network, folder, progress)
         study = repeated_study(label, earlier["toml"][0], network, image_set.folder)
