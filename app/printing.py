@@ -21,7 +21,7 @@ import typer
 
 from ..core.untrusted import printable
 from .console import log
-from .layout import NUMBER, cell_text, join_intervals, lay_out
+from .layout import NUMBER, cell_text, fill, join_intervals, lay_out
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,9 +131,23 @@ def print_document(result: Any, table_format: Format) -> None:
 def print_note(text: str, table_format: Format) -> None:
     """Print a sentence beside tables: on stdout where these are for the terminal, else on stderr."""
     if table_format == Format.table:
-        print(text)
+        print(folded(text))
     else:
         log.info(text.strip())
+
+
+def folded(text: str) -> str:
+    """The text with its lines folded at the width of the terminal; a pipe gets them whole.
+
+    A line that begins with a blank is a command or a drawing, and stays as it is.
+    """
+    width = _terminal_width()
+    return "\n".join(line if line.startswith(" ") else fill(line, width) for line in text.split("\n"))
+
+
+def _terminal_width() -> int:
+    # A pipe has no width: let the longest row decide instead of shortening anything.
+    return get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def _print_layout(rows: Rows, title: str | None, titles: Sequence[str]) -> None:
@@ -143,9 +157,7 @@ def _print_layout(rows: Rows, title: str | None, titles: Sequence[str]) -> None:
         for name in rows[0]
         if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
     }
-    # A pipe has no width: let the longest row decide instead of shortening anything.
-    width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    print("\n\n".join(lay_out(cells, numeric, width, printable(title or ""), titles)))
+    print("\n\n".join(lay_out(cells, numeric, _terminal_width(), printable(title or ""), titles)))
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -140,7 +140,7 @@ def terminal(command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) -> None:
+def test_every_number_of_a_table_and_every_sentence_is_on_80_columns(terminal: Command, name: str) -> None:
     words = COMMANDS[name].split()
     answer = terminal(*words)
     numbers = set(re.findall(r"[-+]?[\d.,]*\d(?:e[-+]\d+)?", answer.out))
@@ -150,7 +150,7 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
         rows = [rows[table] for table in TABLE_PARTS[words[0]]]
     missing = {number for number in numbers_in(rows, FOR_JSON.get(words[0], set())) if not forms(number) & numbers}
     assert missing == set()
-    lines = lines_of_tables(answer.out)
+    lines = answer.out.splitlines()
     assert [line for line in lines if len(line) > WIDTH] == []
     if name == "analyze":
         assert len({row["state"] for row in rows if row["value"] is not None}) > 1
@@ -158,11 +158,6 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
             number = None if row["value"] is None else f"{row['value']:.4g}"
             lines_of_row = [line for line in lines if number in line.split() and row["state"] in line.split()]
             assert lines_of_row or (number is None and f"no value ({row['state']}) of " in answer.out), row
-
-
-def lines_of_tables(out: str) -> list[str]:
-    """The lines of tables: three spaces or more are between two columns, and never in a sentence."""
-    return [line for line in out.splitlines() if line.startswith(" ─") or "   " in line.strip()]
 
 
 def test_progress_in_a_log_is_a_line_a_minute(
