@@ -13,8 +13,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.protocol import AS_PUBLISHED, GROUPS, SIZE
 from ..correlations.effective import Expectation, fit_line, fit_testbed
 from ..correlations.families import by_family
-from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of, values_of
-from ..correlations.table import correlate
+from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of, values_of
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics import ALPHA
@@ -222,8 +221,6 @@ def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
 
 SHIPPED = Path(__file__).with_name("published_figures.csv")
 PUBLISHED_GROUPS = tuple(group for group in GROUPS if group != AS_PUBLISHED)
-FEWEST_RESAMPLES = 100
-"""Resamples of a table whose intervals are not shown."""
 BIASES = tuple(
     measure.name
     for module in (cues, spectral_bias, critical_band)
@@ -241,14 +238,3 @@ def published_table() -> StudyTable:
     """The 48 models of the study as `correlate_study` takes them."""
     denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
     return StudyTable(shipped_figures(), BIASES, PUBLISHED_GROUPS, ID_GROUP, denominators=denominators)
-
-
-def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
-    """{bias, group, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
-
-    Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
-    spearman reads 0 where p >= 0.05; it is None where it is not defined.
-    """
-    table = correlate(figures, BIASES, PUBLISHED_GROUPS, SUBSET_FILTERS, resamples=FEWEST_RESAMPLES)
-    spearman = pl.when(pl.col("p") < ALPHA).then("coefficient").when(pl.col("p").is_not_null()).then(0.0)
-    return table.select("bias", "group", "subset", spearman=spearman, p="p", n="n").to_dicts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -113,10 +113,3 @@ def relate_published() -> tuple[pl.DataFrame, list[str]]:
 
     rows = relations(published_values())
     return rows, sentences(rows)
-
-
-def published_table() -> list[dict[str, Any]]:
-    """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published."""
-    from ...analysis.published.relate import correlation_table, shipped_figures
-
-    return correlation_table(shipped_figures())

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.protocol import SUBSET_TITLES
 from ..api import published
 from ..printing import Format, TableFormat, print_note, print_rows, print_tables
 from ..terminal import command
@@ -70,25 +69,10 @@ def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: Table
         print_note(sentence, table_format)
 
 
-def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens published table --format latex"""
-    if table_format.is_for_programs:
-        print_rows(rows, table_format)
-        return
-    import polars as pl
-
-    tables = {}
-    for (subset,), frame in pl.DataFrame(rows).group_by("subset", maintain_order=True):
-        title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, frame['n'].unique().sort()))})"
-        tables[title] = frame.pivot("group", index="bias", values="spearman").to_dicts()
-    print_tables(tables, table_format)
-
-
 COMMANDS: dict[str, Any] = {
     "published": {
         "import": command(published.import_published, print_publication),
         "show": command(published.show_published, print_published),
         "relate": command(published.relate_published, print_relations),
-        "table": command(published.published_table, print_correlations),
     }
 }

@@ -54,7 +54,6 @@ COMMANDS = {
     "published show": "published show --db results.duckdb",
     "published show, model": "published show tv_resnet50",
     "published relate": "published relate",
-    "published table": "published table",
     "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
     "studies": "studies list --db results.duckdb",
     "verify": "verify --db gated.duckdb",
@@ -206,7 +205,7 @@ def test_a_line_beside_a_bar_has_a_line_of_its_own(capsys: pytest.CaptureFixture
     assert (blanks.strip(), len(blanks), rest) == ("", len(bar), "")
 
 
-@pytest.mark.parametrize("name", ["gate", "plan", "published table"])
+@pytest.mark.parametrize("name", ["gate", "plan", "correlate, published"])
 def test_a_pipe_gets_the_tables_and_nothing_else(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
