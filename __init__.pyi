@@ -25,7 +25,6 @@ from .app.api.published import relate_published as relate_published
 from .app.api.published import show_published as show_published
 from .app.api.releases import assert_no_worse as assert_no_worse
 from .app.api.results import analyze as analyze
-from .app.api.results import cite as cite
 from .app.api.results import compare as compare
 from .app.api.results import consistency as consistency
 from .app.api.results import correlate as correlate

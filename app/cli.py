@@ -58,7 +58,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
         "consistency": ("results", "Print how consistent the errors of models and humans are"),
         "published": ("published", "Published figures: import, show and relate them"),
-        "cite": ("results", "Print BibTeX of a study"),
         "studies": ("databases", "The studies in a results database: list, show, rename and delete them"),
         "merge": ("databases", "Write what several databases hold into a new one"),
         "verify": ("databases", "Check that a database agrees with itself"),

@@ -244,7 +244,7 @@ def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: s
         for column, side in zip(cells.values(), sides, strict=True)
     )
     drawing = _COLUMNS.sub("".join(kinds), drawing, count=1)
-    return f"\\begin{{table}}\n\\caption{{{escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
+    return f"\\begin{{table}}\n\\caption{{{_escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
 
 
 def junit_text(title: str, suites: Mapping[str, Sequence[tuple[str, str, str]]]) -> str:
@@ -280,7 +280,7 @@ def _escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def escape_latex(text: str) -> str:
+def _escape_latex(text: str) -> str:
     """The text without signs that LaTeX would obey."""
     from tabulate import LATEX_ESCAPE_RULES
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from types import ModuleType
@@ -115,8 +115,6 @@ class Family:
     runs (`grid.Grid.check_size`), so `perturb` need not."""
     beside: tuple[str, Mapping[str, Value]] | None = None
     """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
-    works: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Key -> fields in BibTeX of each article that `bandlens cite` names for a study of the probe."""
     files: tuple[str, ...] | None = None
     """Files that the version of a user's probe covers, relative to the folder of its own; None for a built-in one."""
 

@@ -178,23 +178,6 @@ def check_size_of_band(condition: Condition, size: int) -> None:
     check_highest(condition, band_of(condition)[1], size)
 
 
-EARLIER_WORK = {
-    "luo2024interpreting": {
-        "author": "Luo, R{\\'o}is{\\'i}n and McDermott, James and O'Riordan, Colm",
-        "title": "Interpreting Global Perturbation Robustness of Image Models using Axiomatic Spectral Importance "
-        "Decomposition",
-        "journal": "Transactions on Machine Learning Research",
-        "year": "2024",
-        "url": "https://arxiv.org/abs/2408.01139",
-    },
-    "kasmi2023assessment": {
-        "author": "Kasmi, Gabriel and Dubus, Laurent and Saint-Drenan, Yves-Marie and Blanc, Philippe",
-        "title": "Assessment of the Reliablity of a Model's Decision by Generalizing Attribution to the Wavelet Domain",
-        "year": "2023",
-        "url": "https://arxiv.org/abs/2305.14979",
-    },
-}
-"""Articles that attribute decisions to frequencies or scales, see above."""
 OCTAVE_MASK = Family(
     "octaves",
     "keeps the mean and some of seven octaves of frequencies",
@@ -202,7 +185,6 @@ OCTAVE_MASK = Family(
     (Parameter("keep", _mask, MASKS),),
     perturb,
     check_size=check_size,
-    works=EARLIER_WORK,
 )
 _EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole_number), (), pair=True),)
 BANDPASS, BANDSTOP = (

@@ -437,19 +437,6 @@ def stored_study(name: str, db: Database = RESULTS) -> str:
         return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
 
 
-def cite(study: str, db: Database = RESULTS) -> str:
-    """Print BibTeX of a study: the program, its models and its images, with their licences.
-
-    Args:
-        study: a study, as name or name@version.
-    """
-    from ...analysis.database.study_versions import study_label
-    from ..citation import study_entries
-
-    with reading(db) as store:
-        return "\n\n".join(study_entries(store, study_label(store, study)))
-
-
 def rename_study(name: str, to: Annotated[str, typer.Argument(metavar="NEW")], db: Database = RESULTS) -> int:
     """Give a study another name. The next run of a file with the old name begins a new study, of the same cells.
 

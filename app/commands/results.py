@@ -1,4 +1,4 @@
-"""`bandlens analyze`, `measures`, `consistency`, `correlate`, `compare`, `report`, `explore` and `cite`."""
+"""`bandlens analyze`, `measures`, `consistency`, `correlate`, `compare`, `report` and `explore`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from ..printing import (
     print_rows,
     print_table,
     print_tables,
-    print_text,
 )
 from ..terminal import command
 
@@ -282,7 +281,6 @@ COMMANDS: dict[str, Any] = {
     "explore": command(
         results.explore, example="Example: bandlens explore --db results.duckdb --images sets", tell=print_address
     ),
-    "cite": command(results.cite, print_text, "Example: bandlens cite mine@1 --db results.duckdb > study.bib"),
     "correlate": command(results.correlate, print_correlated),
     "compare": command(results.compare, print_comparison),
 }

@@ -23,10 +23,15 @@ from markupsafe import Markup, escape
 
 from ...analysis.charts.grammar import begin_libraries, colors, series_of
 from ...core import __version__
-from ..citation import software_entry
 
 WRAPPED_LETTERS = 40
 """The characters of a text in a table above which it breaks into lines."""
+CITATION = (
+    "@software{bandlens, author = {{The bandlens maintainers}}, "
+    "title = {bandlens: which image frequencies a classifier lives on}, "
+    f"version = {{{__version__}}}, year = {{2026}}}}"
+)
+"""BibTeX of the program."""
 PAGE_ROWS = 3000
 """The most rows that a table on the page shows."""
 METRIC_COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
@@ -136,7 +141,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         hashes=[_hash(libraries), _hash(program)],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        citation=" ".join(software_entry().split()),
+        citation=CITATION,
         most_rows=PAGE_ROWS,
     )
 

@@ -26,7 +26,7 @@ from interrupts import make_bench
 from small import bandlens
 
 COMMANDS = (
-    *("sql FROM|accuracy", "sql FROM|metric", "studies list", "studies show s", "cite s", "verify"),
+    *("sql FROM|accuracy", "sql FROM|metric", "studies list", "studies show s", "verify"),
     *("report --out report.html", "analyze", "plan study.toml", "run study.toml"),
     *("studies rename s t", "studies delete s --yes"),
 )
