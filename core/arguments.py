@@ -17,7 +17,7 @@ from os import PathLike
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from .errors import UsageError
+from .errors import BandlensError, UsageError
 from .untrusted import one_line
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,6 +35,8 @@ WORDS = {
 """Class of an annotation -> what it is called in a message."""
 LEAST = re.compile(r"min=(\d+)")
 """The least number that a parameter takes, in the text of its annotation."""
+OPTION = re.compile(r"`[^`]*`|bandlens [^;]*|--([a-z-]+)")
+"""An option in a message, or a command, whose options stay."""
 LISTS = (Sequence, list, tuple)
 MANY = (Annotated, Union, UnionType)
 """Annotations whose kinds are those of their parts; of Annotated it is the first part."""
@@ -45,8 +47,8 @@ LONGEST = 80
 def checked(function: Function) -> Function:
     """The function, which raises UsageError where an argument is of no kind that its annotation has, or too small.
 
-    Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy. Of a class, its public
-    methods do so.
+    Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy. Messages have its
+    parameters in place of options: `out` for --out. Of a class, its public methods do so.
     """
     if isinstance(function, type):
         for name, member in [*vars(function).items()]:
@@ -67,9 +69,14 @@ def checked(function: Function) -> Function:
                 words = " or ".join(dict.fromkeys(word for kind in kinds for word in _in_words(kind)))
                 raise UsageError(f"{name} is {_shown(values[name])}; give {words}")
             least = LEAST.search(str(signature(function).parameters[name].annotation))
-            if least and values.get(name) is not None and values[name] < int(least[1]):
+            if least and values.get(name) is not None and not values[name] >= int(least[1]):  # nan is not
                 raise UsageError(f"{name} is {values[name]}; give {least[1]} or more")
-        return function(*arguments, **settings)
+        try:
+            return function(*arguments, **settings)
+        except BandlensError as error:
+            names = {name.replace("_", "-"): f"`{name}`" for name in signature(function).parameters}
+            error.args = (OPTION.sub(lambda match: names.get(match[1], match[0]), str(error)),)
+            raise
 
     return call  # type: ignore[return-value]
 

@@ -23,7 +23,6 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from os import PathLike
 from pathlib import Path
 from shlex import quote
 
@@ -52,9 +51,10 @@ def amount(count: float) -> str:
     return f"{count / 1000**power:.3g} {units[power]}"
 
 
-def quoted(path: PathLike[str] | str) -> str:
-    """A path as a word of a shell command that a message advises."""
-    return quote(str(path))
+def quoted(word: object) -> str:
+    """A path or another word of a shell command; in double quotes where it has single ones and needs no more."""
+    text = str(word)
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else quote(text)
 
 
 class BandlensError(Exception):

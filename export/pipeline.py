@@ -24,7 +24,7 @@ from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
 from .onnx.outputs import GIVE_HEAD, Outputs, check_outputs
 from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
 from .photographs import photograph_crops
-from .weights.architectures import build, load_pretrained, pool_pretrained, pretrained
+from .weights.architectures import build, load_pretrained, pool_pretrained, preprocessing_of, pretrained
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files, weights_folder
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
@@ -165,18 +165,24 @@ def export_classifier(
 def export_network(
     network: nn.Module,
     name: str,
-    normalization: Normalization,
+    normalization: Normalization | None,
     folder: Path,
     *,
-    image_size: int = SIZE,
+    image_size: int | None = None,
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
 
-    A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is.
+    A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is. Without a
+    `normalization`, it is that of timm's configuration of the network, and so are image size and crop.
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
     check_user_name(name)
+    crop = None
+    if normalization is None:
+        normalization, crop = preprocessing_of(network.pretrained_cfg, name)  # type: ignore[arg-type]
+        if image_size not in (None, crop.size):
+            raise UsageError(f"{name} takes images of {crop.size} pixels; leave out --image-size, or give mean and std")
     try:
         copy = deepcopy(network).cpu().eval()
         sha256 = sha256_of_tensors(copy)
@@ -185,7 +191,8 @@ def export_network(
         raise ExportError(
             f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
         ) from error
-    facts = ModelFacts(name, OWN, _architecture_of(copy), "memory", sha256, normalization, image_size)
+    size = crop.size if crop else image_size or SIZE
+    facts = ModelFacts(name, OWN, _architecture_of(copy), "memory", sha256, normalization, size, crop)
     return _export(facts, copy, {}, folder, request)
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from math import ceil, inf
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import BandlensError, UnknownName, UsageError, plural, some_of, writing
+from ...core.errors import BandlensError, UsageError, did_you_mean, plural, quoted, some_of, writing
 from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
@@ -30,7 +28,7 @@ from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
 from ..export import name_sources, read_normalization
 from ..printing import duration
-from .models import TIMM, channels_of, export_function, export_model
+from .models import TIMM, channels_of, export_function, export_model, is_of_timm
 from .parameters import File, Layout
 from .studies import run
 
@@ -54,6 +52,7 @@ SHARE = 0.7
 """The share of the rate of a network alone that a run has, which perturbs, decides and stores, too."""
 TRIAL_IMAGES = 64
 """The images that normalizations are tried on."""
+MODEL_ADVICE = "give an ONNX file, a checkpoint's name, timm:NAME, or weights with their --architecture"
 LIMIT = re.compile(r"^(?:# )?limit = \d+$", re.MULTILINE)
 """The line of a study file that limits its images."""
 
@@ -107,26 +106,40 @@ def look(
     size = image_size or (_side(images) if version else None)  # a function does not say what it takes
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
     functions: dict[str, Any] = {"version": version, "layout": layout}
-    with writing(folder, "name another folder with --out"):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        network = take_model(model, folder / MODELS, normalization=normalization, **options, **functions)
-    except UnknownNormalization as unknown:
-        with TemporaryDirectory(prefix=".trial-", dir=folder) as trial:
-            network = take_model(model, Path(trial), normalization="none", **options)
-            tried = _try_normalizations(network, take_images(images, labels, network, folder, progress))
-        raise UsageError(f"{unknown}; tried {tried}") from None
-    image_set = take_images(images, labels, network, folder, progress)
-    count = image_set.info.count
-    if count < 2:
-        raise UsageError(f"{image_set.info.name} has one image, and an interval takes several; give {FEWEST_IMAGES}")
-    study, more = _choose(network, image_set, folder, start, 60 * minutes)
-    summary = run(study, folder / DATABASE, progress=progress)
+    with _without_empty_folders(folder):
+        try:
+            network = take_model(model, folder / MODELS, normalization=normalization, **options, **functions)
+        except UnknownNormalization as unknown:
+            with TemporaryDirectory(prefix=".trial-", dir=folder) as trial:
+                network = take_model(model, Path(trial), normalization="none", **options)
+                tried = _try_normalizations(network, take_images(images, labels, network, folder, progress))
+            raise UsageError(f"{unknown}; tried {tried}") from None
+        image_set = take_images(images, labels, network, folder, progress)
+        count = image_set.info.count
+        if count < 2:
+            advice = f"an interval takes several; give {FEWEST_IMAGES}"
+            raise UsageError(f"{image_set.info.name} has one image, and {advice}")
+        study, more = _choose(network, image_set, folder, start, 60 * minutes)
+        summary = run(study, folder / DATABASE, progress=progress)
     options["normalization"] = normalization or normalization_option(network.normalization)
     options["labels"] = NO_LABELS if labels is None and network.classes != CLASSES else labels
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
     conditions = f"{min(study.limit or count, count):,} of {count:,} images under {summary.cells} conditions"
     return read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
+
+
+@contextmanager
+def _without_empty_folders(folder: Path) -> Iterator[None]:
+    """Make a folder, and remove in the end what is empty of it and of the folders that had to be made."""
+    new = [path for path in (folder / MODELS, folder, *folder.parents) if not path.exists()]
+    with writing(folder, "name another folder with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it is not empty, or was not made
+                path.rmdir()
 
 
 class UnknownNormalization(UsageError):
@@ -153,8 +166,11 @@ def take_model(
         channels = channels_of("mean", mean), channels_of("std", std)
     if isinstance(model, (str, PathLike)):
         file = Path(model)
-        if not file.exists() and file.suffix != ".onnx" and architecture is None:
+        if not file.exists() and architecture is None:
             return _named_model(str(model), models)
+        if file.is_dir() and not (file / "config.json").exists():
+            files = some_of(map(str, (*file.glob("*.onnx"), *file.glob("*.pt*"))), between=" or ")
+            raise UsageError(f"{file} is a folder without config.json; {f'name {files}' if files else MODEL_ADVICE}")
         title = next(iter(name_sources([file], name)))
         with suppress(BandlensError):  # which a file raises that was not exported
             exported = load_model(file.parent, file.stem)
@@ -168,17 +184,15 @@ def take_model(
                 return earlier
         knows_normalization = file.is_dir()
     elif torch is not None and isinstance(model, torch.nn.Module):
-        title, knows_normalization = name or type(model).__name__, False
-        known = getattr(model, "pretrained_cfg", None) or {}
-        if channels is None and {"mean", "std"} <= known.keys():
-            channels = channels_of("mean", known["mean"]), channels_of("std", known["std"])
-            log.info(f"{title}: its configuration of timm has the normalization, {normalization_name(channels)}")
+        title, knows_normalization = name or type(model).__name__, is_of_timm(model)
+    elif isinstance(model, type):
+        raise UsageError(f"model is the class {model.__name__}; give {model.__name__}(), an instance")
     elif not callable(model):
-        raise UsageError(f"model is a {type(model).__name__}; give a path, a name, a network or a function")
+        raise UsageError(f"model is of {type(model).__name__}; give a path, a name, a network or a function")
     elif version is None:
         raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
     else:
-        title = name or str(getattr(model, "__name__", "function"))
+        title = name or str(getattr(model, "__name__", "function")).strip("<>")  # as of <lambda>
         return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=models)
     if channels is None and not knows_normalization:
         raise UnknownNormalization(
@@ -204,8 +218,8 @@ def _named_model(word: str, models: Path) -> Model:
         return export_model(word, out=models)
     if word in exported:
         return load_model(None, word)
-    near = [*published, *exported, *map(str, Path(word).parent.glob("*"))]
-    raise UnknownName("model", word, near, "give an ONNX file, a checkpoint's name, timm:NAME, or weights")
+    near = did_you_mean(word, [*published, *exported, *map(str, Path(word).parent.glob("*"))])
+    raise UsageError(f"there is no file {word}, and no model of this name{near}; {MODEL_ADVICE}")
 
 
 def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
@@ -225,12 +239,14 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         if labels is not None:
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
-    if is_path and not isinstance(labels, (str, PathLike, NoneType)):
-        raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; a list is for arrays")
+    if labels is not None and is_path != isinstance(labels, (str, PathLike)):
+        raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; of arrays, a list")
     if labels is None and model.classes != CLASSES:  # then folders that are called as classes of ImageNet say nothing
         labels = NO_LABELS if is_path else None
     name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
+    size = model.image_size
+    crop = Crop(size, size) if _side(images) == size else _crop(model)
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
         new = Path(draft) / out.name
         how = How(is_path, progress=progress, say=lambda text: log.info(text.replace(str(new), str(out))))
@@ -239,10 +255,9 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             if count > MOST_IMAGES:
                 log.info(f"{images}: {MOST_IMAGES:,} of {count:,} images are taken, evenly from all classes")
             contents = Contents(name, draw=Draw(min(MOST_IMAGES, count)))
-            packed = pack(images, new, crop=_crop(model), labels=labels, contents=contents, how=how)
+            packed = pack(images, new, crop=crop, labels=labels, contents=contents, how=how)
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
-            crop = Crop(model.image_size, model.image_size) if _side(images) == model.image_size else _crop(model)
             packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
         if not out.exists() or open_image_set(out).info.digest != packed.info.digest:
             shutil.rmtree(out, ignore_errors=True)
@@ -306,7 +321,7 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
     end, more = start + seconds - LAST_SECONDS, ""
     every = plan_of(text, count)
     rate = share * every.predictions / every.seconds if every.predictions else inf
-    limit = min(count, done + int(rate * (end - time.monotonic()) / len(every.missing))) if every.missing else count
+    limit = int(min(count, done + rate * (end - time.monotonic()) / len(every.missing))) if every.missing else count
     if limit < count:
         fewest = done + 1 if done else min(FEWEST_IMAGES, count)
         needed = (fewest - done) * len(every.missing) / rate
@@ -345,7 +360,7 @@ def _commands(
         )
     words += [["run", file, "--db", database], ["analyze", "--db", database]]
     words += [["report", "--db", database, "--out", file.parent / REPORT]]
-    return [shlex.join(["bandlens", *map(str, line)]) for line in words]
+    return [" ".join(map(quoted, ["bandlens", *line])) for line in words]
 
 
 def _options(options: Mapping[str, Any], names: Sequence[str]) -> list[object]:

@@ -142,7 +142,7 @@ def export_model(
         name: what studies call the model; not for checkpoints and models of timm, which have names.
         architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
         mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted, three numbers or one
-            for all; 0 where it does that itself. Checkpoints, models of timm and most folders know theirs.
+            for all; 0 where it does that itself. Checkpoints, networks of timm and most folders know theirs.
         std: by which it expects them to be divided, likewise; 1 where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
         outputs: logits where a network's outputs are logits though they look like features or probabilities.
@@ -192,13 +192,14 @@ def export_model(
         if image_size is not None:
             raise UsageError(f"{source} takes images of its own size; leave out image_size")
         return pipeline.export_pretrained(source.removeprefix(TIMM), folder, request=head)[0]
-    if name is None or channels is None:
+    knows_images = (mean, std) == (None, None) and is_of_timm(source)
+    if name is not None and (channels or knows_images) and not isinstance(source, (str, PathLike)):
+        return pipeline.export_network(source, name, channels, folder, image_size=image_size, request=request)[0]
+    if name is None or channels is None or not isinstance(source, (str, PathLike)):
         raise UsageError(
             f"give {name or 'the model a name, and'} the mean and std of each channel that the network is used to, on "
             "the command line --normalization imagenet, none, or MEAN:STD"
         )
-    if not isinstance(source, (str, PathLike)):
-        return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]
     file = Path(source)
     if architecture is None:
         return import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
@@ -234,6 +235,11 @@ def export_function(
     from ...export import functions
 
     return functions.export_function(function, name, version, folder_of_models(out), layout, image_size)
+
+
+def is_of_timm(network: Any) -> bool:
+    """Whether a network in memory has timm's configuration, which says how its images are made."""
+    return "mean" in (getattr(network, "pretrained_cfg", None) or {})
 
 
 def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:

@@ -95,7 +95,7 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
             for beyond in np.flatnonzero(classes >= model.classes)[:1]:
                 raise UsageError(
                     f"image set {image_set.info.name}: {image_set.paths[rows[beyond]]} is labelled {classes[beyond]}, "
-                    f"but {model.name} has {model.classes} classes; pack the images with labels of that model"
+                    f"but {model.name} has {model.classes} classes; give labels from 0 to {model.classes - 1}"
                 )
 
 

@@ -153,9 +153,7 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
     A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
     ExportError for a model of images that image sets do not have, or without classes unless it is to be `headed`.
     """
-    timm = _timm()
-    from timm.data.config import resolve_data_config
-
+    timm, name = _timm(), name.removeprefix("timm/")  # the owner on the hub, whom its pages put in front
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         has_weights = timm.models.is_model_pretrained(name)
@@ -174,15 +172,21 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
         raise ExportError(
             f"the weights of {full_name} are not on the Hugging Face hub; download them, and export the file"
         )
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
+    normalization, crop = preprocessing_of(config.to_dict(), full_name)
+    return Pretrained(full_name, Origin("timm", config.hf_hub_id), normalization, crop, _class_names(config))
+
+
+def preprocessing_of(configuration: dict[str, Any], name: str) -> tuple[Normalization, Crop]:
+    """What timm's configuration of a model says of its images; ExportError for those that image sets do not have."""
+    data = _timm().data.resolve_data_config(pretrained_cfg=configuration)
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]
     if (channels, width) != (3, height) or mode not in ("center", "squash") or interpolation not in INTERPOLATIONS:
         images = f"{channels} x {height} x {width}, {mode}, {interpolation}"
-        raise ExportError(f"{full_name} takes images that image sets do not have ({images}); take another model")
+        raise ExportError(f"{name} takes images that image sets do not have ({images}); take another model")
     crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
-    return Pretrained(full_name, Origin("timm", config.hf_hub_id), (mean, std), crop, _class_names(config))
+    return (mean, std), crop
 
 
 def _class_names(config: Any) -> list[str] | None:

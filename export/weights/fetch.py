@@ -89,8 +89,8 @@ def _fetch_part(source: Origin, path: Path) -> Path:
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {source}: {words_of(_root(error))}; what arrived is kept, try again, or put the file at "
-            f"{path}"
+            f"cannot fetch {_address_of(source)}: {words_of(_root(error))}; what arrived is kept, try again, or "
+            f"download it elsewhere and put it at {path}"
         ) from error
     try:
         _verify_and_record(source, partial, path, server_sha256)
@@ -182,6 +182,9 @@ TIMEOUT = 60.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """The names of this machine."""
 
+HUB_FILE = "model.safetensors"
+"""The file of a repository of Hugging Face that is named without one."""
+
 DRIVE = "https://drive.google.com/uc?id="
 
 
@@ -198,9 +201,20 @@ def published_digits(source: Origin) -> str:
     """The first 8 hex digits of the file's sha256, if its name carries them, or ''."""
     if source.kind not in ("url", "torchvision"):
         return ""
-    address = _torchvision_url(source.address) if source.kind == "torchvision" else source.address
-    match = re.search(r"-([0-9a-f]{8})\.pth", address)
+    match = re.search(r"-([0-9a-f]{8})\.pth", _address_of(source))
     return match[1] if match else ""
+
+
+def _address_of(source: Origin) -> str:
+    """The address of a file, for a browser."""
+    if source.kind == "torchvision":
+        return _torchvision_url(source.address)
+    if source.kind in ("timm", "huggingface"):
+        from huggingface_hub import hf_hub_url
+
+        repository, _, name = source.address.partition(":")
+        return str(hf_hub_url(repository, name or HUB_FILE))
+    return f"{DRIVE if source.kind == 'gdrive' else ''}{source.address}"
 
 
 def check_address(address: str) -> None:
@@ -274,6 +288,7 @@ def _huggingface(address: str, partial: Path) -> str | None:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     repository, _, name = address.partition(":")
+    name = name or HUB_FILE
     # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
     url = hf_hub_url(repository, name)
     check_address(url)
@@ -332,7 +347,7 @@ def drive_answer(identity: str, text: str) -> str:
 
 
 DOWNLOADERS: dict[str, Callable[[str, Path], str | None]] = {
-    "timm": lambda repository, partial: _huggingface(f"{repository}:model.safetensors", partial),
+    "timm": _huggingface,
     "torchvision": lambda member, partial: _http(_torchvision_url(member), partial),
     "huggingface": _huggingface,
     "url": _http,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ...core.errors import ImageSetError, UsageError, did_you_mean
+from ...core.errors import ImageSetError, UsageError, did_you_mean, plural
 from ...core.untrusted import words_of
 from .decode import SUFFIXES
 
@@ -168,7 +168,7 @@ def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int, 
             raise ImageSetError(f"{source}: the file name {path!a} has control signs or is not UTF-8; rename it")
         count[path] += 1
     if not count:
-        raise ImageSetError(f"{source}: no image among {ignored} files; images end in {', '.join(SUFFIXES)}")
+        raise ImageSetError(f"{source}: no image among {plural(ignored, 'file')}; images end in {', '.join(SUFFIXES)}")
     path, times = count.most_common(1)[0]
     if times > 1:
         raise ImageSetError(f"{source}: '{path}' is there {times} times; keep one of them")

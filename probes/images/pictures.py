@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
+from operator import index
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from .labels import spread
+from .labels import LARGEST_CLASS, spread
 
 
 def pictures_of(
@@ -32,21 +33,18 @@ def pictures_of(
         first = images[0] if count else None
     except (TypeError, KeyError, IndexError):
         raise UsageError(
-            f"images are a {type(images).__name__}; give a folder, an archive, a packed set, an array, a list of "
+            f"images are of {type(images).__name__}; give a folder, an archive, a packed set, an array, a list of "
             "pictures, or a dataset with a length"
         ) from None
     if not count:
         raise UsageError("there are no images; give at least two")
     if labels is not None and len(labels) != count:
-        raise UsageError(f"{len(labels)} labels were given for {count} images; give one for each")
-    if labels is not None and not all(isinstance(label, Integral) for label in labels):
-        odd = next(label for label in labels if not isinstance(label, Integral))
-        raise UsageError(f"labels are numbers of classes, from 0 on, not {odd!r}")
+        raise UsageError(f"there must be {count:,} labels, one for each image, not {len(labels):,}")
     paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
-    classes = None if labels is None else np.array(labels, np.int32)
+    classes = None if labels is None else np.array([_as_class(label) for label in labels], np.int32)
     rows = spread(classes, paths, min(limit, count), 0).tolist()
     is_paired = labels is None and isinstance(first, (tuple, list)) and len(first) == 2
-    taken = [] if is_paired else None if labels is None else [int(labels[row]) for row in rows]
+    taken = [] if is_paired else None if classes is None else classes[rows].tolist()
 
     def read() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for row in rows:
@@ -54,14 +52,26 @@ def pictures_of(
             if isinstance(picture, (tuple, list)) and len(picture) == 2:
                 picture, label = picture
                 if is_paired and taken is not None:
-                    taken.append(int(label))
+                    taken.append(_as_class(label))
             yield paths[row], _as_pixels(picture, paths[row])
 
     return read(), taken
 
 
+def _as_class(label: Any) -> int:
+    try:
+        number = index(label)  # a float and a text have none
+    except TypeError:
+        number = -1
+    if not 0 <= number <= LARGEST_CLASS:
+        raise UsageError(f"labels are numbers of classes, from 0 to {LARGEST_CLASS}, not {label!r}")
+    return number
+
+
 def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours come first or last."""
+    if isinstance(picture, (str, PathLike)):
+        raise UsageError("images are a list of paths; give the folder that they lie in, or pictures that PIL opened")
     pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
     if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:
         pixels = pixels.transpose(1, 2, 0)

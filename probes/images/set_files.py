@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import ImageSetError, UsageError, amount, did_you_mean, some_of
+from ...core.errors import ImageSetError, UsageError, amount, did_you_mean, plural, some_of
 from ...core.files import (
     exchange_folders,
     lost_its_maker,
@@ -301,8 +301,7 @@ def need_space(out: Path, count: int, size: int) -> str:
     need = count * (3 * size * size + 200)  # 200 bytes: a generous row of the index
     folder = next(folder for folder in out.parents if folder.exists())
     free = shutil.disk_usage(folder).free
+    words = f"{plural(count, 'image')} need{'s' if count == 1 else ''} {amount(need)}"
     if need > free:
-        raise ImageSetError(
-            f"{out}: {count} images need {amount(need)} and {amount(free)} are free; make room or choose another folder"
-        )
-    return f"{count:,} images need {amount(need)} on disk; {amount(free)} are free"
+        raise ImageSetError(f"{out}: {words} and {amount(free)} are free; make room or choose another folder")
+    return f"{words} on disk; {amount(free)} are free"

@@ -89,7 +89,7 @@ def test_a_hub_that_answers_with_the_token_it_was_given(server: str, tmp_path: P
     )
     assert ran.returncode == 1
     line = ran.stderr.splitlines()[-1]
-    assert line.startswith("bandlens.core.errors.CheckpointError: cannot fetch timm:")
+    assert line.startswith("bandlens.core.errors.CheckpointError: cannot fetch http:")
     assert SECRET not in line
 
 

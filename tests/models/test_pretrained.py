@@ -16,6 +16,7 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
+from bandlens.app.api.look import take_model
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
@@ -107,7 +108,7 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     from safetensors.torch import save
 
     server.files["/timm/test_vit.r160_in1k/resolve/main/model.safetensors"] = published(save(network.state_dict()))
-    ran = bandlens(tmp_path, server.address, "export", "timm:test_vit", "--out", "models")
+    ran = bandlens(tmp_path, server.address, "export", "timm:timm/test_vit", "--out", "models")
     assert ran.returncode == 0, ran.stderr
     model = load_model(tmp_path / "models", NAME)
     assert (model.category, model.image_size, model.crop) == ("timm", 160, pretrained(NAME).crop)
@@ -118,6 +119,8 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected, atol=1e-3 * np.abs(expected).max())
     again = bandlens(tmp_path, "http://127.0.0.1:9", "export", f"timm:{NAME}", "--out", "models")
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
+    in_memory = take_model(network, tmp_path)
+    assert (in_memory.normalization, in_memory.crop) == (model.normalization, model.crop)
 
 
 @pytest.mark.parametrize("pool", [None, "mean"])
@@ -162,7 +165,8 @@ def test_a_pooling_that_a_model_lacks_is_refused() -> None:
 def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:
     ran = bandlens(tmp_path, "http://127.0.0.1:9", "export", f"timm:{NAME}", "--out", "models")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].startswith("bandlens: cannot fetch timm:timm/test_vit.r160_in1k: ")
+    address = f"http://127.0.0.1:9/timm/{NAME}/resolve/main/model.safetensors"
+    assert ran.stderr.splitlines()[-1].startswith(f"bandlens: cannot fetch {address}: ")
     assert "Retrying" not in ran.stderr, "huggingface_hub has asked again, for half a minute"
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "models").exists()

@@ -123,7 +123,7 @@ def test_one_precision_is_a_list_of_it() -> None:
 def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path) -> None:
     options = {**USUAL, "out": tmp_path}
     network = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(bandlens.ExportError, match=r"gives features .*; if these are logits, say so with --outp"):
+    with pytest.raises(bandlens.ExportError, match=r"gives features .*; if these are logits, say so with `outp"):
         bandlens.export_model(network, "mine", **options)
     assert bandlens.export_model(network, "mine", outputs="logits", **options).classes == 8
     backbone = bandlens.Backbone(network, np.eye(8), class_names=list("abcdefgh"))
@@ -140,7 +140,7 @@ def test_a_single_name_is_no_list_of_its_letters(workplace: Path, tmp_path: Path
         (lambda: bandlens.merge("none.duckdb", tmp_path / "x.duckdb"), "no results database at none.duckdb"),
         (lambda: bandlens.correlate(biases="shape"), "unknown bias 'shape'"),
         (lambda: list(bandlens.fetch_weights("tv_resnet")), "'tv_resnet'"),
-        (lambda: bandlens.run(study_of(workplace), tmp_path / "r.duckdb", devices="cpu,gpu"), "--devices cpu,gpu:"),
+        (lambda: bandlens.run(study_of(workplace), tmp_path / "r.duckdb", devices="cpu,gpu"), "`devices` cpu,gpu:"),
     ):
         assert words in refusal(act)
 

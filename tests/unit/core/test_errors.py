@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bandlens.core.errors import amount, plural, unwritable
+from bandlens.core.errors import amount, plural, quoted, unwritable
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ def test_a_count_has_its_noun_in_the_singular_or_plural(count: int, noun: str, t
 )
 def test_bytes_have_the_unit_that_fits(count: int, text: str) -> None:
     assert amount(count) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "text"), [("nets:f('x')", "\"nets:f('x')\""), ("a b", "'a b'"), ("f('$x')", "'f('\"'\"'$x'\"'\"')'")]
+)
+def test_a_word_of_a_command_has_double_quotes_where_these_are_enough(word: str, text: str) -> None:
+    assert quoted(word) == text
 
 
 @pytest.mark.parametrize(

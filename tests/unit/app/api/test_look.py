@@ -90,7 +90,9 @@ def test_a_function_and_images_in_memory(folder: Path) -> None:
         assert results.sql("SELECT top1 FROM accuracy WHERE probe = 'clean'").item() == 1
         assert results.sql("SELECT DISTINCT engine FROM cell").item() == "function"
     assert [line.split()[1] for line in look.commands] == ["run", "analyze", "report"]
-    with pytest.raises(UsageError, match=r"look holds a look at bright on .*images.set; name another folder with"):
+    with pytest.raises(
+        UsageError, match=r"look holds a look at bright on .*images.set; name another folder with `out`"
+    ):
         bandlens.look(*NETWORK, normalization="none")
     with pytest.raises(UsageError, match=r"images\.set is packed, and has the labels that it was packed with"):
         bandlens.look("mine.onnx", "look/images.set", "folders", normalization="none", out="labelled")
@@ -117,7 +119,8 @@ def test_a_notebook_shows_it(folder: Path) -> None:
             "mine does not say how its images are normalized; give --normalization imagenet, none, or "
             "MEAN:STD; tried on 24 images: ",
         ),
-        (("min", "photos"), "unknown model 'min'; did you mean mine.onnx?; give an ONNX file, a checkpoint's name, "),
+        (("min.onnx", "photos"), "there is no file min.onnx, and no model of this name; did you mean mine.onnx?; give"),
+        ((".", "photos"), ". is a folder without config.json; name mine.onnx"),
         (
             ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
             "0.0 s are too short for 20 images under 15 conditions here; give --minutes ",
@@ -136,6 +139,7 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
     line = answer.err.splitlines()[-1]
     assert line.startswith(f"bandlens: {message}")
     assert not Path("look/results.duckdb").exists()
+    assert Path("look").exists() == (words[0] == "mine.onnx")  # what was done stays, but no empty folder
 
 
 @pytest.mark.parametrize(
@@ -147,8 +151,10 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
             {},
             "nobody can see the version of a function; give name='mine', ver",
         ),
-        (3, np.zeros((3, 8, 8, 3), np.uint8), {}, "model is a int; give a path, a name, a network or a function"),
+        (3, np.zeros((3, 8, 8, 3), np.uint8), {}, "model is of int; give a path, a name, a network or a function"),
+        (torch.nn.Flatten, "photos", {}, r"model is the class Flatten; give Flatten\(\), an instance"),
         (brightness, "photos", {"version": "1", "labels": [0, 1]}, "labels of a folder are 'folders'"),
+        (brightness, make_pictures(3), {"version": "1", "minutes": float("nan")}, "minutes is nan; give 0 or more"),
     ],
 )
 def test_arguments_of_python_that_are_none(
@@ -160,7 +166,7 @@ def test_arguments_of_python_that_are_none(
 
 def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> None:
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
-    message = "Sequential does not say how its images are normalized; give --normalization .*; tried on 24 images: "
+    message = "Sequential does not say how its images are normalized; give `normalization` imagenet, .*; tried on 24"
     with pytest.raises(UsageError, match=message):
         bandlens.look(network, "photos", image_size=64)
 

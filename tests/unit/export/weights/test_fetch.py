@@ -61,7 +61,7 @@ def test_a_cut_connection_is_resumed(server: Any, published: Any, tmp_path: Path
     server.files["/a.pth"] = published(CONTENT, cut_after=300_000)
     entry = published_at(url(server, "/a.pth"))
     with pytest.raises(
-        CheckpointError, match=r"cannot fetch url:http.*what arrived is kept, try again, or put the file at /"
+        CheckpointError, match=r"cannot fetch http.*what arrived is kept, try again, or download it .* put it at /"
     ):
         fetch(entry, tmp_path)
     length = (tmp_path / "partial" / "tried.pth").stat().st_size
@@ -203,7 +203,7 @@ def drive(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> None:
     drive.files["/uc?id=abc"] = published(CONTENT, cut_after=600_000)
     entry = published_at(Origin("gdrive", "abc"))
-    with pytest.raises(CheckpointError, match=r"cannot fetch gdrive:abc: .* what arrived is kept"):
+    with pytest.raises(CheckpointError, match=r"cannot fetch http.*=abc: .* what arrived is kept"):
         fetch(entry, tmp_path)
     drive.files["/uc?id=abc"].cut_after = None
     (path,) = fetch(entry, tmp_path)
