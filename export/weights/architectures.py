@@ -177,7 +177,7 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
 
 
 def preprocessing_of(configuration: dict[str, Any], name: str) -> tuple[Normalization, Crop]:
-    """What timm's configuration of a model says of its images; ExportError for those that image sets do not have."""
+    """Normalization and crop of timm's configuration of a model; ExportError for images that image sets do not have."""
     data = _timm().data.resolve_data_config(pretrained_cfg=configuration)
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]

@@ -139,7 +139,7 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
     line = answer.err.splitlines()[-1]
     assert line.startswith(f"bandlens: {message}")
     assert not Path("look/results.duckdb").exists()
-    assert Path("look").exists() == (words[0] == "mine.onnx")  # what was done stays, but no empty folder
+    assert Path("look").exists() == (words[0] == "mine.onnx")  # it is not left empty
 
 
 @pytest.mark.parametrize(
