@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...core.errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError, quoted, some_of
 from ...core.records import PREDICTION_COLUMNS
 from ..database.store import Store
 from ..database.study_versions import ORDER
@@ -60,6 +60,8 @@ COLUMNS = (
     *(*MATCH, "cycles", "differs_in", "n", "changed", "top1_a", "top1_b", "difference", "low", "high"),
     *("lost", "gained", "p", "p_holm", "p_bh", "detectable", "kappa", "note"),
 )
+MOST_NAMES = 10
+"""The number of checkpoints that a refusal lists."""
 COUNTS, WORDS = ("n", "changed", "lost", "gained"), (*MATCH, "differs_in", "note")
 CELLS = dict.fromkeys(COLUMNS, pl.Float64) | dict.fromkeys(COUNTS, pl.Int64) | dict.fromkeys(WORDS, pl.String)
 """Columns of cells that are compared."""
@@ -138,9 +140,16 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     found. Agreements that are both at their floor have a note, and no p. Raises UsageError where the two runs are one
     and the same.
     """
-    if a.is_same_as(b):
-        raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = read_cells(a), read_cells(b)
+    if a.is_same_as(b):
+        pairs_to_name, checkpoints = ["--image-sets X,Y", "--precisions X,Y"], cells_a["checkpoint"].unique().sort()
+        if len(checkpoints) > 1:
+            example = quoted(",".join(checkpoints[:2]))
+            pairs_to_name.insert(0, f"--checkpoints {example} (it has {some_of(checkpoints, MOST_NAMES)})")
+        raise UsageError(
+            f"{a.name} would be compared with itself; name another study or version, or two of its own: "
+            f"{', '.join(pairs_to_name)}"
+        )
     pairs = match_cells(a, b, cells_a, cells_b)
     rows = [pl.DataFrame(schema=CELLS)]
     for _, group in pairs.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):

@@ -48,6 +48,20 @@ class Comparison(Compared):
             conditions=self.conditions.filter(numbers),
         )
 
+    def strongest(self, count: int) -> Comparison:
+        """Keep at most so many rows of each table: those that are the most half-widths of their intervals from zero.
+
+        Of each metric of conditions the condition stays where it differs most.
+        """
+        nearest = pl.when(pl.col("difference") > 0).then("low").otherwise("high")
+        widths = (pl.col("difference") / (pl.col("difference") - nearest)).abs().fill_nan(None)
+        cells, metrics, conditions = (
+            table.sort(widths, descending=True, nulls_last=True, maintain_order=True)
+            for table in (self.cells, self.metrics, self.conditions)
+        )
+        conditions = conditions.unique("metric", keep="first", maintain_order=True)
+        return replace(self, cells=cells[:count], metrics=metrics[:count], conditions=conditions[:count])
+
 
 def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Comparison:
     """Compare two runs in every respect. `advance` is called with the number of cells done."""

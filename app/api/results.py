@@ -184,11 +184,6 @@ def compare(
     pairs = {name: read_pair(pair, f"{name}s") for name, pair in columns.items() if pair is not None}
     if len(pairs) > 1:
         raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
-    if b is None and not pairs:
-        raise UsageError(
-            f"{a} alone: name what to compare it with: another study, --checkpoints X,Y, --image-sets X,Y, or "
-            "--precisions X,Y"
-        )
     names = (a, a if b is None else b)
     paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:

@@ -167,8 +167,10 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
     return f"{text}; one smaller than {' to '.join(sizes)}{by_models} could not have been found"
 
 
-MOST_CELLS = 10
+MOST_CELLS = 3
 """The number of cells of one run alone that are listed."""
+MOST_DIFFERENCES = 5
+"""The number of cells, of metrics and of metrics of conditions that are listed, the strongest differences first."""
 SUBJECT_TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
 TABLES = {
@@ -177,7 +179,7 @@ TABLES = {
     "conditions": ("metric of conditions", "metrics of conditions"),
 }
 """Table of a comparison -> what one of its rows is called, and what several are, which is its title."""
-STAR = "*: p below 0.05 after Holm, of accuracies alone; --all has p, states, and what the two differ in"
+STAR = "*: p below 0.05 after Holm, of accuracies alone"
 """The meaning of the column `*`."""
 
 
@@ -190,7 +192,7 @@ def print_comparison(
     resnet50.a1_in1k,resnet50.a2_in1k
 
     Args:
-        all_rows: list what shows no difference, too, with every column, as json does.
+        all_rows: list weaker differences, and what shows none, too, with every column, as json does.
     """
     if table_format.is_for_programs:
         print_document(comparison, table_format)
@@ -199,24 +201,29 @@ def print_comparison(
 
 
 def _print(comparison: Comparison, all_rows: bool, table_format: Format) -> None:
-    note, in_words = partial(print_note, table_format=table_format), table_format == Format.table
-    note("\n".join(comparison.verdict.sentences))
+    note = partial(print_note, table_format=table_format)
     note(f"A: {comparison.a}\nB: {comparison.b}")
     _print_counts(comparison, note)
-    excerpt = comparison if all_rows else comparison.beyond_chance()
+    beyond_chance = comparison if all_rows else comparison.beyond_chance()
+    excerpt = comparison if all_rows else beyond_chance.strongest(MOST_DIFFERENCES)
     frames = {TABLES[name][1].capitalize(): getattr(excerpt, name) for name in TABLES}
     tables = {title: _rows_in_words(frame) for title, frame in frames.items() if len(frame)}
-    if in_words and tables:
+    if tables and table_format == Format.table:
         print()
     if all_rows:
         print_tables(tables, table_format, titles=SUBJECT_TITLES)
     elif tables:
         print_rows(_difference_rows(excerpt), table_format, titles=SUBJECT_TITLES)
         note(f"\n{STAR}")
-    hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(excerpt, name)) for name in TABLES}
-    if any(hidden_counts.values()):
-        counts = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in hidden_counts.items() if count)
-        note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
+    for words, whole, part, advice in (
+        ("weaker differences", beyond_chance, excerpt, "lists them, with p, states, and what the two differ in"),
+        ("no difference found", comparison, beyond_chance, "says what could have been (detectable)"),
+    ):
+        counts = {name: len(getattr(whole, name)) - len(getattr(part, name)) for name in TABLES}
+        if any(counts.values()):
+            in_words = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in counts.items() if count)
+            note(f"{words}: {in_words}; --all {advice}")
+    note("\n".join(["", *comparison.verdict.sentences]))
 
 
 def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -236,6 +236,7 @@ def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store:
     another = pl.when(metric="equal").then(pl.lit("doubtful")).otherwise("state_b")
     with_state = replace(comparison, metrics=comparison.metrics.with_columns(state_b=another))
     assert with_state.beyond_chance().metrics["metric"].to_list() == ["above", "equal", "lost", "without"]
+    assert comparison.strongest(3).metrics["metric"].to_list() == ["above", "within", "equal"]
 
 
 def test_cells_that_chance_explains_are_those_without_a_finding(store: Store, store_b: Store, images: Images) -> None:

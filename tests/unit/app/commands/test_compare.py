@@ -31,7 +31,7 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     page = run_here("compare", "s@1", "s@2", "--db", db)
     assert "Both have 3 cells: 1 is one and the same, 1 differs in accuracy" in page
     assert "13 cells are in A only: net set lowpass below 16 cycles/image; " in page
-    assert "and 3 more" in page
+    assert "and 10 more" in page
     assert "in B only" not in page
     assert "13 cells are in B only: net set lowpass below " in run_here("compare", "s@2", "s@1", "--db", db)
     assert "lowpass below 5 cycles/image" in page
@@ -39,7 +39,9 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     line = f"none of s@1; run `bandlens analyze --db {db} --study s@1` first"
     assert f"Not determined: differences in metrics, since there are {line}.\n" in page
     assert "below 11 cycles/image " not in page
-    assert page.endswith("no difference found: 1 cell; --all says what could have been (detectable)\n")
+    assert "weaker differences" not in page
+    assert "\nno difference found: 1 cell; --all says what could have been (detectable)\n\nCompared with s@1, " in page
+    assert page.endswith("` first.\n"), "the verdict is last"
     words = ("kappa", "p_holm", "lost", "precision")
     assert not [word for word in words if word in page]
     [head] = [line.split() for line in page.splitlines() if line.startswith("  checkpoint ")]
@@ -80,6 +82,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert comparison["only_a"] == comparison["only_b"] == []
     assert "give one of A and one of B" in refused_here("compare", "s", "s", "--checkpoints", "x", "--db", path)
     assert "x would be compared with itself" in refused_here("compare", "s", "--checkpoints", "x,x", "--db", path)
+    assert "--checkpoints x,y (it has x, y, z), --image-sets X,Y" in refused_here("compare", "s", "--db", path)
     words = refused_here("compare", "s", "--checkpoints", "x,y", "--image-sets", "set,set", "--db", path)
     assert "two checkpoints, two image sets or two precisions; not several" in words
 
