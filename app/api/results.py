@@ -349,8 +349,8 @@ def report(
         study: name, or name@version; by default the one that ran last.
         against: show what changed: another results database, FILE or FILE:name, or another study or name@version of
             this one.
-        published: show published models, too, and yours among them.
-        figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide; all are those of your models.
+        published: show your models among published ones, too.
+        figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
         folder: where --figures go, with a list of them; figures by default.
     """
     from ..report.build import write_report

@@ -12,7 +12,7 @@ from ...analysis.charts.grammar import begin_libraries
 from ...analysis.database.open import split_against
 from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
-from .correlations import correlations_section, published_sections
+from .correlations import atlas_section, correlations_section
 from .data import ReportData, read_data
 from .figures import ALL_FIGURES, choose_figures, distinct_name, write_figures
 from .measured import consistency_section, measured_sections
@@ -51,13 +51,8 @@ def write_report(
         page_name = out.with_suffix(".html")
         raise UsageError(f"{out}: a report is HTML; name it {page_name}, and --figures {ALL_FIGURES} for charts as PDF")
     results = read_data(db, study)
-    if results is None and against is not None:
-        raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
-        if results is None:
-            lack = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
-            verdict, head = None, [Section("overview", "Overview", [f"{lack} What follows is published."])]
-        elif against is None:
+        if against is None:
             verdict, head = results.verdict, [verdict_section(results, results.verdict)]
         else:
             results, verdict, changes = changes_section(results, against)
@@ -82,18 +77,16 @@ def write_report(
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 
 
-def _sections(results: ReportData | None, published: bool) -> Iterator[Section]:
+def _sections(results: ReportData, published: bool) -> Iterator[Section]:
     """Yield the sections behind the verdict, in the order of the page."""
-    if results:
-        yield releases_section(results)
-        yield from measured_sections(results)
-        yield consistency_section(results)
-        yield correlations_section(results)
+    yield releases_section(results)
+    yield from measured_sections(results)
+    yield consistency_section(results)
+    yield correlations_section(results)
     yield contact_sheet(results)
-    if published or results is None:
-        yield from published_sections(results)
-    if results:
-        yield provenance(results)
+    if published:
+        yield atlas_section(results)
+    yield provenance(results)
 
 
 def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:

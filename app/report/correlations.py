@@ -1,4 +1,4 @@
-"""The sections on biases and generalization: of one's own models, of published ones, and of the former among these."""
+"""The sections on biases and generalization of one's own models, and on these among published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from ...analysis.charts.curves import diamonds
-from ...analysis.charts.grammar import INK, layered, picked, plot, signed, tips, words
+from ...analysis.charts.grammar import INK, layered, plot, tips, words
 from ...analysis.charts.maps import correlation_map
 from ...analysis.charts.numbers import scatter_points
 from ...analysis.correlations.model_values import StudyTable
@@ -19,7 +19,7 @@ from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published import relate
-from ...analysis.published.relate import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
+from ...analysis.published.relate import BIASES
 from ...analysis.published.sources import atlas, join_study, shipped_values
 from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
@@ -45,15 +45,6 @@ OWN_CAPTION = (
 OWN_HEIGHT, NAME_HEIGHT = 220, 11
 """Pixels of a chart of one's own models among published ones, and of a name in it: it has room for so many names."""
 MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
-SCATTER_CAPTION = (
-    "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
-    "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests; no ratio to clean accuracy has "
-    "one against ID."
-)
-STUDY_TEXT = (
-    "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
-    "CC BY-SA 4.0); its figures ship with bandlens."
-)
 
 
 def correlations_section(results: ReportData) -> Section:
@@ -64,20 +55,6 @@ def correlations_section(results: ReportData) -> Section:
     table = correlations(study)
     models = models_in_words(table.filter(subset="total"))
     text = f"Your {models}: their biases against top-1 on the labelled image sets. {counts(table)}"
-    columns = 3 if len(study.groups) <= NARROW_GROUPS else 1
-    figure = correlations_figure("own-correlations", "Your models", table, columns)
-    return Section("correlations", title, [text], [figure] if figure.panels else [])
-
-
-def correlations(study: StudyTable) -> pl.DataFrame:
-    """The rows of `correlate`, without the columns that have no value."""
-    many = len(study.frame) > MANY_MODELS
-    table = correlate_study(study, resamples=RESAMPLES_OF_MANY if many else RESAMPLES)
-    return table.select(name for name in table.columns if name in MAP_COLUMNS or not table[name].is_null().all())
-
-
-def correlations_figure(name: str, title: str, table: pl.DataFrame, columns: int, **properties: Any) -> Figure:
-    """A heat map of each subset of the models, with the biases of which some coefficient has a value."""
     valued = table.filter(pl.col("coefficient").is_not_null().any().over("bias"))
     panels = {
         title: correlation_map(part, f"{title} ({models_in_words(part)})")
@@ -85,7 +62,16 @@ def correlations_figure(name: str, title: str, table: pl.DataFrame, columns: int
         if len(part := valued.filter(pl.col("subset") == subset))
     }
     caption = [MAP_CAPTION.format(tests=table["p"].count()), *_reservations(table)]
-    return Figure(name, title, caption, panels, columns, table, **properties)
+    columns = 3 if len(study.groups) <= NARROW_GROUPS else 1
+    figure = Figure("own-correlations", "Your models", caption, panels, columns, table)
+    return Section("correlations", title, [text], [figure] if panels else [])
+
+
+def correlations(study: StudyTable) -> pl.DataFrame:
+    """The rows of `correlate`, without the columns that have no value."""
+    many = len(study.frame) > MANY_MODELS
+    table = correlate_study(study, resamples=RESAMPLES_OF_MANY if many else RESAMPLES)
+    return table.select(name for name in table.columns if name in MAP_COLUMNS or not table[name].is_null().all())
 
 
 def models_in_words(table: pl.DataFrame) -> str:
@@ -112,38 +98,9 @@ def counts(table: pl.DataFrame) -> str:
     return f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {starred} a star."
 
 
-def published_sections(results: ReportData | None) -> Iterator[Section]:
-    """Yield one's own models among those of the published study, and the published study."""
-    if results:
-        yield results.section("atlas", "Among published models", [*_own_figures(results)])
-    coefficients = correlations(published_table())
-    heat_maps = correlations_figure(
-        "published-correlations", "48 ResNet-50s", coefficients, 3, folded=True, published=True
-    )
-    title = "The published study: do biases explain generalization?"
-    text = f"{STUDY_TEXT} {counts(coefficients)}"
-    yield Section("study", title, [text], [heat_maps, _scatter_figure(coefficients)])
-
-
-def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
-    """Each bias against each group of benchmarks, for the study's models."""
-    figures, total = shipped_figures(), coefficients.filter(subset="total")
-    rho = {
-        (bias, group): signed(value, star=holds)
-        for bias, group, value, holds in total.select("bias", "group", "coefficient", HOLDS.alias("holds")).rows()
-    }
-    panels = {
-        f"{bias}, {group}": scatter_points(figures, bias, group)
-        .add_params(picked())
-        .properties(title=f"{group}: ρ = {rho[bias, group]}", height=170, width=220)
-        for bias in BIASES
-        for group in PUBLISHED_GROUPS
-    }
-    picks = key(figures.rename({"model": "checkpoint"}))
-    title = "Biases against groups of benchmarks"
-    return Figure(
-        "published-scatter", title, [SCATTER_CAPTION], panels, 4, figures, **picks, folded=True, published=True
-    )
+def atlas_section(results: ReportData) -> Section:
+    """One's own models among those of the published study."""
+    return results.section("atlas", "Among published models", [*_own_figures(results)])
 
 
 def _own_figures(results: ReportData) -> Iterator[Figure]:

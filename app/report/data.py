@@ -130,16 +130,16 @@ class ReportData:
         return Section(name, title, text, figures, **content)
 
 
-def read_data(path: Path, study: str | None = None) -> ReportData | None:
-    """The study of this name or name@version, or the one that ran last; None where the database holds no study.
+def read_data(path: Path, study: str | None = None) -> ReportData:
+    """The study of this name or name@version, or the one that ran last.
 
     Raises:
         UnknownName: there are studies, and none of that name.
+        UsageError: there is none at all.
         StoreError, UsageError: as `open_store`.
     """
     with open_store(path, read_only=True) as store:
-        label = last_run(store) if study is None else study_label(store, study)
-        return None if label is None else _read(store, label)
+        return _read(store, study_label(store, study or last_run(store)))
 
 
 def _read(store: Store, label: str) -> ReportData:

@@ -53,8 +53,7 @@ class FigureFile:
 def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[FigureFile]:
     """The panels of the figures, each with the name of its files, as far as they are among `names`.
 
-    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures, but
-    those of published models alone, unless there are no others.
+    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures.
     UnknownName for a name that no figure has.
     """
     files: dict[str, FigureFile] = {}
@@ -68,13 +67,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
         if name != ALL_FIGURES and name not in files and name not in groups:
             choices = dict.fromkeys((ALL_FIGURES, *groups, *files))
             raise UnknownName("figure", name, choices, f"`--figures {ALL_FIGURES}` writes each, and {INDEX} lists them")
-    only_published = all(file.figure.published for file in files.values())
-
-    def is_chosen(file: FigureFile) -> bool:
-        is_in_all = ALL_FIGURES in names and (only_published or not file.figure.published)
-        return is_in_all or not {file.name, slug(file.figure.title)}.isdisjoint(names)
-
-    return list(filter(is_chosen, files.values()))
+    return [file for file in files.values() if not {ALL_FIGURES, file.name, slug(file.figure.title)}.isdisjoint(names)]
 
 
 def write_figures(

@@ -59,8 +59,6 @@ class Figure:
     """Models that can be picked from a list, beside the legend."""
     folded: bool = False
     """Drawn when it is opened: for what few will look at."""
-    published: bool = False
-    """Shows published models alone, so that it becomes a file where it is named, and not among all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
 from ...export.photographs import PHOTOGRAPH_FOLDER
-from ...probes.grid import FAMILIES, PROBES, PUBLISHED, Grid, make_grid
+from ...probes.grid import FAMILIES, PROBES, Grid, make_grid
 from ..recorded_images import find_sets
 from ..sheets import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData, add_before
@@ -55,11 +55,10 @@ CHANGES_CAPTION = (
 )
 
 
-def page_title(results: ReportData | None, verdict: Verdict | None) -> str:
+def page_title(results: ReportData, verdict: Verdict) -> str:
     """The title of the page: the first finding where there is one."""
-    if results and verdict and verdict.findings:
-        return _title_of(verdict.findings[0])
-    return f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
+    findings = verdict.findings
+    return _title_of(findings[0]) if findings else f"Frequency bias and generalization: {results.label}"
 
 
 def _title_of(finding: str) -> str:
@@ -163,49 +162,44 @@ def releases_section(results: ReportData) -> Section:
     return Section("releases", title, text, tables=tables if len(rows) else [])
 
 
-def contact_sheet(results: ReportData | None) -> Section:
-    """A row of tiles for each series of a probe; the published grid where there is no study."""
-    if results is None or results.conditions.is_empty():
-        grid = make_grid(PUBLISHED, Path())
-    else:  # the conditions that come with bandlens and need no network
-        settings = [row for row in results.conditions.select("probe", "parameters").rows() if row[0] in FAMILIES]
-        grids = [make_grid({probe: json.loads(parameters)}, Path()) for probe, parameters in settings]
-        grid = Grid(FAMILIES, tuple(dict.fromkeys(chain.from_iterable(grid.conditions for grid in grids))))
+def contact_sheet(results: ReportData) -> Section:
+    """A row of tiles for each series of a probe that comes with bandlens and needs no network."""
+    settings = [row for row in results.conditions.select("probe", "parameters").rows() if row[0] in FAMILIES]
+    grids = [make_grid({probe: json.loads(parameters)}, Path()) for probe, parameters in settings]
+    grid = Grid(FAMILIES, tuple(dict.fromkeys(chain.from_iterable(grid.conditions for grid in grids))))
     pixels, name = _photograph(results)
     pictures = perturbed(pixels, grid, 0)
     rows = {
         title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
         for title, labels in labelled_rows(pictures, pixels.shape[-1])
     }
-    grid_name, title = ("this study", "What the models saw") if results else ("the published grid", "What models see")
     text = [
-        f"The conditions of {grid_name}, on {name}. Noise is drawn with seed 0. A picture that would be nearly black "
+        f"The conditions of this study, on {name}. Noise is drawn with seed 0. A picture that would be nearly black "
         "is brightened, and its caption says by how much."
     ]
     if len(pictures) < len(grid.conditions):
         text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
-    if results and (own_probes := set(results.conditions["probe"]) - set(PROBES)):
+    if own_probes := set(results.conditions["probe"]) - set(PROBES):
         text.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
-    if results and results.conditions["attack"].any():
+    if results.conditions["attack"].any():
         text.append("Not shown, since each model has images of its own: attacks.")
-    return Section("conditions", title, text, tiles=rows)
+    return Section("conditions", "What the models saw", text, tiles=rows)
 
 
-def _photograph(results: ReportData | None) -> tuple[NDArray[np.uint8], str]:
+def _photograph(results: ReportData) -> tuple[NDArray[np.uint8], str]:
     """(3, size, size) uint8 of the first of the study's images, or of a cat, and its name.
 
     Image sets are looked for beside the database. A study with a limit has some of the images of a set, so sets are
     recognized by name and by how their pixels were made.
     """
-    if results:
-        names = set(results.image_sets.select("name", "preprocessing").rows())
-        for images in find_sets([results.path.parent]).values():
-            if (images.info.name, images.info.preprocessing) not in names:
-                continue
-            try:
-                return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
-            except BandlensError:  # photographs of an index may have moved
-                continue
+    names = set(results.image_sets.select("name", "preprocessing").rows())
+    for images in find_sets([results.path.parent]).values():
+        if (images.info.name, images.info.preprocessing) not in names:
+            continue
+        try:
+            return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
+        except BandlensError:  # photographs of an index may have moved
+            continue
     return read_photograph(PHOTOGRAPH_FOLDER / CAT), "a cat by Stéfan van der Walt (CC0)"
 
 

@@ -36,6 +36,10 @@ return [...document.querySelectorAll("svg.marks .role-axis-label")].flatMap((axi
 """Names or numbers along an axis that lie over each other; a line is higher than its letters."""
 
 
+PANELS = 4
+"""Biases of the made-up models that published ones have, too, and that mean something."""
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of eight models, so that lines are coloured by category and heat maps wait to be asked for."""
@@ -60,10 +64,9 @@ def page(driver: Any, report: Path) -> Any:
 
 @pytest.fixture
 def scatter(page: Any) -> Any:
-    """The page with the figure published-scatter, whose 24 panels are drawn when they are asked for."""
-    page.execute_script("document.querySelector('#published-scatter .later summary').click()")
-    charts = "return document.querySelectorAll('#published-scatter svg.marks').length"
-    await_page(page, lambda: page.execute_script(charts) == 24)
+    """The page with the figure atlas-biases, whose panels have a point for each of the study's 48 models."""
+    charts = "return document.querySelectorAll('#atlas-biases svg.marks').length"
+    await_page(page, lambda: page.execute_script(charts) == PANELS)
     return page
 
 
@@ -108,7 +111,7 @@ def test_hovering_shows_the_models_name(scatter: Any) -> None:
     from selenium.webdriver.common.by import By
 
     # The point drawn last lies over the others.
-    point = scatter.find_elements(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")[-1]
+    point = scatter.find_elements(By.CSS_SELECTOR, "#atlas-biases .mark-symbol path")[-1]
     model, category = scatter.execute_script(
         "const {model, category} = arguments[0].__data__.datum; return [model, category]", point
     )
@@ -122,15 +125,15 @@ def test_hovering_shows_the_models_name(scatter: Any) -> None:
 def test_picking_a_category_fades_the_others_in_every_panel(scatter: Any) -> None:
     from selenium.webdriver.common.by import By
 
-    button = scatter.find_element(By.CSS_SELECTOR, "#published-scatter [data-pick=contrastive]")
-    wait_for(scatter, "published-scatter", {"0.85": 48})
+    button = scatter.find_element(By.CSS_SELECTOR, "#atlas-biases [data-pick=contrastive]")
+    wait_for(scatter, "atlas-biases", {"0.85": 48})
     scatter.execute_script("arguments[0].click()", button)
-    wait_for(scatter, "published-scatter", {"0.08": 42, "1": 6})
+    wait_for(scatter, "atlas-biases", {"0.08": 42, "1": 6})
     assert button.get_attribute("aria-pressed") == "true"
-    every = scatter.execute_script(OPACITIES, "#published-scatter")
-    assert (len(every), every.count("1")) == (24 * 48, 24 * 6)
+    every = scatter.execute_script(OPACITIES, "#atlas-biases")
+    assert (len(every), every.count("1")) == (PANELS * 48, PANELS * 6)
     scatter.execute_script("arguments[0].click()", button)
-    wait_for(scatter, "published-scatter", {"0.85": 48})
+    wait_for(scatter, "atlas-biases", {"0.85": 48})
 
 
 def test_picking_a_model_from_the_list_or_a_point(scatter: Any) -> None:
@@ -138,11 +141,11 @@ def test_picking_a_model_from_the_list_or_a_point(scatter: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select
 
-    figure = scatter.find_element(By.ID, "published-scatter")
+    figure = scatter.find_element(By.ID, "atlas-biases")
     Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("tv_resnet50")
-    wait_for(scatter, "published-scatter", {"0.08": 47, "1": 1})
+    wait_for(scatter, "atlas-biases", {"0.08": 47, "1": 1})
     Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("all")
-    wait_for(scatter, "published-scatter", {"0.85": 48})
+    wait_for(scatter, "atlas-biases", {"0.85": 48})
     point = figure.find_elements(By.CSS_SELECTOR, ".mark-symbol path")[-1]
     scatter.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(scatter).move_to_element(point).click().perform()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from made_up_results import cell, condition, database_of, image_set, model, part
 
-from bandlens.app.report.data import ReportData, read_data
+from bandlens.app.report.data import ReportData
 from bandlens.app.report.measured import measured_sections
 from bandlens.app.report.page import Section
 from bandlens.core.protocol import CATEGORIES
@@ -59,13 +59,6 @@ def _share(setting: Condition, peak: float, center: float, gain: float) -> float
         sensitivity = peak * np.exp(-(((setting.number("frequency") or 0) - center) ** 2) / 4)
         return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))
     return float(np.exp(-(setting.number("sigma") or 0) / 4))
-
-
-def report_data_of(db: Path, study: str | None = None) -> ReportData:
-    """Give what the report reads of a database that holds a study."""
-    report_data = read_data(db, study)
-    assert report_data is not None
-    return report_data
 
 
 def measured_section(results: ReportData, name: str) -> Section:

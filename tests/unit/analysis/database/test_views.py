@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up_results import Images, cell, condition, database_of, image_set, model, part, store_study
-from reported import report_data_of
 from scipy.optimize import brentq
 from scipy.stats import t
 
@@ -16,6 +15,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
 from bandlens.analysis.measures.octaves import interactions
+from bandlens.app.report.data import read_data
 from bandlens.core.protocol import CUTOFFS
 from bandlens.core.records import Condition, Finished
 from bandlens.probes.octaves import MASKS, OCTAVE_MASK
@@ -134,7 +134,7 @@ def test_a_later_study_of_the_same_weights_and_images_renames_nothing(tmp_path: 
             ("first", "b", "own", "photographs"),
             ("second", "a", "somebodys", "pictures"),
         ]
-    results = report_data_of(path, "first")
+    results = read_data(path, "first")
     assert results.checkpoints.select("name", "category").rows() == [("a", "own"), ("b", "own")]
     assert results.image_sets["name"].to_list() == ["photographs"]
 

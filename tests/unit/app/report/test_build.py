@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part
 from report_page import ReportPage
-from reported import HOSTILE, make_database, measured_section, report_data_of
+from reported import HOSTILE, make_database, measured_section
 
 from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
-from bandlens.app.report.data import ReportData
+from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.study import changes_section, contact_sheet, page_title, verdict_section
 from bandlens.core import __version__
 from bandlens.core.errors import UnknownName, UsageError
@@ -36,7 +36,7 @@ def page(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report
 
 @pytest.fixture(scope="module")
 def results(stored_study: Path) -> ReportData:
-    return report_data_of(stored_study)
+    return read_data(stored_study)
 
 
 def test_it_is_one_small_file_that_loads_nothing(page: ReportPage) -> None:
@@ -76,7 +76,7 @@ def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
 def test_everything_has_its_section(page: ReportPage) -> None:
     assert list(page.sections) == [
         "verdict", "critical-band", "other-probes", "accuracy", "numbers", "measures", "correlations",
-        "conditions", "atlas", "study", "provenance",
+        "conditions", "atlas", "provenance",
     ]  # fmt: skip
     assert "Your 5 models" in page.sections["correlations"]
     assert "Other probes on photographs" in page.sections["other-probes"]
@@ -144,7 +144,7 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
     rank = [k % 3 for k in range(60)]
     settings = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))]
     parts = [part(cell(s, setting), rank, rank if s.info.labelled else None) for s in sets for setting in settings]
-    results = report_data_of(database_of(tmp_path, sets, parts, measured=True))
+    results = read_data(database_of(tmp_path, sets, parts, measured=True))
     figures = [*verdict_section(results, results.verdict).figures, *measured_section(results, "curves").figures]
     assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
     labelled, unlabelled, conflicting = (" ".join(figure.caption) for figure in figures)
@@ -164,21 +164,19 @@ def test_a_hostile_name_is_text(page: ReportPage) -> None:
     assert {"data-pick": HOSTILE, "type": "button", "aria-pressed": "false"} in page.named("button")
 
 
-def test_a_database_without_a_study(tmp_path: Path) -> None:
+def test_a_database_without_a_study_has_no_report(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
-    page = page_of(tmp_path / "empty.duckdb")
-    assert list(page.sections) == ["overview", "conditions", "study"]
-    assert "empty.duckdb holds no study yet" in page.sections["overview"]
-    with pytest.raises(UsageError, match="holds no study, so there is nothing to compare"):
-        page_of(tmp_path / "empty.duckdb", against="a@1")
+    with pytest.raises(UsageError, match=r"empty\.duckdb holds no study; `bandlens run STUDY\.toml --db "):
+        page_of(tmp_path / "empty.duckdb")
+    assert not (tmp_path / "report.html").exists()
     with pytest.raises(UnknownName, match="unknown study 'a'"):
         page_of(tmp_path / "empty.duckdb", study="a")
 
 
 @pytest.mark.parametrize(("models", "reason"), [(1, "1 model, and a correlation needs 4"), (4, "no metrics; run")])
 def test_clean_images_alone_have_a_reason_in_place_of_charts(tmp_path: Path, models: int, reason: str) -> None:
-    results = report_data_of(make_database(tmp_path, models, [condition()]))
+    results = read_data(make_database(tmp_path, models, [condition()]))
     text = "".join(verdict_section(results, results.verdict).text)
     assert f"explain generalization, since {reason}" in text
     assert not any(measured_section(results, name).figures for name in ("curves", "critical-band", "numbers"))
@@ -203,7 +201,7 @@ def test_waves_are_drawn_as_a_map_for_each_norm(tmp_path: Path, probe: str) -> N
     images = image_set(20, labels=[0] * 20)
     waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
     parts = [part(cell(images, setting), [0] * 20, [k // 3] * 20) for k, setting in enumerate([condition(), *waves])]
-    [figure] = measured_section(report_data_of(database_of(tmp_path, images, parts)), "other-probes").figures
+    [figure] = measured_section(read_data(database_of(tmp_path, images, parts)), "other-probes").figures
     maps = [json.dumps(panel.to_dict()) for panel in figure.panels.values()]
     for spec in maps:
         color = json.loads(spec)["encoding"]["color"]
@@ -249,14 +247,14 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
     lowpass = part(cell(images, condition("lowpass", cutoff=0.1)), [1] * 20, [1] * 20)
     for parts in ([clean], [clean, lowpass]):
         path = database_of(tmp_path, images, parts, "a")
-    changes = changes_section(report_data_of(path), "a@1")[-1].text[0]
+    changes = changes_section(read_data(path), "a@1")[-1].text[0]
     assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in changes
     with pytest.raises(UsageError, match="a@2 would be compared with itself"):
         page_of(path, against="a")
 
 
 def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Path) -> None:
-    section = contact_sheet(report_data_of(explored / "results.duckdb"))
+    section = contact_sheet(read_data(explored / "results.duckdb"))
     images = open_image_set(explored / "images.set")
     assert f"on {images.paths[0]} of images." in section.text[0]
     captions = [tile.caption for tile in section.tiles["lowpass"]]

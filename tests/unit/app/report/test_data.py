@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study, store_trials, store_values, trials_of
-from reported import measured_section, report_data_of
+from reported import measured_section
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report import data
-from bandlens.app.report.correlations import published_sections
-from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose
+from bandlens.app.report.correlations import atlas_section
+from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
 from bandlens.app.report.measured import consistency_section, measured_sections
 
 MODELS, PLACES, UNSEEN = 9, 8, 4
@@ -68,7 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DRAWN_MODELS", PLACES)
-        report_data = report_data_of(path)
+        report_data = read_data(path)
     assert len(report_data.choice) == PLACES
     assert f"net{UNSEEN}" not in report_data.choice
     return report_data
@@ -76,7 +76,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 
 @pytest.mark.parametrize("name", ["other-probes", "numbers", "measures", "consistency", "atlas"])
 def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, name: str) -> None:
-    sections = [*measured_sections(results), consistency_section(results), *published_sections(results)]
+    sections = [*measured_sections(results), consistency_section(results), atlas_section(results)]
     [page_section] = [section for section in sections if section.name == name]
     models = set(results.checkpoints["name"])
     assert page_section.text[-1].startswith(f"Drawn are {PLACES} of {MODELS} models")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
@@ -126,10 +125,8 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
     filters = Figure("curves-1", "Filters on a|b", [], {"lowpass": panel, "highpass": panel}, 2, pl.DataFrame())
     hostile = Figure("blur-1", "blur on \u202egnp.exe", [], {"blur": panel}, 2, pl.DataFrame())
 
-    published = Figure("study-1", "48 models", [], {"total": panel}, 2, pl.DataFrame(), published=True)
-
-    def choose(*names: str, figures: Sequence[Figure] = (filters, hostile, published)) -> list[str]:
-        return [file.name for file in choose_figures(figures, names)]
+    def choose(*names: str) -> list[str]:
+        return [file.name for file in choose_figures([filters, hostile], names)]
 
     assert choose() == []
     assert choose("filters-on-a-b-highpass") == ["filters-on-a-b-highpass"]
@@ -137,8 +134,6 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
         "filters-on-a-b-lowpass", "filters-on-a-b-highpass", "blur-on-gnp-exe"
     ]  # fmt: skip
     assert choose("all") == choose("filters-on-a-b", "blur-on-gnp-exe")
-    assert choose("all", "48-models") == [*choose("all"), "48-models"], "published models have files where one asks"
-    assert choose("all", figures=[published]) == ["48-models"]
     with pytest.raises(UnknownName) as error:
         choose("blur-on-gnp-exe", "filters-on-ab\u202e")
     assert str(error.value) == (

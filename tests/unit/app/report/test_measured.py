@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study, store_trials, trials_of
-from reported import measured_section, report_data_of
+from reported import measured_section
 
 from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import write_consistencies
-from bandlens.app.report.data import ReportData
+from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.measured import consistency_section, count_columns, measured_sections
 from bandlens.app.report.page import Figure
 
@@ -36,7 +36,7 @@ NETWORKS = ["EfficientNet-Lite0", "EfficientNet-Lite1", "EfficientNet-Lite2", "S
 
 @pytest.fixture(scope="module")
 def octaves(sample: Path) -> ReportData:
-    return report_data_of(sample, "octaves")
+    return read_data(sample, "octaves")
 
 
 def parts_of(chart: Any, model: str) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
-    return report_data_of(path)
+    return read_data(path)
 
 
 def figures(results: ReportData) -> dict[str, Figure]:
@@ -170,7 +170,7 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
     shares = {condition(): 1.0, condition("blur", sigma=1): 0.9, condition("blur", sigma=2): 0.5}
     ranks = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
     database_of(tmp_path, images, [part(cell(images, s), rank, rank) for s, rank in ranks.items()], measured=True)
-    results = report_data_of(tmp_path / "results.duckdb")
+    results = read_data(tmp_path / "results.duckdb")
     titles = figures(results).keys()
     assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= titles
     assert not any("site" in title for title in titles), "one figure a slice would be too many"
@@ -186,7 +186,7 @@ def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: P
     images = replace(image_set(12, labels=[0] * 12), own_cycles=20.0)
     settings = [condition(), *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5))]
     database_of(tmp_path, images, [part(cell(images, s), [0] * 12, [0] * 12) for s in settings])
-    results = report_data_of(tmp_path / "results.duckdb")
+    results = read_data(tmp_path / "results.duckdb")
     assert any("nothing of their own above 20 cycles per image" in doubt for doubt in results.doubts)
     (panel,) = probe_panels(results.curve.filter(pl.col("probe") == "lowpass")).values()
     spec = panel.to_dict()
@@ -229,7 +229,7 @@ def judgements_copy(judgements: Path, tmp_path: Path) -> Path:
 
 
 def test_models_and_people(judgements: Path) -> None:
-    results = report_data_of(judgements)
+    results = read_data(judgements)
     section = consistency_section(results)
     kappas, conditions = section.figures
     spec = next(iter(kappas.panels.values())).to_dict()
@@ -258,7 +258,7 @@ def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(jud
     with open_store(judgements_copy) as store:
         store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
         write_consistencies(store, ["contrast"])
-    first, newest = (report_data_of(judgements_copy, label) for label in ("s@1", "s"))
+    first, newest = (read_data(judgements_copy, label) for label in ("s@1", "s"))
     assert set(first.judgements.filter(human=False)["subject"]) == {"one", "two"}
     assert first.consistency.is_empty()
     assert set(newest.judgements.filter(human=False)["subject"]) == {"three"}
@@ -269,6 +269,6 @@ def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(ju
     with open_store(judgements_copy) as store:
         rows = store.frame("FROM error_consistency")
         store.replace("error_consistency", rows.sample(fraction=1, shuffle=True, seed=0))
-    consistency = report_data_of(judgements_copy).consistency
+    consistency = read_data(judgements_copy).consistency
     names = consistency.select("images", "first_subject", "second_subject", "condition")
     assert names.rows() == sorted(names.rows())

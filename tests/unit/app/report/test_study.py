@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
-from reported import report_data_of
 
 import bandlens
 from bandlens.analysis.comparison.cells import Run, compare_cells
@@ -19,6 +18,7 @@ from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.comparison.precision import gate_precision
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
+from bandlens.app.report.data import read_data
 from bandlens.app.report.study import changes, changes_section, provenance, releases_section, verdict_section
 from bandlens.core.errors import UsageError
 
@@ -64,7 +64,7 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
     for name in ("lost", "gained", "difference", "low", "high", "p"):
         assert gates[name].to_list() == cells[name].to_list(), name
     assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
-    results = report_data_of(database, "int8")
+    results = read_data(database, "int8")
     rows = changes(comparison, results).sort("probe", "condition")
     compared = cells.drop_nulls("difference")
     for name in ("difference", "low", "high"):
@@ -73,12 +73,12 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
         assert rows[name].to_list() == compared[name].to_list(), name
     assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
     assert rows.filter("differs")["condition"].to_list() == ["below 33 cycles/image"]
-    pages = (results, report_data_of(database, "fp32"))
+    pages = (results, read_data(database, "fp32"))
     assert ["Precision gates" in {table.title for table in provenance(page).tables} for page in pages] == [True, False]
 
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
-    _, verdict, section = changes_section(report_data_of(database, "int8"), "fp32")
+    _, verdict, section = changes_section(read_data(database, "int8"), "fp32")
     assert verdict.findings[0].startswith(
         "Compared with fp32@1, net in int8@1 is less accurate in 1 of 3 perturbed cells"
     )
@@ -97,7 +97,7 @@ def test_both_databases_are_named_and_their_curves_drawn_with_their_cuts(tmp_pat
         parts = [part(cell(images, setting, by=net), rank, rank) for setting, rank in settings]
         db = database_of(tmp_path, images, parts, file=file, measured=True)
     old = tmp_path / "old.duckdb"
-    results, verdict, section = changes_section(report_data_of(db), str(old))
+    results, verdict, section = changes_section(read_data(db), str(old))
     assert section.title == f"What changed against s@1 of {old}"
     start, *clauses = verdict.findings[0].split("; it ")
     assert start.startswith(f"Compared with s@1 of {old}, net in s@1 of {db} is more accurate without pert")
@@ -115,7 +115,7 @@ def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
 ) -> None:
     monkeypatch.chdir(database.parent)
     (database.parent / "fp32").mkdir()
-    results = report_data_of(database, "int8")
+    results = read_data(database, "int8")
     assert changes_section(results, "fp32")[2].title == "What changed against fp32@1"
     _, _, section = changes_section(results, str(shutil.copy(database, "other")))
     assert section.title == "What changed against int8@1 of other"
@@ -133,12 +133,12 @@ def test_verdicts_on_a_study_are_a_section_of_its_report_alone(tmp_path: Path) -
         db = database_of(tmp_path, images, parts, name)
     released = bandlens.gate("new", "old", db, margin=0.05)
     assert sorted(released.rows["verdict"]) == ["fail", "pass"]
-    section = releases_section(report_data_of(db, "new"))
+    section = releases_section(read_data(db, "new"))
     assert section.text == ["Against old@1: 1 pass, 1 fail, 0 undecided."]
     counts, failing, every = (table.frame for table in section.tables)
     assert counts.select("against", "checkpoint", "pass", "fail", "worst_loss").rows() == [("old@1", "new", 1, 1, 0.2)]
     assert failing.select("probe", "loss", "margin", "verdict").rows() == [("lowpass", 0.2, 0.05, "fail")]
     assert len(every) == 2
-    assert not releases_section(report_data_of(db, "old")).tables
+    assert not releases_section(read_data(db, "old")).tables
     write_report(db, tmp_path / "report.html", "new")
     assert 'id="releases"' in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up_results import cell, image_set, model, part, store_study
-from reported import report_data_of
 from scipy.stats import binomtest
 from small import Command, ask, make_images, make_model, make_pictures, make_study, pack_folders
 
 from bandlens.analysis.database.open import open_store
+from bandlens.app.report.data import read_data
 from bandlens.app.report.study import verdict_section
 from bandlens.app.study.file import Study
 from bandlens.app.study.mislabelling import doubt_accuracies, doubt_numbers
@@ -47,7 +47,7 @@ def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_hav
     assert [line.startswith(start) for line, start in zip(doubts, (COUNTS, CHANCE), strict=True)] == [True, True]
     assert ask_plan() == doubts
     assert json.loads(command("plan", study, "--db", database, "--format", "json").out)["doubts"] == doubts
-    results = report_data_of(database)
+    results = read_data(database)
     text = verdict_section(results, results.verdict).text
     assert [line for line in text if line.startswith("Warning: ")] == [f"Warning: {doubts[1]}."]
 
@@ -57,7 +57,7 @@ def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_hav
     ran = command("run", study, "--db", database)
     changes = "than study@1 it has 1 cell of the same name with another model, images or probe"
     assert (ran.code, ran.err) == (0, f"bandlens: study@2 is a new version: {changes} ({CELL})\n")
-    assert report_data_of(database).doubts == []
+    assert read_data(database).doubts == []
     assert ask(database, "SELECT top1 FROM accuracy") == [(1 / 3,)], "every bee is right"
     assert names[ALWAYS] == "bee"
 
