@@ -64,6 +64,12 @@ def biases() -> list[str]:
     return [measure.name for measure in GRID_MEASURES if measure.is_bias]
 
 
+def details() -> list[str]:
+    """Names of the measures of single bands or pairs of them, which a summary leaves out."""
+    groups = {measure.name: measure.display.group for measure in GRID_MEASURES if not measure.is_bias}
+    return [name for name, group in groups.items() if group and group not in MEASURES]
+
+
 def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
     """Rows with the columns checkpoint, image_set and metric, less those of measures that another one stands for."""
     stands_for = {measure.name: measure.display.stands_for for measure in GRID_MEASURES if measure.display.stands_for}

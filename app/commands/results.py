@@ -36,37 +36,52 @@ if TYPE_CHECKING:
 
 TITLES = ("study", "checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
-CONDITION_COLUMNS = (
+COLUMNS = (
     *(*TITLES, "metric", "condition", "value", "low", "high", "state"),
-    *("difference", "difference_low", "difference_high", "n", "note"),
+    *("difference", "difference_low", "difference_high", "n"),
 )
-"""Columns of the table of conditions, each with its parameters in words."""
+"""Columns of metrics that people are shown; conditions have their parameters in words."""
 
 MOST_NAMES = 10
 """The number of metrics or checkpoints that a reason lists."""
 
 
-def print_metrics(metrics: DataFrame, conditions: bool, db: File, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens analyze --db results.duckdb --format csv"""
-    rows = metrics.to_dicts()
-    if not rows:
+def print_metrics(
+    metrics: DataFrame,
+    conditions: bool,
+    db: File,
+    all_rows: Annotated[bool, typer.Option("--all")] = False,
+    table_format: TableFormat = Format.table,
+) -> None:
+    """Example: bandlens analyze --db results.duckdb --format csv
+
+    Args:
+        all_rows: list further numbers, such as those of single bands, too, as csv and json do.
+    """
+    from ...analysis.measures.registry import details
+
+    if metrics.is_empty():
         log.info(
             "no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing, and which it will have"
         )
-    if conditions and not table_format.is_for_programs:
-        rows = [row | {"condition": condition_in_words(row)} for row in rows]
-        rows = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
-    else:
-        omissions = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
-        rows = metrics.drop(*omissions, strict=False).to_dicts()
-    valueless = metrics.filter(metrics["value"].is_null())
-    if not table_format.is_for_programs:
-        rows = [row for row in rows if row["value"] is not None]
-    print_rows(rows, table_format, titles=(*TITLES, "metric") if conditions else TITLES)
     if table_format.is_for_programs:
+        omissions = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
+        print_rows(metrics.drop(*omissions, strict=False).to_dicts(), table_format)
         return
-    if len(valueless):
-        print_note("\n".join(["", *_reasons(valueless)]), table_format)
+    listed = metrics.filter(all_rows | ~metrics["metric"].is_in(details()) | metrics["value"].is_null())
+    rows = listed.filter(listed["value"].is_not_null()).to_dicts()
+    columns, noted = [*COLUMNS], listed.filter(listed["note"].is_not_null())
+    if conditions:
+        rows = [row | {"condition": condition_in_words(row)} for row in rows]
+        columns, noted = [*COLUMNS, "note"], listed.filter(listed["value"].is_null())
+    rows = [{name: row[name] for name in columns if name in row} for row in rows]
+    print_rows(rows, table_format, titles=(*TITLES, "metric") if conditions else TITLES)
+    lines = [*_reasons(noted)]
+    if len(metrics) > len(listed):
+        count = plural(len(metrics) - len(listed), "further number")
+        lines.append(f"not listed: {count}, such as those of single bands; --all lists them")
+    if lines:
+        print_note("\n".join(["", *lines]), table_format)
     if len(metrics):
         print_note("\n".join(["", *_verdicts([*metrics["study"].unique(maintain_order=True)], db)]), table_format)
 
@@ -81,14 +96,17 @@ def _verdicts(labels: Sequence[str], db: File) -> Iterator[str]:
         yield f"{some_of(names)}: {sentence}" if len(labels) > 1 else sentence
 
 
-def _reasons(valueless: DataFrame) -> Iterator[str]:
-    """Yield a line for each reason why numbers have no value."""
-    for (state, note), rows in valueless.group_by("state", "note", maintain_order=True):
+def _reasons(noted: DataFrame) -> Iterator[str]:
+    """Yield a line for each note on numbers: why they have no value, or what to mind of it."""
+    for (state, note, has_value), rows in noted.group_by(
+        "state", "note", noted["value"].is_not_null(), maintain_order=True
+    ):
         metrics, *subjects = (
             some_of(rows[column].drop_nulls().unique(maintain_order=True), MOST_NAMES)
             for column in ("metric", "checkpoint", "image_set", "study")
         )
-        yield f"no value ({state}) of {metrics} by {', '.join(filter(None, subjects))}: {note}"
+        by = ", ".join(filter(None, subjects))
+        yield f"{'value' if has_value else 'no value'} ({state}) of {metrics} by {by}: {note}"
 
 
 def print_consistency(rows: Rows, images: str, convention: str, table_format: TableFormat = Format.table) -> None:

@@ -37,7 +37,7 @@ WIDTH = 80
 
 TABLES = ("cells", "metrics", "conditions")
 COMMANDS = {
-    "analyze": f"analyze --db results.duckdb --study {STUDIES[0]}",
+    "analyze": f"analyze --db results.duckdb --study {STUDIES[0]} --all",
     "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[1]} --conditions",
     "benchmarks": "benchmarks list",
     "checkpoints": "checkpoints list",
@@ -58,7 +58,7 @@ COMMANDS = {
     "studies": "studies list --db results.duckdb",
     "verify": "verify --db gated.duckdb",
 }
-"""Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
+"""Commands that print tables. A test asks for more than each needs: `--all` prints what a summary leaves out, too."""
 TABLE_PARTS = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {

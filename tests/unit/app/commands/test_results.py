@@ -61,14 +61,14 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
 def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command, database: Path) -> None:
     words = ("analyze", "--db", database, "--study", "b")
     rows = json.loads(command(*words, "--format", "json").out)
-    reasons = {row["note"] for row in rows if row["value"] is None}
+    reasons = {(row["value"] is None, row["note"]) for row in rows if row["note"]}
     output, _, verdict = command(*words).out.rpartition("\n\n")
-    table, _, lines = output.partition("\nno value ")
+    table, _, lines = output.rpartition("\n\n")
     assert "low_frequency_bias" in table
-    assert [reason for reason in reasons if reason in table] == []
-    assert {line.split(": ", 1)[1] for line in lines.splitlines()} == reasons
+    assert [reason for _, reason in reasons if reason in table] == []
+    assert {(line.startswith("no "), line.split(": ", 1)[1]) for line in lines.splitlines()} == reasons
     assert len(lines.splitlines()) == len(reasons)
-    assert "(missing) of high_frequency_bias" in lines
+    assert "no value (missing) of high_frequency_bias" in lines
     assert ": highpass lacks the cutoffs 0.1" in lines
     assert "by one, two, set, b@1" in lines
     with bandlens.open(database) as reader:
@@ -79,3 +79,6 @@ def test_metrics_without_a_value_are_last_and_one_line_a_reason(command: Command
     assert verdict not in markdown.out
     assert verdict in markdown.err
     assert "no value (missing) of " in markdown.err
+    grid = ("analyze", "--db", database, "--study", "a")
+    assert ["critical_threshold_3" in command(*grid, *option).out for option in ([], ["--all"])] == [False, True]
+    assert "\nnot listed: 34 further numbers, such as those of single bands; --all lists them\n" in command(*grid).out
