@@ -87,7 +87,6 @@ def pack_benchmark(
     ground_truth: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     real: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     only: Annotated[Sequence[str], typer.Option(metavar="NAME|K")] = (),
-    per_class: Annotated[int | None, typer.Option(metavar="K")] = None,
     limit: Limit = None,
     partial: Annotated[bool, typer.Option("--partial")] = False,
     clusters: Clusters = "none",
@@ -105,7 +104,6 @@ def pack_benchmark(
         ground_truth: labels of ImageNet images without folders.
         real: the file real.json of ReaL.
         only: this corruption alone, or this severity from 1 to 5; repeatable.
-        per_class: the first K images of each class.
         partial: what is there, though something is missing.
     """
     from ...probes.benchmarks.layouts import Labels
@@ -121,7 +119,7 @@ def pack_benchmark(
         name=name,
         crop=read_crop(size, resize, interpolation, fixed),
         labels=Labels(path_of(ground_truth), path_of(real), clusters),
-        subset=Subset(per_class, limit, partial, corruptions, severities),
+        subset=Subset(limit, partial, corruptions, severities),
         how=How(skip_broken, stream, progress=progress, say=log.info),
     )
 

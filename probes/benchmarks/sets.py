@@ -45,8 +45,6 @@ NAMED_SETS = 3
 class Subset:
     """Less than a whole benchmark, on purpose."""
 
-    per_class: int | None = None
-    """The number of first images that are taken of each class; by default all."""
     limit: int | None = None
     """The number of images that are taken, from all classes as evenly as can be; by default all."""
     partial: bool = False
@@ -57,8 +55,8 @@ class Subset:
     """The severities that are taken; by default all."""
 
     def __post_init__(self) -> None:
-        if any(number is not None and number < 1 for number in (self.per_class, self.limit)):
-            raise UsageError("a subset needs at least 1 image, and 1 of each class")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("a subset needs at least 1 image")
 
     def check_corruptions(self, benchmark: Benchmark) -> None:
         """UsageError where the benchmark has no such corruptions or severities."""
@@ -75,22 +73,18 @@ class Subset:
         """The identity of what is done to the pixels, and of which images: for the digest and for every result."""
         if count >= benchmark.count:
             return crop.key
-        selection = [f"the first {self.per_class} of each class"] if self.per_class else []
-        return "; ".join([crop.key, f"{count} of {benchmark.count} images", *selection])
+        return f"{crop.key}; {count} of {benchmark.count} images"
 
     def allows(self, benchmark: Benchmark, count: int) -> bool:
         """Whether a set of so many images can be this subset of the benchmark."""
         if self.limit is not None:
             return count == self.limit
-        return self.partial or count == (
-            self.per_class * len(decision_space(benchmark.decision_space).ids) if self.per_class else benchmark.count
-        )
+        return self.partial or count == benchmark.count
 
     def choose(self, classes: Sequence[int]) -> list[int]:
         """Positions, ascending, of the images of the subset; `classes` are those of all images in their order."""
-        places = places_in_classes(classes)
-        rows = [row for row, place in enumerate(places) if self.per_class is None or place < self.per_class]
-        rows.sort(key=places.__getitem__)  # the first of every class, then the second of every class, …
+        # The first of every class come first, then the second of every class, …
+        rows = sorted(range(len(classes)), key=places_in_classes(classes).__getitem__)
         return sorted(rows[: self.limit])
 
 
@@ -140,11 +134,11 @@ def _missing(
         yield f"{len(empty_classes)} of {len(classes)} classes have no image ({some_of(empty_classes)})"
     if subset.limit is not None:
         return
-    need = subset.per_class or benchmark.per_class
+    need = benchmark.per_class
     small_classes = [f"{name} {counts[name]}" for name in classes if need and 0 < counts.get(name, 0) < need]
     if small_classes:
         yield f"{len(small_classes)} classes have fewer than {need} images ({some_of(small_classes)})"
-    if not empty_classes and not small_classes and subset.per_class is None and total < benchmark.count:
+    if not empty_classes and not small_classes and total < benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
 
 

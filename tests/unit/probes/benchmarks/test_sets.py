@@ -247,9 +247,8 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
     out = tmp_path / "out"
     corrupted.pack(out)
     message = "snow/2: is another set, or was packed otherwise; remove it or choose another folder"
-    for subset in (Subset(limit=2), Subset(per_class=1, partial=True)):
-        with pytest.raises(UsageError, match=message):
-            corrupted.pack(out, replace(subset, corruptions=FOUR.corruptions, severities=FOUR.severities))
+    with pytest.raises(UsageError, match=message):
+        corrupted.pack(out, replace(FOUR, limit=2))
     with pytest.raises(UsageError, match="snow/2: is another set, or was packed otherwise"):
         corrupted.pack(out, how=How(stream=True))
     (out / "snow" / "2").rename(tmp_path / "snow")
@@ -263,34 +262,30 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
 
 def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-r", tmp_path / "in", per_class=4, size=SIDE)
-    sampled, first, spread, limited = (
+    sampled, first, spread = (
         miniature.pack(tmp_path / name, subset)[0]
         for name, subset in {
             "whole": PARTIAL,
-            "first": Subset(per_class=2, partial=True),
+            "first": Subset(limit=6, partial=True),
             "spread": Subset(limit=4, partial=True),
-            "both": Subset(per_class=1, limit=2, partial=True),
         }.items()
     )
     assert first.paths == [path for at, path in enumerate(sampled.paths) if at % 4 < 2]
-    assert first.info.preprocessing.endswith("crop 16; 6 of 30000 images; the first 2 of each class")
+    assert first.info.preprocessing.endswith("crop 16; 6 of 30000 images")
     assert spread.paths == [sampled.paths[at] for at in (0, 1, 4, 8)]
     assert spread.info.preprocessing.endswith("crop 16; 4 of 30000 images")
-    assert limited.paths == [sampled.paths[at] for at in (0, 4)]
-    assert len({images.info.digest for images in (sampled, first, spread, limited)}) == 4
+    assert len({images.info.digest for images in (sampled, first, spread)}) == 3
     assert np.array_equal(first.pixels[2], sampled.pixels[4])
 
 
 def test_subsets_need_their_images(tmp_path: Path) -> None:
     source = hollow(tmp_path / "in", ALL_OF_A)
-    with pytest.raises(ImageSetError, match="200 classes have fewer than 3 images"):
-        pack_benchmark(replace(TWO_EACH, per_class=4), source, tmp_path / "out", subset=Subset(per_class=3))
     with pytest.raises(ImageSetError, match="there are 400 images, fewer than the 401 wanted"):
         pack_benchmark(TWO_EACH, source, tmp_path / "out", subset=Subset(limit=401))
     with pytest.raises(ImageSetError, match="800 of 1000 classes have no image"):
         pack_benchmark(find_benchmark("imagenet"), source, tmp_path / "out", subset=Subset(limit=10))
     with pytest.raises(UsageError, match="at least 1 image"):
-        Subset(per_class=0)
+        Subset(limit=0)
 
 
 # Labels from files
