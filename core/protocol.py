@@ -175,9 +175,6 @@ SAME_IMAGES: Mapping[str, str] = {"imagenet-real": "imagenet"}
 
 # Accuracies and their means
 
-LAST_BATCH = VALIDATION % 512
-"""336, the size of the last of the validation set's batches of 512. ReaL accepts a class for 326 of its images."""
-
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -187,15 +184,12 @@ class Accuracy:
     probe: str = "clean"
     scheme: str = "single"
     """Label scheme."""
-    last: int = 0
-    """The number of images that count, the last by class and file name; 0 is all of them."""
 
 
 ACCURACIES: Mapping[str, Accuracy] = {
     "imagenet": Accuracy("imagenet"),
     "imagenet-v2": Accuracy("imagenet-v2"),
     "imagenet-real": Accuracy("imagenet", scheme="real"),
-    "imagenet-real_last_batch": Accuracy("imagenet", scheme="real", last=LAST_BATCH),
     "imagenet-a": Accuracy("imagenet-a"),
     "imagenet-c": Accuracy("imagenet-c"),
     "imagenet-cbar": Accuracy("imagenet-cbar"),
@@ -206,11 +200,8 @@ ACCURACIES: Mapping[str, Accuracy] = {
 }
 """The accuracies that groups are means of, by the name in the metric `top1_NAME`."""
 
-AS_PUBLISHED = "ID_as_published"
-"""ID with the published figure's fault (see LAST_BATCH): for comparing with it, not for use."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "ID": ("imagenet", "imagenet-v2", "imagenet-real"),
-    AS_PUBLISHED: ("imagenet", "imagenet-v2", "imagenet-real_last_batch"),
     "Robustness": ("imagenet-a", "imagenet-c", "imagenet-cbar"),
     "Concepts": ("imagenet-sketch", "imagenet-r", "stylized"),
     "Adversarial": ("pgd_linf",),

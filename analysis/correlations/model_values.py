@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UnknownName, UsageError, plural, quoted
-from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS
+from ...core.protocol import ADVERSARIAL_TRAINING, GROUPS
 from ...core.records import Missing
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
@@ -206,7 +206,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     read_errors = _group_errors
     accuracy = metrics.filter(
         pl.col("image_set").is_null(),
-        pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
+        pl.col("metric").is_in([*GROUPS]),
         pl.col("value").is_not_null(),
     )
     if accuracy.is_empty():

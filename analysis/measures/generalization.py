@@ -5,14 +5,12 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     top1_imagenet, top1_imagenet-v2, top1_imagenet-sketch   on the set, among 1000 classes
     top1_imagenet-real              of the predictions on ImageNet, right if the class is in ReaL's list (Beyer et al.
                                     2020); images with an empty list do not count
-    top1_imagenet-real_last_batch   the same of the last 336 of the 50,000 images by class and file name, as published
     top1_imagenet-a, top1_imagenet-r                        on the set, among its 200 classes
     top1_imagenet-c, top1_imagenet-cbar                     mean over 19 x 5, and 10 x 5, corruptions and severities
     top1_stylized                   on the set, among 16 classes
     top1_pgd_linf                   on ImageNet under `pgd_linf`: eps 0.5/255, step 2/255, 40 steps
 
     ID                mean of imagenet, imagenet-v2, imagenet-real
-    ID_as_published   mean of imagenet, imagenet-v2, imagenet-real_last_batch
     Robustness        mean of imagenet-a, imagenet-c, imagenet-cbar
     Concepts          mean of imagenet-sketch, imagenet-r, stylized
     Adversarial       pgd_linf
@@ -35,7 +33,7 @@ import numpy as np
 import polars as pl
 
 from ...core.errors import some_of
-from ...core.protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
+from ...core.protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, Accuracy
 from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_of
@@ -60,10 +58,6 @@ JOIN image_set ON image_set.id = detail.image_set_id
 JOIN study_image_set AS shown ON shown.study = study_cell.study AND shown.image_set = image_set.id
 WHERE study_cell.study = ? AND image_set.labelled
 ORDER BY image_set.count DESC, detail.cell
-"""
-LAST = """
-SELECT image_index FROM image JOIN label USING (image_set, image_index)
-WHERE image_set = ? AND label.scheme = 'single' ORDER BY label.class DESC, parse_filename(path) DESC LIMIT ?
 """
 
 
@@ -195,8 +189,6 @@ def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
         if not places:
             return "is missing"
         return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], MOST_SETS)}"
-    if accuracy.last and cells[0]["count"] != VALIDATION:
-        return f"needs all {VALIDATION:,} images to know the last {accuracy.last} of them"
     return None
 
 
@@ -289,8 +281,6 @@ def _doubts(cells: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) ->
     """Give the notes on the chosen cells; the `doubled` of them stand for several sets each."""
     benchmark = BENCHMARKS[accuracy.benchmark]
     smallest_count, spaces = min(cell["count"] for cell in cells), {cell["decision_space"] for cell in cells}
-    if accuracy.last:
-        yield f"its last {accuracy.last} images alone, as published"
     if smallest_count != benchmark.count:
         yield f"{smallest_count:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
     for space in sorted(spaces - {benchmark.decision_space}):
@@ -304,10 +294,6 @@ def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy) -> Shar
     index, hits = np.arange(len(images)), np.asarray(decisions.rank == 0)
     if accuracy.scheme == "real":
         index, hits = real_right(images, decisions)
-    if accuracy.last:
-        last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
-        mask = np.isin(index, last)
-        index, hits = index[mask], hits[mask]
     return share_of(hits, images.photographs[index])
 
 

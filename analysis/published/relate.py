@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from ...core.errors import UnknownName, UsageError
-from ...core.protocol import AS_PUBLISHED, GROUPS, SIZE
+from ...core.protocol import GROUPS, SIZE
 from ..correlations.effective import Expectation, fit_line, fit_testbed
 from ..correlations.families import by_family
 from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of, values_of
@@ -220,7 +220,6 @@ def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
 # Below three lines of attribution the shipped CSV has the means of columns of benchmark.csv, with six decimals.
 
 SHIPPED = Path(__file__).with_name("published_figures.csv")
-PUBLISHED_GROUPS = tuple(group for group in GROUPS if group != AS_PUBLISHED)
 BIASES = tuple(
     measure.name
     for module in (cues, spectral_bias, critical_band)
@@ -237,4 +236,4 @@ def shipped_figures() -> pl.DataFrame:
 def published_table() -> StudyTable:
     """The 48 models of the study as `correlate_study` takes them."""
     denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
-    return StudyTable(shipped_figures(), BIASES, PUBLISHED_GROUPS, ID_GROUP, denominators=denominators)
+    return StudyTable(shipped_figures(), BIASES, tuple(GROUPS), ID_GROUP, denominators=denominators)

@@ -10,15 +10,16 @@ from statsmodels.stats.multitest import multipletests
 
 from bandlens.analysis.correlations.model_values import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate
-from bandlens.analysis.published.relate import BIASES, PUBLISHED_GROUPS, shipped_figures
+from bandlens.analysis.published.relate import BIASES, shipped_figures
 from bandlens.analysis.statistics import Floats
 from bandlens.core.errors import StoreError, UnknownName
+from bandlens.core.protocol import GROUPS
 
 TOTAL = {"total": pl.lit(True)}
 
 
 def published_table(**options) -> pl.DataFrame:
-    return correlate(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, **options)
+    return correlate(shipped_figures(), list(BIASES), list(GROUPS), SUBSET_FILTERS, **options)
 
 
 def models(n: int = 12, **columns) -> pl.DataFrame:

@@ -137,7 +137,7 @@ def rows(shared_store: Store) -> dict[str, Row]:
     return analyze(shared_store, study(outcomes(0)), name="whole")
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "ID_as_published"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_the_mean_of_its_benchmarks_with_an_interval_over_photographs(
     rows: dict[str, Row], group: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store
     }
     correct = {name: hits for name, hits in outcomes(0).items() if name not in absent}
     rows = analyze(shared_store, study(correct), name="incomplete")
-    assert {group for group in GROUPS if rows[group]["value"] is None} == {"ID_as_published", "Robustness", "Concepts"}
+    assert {group for group in GROUPS if rows[group]["value"] is None} == {"Robustness", "Concepts"}
     lacks = "lacks gaussian_noise 2, gaussian_noise 3, gaussian_noise 4 and 89 more"
     assert rows["top1_imagenet-c"]["note"] == lacks
     assert (
@@ -213,8 +213,6 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(shared_store
     assert rows["Concepts"]["note"] == "incomplete: stylized is missing"
     assert {rows[name]["state"] for name in ("top1_imagenet-c", "Robustness", "Concepts")} == {"missing"}
     assert "top1_imagenet-a" not in rows
-    needs = "imagenet-real_last_batch needs all 50,000 images to know the last 336 of them"
-    assert rows["ID_as_published"]["note"] == f"incomplete: {needs}"
 
 
 def test_a_cell_that_is_not_complete_is_missing(store: Store) -> None:
@@ -260,31 +258,20 @@ def test_every_checkpoint_has_its_own(store: Store) -> None:
 # All of ImageNet's validation set
 
 
-def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store: Store) -> None:
-    """The last 50,000 % 512 images by folder and file name belong to a set that is in another order."""
+def test_real_takes_the_images_that_it_accepts_a_class_for_without_a_doubt(store: Store) -> None:
     rng = np.random.default_rng(0)
-    labels, numbers = rng.permutation(np.arange(50_000) // 50), rng.permutation(50_000) + 1
-    paths = [f"n{label:08d}/ILSVRC2012_val_{number:08d}.JPEG" for label, number in zip(labels, numbers, strict=True)]
+    labels = rng.permutation(np.arange(50_000) // 50)
     accepted = rng.random(50_000) < 0.93
     lists = [[int(label)] if in_list else [] for label, in_list in zip(labels, accepted, strict=True)]
-    full_set = image_set(50_000, labels=labels, paths=paths, schemes={"real": lists}, benchmark="imagenet-real")
-    hits = rng.random(50_000) < np.where(labels < 993, 0.75, 0.95)
+    full_set = image_set(50_000, labels=labels, schemes={"real": lists}, benchmark="imagenet-real")
+    hits = rng.random(50_000) < np.where(accepted, 0.75, 0.95)
     predicted = np.where(hits, labels, (labels + 1) % 1000)
     v2 = images("imagenet-v2", 30, own_names=True)
     by = model(classes=1000)
     parts = [part(cell(full_set, by=by), predicted, ~hits * 2), part(cell(v2, by=by), [0] * 30, [0] * 10 + [3] * 20)]
     rows = analyze(store, parts, [full_set, v2])
-    last = sorted(range(50_000), key=lambda k: paths[k])[-336:]
-    shares = {
-        "imagenet": hits.mean(),
-        "imagenet-real": hits[accepted].mean(),
-        "imagenet-real_last_batch": hits[[k for k in last if accepted[k]]].mean(),
-    }
-    for name, share in shares.items():
-        assert rows[f"top1_{name}"]["value"] == pytest.approx(100 * share)
+    share, real_share = hits.mean(), hits[accepted].mean()
+    assert rows["top1_imagenet"]["value"] == pytest.approx(100 * share)
+    assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * real_share)
     assert (rows["top1_imagenet-real"]["state"], rows["top1_imagenet-real"]["note"]) == ("ok", None)
-    assert rows["top1_imagenet-real_last_batch"]["note"] == "its last 336 images alone, as published"
-    whole_share, batch_share = shares["imagenet-real"], shares["imagenet-real_last_batch"]
-    assert rows["ID"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + whole_share) / 3)
-    assert rows["ID_as_published"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + batch_share) / 3)
-    assert "imagenet-real_last_batch: its last 336 images alone, as published" in rows["ID_as_published"]["note"]
+    assert rows["ID"]["value"] == pytest.approx(100 * (share + 1 / 3 + real_share) / 3)
