@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import vl_convert
 
-from ..analysis.charts.grammar import two_a_row, vega_lite_version
+from ..analysis.charts.grammar import ENLARGED, two_a_row, vega_lite_version
 from ..analysis.comparison.verdict import verdict
 from ..analysis.database.open import open_store
 from ..analysis.database.study_versions import read_conditions, study_label, with_facts
@@ -23,6 +23,7 @@ from ..probes.images.image_set import ImageSet
 from .printing import condition_in_words
 from .recorded_images import Conditions
 from .report.build import write_report
+from .report.measured import CHANCE_CAPTIONS, CURVE_CAPTION
 from .sheets import draw_wall
 from .study.file import Study
 
@@ -32,15 +33,13 @@ if TYPE_CHECKING:
 FLIPS = """
 SELECT path, probe, parameters, cycles,
        coalesce(clean_class, 'class ' || clean_predicted) AS before, coalesce(class, 'class ' || predicted) AS after
-FROM flip_of(?)
-WHERE image_set = ? AND NOT starts_with(probe, 'pgd')
+FROM flip_of(?) ANTI JOIN (FROM condition WHERE attack) USING (probe, parameters)
+WHERE image_set = ?
 QUALIFY row_number() OVER (PARTITION BY path ORDER BY clean_confidence * confidence DESC, probe, parameters) = 1
 ORDER BY row_number() OVER (PARTITION BY probe ORDER BY clean_confidence * confidence DESC, path), probe
 LIMIT 4
 """
 """The images whose answers changed with the most confidence before and after, from several probes."""
-SHOWN_CUTOFFS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""The cutoffs that have a line in text."""
 BAR = 20
 """Characters of a bar that stands for 1."""
 
@@ -83,7 +82,7 @@ class Look:
     @property
     def curve_lines(self) -> list[str]:
         """A line for each filter at every other tenth, with a bar as long as its share, and the interval."""
-        curve = self.curve.filter(pl.col("cutoff").is_in(SHOWN_CUTOFFS))
+        curve = self.curve.filter((pl.col("cutoff") * 10).round(3) % 2 == 1)
         rows = [(condition_in_words(row), row) for row in curve.to_dicts()]
         width = max((len(words) for words, _ in rows), default=0)
         return [
@@ -108,15 +107,18 @@ class Look:
             picture = base64.b64encode(self.file.with_name("flips.png").read_bytes()).decode()
             source = f"data:image/png;base64,{picture}"
             flips.insert(0, f'<img alt="images whose answers changed" style="max-width: 100%" src="{source}">')
-        return "".join([*paragraphs, self._curve_svg(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
+        return "".join([*paragraphs, self._curve_html(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
 
-    def _curve_svg(self) -> str:
-        """The curve of both filters side by side; empty where there is none."""
+    def _curve_html(self) -> str:
+        """The curve of both filters side by side, with what its lines are; empty where there is none."""
+        if self.curve.is_empty():
+            return ""
         with self.results as results:
             probes = self.curve["probe"].unique(maintain_order=True)
-            charts = [results.plot_curves(probe, study=self.label) for probe in probes]
-        spec = two_a_row(charts).to_dict() if charts else None
-        return vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()) if spec else ""
+            chart = two_a_row(results.plot_curves(probe, study=self.label) for probe in probes)
+        svg = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=vega_lite_version())
+        caption = [CURVE_CAPTION, CHANCE_CAPTIONS[self.curve["measure"][0]], *[ENLARGED] * bool(self.images.own_cycles)]
+        return f"{svg}<p><small>{' '.join(caption)}</small></p>"
 
 
 def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str], commands: Sequence[str]) -> Look:

@@ -141,17 +141,21 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
     return UnknownName("option", option, [name for name in names if name.startswith("-")], see)
 
 
+def _arguments(context: Any) -> list[Any]:
+    return [option for option in context.command.params if option.param_type_name == "argument"]
+
+
 def _advice_on_extra(message: str, context: Any) -> str:
     """The advice on words of a command line that are arguments too many."""
-    arguments = [option for option in context.command.params if option.param_type_name == "argument"]
+    arguments = _arguments(context)
     words = [message, *(str(context.params[argument.name]) for argument in arguments)]
     if "db" in context.params and any(".duckdb" in word for word in words):
         return "a database is named with --db"
     if context.info_name == "sql" and " " not in words[-1]:
         return "put a text with spaces into quotes"
     metavars = " ".join(argument.metavar for argument in arguments)
-    takes = f"{metavars} alone ({arguments[0].help.rstrip('.')})" if arguments else "no such argument"
-    return f"`{context.command_path}` takes {takes}"
+    text = f" ({arguments[0].help.rstrip('.')})" if len(arguments) == 1 else ""
+    return f"`{context.command_path}` takes {f'{metavars} alone{text}' if arguments else 'no such argument'}"
 
 
 @contextmanager
@@ -168,6 +172,9 @@ def _lines_of_typer(ctx: Any) -> Iterator[None]:
             raise _unknown_option(error.option_name, context, see) from None
         if "unexpected extra" in message:
             see = f"{_advice_on_extra(message, context)}; {see}"
+        if message.startswith("Missing argument"):
+            usage = " ".join([context.command_path, *(argument.metavar for argument in _arguments(context))])
+            raise UsageError(f"{message}; usage: {usage}; {see}") from None
         text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
         raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 

@@ -100,9 +100,11 @@ def lay_out(
         yield fill(f"in every row: {', '.join(f'{name} = {value}' for name, value in repeated.items())}", width)
 
 
-def fill(text: str, width: int) -> str:
+def fill(text: str, width: int, indent: str = "") -> str:
     """Wrap a text to lines of `width` characters; a word with hyphens stays whole."""
-    return textwrap.fill(text, width, break_on_hyphens=False) or text
+    return (
+        textwrap.fill(text, width, break_on_hyphens=False, initial_indent=indent, subsequent_indent=2 * indent) or text
+    )
 
 
 def join_intervals(table: Table) -> Table:

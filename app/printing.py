@@ -136,13 +136,13 @@ def print_note(text: str, table_format: Format) -> None:
         log.info(text.strip())
 
 
-def folded(text: str) -> str:
+def folded(text: str, indent: str = "") -> str:
     """The text with its lines folded at the width of the terminal; a pipe gets them whole.
 
     A line that begins with a blank is a command or a drawing, and stays as it is.
     """
     width = _terminal_width()
-    return "\n".join(line if line.startswith(" ") else fill(line, width) for line in text.split("\n"))
+    return "\n".join(line if line.startswith(" ") else fill(line, width, indent) for line in text.split("\n"))
 
 
 def _terminal_width() -> int:

@@ -56,7 +56,7 @@ INTERVAL = {"low": "95 % from", "high": "to"}
 """Column of an end of an interval -> its title in tooltips."""
 IMAGES, CYCLES = ("n", "images", "d"), ("cycles", "cycles per image", ".4~g")
 """Lines of tooltips."""
-ENLARGED = "More than a tenth of the images were enlarged: they have nothing of their own here."
+ENLARGED = "Grey: more than a tenth of the images were enlarged, and have nothing of their own here."
 """The tooltip of shades over frequencies that enlarged originals do not have."""
 
 

@@ -10,6 +10,7 @@ from ...core.extras import naming_extras
 from ...core.untrusted import printable
 from ..api import look as api
 from ..console import progress
+from ..printing import folded
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
 def print_look(look: Look) -> None:
     """Example: bandlens look mine.onnx photographs --normalization imagenet"""
-    print("\n".join([*look.sentences, ""]))
+    print(folded("\n".join([*look.sentences, ""])))
     if look.curve_lines:
         print(f"{look.curve['measure'][0]} under filters, with 95 % intervals:")
         print("\n".join([*(f"  {line}" for line in look.curve_lines), ""]))
     if look.flip_lines:
-        print(f"Answers that changed, drawn in {look.file.with_name('flips.png')}:")
-        print("\n".join([*(f"  {printable(line)}" for line in look.flip_lines), ""]))
+        print(folded(f"Answers that changed, drawn in {look.file.with_name('flips.png')}:"))
+        print(folded("\n".join(map(printable, look.flip_lines)), "  "), end="\n\n")
     report = look.report()
-    print(f"{report.out}: {plural(report.charts, 'chart')} in one file; open it in a browser")
-    print(f"{'; '.join(look.notes)}. By hand, in an empty {look.file.parent}:")
+    print(folded(f"{report.out}: {plural(report.charts, 'chart')} in one file; open it in a browser"))
+    print(folded(f"{'; '.join(look.notes)}. By hand, in an empty {look.file.parent}:"))
     print("\n".join(f"  {line}" for line in look.commands))
 
 

@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from .resolve import Work
 
 
+TRAITS = {
+    "cell.condition": "concat_ws(' ', probe, setting)",
+    "cell.checkpoint": "study_checkpoint.name",
+    "onnx_sha256": "study_checkpoint.name",
+    "cell.image_set": "concat(study_image_set.name, ' (', count, ' images)')",
+    "engine": "engine",
+    "precision": "precision",
+    "seed": "concat('seed ', seed)",
+}
+"""Traits of cells by which versions of a study differ, and the words for a value, in SQL."""
 MOST_CONDITIONS = 12
 """The number of conditions that are named with one error."""
 
@@ -190,33 +200,31 @@ def record_study(work: Work, store: Store) -> str:
     labels = store.frame("SELECT label FROM study_version WHERE study = ? ORDER BY study_id", [study.name])["label"]
     label = store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
     if len(labels) and label not in labels:
-        log.info(f"bandlens: {label} is a new version: {_changes_in_words(store, labels[-1], label)}")
+        log.info(f"bandlens: {label} is a new version of {labels[-1]}: {_changes_in_words(store, labels[-1], label)}")
     reuse_predictions(work, store)
     return label
 
 
 def _changes_in_words(store: Store, earlier_label: str, label: str) -> str:
-    """The number of cells that one version of a study has and another lacks, each way, with their traits."""
+    """What one version of a study has in place of what another has: conditions, models, images, an engine."""
     query = (
-        "SELECT cell.id, probe, setting, study_checkpoint.name AS checkpoint, study_image_set.name AS image_set, "
-        "engine, precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell ON cell.id = study_cell.cell "
-        "JOIN condition ON condition.id = cell.condition "
+        "SELECT DISTINCT {} AS identity, {} AS text FROM study_version "
+        "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
+        "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set "
         "JOIN study_checkpoint ON (study_checkpoint.study, study_checkpoint.checkpoint) = (study_id, cell.checkpoint) "
         "JOIN study_image_set ON (study_image_set.study, study_image_set.image_set) = (study_id, cell.image_set) "
-        "WHERE label = ?"
+        "WHERE label = ? ORDER BY text"
     )
-    cells_a, cells_b = (store.frame(query, [name]) for name in (earlier_label, label))
-    changes, rests = [], []
-    for cells, counterparts in ((cells_b, cells_a), (cells_a, cells_b)):
-        rest = cells.join(counterparts, on=cells.columns, how="anti")
-        words = (some_of(filter(None, rest[column].unique().sort())) for column in cells.columns[1:])
-        changes.append((plural(len(rest), "cell"), f" ({'; '.join(filter(None, words))})" if len(rest) else ""))
-        rests.append(sorted(rest.drop("id").rows()))
-    (count_b, traits_b), (count_a, traits_a) = changes
-    if rests[0] == rests[1]:
-        return f"than {earlier_label} it has {count_b} of the same name with another model, images or probe{traits_b}"
-    return f"than {earlier_label} it has {count_b} more{traits_b} and {count_a} fewer{traits_a}"
+    changes = []
+    for trait in TRAITS.items():
+        values_a, values_b = (dict(store.frame(query.format(*trait), [name]).rows()) for name in (earlier_label, label))
+        new = some_of(text for identity, text in values_b.items() if identity not in values_a)
+        gone = some_of(text for identity, text in values_a.items() if identity not in values_b)
+        if new and gone:
+            changes.append(f"another {new}" if new == gone else f"{new} instead of {gone}")
+        elif new or gone:
+            changes.append(f"{new} more" if new else f"without {gone}")
+    return "; ".join(dict.fromkeys(changes)) or "other combinations of these"
 
 
 def reuse_predictions(work: Work, store: Store) -> None:

@@ -61,6 +61,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["sql", "SELECT 1", "--db", "."], 1, "bandlens: . is a folder; name the file of a database"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
+        (["look", "mine.onnx"], 2, "bandlens: Missing argument 'IMAGES'; usage: bandlens look MODEL IMAGES; see `"),
         (["plan", "no.toml", "--cell"], 2, "bandlens: unknown option '--cell'; did you mean --cells?"),
         (
             ["plan", "no.toml", "--batch", "8"],

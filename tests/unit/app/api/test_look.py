@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from small import Command, ask, make_model, make_pictures
 
 import bandlens
 from bandlens import UsageError
+from bandlens.app.commands.look import print_look
 from bandlens.probes.images.image_set import open_image_set
 
 PREDICTIONS = "SELECT probe, parameters, path, predicted FROM flip ORDER BY ALL"
@@ -98,15 +100,23 @@ def test_a_function_and_images_in_memory(folder: Path) -> None:
         bandlens.look("mine.onnx", "look/images.set", "folders", normalization="none", out="labelled")
 
 
-def test_a_notebook_shows_it(folder: Path) -> None:
+def test_a_notebook_and_a_terminal_show_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("photos/cat/0.png").rename("photos/cat/<b>.png")
     Path("photos").rename("<b>photos")
     look = bandlens.look("mine.onnx", "<b>photos", normalization="none", minutes=60)
     html = look._repr_html_()
     assert "<svg" in html
     assert "data:image/png;base64," in html
+    assert "Dashed: without perturbation. Dotted: chance, " in html
     assert html.count("<b>") == 1  # the sentence
-    assert look.report().out == Path("look/report.html")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_look(look)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 and not line.startswith("  bandlens ")] == []
+    assert Path("look/report.html").is_file()
     with look.results as results:
         assert results.verdict(look.label) == look.sentences
 
@@ -165,6 +175,7 @@ def test_arguments_of_python_that_are_none(
 
 
 def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> None:
+    torch.manual_seed(0)  # other weights may give logits without a sign, which are refused as features
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     message = "Sequential does not say how its images are normalized; give `normalization` imagenet, .*; tried on 24"
     with pytest.raises(UsageError, match=message):

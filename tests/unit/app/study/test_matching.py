@@ -122,7 +122,7 @@ def test_labels_and_classes_that_real_lists_are_classes_of_every_model(tmp_path:
     accepted = Scheme(np.array([0, 2, 2]), np.array([1, 1, TWELVE], np.int32))
     images = replace(make_images(tmp_path / "images.set", make_pictures(3)), schemes={"real": accepted})
     check_labels(images, models[:1])
-    with pytest.raises(UsageError, match=r"0/2\.png is labelled 12, but small has 12 classes; pack the images with"):
+    with pytest.raises(UsageError, match=r"0/2\.png is labelled 12, but small has 12 classes; give labels from 0"):
         check_labels(images, models)
 
 
