@@ -206,7 +206,7 @@ def record_study(work: Work, store: Store) -> str:
 
 
 def _changes_in_words(store: Store, earlier_label: str, label: str) -> str:
-    """What one version of a study has in place of what another has: conditions, models, images, an engine."""
+    """Conditions, models, images and engines that one version of a study has in place of those of an earlier one."""
     query = (
         "SELECT DISTINCT {} AS identity, {} AS text FROM study_version "
         "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
