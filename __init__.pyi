@@ -11,7 +11,6 @@ from .app.api.images import preview as preview
 from .app.api.images import remove_images as remove_images
 from .app.api.images import spectrum as spectrum
 from .app.api.look import look as look
-from .app.api.models import describe_checkpoint as describe_checkpoint
 from .app.api.models import describe_model as describe_model
 from .app.api.models import doctor as doctor
 from .app.api.models import export_function as export_function

@@ -15,7 +15,7 @@ from ...core.errors import CheckpointError, UsageError
 from ...core.extras import naming_extras
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
-from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, checkpoints, key_rule, select
+from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoints, select
 from ..export import Backbone, MultiLabel, attempt
 from .parameters import File, Layout, PackedSet, listed, path_of
 
@@ -66,34 +66,6 @@ def list_checkpoints(
         return [asdict(state) for published in selection for state in verify_files(published)]
     columns = ("name", "category", "published_top1", "normalization", "licence", "source")
     return [{column: getattr(published, column) for column in columns} for published in selection]
-
-
-def describe_checkpoint(name: str) -> list[dict[str, Any]]:
-    """Show one checkpoint: where its files are published and stored, and how their keys are read.
-
-    Returns a row for each file.
-    """
-    from ...export.weights.fetch import local_files, verify
-
-    published = checkpoint(name)
-    states = {state.file: state for state in verify(published)}
-    return [
-        {
-            "name": published.name,
-            "category": published.category,
-            "published_top1": published.published_top1,
-            "normalization": published.normalization,
-            "licence": published.licence,
-            "source": str(part.source),
-            "rule": part.rule,
-            "containers": ", ".join(key_rule(part.rule).containers),
-            "drops": "; ".join(why for _, why in key_rule(part.rule).drop),
-            "file": str(path),
-            "sha256": states[path].sha256,
-            "status": states[path].status,
-        }
-        for part, path in local_files(published)
-    ]
 
 
 def fetch_weights(names: Checkpoints) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import CheckpointError
 from ..api import models
 from ..console import log
-from ..printing import Format, Rows, TableFormat, print_lines, print_rows, print_table, print_tables
+from ..printing import Format, Rows, TableFormat, print_rows, print_table, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -24,14 +24,6 @@ def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> N
     print_rows(rows, table_format)
     if bad := list(dict.fromkeys(row["name"] for row in rows if row.get("status", "ok") != "ok")):
         raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")
-
-
-def print_checkpoint(rows: Rows, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens checkpoints show resnet50_dino"""
-    if table_format == Format.table:
-        print_lines(rows)
-    else:
-        print_rows(rows, table_format)
 
 
 def print_paths(paths: Iterable[Path]) -> None:
@@ -55,7 +47,6 @@ COMMANDS: dict[str, Any] = {
     ),
     "checkpoints": {
         "list": command(models.list_checkpoints, print_checkpoints),
-        "show": command(models.describe_checkpoint, print_checkpoint),
         "fetch": command(models.fetch_weights, print_paths),
     },
     "sensitivity": command(models.sensitivity, print_spectrum, "Example: bandlens sensitivity resnet50 sets/imagenet"),

@@ -22,7 +22,7 @@ class Reading:
     """The options of reading a file of weights."""
 
     rule: str = OWN
-    """The key rule, as `checkpoints show` names it."""
+    """The key rule, one of those in checkpoints.toml."""
     weights: str | None = None
     """The choice among several weights in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
     trust: bool = False

@@ -144,7 +144,7 @@ def test_commands_stand_under_what_one_does() -> None:
 
 def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for words, lines in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
-        command(*words, "checkpoints", "show", "tv_resnet50")
+        command(*words, "checkpoints", "list", "tv_resnet50")
         log.info("a note")
         log.warning("a warning")
         log.error("an error")
