@@ -63,8 +63,8 @@ OPEN_ROW_COLUMNS = (
     *("verdict", "decides", "p", "needed"),
 )
 """Columns of the rows that do not pass, where they are not empty."""
-MOST_ROWS = 60
-"""The number of rows that do not pass and are listed for people: a comment on a pull request has no room for all."""
+MOST_ROWS = 10
+"""The number of rows that do not pass and are listed for people, those with the largest losses first."""
 
 
 def read_junit(text: str) -> Path:
@@ -156,7 +156,8 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
     if gated.differs_in:
         note(f"the two differ in: {gated.differs_in}")
     order = {"fail": 0, "undecided": 1}
-    open_rows = sorted((row for row in rows if row["verdict"] in order), key=lambda row: order[row["verdict"]])
+    open_rows = [row for row in rows if row["verdict"] in order]
+    open_rows.sort(key=lambda row: (order[row["verdict"]], -(row[gated.size] or 0)))
     verdict = next((verdict for verdict in ("fail", "undecided") if gated.counts[verdict]), "pass").upper()
     tables = {headline if table_format == Format.table else f"{verdict}: {headline}": _summaries(gated)}
     if gated.worst:
