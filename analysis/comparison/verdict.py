@@ -18,7 +18,7 @@ from ...core.errors import plural, quoted
 from ...core.protocol import CUES
 from ..database.store import Store
 from ..database.study_versions import read_conditions, with_facts
-from ..measures.base import REMEDIES, State
+from ..measures.base import REMEDIES, UNLABELLED_REMEDIES, State
 from ..measures.compute import has_values
 from ..measures.parts import ACCURACY as SLICE
 from ..measures.parts import LOSS, WORST_SLICE
@@ -201,11 +201,11 @@ def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     """Yield the reasons why something is not determined, each with what it is true of, and with what to do."""
     titles: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
-    for (metric, image_set, state, note), estimates in rows.group_by(
-        "metric", "image_set", "state", "note", maintain_order=True
+    for (metric, image_set, state, note, labelled), estimates in rows.group_by(
+        "metric", "image_set", "state", "note", "labelled", maintain_order=True
     ):
         words = MEASURES[str(metric)].display.words
-        remedy = {**REMEDIES, **words.remedies}.get(State(state))
+        remedy = {**(REMEDIES if labelled else UNLABELLED_REMEDIES), **words.remedies}.get(State(state))
         if state == State.CENSORED_BELOW and words.floor is not None and (estimates["value"] <= words.floor).all():
             remedy = "nothing lower can be tested"
         if remedy:

@@ -53,14 +53,18 @@ REMEDIES: Mapping[State, str] = {
     State.NO_INTERVAL: "run more images that are independent of each other",
     State.DEGENERATE: "run more images, or more conditions",
     State.UNDETERMINED: "run more images, or more conditions",
-    State.AT_CHANCE: "check that labels, if there are any, are numbered as the classes of the model are, or run more "
-    "images",
-    State.CENSORED_BELOW: "add conditions below the tested ones",
-    State.CENSORED_ABOVE: "add conditions above the tested ones",
-    State.MISSING: "add what is lacking to the study file, run it and analyze again",
+    State.AT_CHANCE: "check that labels are numbered as the classes of the model are, or run more images",
+    State.CENSORED_BELOW: "add conditions below the tested ones to the study file",
+    State.CENSORED_ABOVE: "add conditions above the tested ones to the study file",
+    State.MISSING: "add what is lacking to the study file and run it",
     State.FAILED: "mend the measure and analyze again",
 }
 """State -> what to do, so that a number is determined. A measure says more in `Measure.remedies`."""
+UNLABELLED_REMEDIES = {
+    **REMEDIES,
+    State.AT_CHANCE: "check that the model is normalized as in its training, or run more images, of more classes",
+}
+"""The same where images have no labels."""
 
 
 @dataclass(frozen=True, slots=True)

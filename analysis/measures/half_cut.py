@@ -154,9 +154,10 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
 
 def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[State, str]) -> Measure[Outcomes]:
     probe = PROBES[name]
+    lower, higher = ("smaller", "larger") if probe == "lowpass" else ("larger", "smaller")
     remedies = {
-        State.CENSORED_BELOW: f"add a {probe} that cuts lower",
-        State.CENSORED_ABOVE: f"add a {probe} that cuts higher",
+        state: f"add a {probe} that cuts {where}: a {cutoff} cutoff in the line {probe} of the study file"
+        for state, where, cutoff in ((State.CENSORED_BELOW, "lower", lower), (State.CENSORED_ABOVE, "higher", higher))
     }
     agreement = change[0], change[1].replace("accuracy", "agreement")
     words = Words(verdict, change, remedies=remedies, floor=1, agreement=agreement)

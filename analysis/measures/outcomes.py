@@ -293,7 +293,7 @@ class Outcomes:
         answers = self.answers(cells)
         if answers is None or answers.p <= AT_FLOOR:
             return None
-        return self._at(float(answers.expected.mean()), where)
+        return self._at(max(float(answers.expected.mean()), self.subject.floor), where)
 
     def _at(self, floor: float, where: str) -> str:
         right, guess = ("accuracy", "a blind guess") if self.subject.labelled else ("agreement", "unrelated answers")

@@ -167,7 +167,8 @@ def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[st
         return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
     if outcomes.available.has_floor and outcomes.floor:
         guess = "a blind guess is right in" if outcomes.subject.labelled else "unrelated answers agree on"
-        note = f"{guess} 1 of {1 / outcomes.floor:.3g} images; {CORRECTED}{{}} is without it"
+        images = 1 / outcomes.floor
+        note = f"{guess} 1 of {round(images, 1 if images < 10 else 0):g} images; {CORRECTED}{{}} is without it"
         for name, estimate in estimates.items():
             if estimate.state == State.OK:
                 estimates[name] = replace(estimate, state=State.DOUBTFUL, note=note.format(name))

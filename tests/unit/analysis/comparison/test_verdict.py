@@ -104,9 +104,13 @@ def test_the_first_sentence_counts_the_models_of_which_nothing_is_determined(tmp
 def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
     assert sentences(study(tmp_path, {"net": 30}, classes=2, share=0.5)) == [
         "Not determined for net: cut of low-passes that leaves half, since "
-        "accuracy without perturbation is not told from that of a blind guess, 0.5; check that labels, if there are "
-        "any, are numbered as the classes of the model are, or run more images."
+        "accuracy without perturbation is not told from that of a blind guess, 0.5; check that labels are numbered as "
+        "the classes of the model are, or run more images."
     ]
+    (advice,) = sentences(study(tmp_path, {"net": 30}, classes=1, labelled=False, file="unlabelled.duckdb"))
+    assert advice.endswith(
+        ", 1; check that the model is normalized as in its training, or run more images, of more classes."
+    )
 
 
 def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
     assert sentence.startswith("net keeps half of its accuracy above chance even on frequencies below 11 cycles")
     assert advice == (
         "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
-        "image; add a lowpass that cuts lower."
+        "image; add a lowpass that cuts lower: a smaller cutoff in the line lowpass of the study file."
     )
 
 

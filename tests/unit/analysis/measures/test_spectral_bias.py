@@ -268,9 +268,8 @@ def test_agreement_of_one_class_is_at_its_floor_and_what_is_kept_is_above_it() -
     assert 0.2 < low.low < low.value < low.high < 0.8
     doubtful = published["low_frequency_bias"]
     assert (doubtful.value, doubtful.state) == (pytest.approx((clean == filtered[:5]).mean()), State.DOUBTFUL)
-    assert doubtful.note == (
-        f"unrelated answers agree on 1 of {1 / outcomes.floor:.3g} images; corrected_low_frequency_bias is without it"
-    )
+    words = f"unrelated answers agree on 1 of {1 / outcomes.floor:.2g} images; "
+    assert doubtful.note == f"{words}corrected_low_frequency_bias is without it"
 
 
 def test_a_model_that_says_one_class_of_everything_has_no_share_of_answers_that_it_keeps() -> None:
@@ -289,6 +288,8 @@ def test_accuracy_of_always_the_most_frequent_label_is_at_its_floor() -> None:
     assert states["corrected_low_frequency_bias"] == State.OK
     constant = answered(np.zeros(100, np.int64), filtered, labels)
     assert constant.guessed == "accuracy without perturbation is not told from that of a blind guess, 0.91"
+    misnumbered = answered(labels + 20, filtered, labels)
+    assert misnumbered.guessed == "accuracy without perturbation is not told from that of a blind guess, 0.1"
 
 
 def test_the_difference_of_what_two_models_keep_is_that_of_two_values_and_holds_the_truth() -> None:
