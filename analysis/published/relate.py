@@ -159,56 +159,19 @@ def _way(coefficient: float) -> str:
     return "up" if coefficient > 0 else "down"
 
 
-def place(values: pl.DataFrame, figures: pl.DataFrame) -> pl.DataFrame:
-    """The place of a model among all of timm's: a row for each benchmark, in percent and points.
-
-    `figures` are those of `values_of_model`; of several sources that have a benchmark, the first in SOURCE_ORDER
-    counts. Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the
-    line of timm's models from ImageNet accuracy) and effective (top1 - expected). No row where the figures are of
-    several models, or have no accuracy on ImageNet.
-    """
-    is_one_model = figures["model"].n_unique() == 1
-    figures = figures.filter(IS_PRIMARY, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
-    figures = _first_source(figures.filter(metric="top1"), ["benchmark"])
-    accuracy = dict(figures.select("benchmark", "value").rows())
-    if not is_one_model or "imagenet" not in accuracy:
-        return pl.DataFrame()
-    everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    model, lines, rows = figures["model"][0], baseline_lines(values, "timm"), []
-    for benchmark in ("imagenet", *SHIFTS):
-        timm_rows = everybody.filter(benchmark=benchmark, condition="")
-        if benchmark not in accuracy or timm_rows.is_empty():
-            continue
-        rivals, top1 = timm_rows.filter(pl.col("model") != model)["value"], accuracy[benchmark]
-        source = figures.filter(benchmark=benchmark)["source"][0]
-        row = {"model": model, "source": source, "benchmark": benchmark}
-        row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
-        expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
-        rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
-    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("expected", "effective"), pl.Float64))
-
-
-def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
-    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
-    rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
-    top1 = _first_source(add_models(rows).filter(model=model, same="checkpoint"), ["benchmark"])["value"]
-    return float(top1[0]) if len(top1) else None
-
-
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
 
 
-def _first_source(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """The rows of the first source in SOURCE_ORDER that has the key, at one input size."""
-    rows_of_sources = rows.filter(pl.col("source").is_in(SOURCE_ORDER))
-    sorted_rows = _one_size(rows_of_sources, [*key, "source"]).sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)))
-    return sorted_rows.unique(key, keep="first", maintain_order=True)
+def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
+    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it.
 
-
-def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """The least of a model's input sizes that is at least SIZE stands for the model."""
-    is_small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
-    return rows.sort(is_small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
+    The least of its input sizes that is at least SIZE stands for the model.
+    """
+    rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
+    rows = add_models(rows).filter(model=model, same="checkpoint")
+    is_small = pl.col("input_size").fill_null(SIZE) < SIZE
+    top1 = rows.sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)), is_small, "input_size")["value"]
+    return float(top1[0]) if len(top1) else None
 
 
 # The published study's figures: the ten that its correlation table needs

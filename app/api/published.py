@@ -78,19 +78,16 @@ ImportedSources = Annotated[File | None, typer.Option(help="Also the sources imp
 def show_published(
     model: Annotated[str | None, typer.Argument()] = None, db: ImportedSources = None
 ) -> dict[str, pl.DataFrame]:
-    """Print the sources of published figures; or where a model stands among all of timm's, and all figures of it.
+    """Print the sources of published figures, or all figures of a model, with how far sources are apart.
 
-    With --db and no model also which published model each checkpoint is, by its weights, study or name. A model has its
-    rank, and what its ImageNet accuracy lets one expect by the line of all timm models.
+    With --db and no model also which published model each checkpoint is, by its weights, study or name.
 
     Args:
         model: a model, by its name in any source, or a checkpoint of --db.
 
-    Returns tables by name. Without a model: `sources`, and `checkpoints` of the database with the published model that
-    each one is, by its weights, study or name. A model has `places`, its ranks among timm's models beside what its
-    ImageNet accuracy lets one expect, and `figures`, all that are published of it, with how far sources are apart.
+    Returns tables by name: `figures` of a model; or `sources`, and `checkpoints` of the database with the published
+    model that each one is.
     """
-    from ...analysis.published.relate import place
     from ...analysis.published.sources import count_figures, join_study, published_name, values_of_model
 
     values = published_values(db)
@@ -98,8 +95,7 @@ def show_published(
         if model is None:
             checkpoints = {"checkpoints": join_study(store, "*", values)} if store else {}
             return {"sources": count_figures(values), **checkpoints}
-        figures = values_of_model(values, published_name(store, model, values) if store else model)
-    return {"places": place(values, figures), "figures": figures}
+        return {"figures": values_of_model(values, published_name(store, model, values) if store else model)}
 
 
 def relate_published() -> tuple[pl.DataFrame, list[str]]:

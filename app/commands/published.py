@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ..api.published import Publication
 
-HIDDEN_COLUMNS = {"sources": ("values", "here", "repository", "title"), "places": ("model",)}
-"""Columns of a table that people are not shown, or in its title."""
+HIDDEN_COLUMNS = ("values", "here", "repository", "title")
+"""Columns of sources that people are not shown."""
 RELATION_COLUMNS = (
     "bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between"
 )  # fmt: skip
@@ -39,7 +39,7 @@ def print_published(
         print_tables({title: frame.to_dicts() for title, frame in frames.items()}, table_format)
         return
     tables = {
-        _title(name, frame): frame.drop(HIDDEN_COLUMNS.get(name, ()), strict=False).to_dicts()
+        name: frame.drop(HIDDEN_COLUMNS if name == "sources" else ()).to_dicts()
         for name, frame in frames.items()
         if len(frame)
     }
@@ -50,11 +50,6 @@ def print_published(
             print_note(f"not here: {', '.join(sources_lacking)} (`bandlens published import`)", table_format)
     elif "figures" in frames and (namesakes := frames["figures"]["model"].unique().sort().to_list())[1:]:
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
-
-
-def _title(name: str, frame: pl.DataFrame) -> str:
-    """The title of a table; that of places names the model and the line that it is expected by."""
-    return f"{frame['model'][0]} (expected: by the line of all timm models)" if name == "places" else name
 
 
 def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:

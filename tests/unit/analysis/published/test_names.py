@@ -133,7 +133,7 @@ def test_names_join_only_where_they_are_one_model() -> None:
     assert join_model("convnext_base_384_in22ft1k") == (None, None, None), "of which the architecture alone is the same"
 
 
-def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_figures_of_what_it_is(command: Command, tmp_path: Path) -> None:
     images = image_set(2)
     own_model = replace(model("mine"), weights_sha256=TV_RESNET50 + "0" * 56)
     networks = (own_model, model("resnet50"), model("other"))
@@ -145,9 +145,9 @@ def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) 
         "resnet50": (None, None),
         "other": (None, None),
     }
-    answer = command("published", "show", "mine", "--db", db)
-    assert "resnet50.tv_in1k (expected: by the line of all timm models" in answer.out
-    assert "imagenet-r" in answer.out
+    figures = json.loads(command("published", "show", "mine", "--db", db, "--format", "json").out)["figures"]
+    assert {row["model"] for row in figures} == {"resnet50.tv_in1k"}
+    assert "imagenet-r" in {row["benchmark"] for row in figures}
     for name, why in {"resnet50": "the name of 2 models", "other": "unknown published model 'other'"}.items():
         refusal = command("published", "show", name, "--db", db)
         assert (refusal.code, refusal.out, refusal.err.count("\n")) == (2, "", 1)
