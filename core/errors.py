@@ -40,8 +40,9 @@ def some_of(names: Iterable[str], limit: int = 3, between: str = ", ") -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A number of things in words: `1 study`, `2 studies`, `1,000 rows`."""
-    return f"{count:,} {noun if count == 1 else f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s'}"
+    """A number of things in words: `1 study`, `2 studies`, `3 classes`, `1,000 rows`."""
+    plurals = {"y": f"{noun[:-1]}ies", "s": f"{noun}es"}
+    return f"{count:,} {noun if count == 1 else plurals.get(noun[-1], f'{noun}s')}"
 
 
 def amount(count: float) -> str:

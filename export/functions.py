@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import EngineError, UsageError
+from ..core.errors import EngineError, UsageError, plural
 from ..core.records import Model
 from ..core.untrusted import words_of
 from .model_files import FUNCTION, MOST_CLASSES, MOST_PIXELS, check_name, save_model
@@ -47,7 +47,7 @@ def export_function(
     except EngineError as error:
         raise UsageError(str(error)) from error.__cause__
     if not 2 <= classes <= MOST_CLASSES:
-        raise UsageError(f"function {name} gives {classes} classes; a classifier has 2 to {MOST_CLASSES:,}")
+        raise UsageError(f"function {name} gives {plural(classes, 'class')}; a classifier has 2 to {MOST_CLASSES:,}")
     identity = {"name": name, "version": version, "layout": layout, "image_size": image_size, "classes": classes}
     content = json.dumps(identity).encode()
     sha256 = hashlib.sha256(content).hexdigest()

@@ -169,8 +169,8 @@ def take_model(
         if not file.exists() and architecture is None:
             return _named_model(str(model), models)
         if file.is_dir() and not (file / "config.json").exists():
-            files = some_of(map(str, (*file.glob("*.onnx"), *file.glob("*.pt*"))), between=" or ")
-            raise UsageError(f"{file} is a folder without config.json; {f'name {files}' if files else MODEL_ADVICE}")
+            inside = next((f"give a file, such as {path}" for path in file.glob("*.[op][nt]*")), MODEL_ADVICE)
+            raise UsageError(f"{file} is a folder without config.json; {inside}")
         title = next(iter(name_sources([file], name)))
         with suppress(BandlensError):  # which a file raises that was not exported
             exported = load_model(file.parent, file.stem)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...analysis.database.store import Store
-from ...core.errors import some_of
+from ...core.errors import plural, some_of
 from ...core.protocol import CLASSES
 from ...core.records import SEVERAL
 from ...engine.decision import ALL_SPACE
@@ -57,8 +57,8 @@ def doubt_numbers(work: Work) -> list[str]:
         ]
         if differing:
             lines.append(
-                f"image set {images.info.name} has labels of {count:,} classes and {some_of(differing)}, so that a "
-                f"label may be the number of another class; {ADVICE}"
+                f"image set {images.info.name} has labels of {plural(count, 'class')} and {some_of(differing)}, so "
+                f"that a label may be the number of another class; {ADVICE}"
             )
     return lines
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from operator import index
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from .labels import LARGEST_CLASS, spread
 
 
 def pictures_of(
-    images: Any, labels: Sequence[int] | None, limit: int
+    images: Any, labels: Iterable[int] | None, limit: int
 ) -> tuple[Iterator[tuple[str, NDArray[np.uint8]]], list[int] | None]:
     """Pairs of a path and (height, width, 3) uint8 for `pack_arrays`, in the order of a draw, and their labels.
 
@@ -38,10 +37,10 @@ def pictures_of(
         ) from None
     if not count:
         raise UsageError("there are no images; give at least two")
-    if labels is not None and len(labels) != count:
-        raise UsageError(f"there must be {count:,} labels, one for each image, not {len(labels):,}")
-    paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
     classes = None if labels is None else np.array([_as_class(label) for label in labels], np.int32)
+    if classes is not None and len(classes) != count:
+        raise UsageError(f"there must be {count:,} labels, one for each image, not {len(classes):,}")
+    paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
     rows = spread(classes, paths, min(limit, count), 0).tolist()
     is_paired = labels is None and isinstance(first, (tuple, list)) and len(first) == 2
     taken = [] if is_paired else None if classes is None else classes[rows].tolist()
@@ -70,12 +69,13 @@ def _as_class(label: Any) -> int:
 
 def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours come first or last."""
-    if isinstance(picture, (str, PathLike)):
-        raise UsageError("images are a list of paths; give the folder that they lie in, or pictures that PIL opened")
     pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+    if pixels.ndim == 0:
+        kind = type(picture).__name__
+        raise UsageError(f"image {name} is of {kind}; give pictures of PIL or arrays, or the path of a folder")
     if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UsageError(f"image {name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width)")
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())

@@ -9,7 +9,8 @@ from bandlens.core.errors import amount, plural, quoted, unwritable
 
 
 @pytest.mark.parametrize(
-    ("count", "noun", "text"), [(1, "study", "1 study"), (2, "study", "2 studies"), (1000, "cell", "1,000 cells")]
+    ("count", "noun", "text"),
+    [(1, "study", "1 study"), (2, "study", "2 studies"), (3, "class", "3 classes"), (1000, "cell", "1,000 cells")],
 )
 def test_a_count_has_its_noun_in_the_singular_or_plural(count: int, noun: str, text: str) -> None:
     assert plural(count, noun) == text

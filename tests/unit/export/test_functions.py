@@ -75,7 +75,7 @@ def test_a_version_is_an_identity(tmp_path: Path) -> None:
             r"function f gave shape \(2,\) for .*; it must give 2 x classes logits",
         ),
         (lambda images: images[:1].mean((1, 2)), r"function f gave shape \(1, 3\)"),
-        (lambda images: images.mean((1, 2))[:, :1], "function f gives 1 classes; a classifier has 2 to 65,536"),
+        (lambda images: images.mean((1, 2))[:, :1], "function f gives 1 class; a classifier has 2 to 65,536"),
         (lambda images: images.mean((1, 2)) * np.nan, "logits that are no numbers"),
         (lambda images: images.nothing, "function f raised AttributeError: .*no attribute 'nothing'"),
     ],

@@ -130,7 +130,7 @@ def test_a_notebook_and_a_terminal_show_it(
             "MEAN:STD; tried on 24 images: ",
         ),
         (("min.onnx", "photos"), "there is no file min.onnx, and no model of this name; did you mean mine.onnx?; give"),
-        ((".", "photos"), ". is a folder without config.json; name mine.onnx"),
+        ((".", "photos"), ". is a folder without config.json; give a file, such as mine.onnx"),
         (
             ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
             "0.0 s are too short for 20 images under 15 conditions here; give --minutes ",

@@ -58,7 +58,7 @@ def test_a_limit_takes_the_first_of_a_larger_one() -> None:
         (object(), None, "images are of object; give a folder, an archive, a packed set, an array"),
         (PIXELS, ["cat"] * 7, "labels are numbers of classes, from 0 to 65535, not 'cat'"),
         ([(picture, -1) for picture in PIXELS], None, "labels are numbers of classes, from 0 to 65535, not -1"),
-        (["a.png"], None, "images are a list of paths; give the folder that they lie in"),
+        (["a.png"], None, r"image 0\.png is of str; give pictures of PIL or arrays, or the path of a folder"),
         (PIXELS, [0], "there must be 7 labels, one for each image, not 1"),
         (PIXELS[:, :, :, 0], None, r"image \d.png has shape \(16, 16\); give RGB"),
         (
