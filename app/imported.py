@@ -11,7 +11,6 @@ A checkpoint is a study, and each of its files a cell: one more image set is a n
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -97,7 +96,6 @@ def import_predictions(
     checkpoints: Sequence[str],
     images: Path,
     database: Path,
-    weights_sha256: str = UNKNOWN,
     attributes: Path | None = None,
 ) -> list[Imported]:
     """Import the predictions of each checkpoint on unperturbed images; nothing is imported unless all of them can be.
@@ -107,10 +105,6 @@ def import_predictions(
     for name in checkpoints:
         if not is_study_name(name):
             raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
-    if len(checkpoints) > 1 and weights_sha256 != UNKNOWN:
-        raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoints)} are imported; import it alone")
-    if weights_sha256 != UNKNOWN and not re.fullmatch("[0-9a-f]{64}", weights_sha256):
-        raise UsageError(f"--weights-sha256 is 64 hexadecimal digits, as of `sha256sum`, not {weights_sha256!r}")
     labelled = find_images(images, attributes)
     if labelled.labels is None:
         raise UsageError(f"{labelled.info.name} has no labels, so no prediction could be right; give a labelled set")
@@ -120,9 +114,9 @@ def import_predictions(
     session = SessionInfo(UNKNOWN, 1, 1, json.dumps({"predictions": file.name, "sha256": digest}))
     parts = []
     for name in checkpoints:
-        identity = digest_of("imported predictions", name, weights_sha256)
+        identity = digest_of("imported predictions", name, UNKNOWN)
         source, size = "imported predictions", labelled.info.size
-        model = Model(name, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
+        model = Model(name, "own", UNKNOWN, UNKNOWN, source, UNKNOWN, file, identity, size, CLASSES)
         variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, digest))
         (clean,) = CLEAN.conditions({})
         predicted, confidence, label_probability = _in_order(_select_model(table, name), labelled)

@@ -376,7 +376,6 @@ def import_predictions(
     db: Database = RESULTS,
     *,
     attributes: Annotated[File | None, typer.Option(metavar="CSV")] = None,
-    weights_sha256: str = "unknown",
 ) -> list[Imported]:
     """Import predictions on unperturbed images, into a study of each model; the database says where they came from.
 
@@ -387,9 +386,8 @@ def import_predictions(
         images: an image set, or a table of file_name and label.
         db: the results database; made if there is none.
         attributes: columns path, name, value, of the images of such a table.
-        weights_sha256: of the weights that made them, where that is known of the one model.
     """
     from ..imported import import_predictions
 
     names = listed(checkpoints)
-    return import_predictions(Path(file), names, Path(images), Path(db), weights_sha256, path_of(attributes))
+    return import_predictions(Path(file), names, Path(images), Path(db), path_of(attributes))

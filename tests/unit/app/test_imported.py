@@ -117,9 +117,6 @@ def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, place: P
     (place / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
     code, out, err = run(command, place, place / "more.csv")
     assert (code, out, "two image sets are named more" in err) == (2, "", True)
-    words = ("import", "predictions", place / "predictions.csv", "--images", place / "labels.csv", "--db", db)
-    weights = command(*words, "--checkpoint", "net", "--weights-sha256", "0" * 64)
-    assert (weights.code, "two models are named net" in weights.err) == (2, True)
     assert ask(db, query) == [("labels", 0), ("more", 0.75)]
 
 
@@ -153,10 +150,6 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     result = command(*words, "--checkpoint", "one", "--checkpoint", "two", *db)
     assert (result.code, result.out) == (2, "")
     assert "holds no predictions of two" in result.err
-    result = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
-    assert (result.code, "is of one model" in result.err) == (2, True)
-    result = command(*words, "--checkpoint", "one", "--weights-sha256", "0" * 63, *db)
-    assert (result.code, "--weights-sha256 is 64 hexadecimal digits" in result.err) == (2, True)
     assert not (tmp_path / "results.duckdb").exists()
 
 
