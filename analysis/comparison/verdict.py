@@ -88,7 +88,7 @@ def verdict(store: Store, label: str) -> Verdict:
     """
     rows = _read_metrics(store, label)
     if rows.is_empty():
-        advice = f"run a study with filters, then `bandlens analyze --db {quoted(store.path)}`"
+        advice = f"run a study with filters at several cutoffs, then `bandlens analyze --db {quoted(store.path)}`"
         return Verdict([], [f"Nothing is determined yet: {advice}."])
     sentences, order = [], {name: place for place, name in enumerate(STATE_WORDS)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)

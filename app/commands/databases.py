@@ -111,7 +111,8 @@ def print_checks(checks: Sequence[Check], db: File, table_format: TableFormat = 
 
 def print_sample(out: Path) -> None:
     """Example: bandlens sample --out sample.duckdb"""
-    print(f"{out}: real results; next: bandlens explore --db {quoted(out)}, or studies list, report, sql, compare")
+    commands = f"bandlens explore --db {quoted(out)}, or studies list, report, sql, compare"
+    print(f"{out}: real results, without the photographs, which are of imagenet-sample-images; next: {commands}")
 
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]

@@ -128,7 +128,7 @@ def print_written(report: Written, folder: File) -> None:
 
 def print_address(address: str, sets: int) -> None:
     """Say where the explorer's page is, as soon as it is served."""
-    hint = "" if sets else " beside the database; name their folder with --images"
+    hint = "" if sets else " beside the database; name their folder with --images (the sample comes without)"
     print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
 
 

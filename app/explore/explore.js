@@ -297,7 +297,7 @@
   const pair = (tile, wall, whole = false) => {
     const perturbed = condition(), seen = imageSet()?.pictures;
     const figure = (content, words) => element("figure", "", content, element("figcaption", "", words));
-    if (!seen) return [element("p", "", "These images were not found on this machine; name their folder with --images.")];
+    if (!seen) return [element("p", "", "These images were not found on this machine, and those of bandlens sample do not come along; name the folder of others with --images.")];
     return [
       figure(picture(tile, wall.digest, wall.seed), "clean"),
       figure(perturbed.unseen ? element("p", "", perturbed.unseen) : picture(tile, wall.digest, wall.seed, perturbed), whole ? `perturbed: ${inWords(perturbed)}` : "perturbed"),

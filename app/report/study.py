@@ -200,7 +200,8 @@ def _photograph(results: ReportData) -> tuple[NDArray[np.uint8], str]:
             return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
         except BandlensError:  # photographs of an index may have moved
             continue
-    return read_photograph(PHOTOGRAPH_FOLDER / CAT), "a cat by Stéfan van der Walt (CC0)"
+    name = "a cat by Stéfan van der Walt (CC0), since its own images do not lie beside the database"
+    return read_photograph(PHOTOGRAPH_FOLDER / CAT), name
 
 
 def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile:

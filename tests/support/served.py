@@ -54,7 +54,7 @@ def _read_address(process: subprocess.Popen[str], has_images: bool) -> Served:
     if not address:
         raise AssertionError(process.communicate(timeout=LIMIT_SECONDS)[1])
     count = "1 image set" if has_images else "0 image sets"
-    end = "" if has_images else " beside the database; name their folder with --images"
+    end = "" if has_images else " beside the database; name their folder with --images (the sample comes without)"
     assert count_line == f"{count} found{end}; Ctrl-C ends it\n"
     match = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
     assert match, address

@@ -142,7 +142,7 @@ def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_
 
 def test_a_study_without_filters_says_what_to_do(tmp_path: Path) -> None:
     (sentence,) = sentences(study(tmp_path, {"net": 20}, cutoffs=()))
-    assert sentence.startswith("Nothing is determined yet: run a study with filters, then `bandlens analyze --db ")
+    assert sentence.startswith("Nothing is determined yet: run a study with filters at several cutoffs, then `")
 
 
 def test_every_state_that_determines_nothing_says_what_to_do() -> None:
