@@ -16,7 +16,6 @@ from ..correlations.families import by_family
 from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of, values_of
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
-from ..statistics import ALPHA
 from .sources import add_models
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -136,27 +135,6 @@ def relations(values: pl.DataFrame) -> pl.DataFrame:
             relation = by_family(biases, accuracy, family, None if benchmark == "imagenet" else imagenet)
             rows.append({"bias": bias, "benchmark": benchmark} | asdict(relation))
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
-
-
-def sentences(table: pl.DataFrame) -> list[str]:
-    """Sentences on coefficients that differ in sign within and between families.
-
-    Signs are compared where one of the two is unlikely to be chance (p < 0.05).
-    """
-    lines = []
-    for row in table.drop_nulls(["within", "between"]).to_dicts():
-        within, between = row["within"], row["between"]
-        if within * between < 0 and min(row["p_within"], row["p_between"]) < ALPHA:
-            lines.append(
-                f"{row['bias']} goes {_way(between)} with {row['benchmark']} between the means of {row['families']} "
-                f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
-                f"({within:+.2f}, p {row['p_within']:.3g})."
-            )
-    return lines
-
-
-def _way(coefficient: float) -> str:
-    return "up" if coefficient > 0 else "down"
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")

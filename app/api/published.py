@@ -98,14 +98,11 @@ def show_published(
         return {"figures": values_of_model(values, published_name(store, model, values) if store else model)}
 
 
-def relate_published() -> tuple[pl.DataFrame, list[str]]:
+def relate_published() -> pl.DataFrame:
     """Correlate biases with accuracies over the study's 48 models: in all, within categories of training, and between.
 
     Spearman's coefficients; p shuffles models within their categories, or categories as wholes.
-
-    Returns the rows, and sentences on their signs.
     """
-    from ...analysis.published.relate import relations, sentences
+    from ...analysis.published.relate import relations
 
-    rows = relations(published_values())
-    return rows, sentences(rows)
+    return relations(published_values())

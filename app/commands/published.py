@@ -52,16 +52,13 @@ def print_published(
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 
 
-def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:
+def print_relations(rows: pl.DataFrame, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens published relate --format markdown"""
-    rows, sentences = related
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return
     title = "{} models of {} families".format(*rows.select("n", "families").max().row(0))
     print_rows(rows.select(RELATION_COLUMNS).to_dicts(), table_format, title)
-    for sentence in sentences:
-        print_note(sentence, table_format)
 
 
 COMMANDS: dict[str, Any] = {
