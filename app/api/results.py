@@ -52,7 +52,6 @@ def analyze(
     db: Database = RESULTS,
     study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE")] = "*",
     *,
-    conditions: Annotated[bool, typer.Option("--conditions")] = False,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Compute spectral, critical-band and shape biases, and group means, and keep them in the view `metric`.
@@ -68,9 +67,8 @@ def analyze(
     Args:
         study: name, or name@version; * is the newest version of each; or the file of one, whose own measures are
             computed too.
-        conditions: the metrics of every condition instead of the others.
 
-    Returns the rows of the view.
+    Returns the rows of the view `metric`.
     """
     from ...analysis.database.open import open_store
     from ...analysis.measures.compute import analyze_study, metrics_of, stored_values
@@ -84,8 +82,7 @@ def analyze(
         name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
         analyze_study(store, name, measures, progress, renew=not measures)
-        values = stored_values(store, name, conditions)
-    return values if conditions else metrics_of(values)
+        return metrics_of(stored_values(store, name, conditions=False))
 
 
 def measure(

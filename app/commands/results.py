@@ -36,11 +36,8 @@ if TYPE_CHECKING:
 
 TITLES = ("study", "checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
-COLUMNS = (
-    *(*TITLES, "metric", "condition", "value", "low", "high", "state"),
-    *("difference", "difference_low", "difference_high", "n"),
-)
-"""Columns of metrics that people are shown; conditions have their parameters in words."""
+COLUMNS = (*TITLES, "metric", "value", "low", "high", "state")
+"""Columns of metrics that people are shown."""
 
 MOST_NAMES = 10
 """The number of metrics or checkpoints that a reason lists."""
@@ -48,7 +45,6 @@ MOST_NAMES = 10
 
 def print_metrics(
     metrics: DataFrame,
-    conditions: bool,
     db: File,
     all_rows: Annotated[bool, typer.Option("--all")] = False,
     table_format: TableFormat = Format.table,
@@ -65,18 +61,11 @@ def print_metrics(
             "no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing, and which it will have"
         )
     if table_format.is_for_programs:
-        omissions = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
-        print_rows(metrics.drop(*omissions, strict=False).to_dicts(), table_format)
+        print_rows(metrics.drop("study_id", "checkpoint_id", "image_set_id").to_dicts(), table_format)
         return
     listed = metrics.filter(all_rows | ~metrics["metric"].is_in(details()) | metrics["value"].is_null())
-    rows = listed.filter(listed["value"].is_not_null()).to_dicts()
-    columns, noted = [*COLUMNS], listed.filter(listed["note"].is_not_null())
-    if conditions:
-        rows = [row | {"condition": condition_in_words(row)} for row in rows]
-        columns, noted = [*COLUMNS, "note"], listed.filter(listed["value"].is_null())
-    rows = [{name: row[name] for name in columns if name in row} for row in rows]
-    print_rows(rows, table_format, titles=(*TITLES, "metric") if conditions else TITLES)
-    lines = [*_reasons(noted)]
+    print_rows(listed.drop_nulls("value").select(COLUMNS).to_dicts(), table_format, titles=TITLES)
+    lines = [*_reasons(listed.drop_nulls("note"))]
     if len(metrics) > len(listed):
         count = plural(len(metrics) - len(listed), "further number")
         lines.append(f"not listed: {count}, such as those of single bands; --all lists them")

@@ -38,7 +38,6 @@ WIDTH = 80
 TABLES = ("cells", "metrics", "conditions")
 COMMANDS = {
     "analyze": f"analyze --db results.duckdb --study {STUDIES[0]} --all",
-    "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[1]} --conditions",
     "benchmarks": "benchmarks list",
     "checkpoints": "checkpoints list",
     "compare": f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all",

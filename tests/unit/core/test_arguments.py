@@ -17,7 +17,7 @@ from bandlens.core.arguments import _kinds_of_parameters
     ("name", "arguments", "settings", "message"),
     [
         ("run", (None,), {}, "study is None; give a Study or a Work or text or a path"),
-        ("analyze", ("r.duckdb",), {"conditions": "lowpass"}, "conditions is 'lowpass'; give True or False"),
+        ("report", ("r.duckdb",), {"published": "timm"}, "published is 'timm'; give True or False"),
         ("pack", (["a.png"], "t.set"), {}, "source is ['a.png']; give text or a path"),
         ("pack", ("a", "t.set"), {"crop": 64}, "crop is 64; give a Crop"),
         ("pack", (np.zeros((2, 3)), "t.set"), {}, "source is a ndarray; give text or a path"),
