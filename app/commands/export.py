@@ -154,11 +154,7 @@ def export_words(
             return model
 
         exports |= {key: partial(export_file, source, key) for key, source in own_sources.items()}
-    rows, failed = _lower_all(exports, lowering)
-    for row in rows if own_sources else ():
-        choice = models.describe_model(row["name"], out).get("weights", NO_CHOICE)
-        row |= {"weights": choice["taken"], "weights_left": choice["left"]}
-    return rows, failed
+    return _lower_all(exports, lowering)
 
 
 def _read_words(
@@ -211,18 +207,14 @@ def _lower_all(exports: Exports, lowering: Lowering) -> tuple[Rows, list[str]]:
     return rows, failed
 
 
-NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
-"""The choice of weights in a file with one kind of them."""
-
-
 def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool) -> None:
     """Say what was taken of a file of weights that holds more than one model needs."""
     if not named_by_user and "class_names" in description:
         log.info(f"bandlens: {name}: took the names of its classes from the file; --classes FILE gives others")
     for line in description.get("adapted", ()):
         log.info(f"bandlens: {name}: {line}")
-    choice = description.get("weights", NO_CHOICE)
-    if choice["left"]:
+    choice = description.get("weights")
+    if choice and choice["left"]:
         average = "the moving average " if choice["ema"] else ""
         log.info(
             f"bandlens: {name}: took {average}{choice['taken']} and left {', '.join(choice['left'])}; --weights "
@@ -236,8 +228,7 @@ def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = 
     bandlens export mine.onnx --normalization none, bandlens export timm:vit_small_patch14_dinov2 --head train.set
     """
     rows, failed = exported
-    omissions = () if table_format.is_for_programs else ("weights", "weights_left")
-    print_rows([{key: value for key, value in row.items() if key not in omissions} for row in rows], table_format)
+    print_rows(rows, table_format)
     if failed:
         raise ExportError(
             f"{len(failed)} not exported: {', '.join(failed)}; mend what is said above, and run these again"
