@@ -102,12 +102,11 @@ class Look:
         """A notebook's view. Names come from files, and are escaped."""
         first, *more = [escape(printable(sentence)) for sentence in self.sentences]
         paragraphs = [f"<p><b>{first}</b></p>", *(f"<p>{sentence}</p>" for sentence in more)]
-        flips = [f"<p>{escape(printable(line))}</p>" for line in self.flip_lines]
+        flips, picture = escape(printable("; ".join(self.flip_lines))), ""
         if flips:
-            picture = base64.b64encode(self.file.with_name("flips.png").read_bytes()).decode()
-            source = f"data:image/png;base64,{picture}"
-            flips.insert(0, f'<img alt="images whose answers changed" style="max-width: 100%" src="{source}">')
-        return "".join([*paragraphs, self._curve_html(), *flips, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
+            data = base64.b64encode(self.file.with_name("flips.png").read_bytes()).decode()
+            picture = f'<img alt="{flips}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+        return "".join([*paragraphs, self._curve_html(), picture, f"<p>{escape(printable('; '.join(self.notes)))}</p>"])
 
     def _curve_html(self) -> str:
         """The curve of both filters side by side, with what its lines are; empty where there is none."""

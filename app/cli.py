@@ -141,21 +141,15 @@ def _unknown_option(option: str, context: Any, see: str) -> UnknownName:
     return UnknownName("option", option, [name for name in names if name.startswith("-")], see)
 
 
-def _arguments(context: Any) -> list[Any]:
-    return [option for option in context.command.params if option.param_type_name == "argument"]
-
-
-def _advice_on_extra(message: str, context: Any) -> str:
-    """The advice on words of a command line that are arguments too many."""
-    arguments = _arguments(context)
-    words = [message, *(str(context.params[argument.name]) for argument in arguments)]
+def _advice_on_words(message: str, context: Any) -> str:
+    """The advice on words of a command line that are missing or too many."""
+    arguments = [option for option in context.command.params if option.param_type_name == "argument"]
+    words = [message, *(str(context.params.get(argument.name)) for argument in arguments)]
     if "db" in context.params and any(".duckdb" in word for word in words):
         return "a database is named with --db"
-    if context.info_name == "sql" and " " not in words[-1]:
+    if context.info_name == "sql" and "unexpected" in message and " " not in words[-1]:
         return "put a text with spaces into quotes"
-    metavars = " ".join(argument.metavar for argument in arguments)
-    text = f" ({arguments[0].help.rstrip('.')})" if len(arguments) == 1 else ""
-    return f"`{context.command_path}` takes {f'{metavars} alone{text}' if arguments else 'no such argument'}"
+    return f"usage: {' '.join([context.command_path, *(argument.metavar for argument in arguments)])}"
 
 
 @contextmanager
@@ -170,12 +164,9 @@ def _lines_of_typer(ctx: Any) -> Iterator[None]:
         see = f"see `{context.command_path} --help`"
         if hasattr(error, "possibilities"):
             raise _unknown_option(error.option_name, context, see) from None
-        if "unexpected extra" in message:
-            see = f"{_advice_on_extra(message, context)}; {see}"
-        if message.startswith("Missing argument"):
-            usage = " ".join([context.command_path, *(argument.metavar for argument in _arguments(context))])
-            raise UsageError(f"{message}; usage: {usage}; {see}") from None
         text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
+        if "unexpected extra" in message or message.startswith("Missing argument"):
+            see, text = f"{_advice_on_words(message, context)}; {see}", ""
         raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
 

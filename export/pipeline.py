@@ -174,15 +174,15 @@ def export_network(
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
 
     A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is. Without a
-    `normalization`, it is that of timm's configuration of the network, and so are image size and crop.
+    `normalization`, it is that of timm's configuration of the network, and so are image size and crop, unless another
+    `image_size` is given.
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
     check_user_name(name)
     crop = None
     if normalization is None:
         normalization, crop = preprocessing_of(network.pretrained_cfg, name)  # type: ignore[arg-type]
-        if image_size not in (None, crop.size):
-            raise UsageError(f"{name} takes images of {crop.size} pixels; leave out --image-size, or give mean and std")
+        crop = crop if image_size in (None, crop.size) else None
     try:
         copy = deepcopy(network).cpu().eval()
         sha256 = sha256_of_tensors(copy)

@@ -105,10 +105,10 @@ def look(
         open_source(Path(images))  # which says what is near
     size = image_size or (_side(images) if version else None)  # a function does not say what it takes
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
-    functions: dict[str, Any] = {"version": version, "layout": layout}
+    options |= {"version": version, "layout": layout}
     with _without_empty_folders(folder):
         try:
-            network = take_model(model, folder / MODELS, normalization=normalization, **options, **functions)
+            network = take_model(model, folder / MODELS, normalization=normalization, **options)
         except UnknownNormalization as unknown:
             with TemporaryDirectory(prefix=".trial-", dir=folder) as trial:
                 network = take_model(model, Path(trial), normalization="none", **options)
@@ -121,7 +121,8 @@ def look(
             raise UsageError(f"{image_set.info.name} has one image, and {advice}")
         study, more = _choose(network, image_set, folder, start, 60 * minutes)
         summary = run(study, folder / DATABASE, progress=progress)
-    options["normalization"] = normalization or normalization_option(network.normalization)
+    is_file = isinstance(model, (str, PathLike)) and Path(model).is_file()
+    options["normalization"] = normalization or (normalization_option(network.normalization) if is_file else None)
     options["labels"] = NO_LABELS if labels is None and network.classes != CLASSES else labels
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
     conditions = f"{min(study.limit or count, count):,} of {count:,} images under {summary.cells} conditions"
@@ -167,7 +168,7 @@ def take_model(
     if isinstance(model, (str, PathLike)):
         file = Path(model)
         if not file.exists() and architecture is None:
-            return _named_model(str(model), models)
+            return _named_model(str(model), models, has_options=(name, normalization) != (None, None))
         if file.is_dir() and not (file / "config.json").exists():
             inside = next((f"give a file, such as {path}" for path in file.glob("*.[op][nt]*")), MODEL_ADVICE)
             raise UsageError(f"{file} is a folder without config.json; {inside}")
@@ -209,17 +210,18 @@ def take_model(
     )
 
 
-def _named_model(word: str, models: Path) -> Model:
+def _named_model(word: str, models: Path, has_options: bool) -> Model:
     """One of the 48 or of timm, which is exported unless it is there; or a model that was exported before."""
     published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(None)
-    if (name := word.removeprefix(TIMM)) in model_names(models):
+    name, is_published = word.removeprefix(TIMM), word in published or word.startswith(TIMM)
+    if not is_published and word not in (*exported, *model_names(models)):
+        near = did_you_mean(word, [*published, *exported, *map(str, Path(word).parent.glob("*"))])
+        raise UsageError(f"there is no file {word}, and no model of this name{near}; {MODEL_ADVICE}")
+    if has_options:
+        raise UsageError(f"{word} has its own name and normalization; leave out --name and --normalization")
+    if name in model_names(models):
         return load_model(models, name)
-    if word in published or word.startswith(TIMM):
-        return export_model(word, out=models)
-    if word in exported:
-        return load_model(None, word)
-    near = did_you_mean(word, [*published, *exported, *map(str, Path(word).parent.glob("*"))])
-    raise UsageError(f"there is no file {word}, and no model of this name{near}; {MODEL_ADVICE}")
+    return export_model(word, out=models) if is_published else load_model(None, word)
 
 
 def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
@@ -351,7 +353,7 @@ def _commands(
     """The commands that do the same by hand; of what lies in memory, and was there before, there are none."""
     database, words = file.parent / DATABASE, list[list[object]]()
     if isinstance(model, (str, PathLike)) and network.path.parent == file.parent / MODELS:
-        names = ("name", "architecture", "normalization", "image_size")
+        names = ("name", "architecture", "normalization", "image_size") if Path(model).exists() else ()
         words.append(["export", model, "--out", network.path.parent, *_options(options, names)])
     if isinstance(images, (str, PathLike)) and packed.parent == file.parent:
         crop = [] if _crop(network) == PUBLISHED_CROP else _crop(network).options.split()

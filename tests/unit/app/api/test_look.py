@@ -183,10 +183,13 @@ def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> 
 
 
 def test_a_file_that_was_exported_keeps_its_normalization(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    exported = bandlens.export_model("mine.onnx", "again", mean=0, std=0.5, out="exported")
-    first = bandlens.look(exported.path, "photos", minutes=60)
+    exported = bandlens.export_model("mine.onnx", "again", mean=0, std=0.5, out="look/models")
+    first = bandlens.look("again", "photos", minutes=60)
+    assert first.commands[0] == "bandlens export again --out look/models"
     assert first.sentences == bandlens.look(exported.path, "photos", normalization="imagenet", minutes=60).sentences
-    assert "exported/again.onnx was exported with its normalization, which is taken" in caplog.text
+    assert "look/models/again.onnx was exported with its normalization, which is taken" in caplog.text
+    with pytest.raises(UsageError, match="again has its own name and normalization; leave out `name` and `normal"):
+        bandlens.look("again", "photos", normalization="none")
 
 
 def test_folders_named_as_classes_of_imagenet_are_no_labels_of_other_classes(folder: Path) -> None:
