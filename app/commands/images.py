@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Size = Annotated[int, typer.Option(help="Side of the central crop, in pixels.")]
 Resize = Annotated[str, typer.Option(metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")]
 Interpolation = Annotated[str, typer.Option(metavar="bilinear|bicubic", help="Of the resize; antialiased.")]
-Clusters = Annotated[str, typer.Option(metavar="none|folder", help="Which images are not independent.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="N images, drawn from all classes evenly.")]
 
@@ -44,7 +43,7 @@ def pack(
     labels: images.LabelFile = None,
     attributes: Annotated[File | None, typer.Option(metavar="CSV")] = None,
     decision_space: str = "all",
-    clusters: Clusters = "none",
+    clusters: Annotated[str, typer.Option(metavar="none|folder")] = "none",
     limit: Limit = None,
     size: Size = SIZE,
     resize: Resize = "256",
@@ -62,6 +61,7 @@ def pack(
         benchmark: what the images are, in results; the set's name by default.
         attributes: site, scanner or the like: columns path, name, value.
         decision_space: what labels are of: all, imagenet-a, imagenet-r, sixteen, or multilabel.
+        clusters: which images are not independent.
         levels: black and white of pictures of more than 8 bits.
     """
     from ...probes.images.pack import pack
@@ -89,7 +89,6 @@ def pack_benchmark(
     only: Annotated[Sequence[str], typer.Option(metavar="NAME|K")] = (),
     limit: Limit = None,
     partial: Annotated[bool, typer.Option("--partial")] = False,
-    clusters: Clusters = "none",
     size: Size = SIZE,
     resize: Resize = "256",
     interpolation: Interpolation = "bilinear",
@@ -118,7 +117,7 @@ def pack_benchmark(
         out,
         name=name,
         crop=read_crop(size, resize, interpolation, fixed),
-        labels=Labels(path_of(ground_truth), path_of(real), clusters),
+        labels=Labels(path_of(ground_truth), path_of(real)),
         subset=Subset(limit, partial, corruptions, severities),
         how=How(skip_broken, stream, progress=progress, say=log.info),
     )

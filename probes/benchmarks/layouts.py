@@ -102,8 +102,6 @@ class Labels:
     """A list for images of ImageNet that lie in no class folders: see `read_truth`."""
     real: Path | None = None
     """ReaL's real.json."""
-    clusters: str = "none"
-    """The images that are not independent: "none" of them, or those of one "folder"."""
 
 
 IN_PATHS = Labels()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -20,7 +20,7 @@ from ...core.records import PUBLISHED_CROP, Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.image_set import ImageSet, open_image_set
 from ..images.image_sources import ImageSource, open_source
-from ..images.labels import check_clustering, places_in_classes
+from ..images.labels import places_in_classes
 from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
@@ -276,7 +276,7 @@ def pack_benchmark(
         out: the new folder of the set, or of the sets of corruptions.
         name: the name of the set, by default that of `out`; corruption and severity are added.
         crop: how photographs become pixels; those of a benchmark that is not resized must have `crop.size`.
-        labels: files with labels, for the benchmarks that have them, and which images are not independent.
+        labels: files with labels, for the benchmarks that have them.
         subset: how much of the benchmark is packed, and is enough; by default all of it.
         how: broken files, streaming, threads, progress; none of it matters to what the set holds.
 
@@ -287,7 +287,6 @@ def pack_benchmark(
     source, out = Path(source), Path(out)
     if benchmark.fixed:
         crop = Crop(crop.size, crop.size, fixed=True)
-    check_clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, subset)
     sets = {
@@ -326,7 +325,7 @@ def pack_benchmark(
         with writing(place.out):
             if benchmark.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        sets[place] = write_set(images, replace(choice, clusters=labels.clusters), place.out, crop, info, how)
+        sets[place] = write_set(images, choice, place.out, crop, info, how)
     return [sets[place] for place in places]
 
 
