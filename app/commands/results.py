@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import amount, plural, some_of
 from ...core.protocol import MODEL_VS_HUMAN, SUBSET_TITLES, UNCOUNTED_CONDITIONS
@@ -43,17 +41,8 @@ MOST_NAMES = 10
 """The number of metrics or checkpoints that a reason lists."""
 
 
-def print_metrics(
-    metrics: DataFrame,
-    db: File,
-    all_rows: Annotated[bool, typer.Option("--all")] = False,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Example: bandlens analyze --db results.duckdb --format csv
-
-    Args:
-        all_rows: list further numbers, such as those of single bands, too, as csv and json do.
-    """
+def print_metrics(metrics: DataFrame, db: File, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens analyze --db results.duckdb --format csv"""
     from ...analysis.measures.registry import details
 
     if metrics.is_empty():
@@ -63,12 +52,12 @@ def print_metrics(
     if table_format.is_for_programs:
         print_rows(metrics.drop("study_id", "checkpoint_id", "image_set_id").to_dicts(), table_format)
         return
-    listed = metrics.filter(all_rows | ~metrics["metric"].is_in(details()) | metrics["value"].is_null())
+    listed = metrics.filter(~metrics["metric"].is_in(details()) | metrics["value"].is_null())
     print_rows(listed.drop_nulls("value").select(COLUMNS).to_dicts(), table_format, titles=TITLES)
     lines = [*_reasons(listed.drop_nulls("note"))]
     if len(metrics) > len(listed):
         count = plural(len(metrics) - len(listed), "further number")
-        lines.append(f"not listed: {count}, such as those of single bands; --all lists them")
+        lines.append(f"not listed: {count}, such as those of single bands; --format csv has all")
     if lines:
         print_note("\n".join(["", *lines]), table_format)
     if len(metrics):
@@ -185,42 +174,27 @@ TABLES = {
     "metrics": ("metric", "metrics"),
     "conditions": ("metric of conditions", "metrics of conditions"),
 }
-"""Table of a comparison -> what one of its rows is called, and what several are, which is its title."""
+"""Table of a comparison -> what one of its rows is called, and what several are."""
 STAR = "*: p below 0.05 after Holm, of accuracies alone"
 """The meaning of the column `*`."""
 
 
-def print_comparison(
-    comparison: Comparison,
-    all_rows: Annotated[bool, typer.Option("--all")] = False,
-    table_format: TableFormat = Format.table,
-) -> None:
+def print_comparison(comparison: Comparison, table_format: TableFormat = Format.table) -> None:
     """Examples: bandlens compare study@1 study@2 --db results.duckdb, bandlens compare study --checkpoints
     resnet50.a1_in1k,resnet50.a2_in1k
-
-    Args:
-        all_rows: list weaker differences, and what shows none, too, with every column, as json does.
     """
     if table_format.is_for_programs:
         print_document(comparison, table_format)
-    else:
-        _print(comparison, all_rows, table_format)
-
-
-def _print(comparison: Comparison, all_rows: bool, table_format: Format) -> None:
+        return
     note = partial(print_note, table_format=table_format)
     note(f"A: {comparison.a}\nB: {comparison.b}")
     _print_counts(comparison, note)
-    beyond_chance = comparison if all_rows else comparison.beyond_chance()
-    excerpt = comparison if all_rows else beyond_chance.strongest(MOST_DIFFERENCES)
-    frames = {TABLES[name][1].capitalize(): getattr(excerpt, name) for name in TABLES}
-    tables = {title: _rows_in_words(frame) for title, frame in frames.items() if len(frame)}
-    if tables and table_format == Format.table:
-        print()
-    if all_rows:
-        print_tables(tables, table_format, titles=SUBJECT_TITLES)
-    elif tables:
-        print_rows(_difference_rows(excerpt), table_format, titles=SUBJECT_TITLES)
+    beyond_chance = comparison.beyond_chance()
+    excerpt = beyond_chance.strongest(MOST_DIFFERENCES)
+    if rows := _difference_rows(excerpt):
+        if table_format == Format.table:
+            print()
+        print_rows(rows, table_format, titles=SUBJECT_TITLES)
         note(f"\n{STAR}")
     for words, whole, part, advice in (
         ("weaker differences", beyond_chance, excerpt, "lists them, with p, states, and what the two differ in"),
@@ -229,7 +203,7 @@ def _print(comparison: Comparison, all_rows: bool, table_format: Format) -> None
         counts = {name: len(getattr(whole, name)) - len(getattr(part, name)) for name in TABLES}
         if any(counts.values()):
             in_words = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in counts.items() if count)
-            note(f"{words}: {in_words}; --all {advice}")
+            note(f"{words}: {in_words}; --format csv {advice}")
     note("\n".join(["", *comparison.verdict.sentences]))
 
 
@@ -271,18 +245,6 @@ def _print_counts(comparison: Comparison, note: Callable[[str], None]) -> None:
             count = f"{len(cells)} {'cell is' if len(cells) == 1 else 'cells are'}"
             names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
             note(f"{count} in {side} only: {some_of(names, MOST_CELLS, '; ')}")
-
-
-def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows without the columns that are empty, and with conditions in words."""
-    columns = [name for name in frame.columns if name == "cycles" or frame[name].null_count() < len(frame)]
-    rows = frame.select(columns).to_dicts()
-    if "parameters" in columns:
-        rows = [row | {"probe": condition_in_words(row)} for row in rows]
-    names = {name: name for name in columns if name not in ("parameters", "cycles")}
-    if "parameters" in columns:
-        names["probe"] = "condition"
-    return [{title: row[name] for name, title in names.items()} for row in rows]
 
 
 COMMANDS: dict[str, Any] = {

@@ -40,7 +40,8 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert f"Not determined: differences in metrics, since there are {line}.\n" in page
     assert "below 11 cycles/image " not in page
     assert "weaker differences" not in page
-    assert "\nno difference found: 1 cell; --all says what could have been (detectable)\n\nCompared with s@1, " in page
+    counts = "no difference found: 1 cell; --format csv says what could have been (detectable)"
+    assert f"\n{counts}\n\nCompared with s@1, " in page
     assert page.endswith("` first.\n"), "the verdict is last"
     words = ("kappa", "p_holm", "lost", "precision")
     assert not [word for word in words if word in page]
@@ -48,10 +49,9 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     [row] = [line for line in page.splitlines() if line.startswith("  net ")]
     assert head == ["checkpoint", "image_set", "name", "A", "B", "difference", "n", "*"]
     assert re.fullmatch(r" +net +set +lowpass below 5 cycles/image +0\.7 +0\.4 +-0\.300 \[.*\] +100 +\*", row), row
-    full_page = run_here("compare", "s@1", "s@2", "--db", db, "--all")
-    assert [word for word in words if word not in full_page] == []
-    assert "below 11 cycles/image " in full_page
-    assert "no difference found:" not in full_page
+    table = run_here("compare", "s@1", "s@2", "--db", db, "--format", "csv")
+    assert [word for word in words if word not in table] == []
+    assert table.count("\ncells,") == 2
 
 
 def test_a_database_stands_for_its_last_study(db: Path) -> None:
@@ -70,7 +70,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
         for setting, number in zip((condition(), LOW[0]), numbers, strict=True)
     ]
     database_of(tmp_path, images, parts)
-    comparison = json.loads(run_here("compare", "s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
+    comparison = json.loads(run_here("compare", "s", "--checkpoints", "x,y", "--db", path, "--format", "json"))
     assert comparison["verdict"]["findings"][0].startswith(
         "Compared with x, y is less accurate without perturbation: -0.150 [-0.2"
     )
