@@ -110,10 +110,7 @@ def print_address(address: str, sets: int) -> None:
     print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
 
 
-CORRELATION_COLUMNS = (
-    *("bias", "group", "coefficient", "low", "high", "low_images", "high_images", "p", "p_least", "p_permutation"),
-    *("p_holm", "p_bh", "detectable", "partial", "loco_low", "loco_high"),
-)
+CORRELATION_COLUMNS = ("bias", "group", "coefficient", "low", "high", "p_holm", "partial")
 """Columns that people are shown of correlations."""
 
 
@@ -125,15 +122,12 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return
-    optional = ("low_images", "high_images", "p_least")
-    columns = [name for name in CORRELATION_COLUMNS if name not in optional or rows[name].count()]
     method, partial = rows["method"][0], f"given {correlated.partial_on}" if correlated.partial_on else "partial"
     titles = {"coefficient": method, "low": f"{method}_low", "high": f"{method}_high", "partial": partial}
-    titles |= {"p_least": "least possible p"}
     tables = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
     for (subset,), subset_rows in rows.group_by("subset", maintain_order=True):
         title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, model_counts(subset_rows)))})"
-        tables[title] = subset_rows.select(columns).rename(titles, strict=False).to_dicts()
+        tables[title] = subset_rows.select(CORRELATION_COLUMNS).rename(titles).to_dicts()
     print_tables(tables, table_format)
     for clause in dict.fromkeys(clause for note in rows["note"].drop_nulls() for clause in note.split("; ")):
         print_note(clause, table_format)
@@ -149,7 +143,8 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
     uncertain = tests.filter(~HOLDS)
     text = (
         f"{len(tests)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
-        f"after Benjamini-Hochberg {counts[2]}; holding after Holm: {len(tests) - len(uncertain)}"
+        f"after Benjamini-Hochberg {counts[2]}; holding after Holm: {len(tests) - len(uncertain)}; "
+        "--format csv has each of them"
     )
     if uncertain.is_empty():
         return text

@@ -60,7 +60,8 @@ COMMANDS = {
 TABLE_PARTS = {"gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
-    "correlate": {"partial_p", "low_images", "high_images"},
+    "correlate": {"partial_p", "low_images", "high_images", "p", "p_least", "p_permutation", "p_bh", "detectable"}
+    | {"loco_low", "loco_high"},
     "published": {"values", "models_within", "p", "n"},
 }
 """Numbers that a command leaves to JSON."""
