@@ -197,11 +197,6 @@ def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
     )
 
 
-def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
-    """Select the numbers of many conditions: the columns of the view `metric`, with the keys in the database."""
-    return values.filter(pl.col("condition_id").is_null()).select(*SUBJECT_KEYS, *PEOPLE_COLUMNS)
-
-
 def _parts(
     store: Store,
     study_subjects: Sequence[Subject],

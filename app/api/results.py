@@ -71,7 +71,8 @@ def analyze(
     Returns the rows of the view `metric`.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.compute import analyze_study, metrics_of, stored_values
+    from ...analysis.measures.compute import PEOPLE_COLUMNS, analyze_study, stored_values
+    from ...analysis.measures.outcomes import SUBJECT_KEYS
     from ...analysis.measures.own import read_measures
     from ..study.file import is_study_file
 
@@ -82,7 +83,7 @@ def analyze(
         name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
         analyze_study(store, name, measures, progress, renew=not measures)
-        return metrics_of(stored_values(store, name, conditions=False))
+        return stored_values(store, name, conditions=False).select(*SUBJECT_KEYS, *PEOPLE_COLUMNS)
 
 
 def measure(

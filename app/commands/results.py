@@ -162,8 +162,6 @@ MOST_CELLS = 3
 """The number of cells of one run alone that are listed."""
 MOST_DIFFERENCES = 5
 """The number of cells, of metrics and of metrics of conditions that are listed, the strongest differences first."""
-SUBJECT_TITLES = ("checkpoint", "image_set")
-"""Columns that become headings on a terminal without room for them."""
 TABLES = {
     "cells": ("cell", "cells"),
     "metrics": ("metric", "metrics"),
@@ -189,7 +187,7 @@ def print_comparison(comparison: Comparison, table_format: TableFormat = Format.
     if rows := _difference_rows(excerpt):
         if table_format == Format.table:
             print()
-        print_rows(rows, table_format, titles=SUBJECT_TITLES)
+        print_rows(rows, table_format, titles=TITLES)
         note(f"\n{STAR}")
     for words, whole, part, advice in (
         ("weaker differences", beyond_chance, excerpt, "lists them, with p, states, and what the two differ in"),
@@ -214,7 +212,7 @@ def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
         pl.col("value_a", "value_b").round(3), **{"*": pl.when(DIFFERS).then(pl.lit("*"))}
     )
     return [
-        {name: row[name] for name in SUBJECT_TITLES}
+        {name: row[name] for name in TITLES[1:]}
         | {"name": f"{row['metric'] or ''} {condition_in_words(row)}".strip()}
         | {side.upper(): value_in_words(row[f"value_{side}"], row[f"state_{side}"]) for side in "ab"}
         | {"difference": None if row["difference"] is None else difference_in_words(row | {"metric": ""})}

@@ -11,7 +11,7 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 from numpy.typing import NDArray
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.compute import compute_measures, metrics_of
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.critical_band import (
     FREQUENCIES,
     NOISE_SDS,
@@ -192,7 +192,7 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
     for study, classes in (("s", CLASSES), ("few", 16)):
         assert {subject.classes for subject in subjects(store, study)} == {classes}, "guesses are among these"
     advances: list[float] = []
-    metrics = metrics_of(compute_measures(store, "s", advance=advances.append))
+    metrics = compute_measures(store, "s", advance=advances.append)
     assert sum(advances) == pytest.approx(2)
     assert set(metrics["checkpoint"]) == {"one", "two"}
 
