@@ -247,8 +247,9 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         labels = NO_LABELS if is_path else None
     name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
     out = folder / f"{name}.set"
-    size = model.image_size
-    crop = Crop(size, size) if _side(images) == size else _crop(model)
+    crop, size = _crop(model), model.image_size
+    if model.crop is None and _side(images) == size:
+        crop = Crop(size, size)  # they are cropped already
     with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
         new = Path(draft) / out.name
         how = How(is_path, progress=progress, say=lambda text: log.info(text.replace(str(new), str(out))))
@@ -341,7 +342,7 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
             text = grid
         else:
             minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 60)
-            more = f"--minutes {minutes} has the published grid, too"
+            more = f"with {plural(minutes, 'minute')} it has the published grid, too"
     with writing(file, "make its folder writable"):
         write_bytes(file, LIMIT.sub(f"limit = {limit}", text, count=1).encode())
     return Study.read(file), more

@@ -16,7 +16,7 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.app.api.look import take_model
+from bandlens.app.api.look import take_images, take_model
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
@@ -121,6 +121,8 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
     in_memory = take_model(network, tmp_path)
     assert (in_memory.normalization, in_memory.crop) == (model.normalization, model.crop)
+    images = take_images(make_pictures(2, 160), None, in_memory, tmp_path)
+    assert images.info.preprocessing == pretrained(NAME).crop.key
 
 
 @pytest.mark.parametrize("pool", [None, "mean"])
