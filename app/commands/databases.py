@@ -111,8 +111,8 @@ def print_checks(checks: Sequence[Check], db: File, table_format: TableFormat = 
 
 def print_sample(out: Path) -> None:
     """Example: bandlens sample --out sample.duckdb"""
-    commands = f"bandlens explore --db {quoted(out)}, or studies list, report, sql, compare"
-    print(f"{out}: real results, without the photographs, which are of imagenet-sample-images; next: {commands}")
+    print(f"{out}: real results on imagenet-sample-images, whose pictures do not come along")
+    print(f"next: bandlens explore --db {quoted(out)}, or studies list, report, sql, compare")
 
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
