@@ -34,7 +34,7 @@ TRAITS = {
     "cell.checkpoint": "study_checkpoint.name",
     "onnx_sha256": "study_checkpoint.name",
     "cell.image_set": "concat(study_image_set.name, ' (', count, ' images)')",
-    "engine": "engine",
+    "engine": "concat('engine ', engine)",
     "precision": "precision",
     "seed": "concat('seed ', seed)",
 }
