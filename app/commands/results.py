@@ -54,14 +54,13 @@ def print_metrics(metrics: DataFrame, db: File, table_format: TableFormat = Form
         return
     listed = metrics.filter(~metrics["metric"].is_in(details()) | metrics["value"].is_null())
     print_rows(listed.drop_nulls("value").select(COLUMNS).to_dicts(), table_format, titles=TITLES)
-    lines = [*_reasons(listed.drop_nulls("note"))]
+    notes = [*_reasons(listed.drop_nulls("note"))]
     if len(metrics) > len(listed):
         count = plural(len(metrics) - len(listed), "further number")
-        lines.append(f"not listed: {count}, such as those of single bands; --format csv has all")
-    if lines:
+        notes.append(f"not listed: {count}, such as those of single bands; --format csv has all")
+    verdicts = [*_verdicts([*metrics["study"].unique(maintain_order=True)], db)]
+    for lines in filter(None, (notes, verdicts)):
         print_note("\n".join(["", *lines]), table_format)
-    if len(metrics):
-        print_note("\n".join(["", *_verdicts([*metrics["study"].unique(maintain_order=True)], db)]), table_format)
 
 
 def _verdicts(labels: Sequence[str], db: File) -> Iterator[str]:

@@ -14,17 +14,7 @@ import typer
 from ...core.errors import BandlensError, amount, plural, quoted, some_of
 from ...core.untrusted import one_line
 from ..api import studies
-from ..printing import (
-    Format,
-    Rows,
-    TableFormat,
-    duration,
-    folded,
-    print_document,
-    print_note,
-    print_rows,
-    print_tables,
-)
+from ..printing import Format, Rows, TableFormat, duration, print_document, print_note, print_rows, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -112,7 +102,7 @@ def _print_notes(plan: Plan, note: Callable[[str], None]) -> None:
 def print_summary(summary: Summary, study: Path, db: Path, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens run study.toml --db results.duckdb"""
     if table_format == Format.table:
-        print(folded("\n".join([_run_in_words(summary, study, db), *summary.verdict[:1]])))
+        print_note("\n".join([_run_in_words(summary, study, db), *summary.verdict[:1]]), table_format)
     else:
         print_document(summary, table_format)
     summary.raise_failures()
