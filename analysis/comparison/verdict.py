@@ -184,18 +184,22 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
 def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
     """For each measure, the model at either end of the values, which may lie beyond what was tested.
 
-    `total` counts the models that are determined and those that are not.
+    Measures whose ends lie apart come first. `total` counts the models that are determined and those that are not.
     """
-    for _, models in rows.sort("value", "checkpoint").group_by("metric", maintain_order=True):
-        ends, size = models[[0, -1]], len(models)
+    apart, overlapping = [], []
+    for _, models in rows.group_by("metric", maintain_order=True):
+        (least, greatest), size = models.sort("value", "checkpoint")[[0, -1]].rows(named=True), len(models)
         count = f"{total:,} models" if size == total else f"the {size:,} determined of {total:,} models"
-        (first, in_words), (last, last_in_words) = (
-            (row["checkpoint"], estimate_in_words(row)) for row in ends.rows(named=True)
-        )
-        if in_words == last_in_words:
-            yield f"{first if size == 1 else f'Each of {count}'} {in_words}"
+        first, last = estimate_in_words(least), estimate_in_words(greatest)
+        if first == last:
+            apart.append(f"{least['checkpoint'] if size == 1 else f'Each of {count}'} {first}")
+            continue
+        ends = f"{least['checkpoint']} {first} at one end and {greatest['checkpoint']} {last} at the other"
+        if None in (least["high"], greatest["low"]) or least["high"] < greatest["low"]:
+            apart.append(f"Of {count}, {ends}")
         else:
-            yield f"Of {count}, {first} {in_words} at one end and {last} {last_in_words} at the other"
+            overlapping.append(f"Of {count}, {ends}; these intervals overlap")
+    yield from [*apart, *overlapping]
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:

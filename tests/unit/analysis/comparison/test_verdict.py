@@ -90,6 +90,13 @@ def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_w
     assert [sentence.split()[0] for sentence in each] == ["coarse", "fine", "middle"]
 
 
+def test_the_first_sentence_on_several_models_is_of_a_measure_that_tells_them_apart(sample: Path) -> None:
+    with bandlens.open(sample) as results:
+        octaves, groups = results.verdict("octaves")[0], results.verdict("groups")[0]
+    assert octaves.startswith("Of 4 models, SqueezeNet-1.1 owes 13 % [9, 16] of all images to octave 4 at one end and")
+    assert groups.endswith(" at the other; these intervals overlap, on groups-test.set.")
+
+
 def test_the_first_sentence_counts_the_models_of_which_nothing_is_determined(tmp_path: Path) -> None:
     middles = {"coarse": 15, "fine": 30, "hidden": 30}
     database = study(tmp_path, middles)
