@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import ceil, inf
 from os import PathLike
@@ -353,22 +353,20 @@ def _commands(
 ) -> list[str]:
     """The commands that do the same by hand; of what lies in memory, and was there before, there are none."""
     database, words = file.parent / DATABASE, list[list[object]]()
+
+    def flags(*names: str) -> list[object]:
+        given = ((f"--{name.replace('_', '-')}", options[name]) for name in names if options[name] is not None)
+        return [word for pair in given for word in pair]
+
     if isinstance(model, (str, PathLike)) and network.path.parent == file.parent / MODELS:
-        names = ("name", "architecture", "normalization", "image_size") if Path(model).exists() else ()
-        words.append(["export", model, "--out", network.path.parent, *_options(options, names)])
+        own = flags("name", "architecture", "normalization", "image_size") if Path(model).exists() else []
+        words.append(["export", model, "--out", network.path.parent, *own])
     if isinstance(images, (str, PathLike)) and packed.parent == file.parent:
         crop = [] if _crop(network) == PUBLISHED_CROP else _crop(network).options.split()
-        words.append(
-            ["images", "pack", images, "--out", packed, *_options(options, ("labels",)), *crop, "--skip-broken"]
-        )
+        words.append(["images", "pack", images, "--out", packed, *flags("labels"), *crop, "--skip-broken"])
     words += [["run", file, "--db", database], ["analyze", "--db", database]]
     words += [["report", "--db", database, "--out", file.parent / REPORT]]
     return [" ".join(map(quoted, ["bandlens", *line])) for line in words]
-
-
-def _options(options: Mapping[str, Any], names: Sequence[str]) -> list[object]:
-    given = ((f"--{name.replace('_', '-')}", options[name]) for name in names if options[name] is not None)
-    return [word for pair in given for word in pair]
 
 
 def _side(images: Any) -> int | None:

@@ -118,7 +118,7 @@ def test_what_a_folder_lacks_is_one_line(saved: Path, tmp_path: Path) -> None:
         return str(refusal(lambda: bandlens.export_model(folder, "tiny", **keys, out=tmp_path / "models")))
 
     folder = Path(shutil.copytree(saved, tmp_path / "changed"))
-    assert "leave out --image-size" in export(folder, image_size=32)
+    assert "leave out `image_size`" in export(folder, image_size=32)
     assert "is a folder, whose config.json names the architecture" in export(folder, architecture="resnet18")
     (folder / "preprocessor_config.json").rename(tmp_path / "preprocessor_config.json")
     assert "has no preprocessor_config.json, which says how images are made; say it with" in export(folder)
