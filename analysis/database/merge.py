@@ -26,7 +26,7 @@ from typing import Any
 
 import duckdb
 
-from ...core.errors import StoreError, UsageError, quoted, some_of
+from ...core.errors import StoreError, UsageError, no_database, quoted, some_of
 from ...core.files import open_draft, put_beside, share_access
 from ...core.jobs import Progress, silent
 from ...core.records import PREDICTION_COLUMNS
@@ -170,8 +170,8 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     if not paths:
         raise UsageError("there is no database to merge; name one at least")
     for path in paths:
-        with open_store(path, read_only=True):  # which says what is wrong with a file
-            pass
+        if not path.exists():
+            raise no_database(path)
     preference = NOBODY if prefer is None else _place_of(prefer, paths)
     with new_file(out) as draft:
         write_empty(draft, out)
