@@ -135,13 +135,19 @@ def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duck
         config |= {"temp_directory": _spill_folder().name, "max_temp_directory_size": "10GB"}
     with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
-        # DuckDB would draw the bar on standard output, between the rows of an answer that takes two seconds.
-        connection.execute("SET enable_progress_bar = false")
+        _hide_progress(connection)
     try:
         yield connection
     finally:
         with suppress(duckdb.Error):
             connection.close()
+
+
+def _hide_progress(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keep DuckDB from drawing a bar on standard output, between the rows of an answer that takes two seconds."""
+    # In a notebook without ipywidgets there is no bar, and DuckDB raises an error for whatever the setting is set to.
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
+        connection.execute("SET enable_progress_bar = false")
 
 
 @cache
@@ -160,7 +166,7 @@ def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duc
     """
     folder = str(draft.parent)
     with explained(path), duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT}) as connection:
-        connection.execute("SET enable_progress_bar = false")
+        _hide_progress(connection)
         connection.execute("SET temp_directory = ?", [folder])
         connection.execute("SET allowed_directories = ?", [[folder]])
         connection.execute("SET allowed_paths = ?", [[f"{file}{end}" for file in databases for end in ("", ".wal")]])

@@ -132,6 +132,25 @@ def test_duckdb_1_5_reads_and_writes_what_is_written_here(path: Path) -> None:
         assert ask(file, "SELECT study, top1 FROM accuracy ORDER BY ALL") == [("first", 0.5), ("second", 1.0)]
 
 
+OPEN_IN_NOTEBOOK = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+kernel = SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules |= {"IPython": SimpleNamespace(get_ipython=lambda: kernel), "ipywidgets": None}
+from bandlens.analysis.database.merge import merge
+from bandlens.analysis.database.open import open_store
+path, merged = map(Path, sys.argv[1:])
+with open_store(path):
+    pass
+merge([path], merged)
+"""
+
+
+def test_a_notebook_without_widgets_opens_a_database(path: Path) -> None:
+    subprocess.run(python(OPEN_IN_NOTEBOOK, path, path.with_name("merged.duckdb")), check=True, timeout=LIMIT_SECONDS)
+
+
 OPEN_BY_DUCKDB = """
 import sys
 import duckdb
