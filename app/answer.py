@@ -81,8 +81,9 @@ class Look:
 
     @property
     def curve_lines(self) -> list[str]:
-        """A line for each filter at every other tenth, with a bar as long as its share, and the interval."""
-        curve = self.curve.filter((pl.col("cutoff") * 10).round(3) % 2 == 1)
+        """A line for each filter at every other tenth and above 0.9: a bar as long as its share, and the interval."""
+        cutoff = pl.col("cutoff")
+        curve = self.curve.filter(((cutoff * 10).round(3) % 2 == 1) | (cutoff > 0.9))
         rows = [(condition_in_words(row), row) for row in curve.to_dicts()]
         width = max((len(words) for words, _ in rows), default=0)
         return [

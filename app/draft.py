@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError
+from ..core.protocol import CUTOFFS
 from ..core.untrusted import words_of
 from ..export.model_files import model_names
 from .recorded_images import find_sets
@@ -15,16 +16,19 @@ from .study.file import Study
 MODELS = "models"
 """The folder beside a study file whose models are taken before those of the default folder."""
 FILTERS = """\
-lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9] }   # 0.1 keeps the lowest tenth of frequencies
-highpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9] }  # 0.1 keeps the highest tenth
+lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9] }  # 0.1 keeps the lowest tenth of frequencies
+highpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.97, 0.99] }  # 0.1 keeps the highest tenth
 """
-"""The probes of a first study: 15 conditions with that without perturbation."""
-GRID = """\
-lowpass = {}        # the published cutoffs: 11 conditions
-highpass = {}       # 11
-critical_band = {}  # the published levels and octaves of noise: 29
+"""The probes of a first study: 19 conditions with that without perturbation.
+
+The biases take the cutoffs up to 0.5. Most networks lose half of their accuracy at high-passes that cut low.
 """
-"""The published grid: 52 conditions with that without perturbation."""
+GRID = f"""\
+lowpass = {{}}        # the published cutoffs: 11 conditions
+highpass = {{ cutoff = {[*CUTOFFS[:-1], 0.95, 0.97, *CUTOFFS[-1:]]} }}  # two more than published
+critical_band = {{}}  # the published levels and octaves of noise: 29
+"""
+"""The published grid and two high-passes that cut low: 54 conditions with that without perturbation."""
 MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 

@@ -109,7 +109,7 @@ def _visible(field: str, opacity: float = 1) -> alt.OpacityValue:
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
-    """Add a ring to the curves of a filter at the cut that leaves half of each model's accuracy above chance.
+    """Add a ring to the curves of a filter at the cut that leaves half of each model's above-chance accuracy.
 
     A bar through it is its 95 % interval, a dotted line leads to its place on the axis; many models have small rings,
     and these only where they are picked. Cuts at an end of the tested ones have no ring, since another share than half

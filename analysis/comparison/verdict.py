@@ -157,15 +157,17 @@ def no_metrics(a: Run, b: Run) -> str | None:
 
 def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     """The words of one estimate, with its interval where it is sound; None where its state has none."""
-    template = STATE_WORDS[row["metric"]].get(State(row["state"]))
-    if template is None or row["value"] is None:
+    words, state = STATE_WORDS[row["metric"]], State(row["state"])
+    if state not in words or row["value"] is None:
         return None
     value, low, high = (_number(row[name], MEASURES[row["metric"]].display.unit) for name in ("value", "low", "high"))
-    # Words on a cut at an end of the tested ones say on which side it lies; resamples may cross that end.
-    interval = f" [{low}, {high}]" if low and (row["state"] == State.OK.value or low != high) else ""
+    template, interval = words[state], f" [{low}, {high}]" if low and state == State.OK else ""
+    if state in CENSORED and low != high:  # the interval reaches from the end of the tested conditions among them
+        bound = f"at most {high}" if state == State.CENSORED_BELOW else f"at least {low}"
+        template, value = words[State.OK], bound
     percent = " %" if MEASURES[row["metric"]].display.unit == "share" else ""
     accuracy = "accuracy" if row["labelled"] else "agreement"
-    text = template.format(accuracy=f"{accuracy} above chance", value=f"{value}{percent}{interval}")
+    text = template.format(accuracy=f"above-chance {accuracy}", value=f"{value}{percent}{interval}")
     return text.replace(" 1 cycles ", " 1 cycle ")
 
 

@@ -1,4 +1,4 @@
-"""The cut at which a filter leaves half of the accuracy above chance.
+"""The cut at which a filter leaves half of the above-chance accuracy.
 
 With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - chance), k in cycles per image,
 
@@ -6,11 +6,11 @@ With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - 
     highpass_half_cut   k from which on frequencies leave half of it: below it, each high-pass leaves more
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
-high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k. chance
-is the mean number of right classes of an image / classes. Below 1,000 classes it is the floor of each accuracy, and
-where agreement is measured that of the clean answers (`statistics.floor`): answers at a floor of their own never reach
-half. Where no tested cut leaves less than half, or none leaves more, the value is the end of the tested cuts,
-`censored_below` or `censored_above`.
+high-pass removes those below int((1 - c) n / 2); one that removes none is left out. Between two tested cuts the ratio
+is taken as linear in log2 k. chance is the mean number of right classes of an image / classes. Below 1,000 classes it
+is the floor of each accuracy, and where agreement is measured that of the clean answers (`statistics.floor`): answers
+at a floor of their own never reach half. Where no tested cut leaves less than half, or none leaves more, the value is
+the end of the tested cuts, `censored_below` or `censored_above`.
 
 Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
 """
@@ -78,19 +78,22 @@ class Curve(NamedTuple):
 
     @property
     def ratios(self) -> Floats:
-        """(cuts,): the share of the accuracy above chance that each filter leaves."""
+        """(cuts,): the share of the above-chance accuracy that each filter leaves."""
         above = self.hits.mean(axis=1, keepdims=True) - self.floors
         return np.asarray(above[1:, 0] / above[0])
 
 
 def _read_curve(probe: str, outcomes: Outcomes) -> Curve | None:
     """The curve of a filter; None without a clean prediction."""
-    by_cutoff = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
     if outcomes.clean is None:
         return None
+    size = outcomes.subject.size
+    by_cutoff = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
+    if probe == "highpass":  # one that removes nothing leaves everything, and says nothing of where half is lost
+        by_cutoff = {cutoff: cell for cutoff, cell in by_cutoff.items() if cut_of(probe, cutoff, size)}
     cells = [outcomes.clean, *(by_cutoff[cutoff] for cutoff in sorted(by_cutoff))]
     hits, floors = read_hits(cells), np.full((len(cells), 1), outcomes.floor)
-    cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(by_cutoff)]
+    cuts = [cut_of(probe, cutoff, size) for cutoff in sorted(by_cutoff)]
     if outcomes.subject.labelled and outcomes.available.has_floor and (answers := outcomes.answers(cells)):
         floors = (answers.hits.mean(axis=1) - answers.above)[:, None]
     return None if hits is None else Curve(cells, hits, floors, cuts)
@@ -102,6 +105,8 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
+    if not curve.cuts:
+        return {name: nothing(State.MISSING, f"no {probe} removes anything at {outcomes.subject.size} pixels")}
     if why := outcomes.guessed or _why_at_floor(probe, curve, outcomes):
         return {name: nothing(State.AT_CHANCE, why)}
     state, note = _state(curve)
@@ -145,7 +150,9 @@ def _in_words(cut: int) -> str:
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """The paired interval of the difference of two cuts, where both have a value."""
     curves = [_read_curve(PROBES[name], outcomes) for outcomes in (a, b)]
-    values = [_resampled(curve, outcomes)[1:] for curve, outcomes in zip(curves, (a, b), strict=True) if curve]
+    values = [
+        _resampled(curve, outcomes)[1:] for curve, outcomes in zip(curves, (a, b), strict=True) if curve and curve.cuts
+    ]
     if a.images.independent < FEWEST_CLUSTERS or len(values) < 2:
         return {}
     differences = values[1] - values[0]

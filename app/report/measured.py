@@ -171,7 +171,7 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
         if measure.display.cut_of and measure.name in metrics["metric"]
     }
     panels, measure = probe_panels(choice, cuts=cuts), str(rows["measure"][0])
-    half_caption = HALF_CAPTION.format(measure=f"{measure} above chance")
+    half_caption = HALF_CAPTION.format(measure=f"above-chance {measure}")
     captions = {
         half_caption: {*cuts} & {*choice["probe"]},
         CURVE_CAPTION: True,

@@ -40,7 +40,7 @@ def test_models_and_images_beside_the_file_are_planned_as_they_are(folder: Path,
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == "study.toml: one on images.set; next: bandlens plan study.toml\n"
     page = plan(command).out
-    assert "to run: 15 cells, 300 predictions" in page
+    assert "to run: 19 cells, 380 predictions" in page
     assert "lowpass_half_cut" in page
     study = Study.read("study.toml")
     assert (study.name, study.checkpoints, study.images, study.models) == ("study", ["one"], ["images.set"], "models")

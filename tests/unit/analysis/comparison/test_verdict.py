@@ -66,9 +66,23 @@ def test_a_share_that_rounds_to_0_has_no_sign() -> None:
     assert estimate_in_words(row) == "owes 0 % [-2, 0] of all images to octave 0"
 
 
+@pytest.mark.parametrize(
+    ("name", "state", "ends", "words"),
+    [
+        ("highpass_half_cut", "censored_below", (1, 1, 8), "above at most 8 cycles per image"),
+        ("lowpass_half_cut", "censored_above", (100, 78, 100), "below at least 78 cycles per image"),
+    ],
+)
+def test_a_cut_whose_interval_reaches_among_the_tested_ones_is_told_by_its_other_end(
+    name: str, state: str, ends: tuple[float, float, float], words: str
+) -> None:
+    row = {"metric": name, "state": state, "labelled": True} | dict(zip(("value", "low", "high"), ends, strict=True))
+    assert estimate_in_words(row) == f"keeps half of its above-chance accuracy on frequencies {words}"
+
+
 def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_path: Path) -> None:
     comparison, coarse, fine = sentences(study(tmp_path, {"coarse": 30, "fine": 40}))
-    assert coarse.startswith("coarse keeps half of its accuracy above chance on frequencies below 29 [28, 30]")
+    assert coarse.startswith("coarse keeps half of its above-chance accuracy on frequencies below 29 [28, 30]")
     assert coarse.endswith(" cycles per image, on photos.")
     assert fine.split()[0] == "fine"
     assert comparison.startswith(
@@ -79,13 +93,13 @@ def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_pa
 
 def test_many_models_of_which_the_same_is_true_are_told_at_once(tmp_path: Path) -> None:
     (sentence, _) = sentences(study(tmp_path, {f"net{k}": 2 for k in range(NAMED_MODELS + 1)}))
-    assert sentence.startswith("Each of 6 models keeps half of its accuracy above chance even on frequencies below 11")
+    assert sentence.startswith("Each of 6 models keeps half of its above-chance accuracy even on frequencies below 11")
 
 
 def test_the_first_sentence_on_several_models_has_both_ends_one_of_them_beyond_what_was_tested(tmp_path: Path) -> None:
     first, *each, _ = sentences(study(tmp_path, {"coarse": 15, "middle": 30, "fine": 200}, cutoffs=(0.1, 0.2, 0.5)))
-    assert first.startswith("Of 3 models, coarse keeps half of its accuracy above chance on frequencies below 1")
-    beyond = "fine keeps half of its accuracy above chance only with frequencies beyond 56 cycles per image"
+    assert first.startswith("Of 3 models, coarse keeps half of its above-chance accuracy on frequencies below 1")
+    beyond = "fine keeps half of its above-chance accuracy only with frequencies beyond 56 cycles per image"
     assert first.endswith(f" at one end and {beyond} at the other, on photos.")
     assert [sentence.split()[0] for sentence in each] == ["coarse", "fine", "middle"]
 
@@ -104,7 +118,7 @@ def test_the_first_sentence_counts_the_models_of_which_nothing_is_determined(tmp
         name = "(SELECT checkpoint FROM study_checkpoint WHERE name = 'hidden')"
         store.execute(f"UPDATE measure_value SET state = 'at_chance' WHERE checkpoint = {name}")
     first, *each, _ = sentences(database)
-    assert first.startswith("Of the 2 determined of 3 models, coarse keeps half of its accuracy above chance on ")
+    assert first.startswith("Of the 2 determined of 3 models, coarse keeps half of its above-chance accuracy on ")
     assert [sentence.split()[0] for sentence in each] == ["coarse", "fine"]
 
 
@@ -122,12 +136,12 @@ def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
 
 def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
     (sentence,) = sentences(study(tmp_path, {"net": 30}, labelled=False))
-    assert "of its agreement above chance on frequencies below 28 [26, 29]" in sentence
+    assert "of its above-chance agreement on frequencies below 28 [26, 29]" in sentence
 
 
 def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
     sentence, advice = sentences(study(tmp_path, {"net": 2}))
-    assert sentence.startswith("net keeps half of its accuracy above chance even on frequencies below 11 cycles")
+    assert sentence.startswith("net keeps half of its above-chance accuracy even on frequencies below 11 cycles")
     assert advice == (
         "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
         "image; add a lowpass that cuts lower: a smaller cutoff in the line lowpass of the study file."

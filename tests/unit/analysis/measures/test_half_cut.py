@@ -87,6 +87,17 @@ def test_a_cut_beyond_the_tested_ones_says_so(
     assert (pytest.approx(value), state, note) == expected
 
 
+def test_a_highpass_that_removes_nothing_is_left_out() -> None:
+    """At 64 pixels a side a cutoff of 0.99 removes frequencies below 0, and leaves what is right of clean images."""
+    cells = {CLEAN: np.ones(100, bool), condition("highpass", cutoff=0.99): np.ones(100, bool)}
+    for cutoffs, state in (((0.5, 0.9), State.CENSORED_BELOW), ((), State.MISSING)):
+        lost = {condition("highpass", cutoff=cutoff): np.zeros(100, bool) for cutoff in cutoffs}
+        small = right_outcomes({**cells, **lost})
+        small = replace(small, subject=replace(small.subject, size=64))
+        assert half_cut_estimates(HIGH, small)[HIGH].state == state
+    assert not half_cut_differences(HIGH, small, small)
+
+
 def test_blind_guesses_have_no_cut() -> None:
     value, _, _, state, note = estimate(LOW, outcomes("lowpass", (1.0,) * 5, classes=7, clean=1 / 7))
     assert (np.isnan(value), state) == (True, State.AT_CHANCE)

@@ -60,7 +60,7 @@ def test_the_commands_that_it_prints_do_the_same(folder: Path, command: Command)
     answer = command("look", *NETWORK, "--labels", "folders", "--normalization", "none", "--minutes", "60")
     assert answer.code == 0
     assert "accuracy under filters, with 95 % intervals:" in answer.out
-    assert answer.out.count("cycles/image  ") == 10
+    assert answer.out.count("cycles/image  ") == 12
     lines = answer.out.splitlines()
     with bandlens.open("look/results.duckdb") as results:
         assert lines[: len(results.verdict("look"))] == results.verdict("look")
@@ -144,7 +144,7 @@ def test_a_notebook_and_a_terminal_show_it(
         ((".", "photos"), ". is a folder without config.json; give a file, such as mine.onnx"),
         (
             ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
-            "0.0 s are too short for 20 images under 15 conditions here; give --minutes ",
+            "0.0 s are too short for 20 images under 19 conditions here; give --minutes ",
         ),
         (
             ("mine.onnx", "single", "--normalization", "none"),

@@ -110,7 +110,7 @@ def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path)
         value, low, high = store.frame("SELECT value, low, high FROM metric WHERE metric = 'lowpass_half_cut'").row(0)
     page = page_of(path)
     title = (
-        f"net keeps half of its accuracy above chance on frequencies below {value:.0f} [{low:.0f}, {high:.0f}] cycles"
+        f"net keeps half of its above-chance accuracy on frequencies below {value:.0f} [{low:.0f}, {high:.0f}] cycles"
     )
     assert f"<h1>{title} per image" in page.html
     spec = json.loads(page.scripts[0])["filters-1-0"]
@@ -148,9 +148,9 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
     figures = [*verdict_section(results, results.verdict).figures, *measured_section(results, "curves").figures]
     assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
     labelled, unlabelled, conflicting = (" ".join(figure.caption) for figure in figures)
-    assert "half of the accuracy above chance" in labelled
+    assert "half of the above-chance accuracy" in labelled
     assert "Dotted: chance" in labelled
-    assert "half of the agreement above chance" in unlabelled
+    assert "half of the above-chance agreement" in unlabelled
     assert "Dotted: chance, how often unrelated answers agree" in unlabelled
     assert ["two cues" in caption for caption in (labelled, unlabelled, conflicting)] == [False, False, True]
 
