@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from math import ceil, inf
 from os import PathLike
 from pathlib import Path
@@ -87,7 +88,7 @@ def look(
             Without any, answers are compared with those to the clean images.
         out: the folder for everything that it makes.
         minutes: the time that it may take.
-        name: what the model is called; by default as its file.
+        name: what the model is called; by default as its file, its architecture in timm, or its class.
         architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
         normalization: by name, or per RGB channel of images in [0, 1]: 0.5:0.5, or 127/255:128/255.
         image_size: width and height of the model's images, pixels; 224 by default, or what an ONNX file says.
@@ -106,14 +107,15 @@ def look(
     size = image_size or (_side(images) if version else None)  # a function does not say what it takes
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
     options |= {"version": version, "layout": layout}
-    with _without_empty_folders(folder):
+    with _without_empty_folders(folder), TemporaryDirectory(prefix=".exporting-", dir=folder) as exports:
+        draft = Path(exports)
         try:
-            network = take_model(model, folder / MODELS, normalization=normalization, **options)
+            new = take_model(model, folder / MODELS, draft, normalization=normalization, **options)
         except UnknownNormalization as unknown:
-            with TemporaryDirectory(prefix=".trial-", dir=folder) as trial:
-                network = take_model(model, Path(trial), normalization="none", **options)
-                tried = _try_normalizations(network, take_images(images, labels, network, folder, progress))
+            trial = take_model(model, draft, draft, normalization="none", **options)
+            tried = _try_normalizations(trial, take_images(images, labels, trial, folder, progress))
             raise UsageError(f"{unknown}; tried {tried}") from None
+        network = _keep_model(new, draft, folder)
         image_set = take_images(images, labels, network, folder, progress)
         count = image_set.info.count
         if count < 2:
@@ -150,6 +152,7 @@ class UnknownNormalization(UsageError):
 def take_model(
     model: Any,
     models: Path,
+    out: Path | None = None,
     *,
     name: str | None = None,
     architecture: str | None = None,
@@ -158,7 +161,10 @@ def take_model(
     version: str | None = None,
     layout: Layout = "nhwc",
 ) -> Model:
-    """The model that `look` takes, exported into the folder `models` unless it is there, or is exported elsewhere."""
+    """The model that `look` takes, exported unless it is in the folder `models`, or elsewhere.
+
+    An export goes into `out`, by default `models`.
+    """
     if isinstance(model, Model):
         return model
     torch, channels = sys.modules.get("torch"), None
@@ -185,7 +191,9 @@ def take_model(
                 return earlier
         knows_normalization = file.is_dir()
     elif torch is not None and isinstance(model, torch.nn.Module):
-        title, knows_normalization = name or type(model).__name__, is_of_timm(model)
+        knows_normalization = is_of_timm(model)
+        own_name = getattr(model, "pretrained_cfg", {}).get("architecture") if knows_normalization else None
+        title = name or own_name or type(model).__name__
     elif isinstance(model, type):
         raise UsageError(f"model is the class {model.__name__}; give {model.__name__}(), an instance")
     elif not callable(model):
@@ -194,7 +202,7 @@ def take_model(
         raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
     else:
         title = name or str(getattr(model, "__name__", "function")).strip("<>")  # as of <lambda>
-        return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=models)
+        return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=out or models)
     if channels is None and not knows_normalization:
         raise UnknownNormalization(
             f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
@@ -206,8 +214,28 @@ def take_model(
         mean=channels and channels[0],
         std=channels and channels[1],
         image_size=image_size,
-        out=models,
+        out=out or models,
     )
+
+
+def _keep_model(model: Model, draft: Path, folder: Path) -> Model:
+    """Move a model that was exported into a draft to those of a look; UsageError where that was at another so named."""
+    from ...analysis.database.open import open_store
+
+    if (folder / DATABASE).exists():
+        with open_store(folder / DATABASE, read_only=True) as store:
+            sha256s = store.frame("SELECT model_sha256 FROM checkpoint WHERE name = ?", [model.name])["model_sha256"]
+        if len(sha256s) and model.sha256 not in sha256s:
+            raise UsageError(
+                f"{folder} holds a look at another {model.name}: its weights, its normalization or the size of its "
+                "images differ; name another folder with --out"
+            )
+    if model.path.parent != draft:
+        return model
+    (folder / MODELS).mkdir(exist_ok=True)
+    for file in draft.iterdir():
+        file.replace(folder / MODELS / file.name)
+    return replace(model, path=folder / MODELS / model.path.name)
 
 
 def _named_model(word: str, models: Path, has_options: bool) -> Model:
@@ -227,8 +255,10 @@ def _named_model(word: str, models: Path, has_options: bool) -> Model:
 def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
     """The image set that `look` takes: a packed one, or one that is packed anew into the folder, as the model takes it.
 
-    A set that lies there is replaced where its images differ.
+    A set that lies there is replaced where its images differ; UsageError where a look was at others alone.
     """
+    import numpy as np
+
     from ...probes.images.image_set import open_image_set
     from ...probes.images.image_sources import open_source
     from ...probes.images.options import Contents, Draw, How
@@ -262,7 +292,10 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
             packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
-        if not out.exists() or open_image_set(out).info.digest != packed.info.digest:
+        earlier = open_image_set(out) if out.exists() else packed
+        if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
+            raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")
+        if not out.exists() or earlier.info.digest != packed.info.digest:
             shutil.rmtree(out, ignore_errors=True)
             new.rename(out)
     if packed.skipped:

@@ -120,7 +120,8 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     again = bandlens(tmp_path, "http://127.0.0.1:9", "export", f"timm:{NAME}", "--out", "models")
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
     in_memory = take_model(network, tmp_path)
-    assert (in_memory.normalization, in_memory.crop) == (model.normalization, model.crop)
+    facts = in_memory.name, in_memory.normalization, in_memory.crop
+    assert facts == ("test_vit", model.normalization, model.crop)
     images = take_images(make_pictures(2, 160), None, in_memory, tmp_path)
     assert images.info.preprocessing == pretrained(NAME).crop.key
 

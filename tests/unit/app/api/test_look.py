@@ -107,6 +107,10 @@ def test_a_function_and_images_in_memory(folder: Path) -> None:
         UsageError, match=r"look holds a look at bright on .*images.set; name another folder with `out`"
     ):
         bandlens.look(*NETWORK, normalization="none")
+    for other, pictures, version in (("another bright", pixels, "2"), ("other images", make_pictures(20, 96), "1")):
+        with pytest.raises(UsageError, match=f"look holds a look at {other}.*; name another folder with `out`"):
+            bandlens.look(brightness, pictures, labels, name="bright", version=version, image_size=128)
+    assert bandlens.look(brightness, pixels, name="bright", version="1", image_size=128, minutes=60).label == "look@2"
     with pytest.raises(UsageError, match=r"images\.set is packed, and has the labels that it was packed with"):
         bandlens.look("mine.onnx", "look/images.set", "folders", normalization="none", out="labelled")
 
