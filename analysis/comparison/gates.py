@@ -16,6 +16,8 @@ import polars as pl
 VERDICTS = ("pass", "fail", "undecided")
 NOTE_OF_SAME = "one and the same"
 """The note of a cell that both have, with the same predictions: it passes without a test."""
+NOTE_OF_CLEAN = "without labels: agreement with the clean answers before"
+"""The note of clean images without labels: without this row, a release of one answer for every image would pass."""
 FLIPS = "negative flips"
 """The name that rows of them have in the column of measures."""
 COLUMNS = (
@@ -44,7 +46,8 @@ class Limits:
     """The largest share of images that the release before had right and this one has wrong; by default it is not
     judged."""
     measures: Sequence[str] = ()
-    """Measures by which a release is judged; by default accuracy, or agreement without labels."""
+    """Measures by which a release is judged; by default accuracy, or agreement without labels: of clean images
+    with the clean answers of the release before, of all others with their own clean answers."""
     conditions: Sequence[str] = ()
     """Probes whose conditions are judged, `clean` among them; by default all."""
     slices: Sequence[str] = ()

@@ -15,6 +15,9 @@ Holm's correction takes in all rows, at 0.025 for each side: the chance is at mo
 fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
 images would decide at the level 0.025 / rows. Cells that are one and the same pass without a test.
 
+Without labels an image is right that is answered as the clean one is by the same release. These clean answers are right
+where they are those of the release before: else one that answers everything with one class would lose nothing.
+
 The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval has the level
 of the normal quantile that 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
 Chetverikov & Kato 2013):
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -46,7 +49,7 @@ from ..statistics.coefficients import holm
 from ..statistics.paired import PairedDifference, paired_difference, sums_by_cluster
 from ..statistics.wilson import NO_SPREAD, SampledShare
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
-from .gates import FLIPS, NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
+from .gates import FLIPS, NOTE_OF_CLEAN, NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
 from .measures import Side, by_condition, read_sides
 from .precision import flip_share, two_digits
 
@@ -280,7 +283,7 @@ def check_known(key: str, names: Iterable[str], choices: Collection[str]) -> Non
 
 def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
     """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
-    cells = read_cells(run).filter(~pl.col("itself"))
+    cells = read_cells(run)
     check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
@@ -322,6 +325,11 @@ def _read_pair(
     )
     if any(cell.hits is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
+    for place in np.flatnonzero(cells["itself"]):
+        decisions = cells_b[place].decisions
+        answers_before = decisions.predicted.copy()
+        answers_before[images_b] = cells_a[place].decisions.predicted[images_a]
+        cells_b[place] = replace(cells_b[place], clean=replace(decisions, predicted=answers_before))
     names = limits.measures or [name for name, measure in MEASURES.items() if measure.display.primary]
 
     def stack(numbers: Callable[[CellOutcomes], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -332,7 +340,9 @@ def _read_pair(
         )
 
     pair = ReleasePair(
-        cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
+        cells.select(
+            *MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b", note=pl.when("itself").then(pl.lit(NOTE_OF_CLEAN))
+        ),
         stack(lambda cell: np.asarray(cell.hits)),
         {
             name: stack(partial(_values, MEASURES[name]))

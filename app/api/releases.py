@@ -89,6 +89,7 @@ def assert_no_worse(
     lines = [
         f"{row['verdict']}: {condition_in_words(row)}{row['slice'] and ', '}{row['slice']}, {row['image_set']}: "
         f"{row['measure']} {row['before']:.3g} before, {row['now']:.3g} now; {decision_of(row)['decides']}"
+        f"{'; ' if row['note'] else ''}{row['note'] or ''}"
         for row in sorted(rows, key=lambda row: row["verdict"] != "fail")
     ]
     if lines:

@@ -60,7 +60,7 @@ app = typer.Typer(
 OPEN_ROW_COLUMNS = (
     *("checkpoint", "image_set", "condition", "slice", "measure", "n", "before", "now"),
     *("loss", "loss_low", "loss_high", "flips", "flips_low", "flips_high", "relative_flips"),
-    *("verdict", "decides", "p", "needed"),
+    *("verdict", "decides", "p", "needed", "note"),
 )
 """Columns of the rows that do not pass, where they are not empty."""
 MOST_ROWS = 10

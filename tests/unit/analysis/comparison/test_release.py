@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.cells import Run, two_of
-from bandlens.analysis.comparison.gates import NOTE_OF_SAME, Limits
+from bandlens.analysis.comparison.gates import NOTE_OF_CLEAN, NOTE_OF_SAME, Limits
 from bandlens.analysis.comparison.release import (
     FLIPS,
     ReleasePair,
@@ -221,18 +221,23 @@ def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:
     assert set(table.rows["verdict"]) == {"fail"}
 
 
-def test_images_without_labels_are_judged_by_agreement_and_clean_ones_have_no_row(store: Store) -> None:
+def test_images_without_labels_are_judged_by_agreement_and_clean_ones_by_that_with_the_release_before(
+    store: Store,
+) -> None:
     images = image_set(1000)
-    for name, flips in (("v1", 0), ("v2", 200)):
-        classes = np.zeros(1000, int)
-        perturbed = np.where(np.arange(1000) < flips, 1, classes)
+    for name, changes, flips in (("v1", 0, 0), ("v2", 50, 200)):
+        clean = np.where(np.arange(1000) < changes, 2, 0)
+        perturbed = np.where(np.arange(1000) >= 1000 - flips, 1, clean)
         parts = [
             part(cell(images, setting, by=model(name)), c)
-            for setting, c in zip(SETTINGS, (classes, perturbed), strict=False)
+            for setting, c in zip(SETTINGS, (clean, perturbed), strict=False)
         ]
         store_study(store, name, images, parts)
-    row = gate_release(*runs(store), Limits()).rows.row(0, named=True)
-    assert (row["measure"], row["probe"], row["loss"], row["verdict"]) == ("agreement", "lowpass", 0.2, "fail")
+    rows = gate_release(*runs(store), Limits()).rows
+    assert rows.select("probe", "measure", "before", "loss", "verdict", "note").rows() == [
+        ("clean", "agreement", 1, 0.05, "fail", NOTE_OF_CLEAN),
+        ("lowpass", "agreement", 1, 0.2, "fail", None),
+    ]
 
 
 def test_cells_that_are_one_and_the_same_pass_in_one_database_and_across_two(store: Store, tmp_path: Path) -> None:
