@@ -122,6 +122,8 @@ def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, R
 
 @dataclass(frozen=True, slots=True)
 class Compared:
+    measure: str
+    """The measure that cells are compared in: `accuracy`, `agreement` without labels, or `accuracy or agreement`."""
     cells: pl.DataFrame
     """The columns of CELLS, for each cell that both runs have and that is not one and the same."""
     same: int
@@ -169,7 +171,9 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         p_bh=pl.Series(benjamini_hochberg(p)),
         detectable=width * (pl.col("high") - pl.col("low")) + 1 / pl.col("n"),
     ).with_columns(pl.when(pl.col("detectable") <= 1).then("detectable"))
+    measures = {"accuracy" if labelled else "agreement" for labelled in pairs["labelled"]}
     return Compared(
+        " or ".join(sorted(measures)) or "accuracy",
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
         int(pairs["same"].sum()),
         cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),

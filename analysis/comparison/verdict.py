@@ -105,6 +105,9 @@ def verdict(store: Store, label: str) -> Verdict:
         sentences += [f"{sentence}, on {image_set}." for sentence in in_words]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
+        # A is the one that the study's file names first, as in `compare --checkpoints A,B`.
+        file = str(store.frame("SELECT toml FROM study WHERE name || '@' || version = ?", [label])["toml"].item())
+        models.sort(key=lambda name: file.find(f'"{name}"'))
         runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
         if between := differences_in_words(*runs, compare_cells(*runs).cells, *compare_measures(*runs)):
             sentences.insert(0, f"{between}.")
@@ -297,7 +300,9 @@ def differences_in_words(
     if row["low"] is None:
         return f"{finding}; there is no interval, since no two images are independent"
     uncorrected = "" if row["low"] <= 0 <= row["high"] else ", which is not corrected for the number of cells"
-    return f"{finding}; the interval of {noun} that reaches farthest is {difference_in_words(row)}{uncorrected}"
+    unperturbed = " without perturbation" if row["probe"] == "clean" else ""
+    farthest = f"{difference_in_words(row)}{unperturbed}{row['where']}"
+    return f"{finding}; the interval of {noun} that reaches farthest is {farthest}{uncorrected}"
 
 
 def _detectable_in_words(rows: pl.DataFrame) -> str:

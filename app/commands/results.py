@@ -167,7 +167,7 @@ TABLES = {
     "conditions": ("metric of conditions", "metrics of conditions"),
 }
 """Table of a comparison -> what one of its rows is called, and what several are."""
-STAR = "*: p below 0.05 after Holm, of accuracies alone"
+STAR = "*: p below 0.05 after Holm, of {measure} alone"
 """The meaning of the column `*`."""
 
 
@@ -187,7 +187,7 @@ def print_comparison(comparison: Comparison, table_format: TableFormat = Format.
         if table_format == Format.table:
             print()
         print_rows(rows, table_format, titles=TITLES)
-        note(f"\n{STAR}")
+        note(f"\n{STAR.format(measure=comparison.measure)}")
     for words, whole, part, advice in (
         ("weaker differences", beyond_chance, excerpt, "lists them, with p, states, and what the two differ in"),
         ("no difference found", comparison, beyond_chance, "says what could have been (detectable)"),
@@ -226,7 +226,8 @@ def _print_counts(comparison: Comparison, note: Callable[[str], None]) -> None:
 
     count_differing = len(comparison.cells.filter(DIFFERS))
     shared = comparison.same + len(comparison.cells)
-    cell_counts = [f"{count_differing} differ{'s' if count_differing == 1 else ''} in accuracy (p < 0.05 after Holm)"]
+    verb = "differs" if count_differing == 1 else "differ"
+    cell_counts = [f"{count_differing} {verb} in {comparison.measure} (p < 0.05 after Holm)"]
     if comparison.same:
         cell_counts.insert(0, f"{comparison.same} {'is' if comparison.same == 1 else 'are'} one and the same")
     note(f"Both have {plural(shared, 'cell')}: {', '.join(cell_counts)}")

@@ -323,6 +323,8 @@
     // The name and value of an attribute are text: a list of both tells them apart whatever they hold.
     fill($("attribute"), [["", "any"], ...attributes.map(({ name, value }) => [JSON.stringify([name, value]), `${name}: ${value}`])], asked.attribute ?? "");
     $("attributes").hidden = !attributes.length;
+    $("labelled").hidden = measure() !== "accuracy";
+    $("unlabelled").hidden = measure() === "accuracy";
     write({ label: $("label").value, attribute: $("attribute").value }, true);
     const [attribute, value] = $("attribute").value ? JSON.parse($("attribute").value) : [null, null];
     const [scheme, label] = $("label").value ? $("label").value.split(":") : [null, null];

@@ -89,6 +89,9 @@ def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_pa
         "Compared with coarse, fine is less accurate in 4 of 5 perturbed cells, at most by -0."
     )
     assert "; it relies less on low frequencies: -0." in comparison
+    with open_store(tmp_path / "results.duckdb") as store:
+        store.execute('UPDATE study SET toml = \'checkpoints = ["fine", "coarse"]\'')
+    assert sentences(tmp_path / "results.duckdb")[0].startswith("Compared with fine, coarse is more accurate in 4 of 5")
 
 
 def test_many_models_of_which_the_same_is_true_are_told_at_once(tmp_path: Path) -> None:
@@ -266,7 +269,7 @@ def test_nothing_is_found_with_two_images(tmp_path: Path) -> None:
     low, high = comparison.cells.select("low", "high").row(0)
     assert comparison.verdict.findings == [
         "No difference in accuracy was found between a and b in 1 cell (none could have been); the interval of "
-        f"accuracy that reaches farthest is -0.500 [{low:+.3f}, {high:+.3f}]."
+        f"accuracy that reaches farthest is -0.500 [{low:+.3f}, {high:+.3f}] without perturbation."
     ]
     assert comparison.cells["detectable"].to_list() == [None]
 
@@ -323,8 +326,8 @@ def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Seque
     table = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
     assert differences_in_words(*runs, table, metrics(row), conditions()) == (
         "No difference in accuracy was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, "
-        f"could not have been){unmoved}; the interval of accuracy that reaches farthest is -0.300 [-0.310, -0.290], "
-        "which is not corrected for the number of cells"
+        f"could not have been){unmoved}; the interval of accuracy that reaches farthest is -0.300 [-0.310, -0.290] "
+        "under lowpass below 33 cycles/image, which is not corrected for the number of cells"
     )
     assert differences_in_words(*runs, cells(), metrics(row), conditions()) is None
 

@@ -87,6 +87,21 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert "two checkpoints, two image sets or two precisions; not several" in words
 
 
+def test_without_labels_it_is_agreement_that_differs(tmp_path: Path) -> None:
+    images = image_set(100)
+    answers = {"x": np.arange(100) % 7, "y": np.arange(100) % 7 * 0}
+    parts = [
+        part(cell(images, setting, by=model(name)), np.arange(100) % 7 if setting.probe == "clean" else predicted)
+        for name, predicted in answers.items()
+        for setting in (condition(), LOW[0])
+    ]
+    database_of(tmp_path, images, parts)
+    page = run_here("compare", "s", "--checkpoints", "x,y", "--db", tmp_path / "results.duckdb")
+    assert "1 differs in agreement (p < 0.05 after Holm)" in page
+    assert "\n*: p below 0.05 after Holm, of agreement alone\n" in page
+    assert "accura" not in page
+
+
 def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_path: Path) -> None:
     """The second has 80 of the first one's 100 photographs, of which 20 more are wrong there."""
     path, paths = tmp_path / "results.duckdb", [f"{k}.png" for k in range(100)]
