@@ -23,7 +23,7 @@ from ...core.errors import BandlensError, UsageError, did_you_mean, plural, quot
 from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
-from ...core.records import PUBLISHED_CROP, Crop, Model
+from ...core.records import PUBLISHED_CROP, Crop, Model, enlarged_in_words
 from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name, normalization_option
 from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
@@ -45,6 +45,8 @@ MOST_IMAGES = 2_000
 """The most images that are packed; they are decoded in a few seconds, and their intervals are 0.02 wide each way."""
 FEWEST_IMAGES = 20
 """The images that a first look takes at least, where there are as many: fewer have no interval of a bias."""
+SMALLEST_SIDE = 32
+"""The least width and height of images at which a network is taken to have been trained, pixels."""
 LAST_SECONDS = 8.0
 """The time for everything after the run: the measures, the pictures and the report."""
 PATIENCE = 2
@@ -91,7 +93,7 @@ def look(
         name: what the model is called; by default as its file, its architecture in timm, or its class.
         architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
         normalization: by name, or per RGB channel of images in [0, 1]: 0.5:0.5, or 127/255:128/255.
-        image_size: width and height of the model's images, pixels; 224 by default, or what an ONNX file says.
+        image_size: width and height of the model's images, pixels; by default an array's, an ONNX file's, or 224.
         version: of a function, which nobody can see a change in; another whenever it changes.
         layout: of a function's images: `nhwc`, (n, height, width, 3), or `nchw`.
 
@@ -104,7 +106,9 @@ def look(
     start, folder = time.monotonic(), Path(out)
     if isinstance(images, (str, PathLike)) and not Path(images).exists():
         open_source(Path(images))  # which says what is near
-    size = image_size or (_side(images) if version else None)  # a function does not say what it takes
+    side, size = _side(images), image_size
+    if side and callable(model) and not is_of_timm(model) and (version or side >= SMALLEST_SIDE):
+        size = size or side  # nothing else says what it takes
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
     options |= {"version": version, "layout": layout}
     with _without_empty_folders(folder), TemporaryDirectory(prefix=".exporting-", dir=folder) as exports:
@@ -128,7 +132,9 @@ def look(
     options["labels"] = NO_LABELS if labels is None and network.classes != CLASSES else labels
     commands = _commands(model, images, options, network, image_set.folder, folder / STUDY)
     conditions = f"{min(study.limit or count, count):,} of {count:,} images under {summary.cells} conditions"
-    return read_look(folder / STUDY, folder / DATABASE, image_set, [conditions, *filter(None, [more])], commands)
+    enlarged = enlarged_in_words(image_set.info.name, image_set.own_cycles) if image_set.own_cycles else ""
+    notes = [*filter(None, [conditions, more, enlarged])]
+    return read_look(folder / STUDY, folder / DATABASE, image_set, notes, commands)
 
 
 @contextmanager

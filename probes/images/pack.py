@@ -364,6 +364,7 @@ def pack_arrays(
     space = decision_space(contents.decision_space)
     check_clustering(contents.clusters)
     paths: list[str] = []
+    sides: list[tuple[int, ...]] = []
     clippings: list[Clipping | None] = []
 
     def pixels_of(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -377,6 +378,7 @@ def pack_arrays(
                 received = f"received {array.shape} {array.dtype}"
                 raise ImageSetError(f"{out}: '{path}' must be a (height, width, 3) uint8 array, {received}")
             paths.append(path)
+            sides.append(array.shape[1::-1])
             yield row, path, partial(pixels_of, array)
 
     with new_folder(out) as folder:
@@ -391,7 +393,8 @@ def pack_arrays(
             raise ImageSetError(f"{out}: labels must be {len(paths)} integers, one an image, from 0 to {LARGEST_CLASS}")
         classes = None if labels is None else np.array(labels, np.int32)
         refuse_outside(out, paths, classes, space)
-        index = Index(paths, classes, clusters_of(contents.clusters, paths), [sha256s[row] for row in rows])
+        hashes, shapes = [sha256s[row] for row in rows], np.array(sides, np.int32).reshape(-1, 2)
+        index = Index(paths, classes, clusters_of(contents.clusters, paths), hashes, sides=shapes)
         _tell_classes_that_are_clusters(out, index, how)
         entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
         finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)

@@ -223,7 +223,14 @@ def test_arrays_say_how_large_the_images_of_a_function_are(folder: Path) -> None
         seen.add(images.shape[1:])
         return brightness(images)
 
-    bandlens.look(answer, pixels, version="1", minutes=60)
+    look = bandlens.look(answer, pixels, version="1", minutes=60)
+    assert len(look.notes) == 1
     packed = open_image_set(Path("look/images.set"))
     assert seen == {(32, 32, 3)}
     assert sorted(packed.take(np.arange(20)).sum((1, 2, 3)).tolist()) == sorted(pixels.sum((1, 2, 3)).tolist())
+    network = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    network[2].weight.data = torch.tensor([[1.0], [-1]]).repeat(1, 12)
+    bandlens.look(network, pixels, normalization="0.5:0.5", out="net", minutes=60)
+    assert open_image_set(Path("net/images.set")).info.size == 32
+    enlarged = bandlens.look(brightness, pixels, version="1", image_size=64, out="enlarged", minutes=60)
+    assert enlarged.notes[1].startswith("images: more than a tenth of its images were enlarged, and have nothing")

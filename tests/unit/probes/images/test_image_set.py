@@ -293,12 +293,13 @@ def test_what_is_no_set(tmp_path: Path, packed: ImageSet) -> None:
 
 def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
     paths = ["b/2.png", "a/1.png", "b/1.png"]
-    contents, crop = Contents(clusters="folder"), Crop(20, 30)
+    contents, crop = Contents(clusters="folder"), Crop(20, 100)
     files = pack(photographs(tmp_path / "photos", paths), tmp_path / "files", crop=crop, contents=contents)
     items = ((path, picture(seed)) for seed, path in sorted(enumerate(paths), key=lambda item: item[1]))
     arrays = pack_arrays(items, tmp_path / "arrays", crop=crop, contents=contents)
     assert arrays.info.digest == files.info.digest
     assert arrays.paths == files.paths
+    assert arrays.own_cycles == files.own_cycles is not None
     assert arrays.labels is None
     in_order = pack_arrays(
         [("z", picture(1)), ("a", picture(2))], tmp_path / "order", labels=[5, 3], contents=Contents(name="n")
