@@ -327,6 +327,7 @@ GROUP BY board, version, checkpoint, image_index, cluster ORDER BY board, cluste
 METRICS = f"""
 SELECT version, checkpoint, replace(metric, 'corrected_', '') AS name,
        format(replace('# [#, #]', '#', IF(name LIKE '%cut', '{{:.1f}}', '{{:.3f}}')), value, low, high)
+           || IF(state = 'at_chance', ', at chance', '')
 FROM metric WHERE name IN {LEANINGS} AND low IS NOT NULL ORDER BY metric DESC
 """
 """Numbers above chance come last, and take the place of those that are not."""
@@ -344,7 +345,8 @@ Only models that saw the same images under the same conditions stand in one tabl
 ranked by their accuracy over all perturbed conditions, each with the same weight. The next column compares a model
 with the one above it, image by image: where that interval holds 0, their order is not settled. The half cut is the
 low-pass, in cycles per image, that leaves half of the accuracy. Biases and half cuts are above chance where models
-decide between few classes. Intervals are of 95 %, over images; nothing is corrected for several tests.
+decide between few classes, and `at chance` where they cannot be told from those of a blind guess. Intervals are of
+95 %, over images; nothing is corrected for several tests.
 
 """
 

@@ -35,8 +35,8 @@ RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""
 PAGE_TILES = 120
 """Images that one answer shows."""
-MEMORY_LIMIT = "64MB"
-"""DuckDB's share: the page reads a few cells at a time."""
+MEMORY_LIMIT = "256MB"
+"""DuckDB's share: the page reads a few cells at a time, but the views that it asks take 50 to 70 MB at their least."""
 
 SELECTIONS = {
     "flips": "a.predicted <> a_clean.predicted",

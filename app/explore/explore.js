@@ -202,8 +202,11 @@
     const octaves = x === "cycles" && !data[0].cuts;
     const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
     const { color, shape } = looks(), last = Math.max(...data.map((row) => row.cycles));
-    const few = new Set(data.map((row) => row.model)).size <= FEW, cleans = few && measure() === "accuracy" ? rows("clean") : [];
-    $("marks").textContent = ["Bars are 95 % intervals", ...(chances.length ? ["dotted lines chance"] : []), ...(cleans.length ? ["dashed lines the accuracy on clean images"] : few || measure() !== "accuracy" ? [] : [`and up to ${FEW} models have dashed lines of clean accuracy`])].join(", ") + (byModel ? "." : `; lines are of ${data[0].model}.`);
+    const models = new Set(data.map((row) => row.model)).size, few = models <= FEW;
+    // A condition that has no place on the axis, as noise of none, is what the others are to be compared with.
+    const without = rows($("probe").value).filter((row) => row.x === null), [reference, where] = without.length === models ? [without, `at ${without[0].setting}`] : [rows("clean"), "on clean images"];
+    const cleans = few && measure() === "accuracy" ? reference : [];
+    $("marks").textContent = ["Bars are 95 % intervals", ...(chances.length ? ["dotted lines chance"] : []), ...(cleans.length ? [`dashed lines the accuracy ${where}`] : few || measure() !== "accuracy" ? [] : [`and up to ${FEW} models have dashed lines of the accuracy ${where}`])].join(", ") + (byModel ? "." : `; lines are of ${data[0].model}.`);
     return {
       data: { values: data }, height: 270,
       encoding: {
@@ -217,7 +220,7 @@
         { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "var(--faint)" },
           encoding: { x: null, xOffset: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         { data: { values: cleans }, mark: { type: "rule", strokeDash: [5, 4], ...(byModel ? {} : { color: "var(--ink)" }) },
-          encoding: { x: null, xOffset: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: "clean accuracy" } } },
+          encoding: { x: null, xOffset: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: `accuracy ${where}` } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
         { mark: { type: "rule", strokeWidth: 1.5, opacity: few ? 0.8 : 0.35 }, encoding: { y: { field: "low", type: "quantitative", title: measure() }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
@@ -233,7 +236,7 @@
   const scatter = async () => {
     const { why, rows: all } = study.metrics, bias = $("bias").value, group = $("group").value;
     $("brush").hidden = $("bias").parentElement.hidden = $("group").parentElement.hidden = Boolean(why);
-    if (why) return words("scatter", `Nothing to correlate: ${why}.`);
+    if (why) return void (words("scatter", `Nothing to correlate: ${why}.`), await coefficient());
     const wanted = new Set(chosen()), { color, shape } = looks();
     const values = all.filter((row) => row[bias] !== null && row[group] !== null).map((row) => ({
       model: row.checkpoint, x: row[bias], y: row[group],
@@ -297,7 +300,7 @@
   const pair = (tile, wall, whole = false) => {
     const perturbed = condition(), seen = imageSet()?.pictures;
     const figure = (content, words) => element("figure", "", content, element("figcaption", "", words));
-    if (!seen) return [element("p", "", "These images were not found on this machine, and those of bandlens sample do not come along; name the folder of others with --images.")];
+    if (!seen) return [];
     return [
       figure(picture(tile, wall.digest, wall.seed), "clean"),
       figure(perturbed.unseen ? element("p", "", perturbed.unseen) : picture(tile, wall.digest, wall.seed, perturbed), whole ? `perturbed: ${inWords(perturbed)}` : "perturbed"),
@@ -338,7 +341,8 @@
     wall = found;
     tiles = found.tiles;
     const range = tiles.length > 1 ? `${from + 1} to ${from + tiles.length}` : `number ${from + 1}`;
-    $("total").textContent = { 0: "No image fits.", 1: "1 image" }[found.total] ?? `${found.total.toLocaleString("en")} images; ${range}`;
+    const unseen = imageSet()?.pictures ? "" : ". Their pictures are not on this machine (those of bandlens sample do not come along): name their folder with --images to see them.";
+    $("total").textContent = ({ 0: "No image fits.", 1: "1 image" }[found.total] ?? `${found.total.toLocaleString("en")} images; ${range}`) + (found.total ? unseen : "");
     $("difference").textContent = found.difference ? `B minus A under ${inWords(condition())}: ${found.difference} (${b} less ${$("a").value}).` : "";
     $("before").disabled = from === 0;
     $("after").disabled = from + tiles.length >= found.total;

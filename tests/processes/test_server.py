@@ -253,6 +253,27 @@ def test_two_parameters_are_lines_of_one_model_beside_its_clean_accuracy(
         assert js(driver, "document.getElementById('difference').textContent").startswith("B minus A under fog amount=")
 
 
+def test_a_study_of_one_model_has_no_coefficient_and_lines_beside_its_accuracy_without_noise(
+    driver: Any, explored: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(explored / "results.duckdb", tmp_path / "results.duckdb")
+    images, noise = image_set(1, labels=[3]), {"noise_sd": 0.1}
+    settings = [condition(), condition("critical_band", noise_sd=0.0)]
+    settings += [condition("critical_band", **noise, frequency=frequency) for frequency in (1, 4)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", images, [part(cell(images, setting), [3], [0]) for setting in settings])
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
+        await_charts(driver)
+        coefficient = "document.getElementById('coefficient').textContent"
+        choose(driver, "study", "small@1")
+        assert js(driver, coefficient).startswith("Spearman over ")
+        choose(driver, "study", "one@1")
+        assert js(driver, coefficient) == ""
+        choose(driver, "probe", "critical_band")
+        assert "dashed lines the accuracy at noise_sd=0" in js(driver, "document.getElementById('marks').textContent")
+
+
 def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -311,7 +332,8 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         assert "agreement" in titles
         assert "accuracy" not in titles
         choose(driver, "selection", "all")
-        assert js(driver, "document.getElementById('total').textContent") == "1 image"
+        total = js(driver, "document.getElementById('total').textContent")
+        assert total.startswith("1 image. Their pictures are not on this machine")
 
 
 def test_charts_are_dark_in_the_dark(page: Any) -> None:
