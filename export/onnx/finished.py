@@ -20,7 +20,7 @@ from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
 from ..model_files import BATCH, GREY, MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .graph import append_pool, cut_graph, rename_tensor
+from .graph import append_pool, cut_graph, open_batch, rename_tensor
 from .outputs import GIVE_HEAD, Features, Outputs, check_outputs, pool_features
 from .parity import AT_ONCE, Conversion, Parity, check_finite, measure_parity
 from .trial import try_logits
@@ -36,6 +36,9 @@ DYNAMIC = (
     "it statically, or give the fp32 file and make int8 of it: bandlens export NAME --precision int8 --calibration SET"
 )
 """Why a file that quantizes dynamically has logits that cannot be made again, and what to do."""
+
+OPEN_BATCH = 'export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: "batch"},))'
+"""The advice about a graph that holds the batch in more than its input."""
 
 
 def is_onnx(path: Path) -> bool:
@@ -106,7 +109,11 @@ def take_onnx(
         rank, outputs = outputs.ndim, pool_features(outputs, statement.pool)
         if statement.pool is not None:
             append_pool(model, statement.pool, rank)
+    if batch is not None:
+        open_batch(model.graph, batch)
     content = _rewrite(model, size, outputs.shape[1], normalization)
+
+    fixed_batch = f"{path} works on batches of {batch or 1} alone; {OPEN_BATCH}"
 
     def compute(file: bytes, width: int) -> NDArray[np.float32]:
         """(n, width) that a file with an open batch gives of the photographs."""
@@ -115,15 +122,15 @@ def take_onnx(
         except ExportError as error:
             if batch is None:
                 raise
-            raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
+            raise ExportError(fixed_batch) from error
         if logits.shape != (len(images), width):
-            raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
+            raise ExportError(fixed_batch)
         return check_finite(logits, f"the model of {path}")
 
     def check(file: bytes, expected: NDArray[np.floating]) -> Parity:
         parity = measure_parity(expected, compute(file, expected.shape[1]))
         if not parity.holds:
-            why = DYNAMIC if dynamic else "nothing was written"
+            why = DYNAMIC if dynamic else OPEN_BATCH if batch else "nothing was written"
             raise ExportError(f"the model made of {path} does not compute what it does: {parity}; {why}")
         return parity
 

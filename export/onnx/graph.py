@@ -59,6 +59,51 @@ def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
                 rename_tensor(inner, old, new)
 
 
+def open_batch(graph: onnx.GraphProto, batch: int) -> None:
+    """Have the constants that an exporter made of a fixed batch follow the number of images.
+
+    These are shapes of a Reshape, and what a Concat joins to each image, such as a transformer's class token.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    nodes, of_images = list[onnx.NodeProto](), {graph.input[0].name}
+    for node in graph.node:
+        tensors = [name for name in node.input if name in of_images]
+        of_images.update(node.output if tensors else ())
+        name, attributes = f"open_batch/{node.output[0]}", {entry.name: entry for entry in node.attribute}
+        if node.op_type == "Reshape" and tensors and node.input[1] in constants:
+            shape = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            if batch in shape and 0 not in shape and (-1 not in shape or shape[0] == batch):
+                # One size may be left to the number of values; 0 copies that of the input.
+                shape[shape.index(batch)] = 0 if -1 in shape else -1
+                graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+                node.input[1] = name
+                if "allowzero" in attributes:
+                    node.attribute.remove(attributes["allowzero"])
+        elif node.op_type == "Concat" and tensors and attributes["axis"].i != 0:
+            for place, token in enumerate(node.input):
+                if token in constants and list(constants[token].dims[:1]) == [batch]:
+                    part, first = f"{name}/{place}", numpy_helper.to_array(constants[token])[:1]
+                    numbers = {
+                        "first": first,
+                        "0": np.array([0]),
+                        "1": np.array([1]),
+                        "ones": np.ones_like(first.shape[1:]),
+                    }
+                    for end, array in numbers.items():
+                        graph.initializer.append(numpy_helper.from_array(array, f"{part}/{end}"))
+                    nodes += [
+                        helper.make_node("Shape", tensors[:1], [f"{part}/shape"]),
+                        helper.make_node("Slice", [f"{part}/{end}" for end in ("shape", "0", "1")], [f"{part}/batch"]),
+                        helper.make_node("Concat", [f"{part}/batch", f"{part}/ones"], [f"{part}/sizes"], axis=0),
+                        helper.make_node("Expand", [f"{part}/first", f"{part}/sizes"], [part]),
+                    ]
+                    node.input[place] = part
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
     """Make `tensor` the only output, and remove what it does not need; UnknownName where no node gives it."""
     graph = model.graph

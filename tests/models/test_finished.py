@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from networks import write_onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
@@ -109,6 +110,35 @@ def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
     np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
 
 
+class Token(nn.Module):
+    """Joins a token to two patches of each image, as a vision transformer does, and gives the logits of the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.patches = nn.Parameter(torch.randn(1, 1, 8)), nn.Conv2d(3, 8, (32, 64), 32)
+        self.mix, self.last = nn.Linear(3, 3), nn.Linear(8, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1)
+        logits: torch.Tensor = self.last((tokens + self.mix(tokens.transpose(1, 2)).transpose(1, 2)).relu()[:, 0])
+        return logits
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("build", [torchvision.models.resnet18, Token])
+def test_a_fixed_batch_is_opened(
+    build: Callable[[], nn.Module], batch: int, tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    torch.manual_seed(5)
+    network = build().eval()
+    write_onnx(network, tmp_path / "fixed.onnx", shape=(batch, *IMAGE[1:]), open_axes="")
+    model, parity = import_onnx(tmp_path / "fixed.onnx", "fixed", NO_NORMALIZATION, tmp_path / "models")
+    assert parity.holds
+    logits = onnx_logits(verify_model(model), photographs)
+    np.testing.assert_allclose(logits, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
+
+
 def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     write(Small(), tmp_path / "small.onnx", dynamic="bhw")
     with pytest.raises(UsageError, match="leaves the size of its images open; say which with --image-size"):
@@ -157,7 +187,7 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
         (
             Small(end=lambda logits: logits.mean(0)[None]),
             IMAGE,
-            "works on batches of 1 alone; export it with a dynamic",
+            "works on batches of 1 alone; export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: ",
         ),
         (Small(end=lambda logits: (logits, logits * 2)), IMAGE, "has 1 inputs and 2 outputs"),
         (ChannelsLast(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size)"),
