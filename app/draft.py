@@ -11,7 +11,6 @@ from ..core.protocol import CUTOFFS
 from ..core.untrusted import words_of
 from ..export.model_files import model_names
 from .recorded_images import find_sets
-from .study.file import Study
 
 MODELS = "models"
 """The folder beside a study file whose models are taken before those of the default folder."""
@@ -33,14 +32,13 @@ MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 
 
-def write_study(file: Path) -> Study:
+def write_study(file: Path) -> None:
     """Write a study of the models and image sets that are there: see `api.studies.write_study`."""
     folder = file.parent
     beside = bool(model_names(folder / MODELS)) or not model_names(None)
     names = model_names(folder / MODELS if beside else None)
     paths = [images.folder.relative_to(folder).as_posix() for images in find_sets([folder]).values()]
     write_file(file, study_text(file.name, names, paths, MODELS if beside else None))
-    return Study.read(file)
 
 
 def write_file(file: Path, text: str) -> None:

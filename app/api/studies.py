@@ -53,6 +53,8 @@ def write_study(file: Annotated[File, typer.Argument()] = Path("study.toml"), *,
 
     Returns the study. Raises UsageError where there is a file already, or none can be written.
     """
+    from ...export.model_files import model_names, models_folder
+    from ...probes.images.set_files import ABOUT
     from ..draft import write_file, write_study
     from ..study.file import Study
 
@@ -62,11 +64,18 @@ def write_study(file: Annotated[File, typer.Argument()] = Path("study.toml"), *,
     if study is None:
         if str(file) in shipped_studies():
             raise UsageError(f"{file} comes along: bandlens init {file}.toml --study {file}; or name another file")
-        return write_study(path)
-    if study not in shipped_studies():
+        write_study(path)
+    elif study in shipped_studies():
+        write_file(path, shipped_studies()[study])
+    else:
         raise UnknownName("study", study, shipped_studies())
-    write_file(path, shipped_studies()[study])
-    return Study.read(path)
+    new_study = Study.read(path)
+    models = new_study.folder / new_study.models if new_study.models else models_folder()
+    lacking = [] if model_names(models) else [f"no models in {models}"]
+    lacking += [f"no image set {name}" for name in new_study.images if not any(path.parent.glob(f"{name}/{ABOUT}"))]
+    if lacking:
+        log.warning(f"bandlens: warning: {path} cannot run yet: {', '.join(lacking)}; name yours in it")
+    return new_study
 
 
 def read_study(study: Study | File, engine: str | None = None) -> Study:

@@ -73,8 +73,9 @@ def test_a_plan_says_what_is_missing(folder: Path, command: Command, models: boo
     if images:
         make_images(folder / "images.set", make_pictures(20))
     missing = missing.replace("into models", f"into {(folder / 'models').absolute()}")
-    answer = command("init")
-    assert (answer.code, answer.err) == (0, "")
+    answer, lacking = command("init"), "no image set photos.set" if models else "no models in models"
+    assert answer.code == 0
+    assert answer.err == f"bandlens: warning: study.toml cannot run yet: {lacking}; name yours in it\n"
     plan_answer = plan(command)
     assert (plan_answer.code, plan_answer.err) == (2, f"{PREFIX}{missing}\n")
     study = Study.read("study.toml")
@@ -108,6 +109,8 @@ def test_models_and_images_that_do_not_fit_are_named_and_refused_by_the_plan(fol
 
 def test_the_name_of_a_study_that_comes_along_is_no_file(folder: Path, command: Command) -> None:
     assert "grid comes along: bandlens init grid.toml --study grid; or" in command("init", "grid").err
+    words = f"no models in {folder.parent / 'home' / 'models'}, no image set sets/imagenet; name yours in it\n"
+    assert command("init", "grid.toml", "--study", "grid").err.endswith(f": grid.toml cannot run yet: {words}")
     assert not (folder / "grid").exists()
 
 
