@@ -26,6 +26,9 @@ Function = Callable[[NDArray[np.float32]], Any]
 Layout = Literal["nhwc", "nchw"]
 """The order of the axes of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
 
+TOLERANCE = 0.01
+"""The largest difference between two answers to the same images, as a share of the largest logit."""
+
 _functions: dict[str, tuple[Function, Layout]] = {}
 """The functions that were given in this process, by the sha256 of their models."""
 
@@ -35,19 +38,31 @@ def export_function(
 ) -> Model:
     """Describe a function in a folder of models, and keep it for sessions of this process.
 
-    It is called once, with two images, to count its classes. Raises UsageError for what is no such function.
+    It is called twice with the same two images, to count its classes. Raises UsageError for what is no such function.
     """
+    from .onnx.outputs import are_probabilities
+
     if not version:
         raise UsageError(f"function {name} has no version; give version='1', and another whenever it changes")
     if not 1 <= image_size <= MOST_PIXELS:
         raise UsageError(f"image_size {image_size} must be from 1 to {MOST_PIXELS:,} pixels")
     images = np.random.default_rng(0).random((2, 3, image_size, image_size), np.float32)
     try:
-        classes = logits_of(function, images, layout, check_name(name)).shape[1]
+        logits = logits_of(function, images, layout, check_name(name))
+        classes = logits.shape[1]
+        again = logits_of(function, images, layout, name, classes)
     except EngineError as error:
         raise UsageError(str(error)) from error.__cause__
     if not 2 <= classes <= MOST_CLASSES:
         raise UsageError(f"function {name} gives {plural(classes, 'class')}; a classifier has 2 to {MOST_CLASSES:,}")
+    if are_probabilities(logits):
+        raise UsageError(f"function {name} gives probabilities, not logits; return logits, or np.log(p + 1e-9)")
+    largest = np.abs(logits[np.isfinite(logits)]).max(initial=0)
+    if not np.allclose(again, logits, rtol=0, atol=TOLERANCE * largest):
+        raise UsageError(
+            f"function {name} gives other logits when it is asked again for the same images; leave out what is random "
+            "in it, such as dropout, which network.eval() switches off"
+        )
     identity = {"name": name, "version": version, "layout": layout, "image_size": image_size, "classes": classes}
     content = json.dumps(identity).encode()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -85,13 +100,17 @@ def logits_of(
     """(n, classes) of (n, 3, size, size) images in [0, 1]; EngineError, which begins with the name, for all else."""
     shape = (len(images), "classes" if classes is None else classes)
     wanted = f"it must give {shape[0]} x {shape[1]} logits"
+    given = np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == "nhwc" else images
     try:
-        answer = function(np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == "nhwc" else images)
+        answer = function(given)
         logits = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer).astype(np.float32)
     except Exception as error:  # it is the user's code
         raise EngineError(f"function {name} raised {type(error).__name__}: {words_of(error)}; {wanted}") from error
     if logits.ndim != 2 or len(logits) != len(images) or classes not in (None, logits.shape[1]):
-        raise EngineError(f"function {name} gave shape {logits.shape} for images of shape {images.shape}; {wanted}")
+        advice = "; of two classes that d tells apart, np.stack([-d / 2, d / 2], 1)" if logits.ndim == 1 else ""
+        raise EngineError(
+            f"function {name} gave shape {logits.shape} for images of shape {given.shape}; {wanted}{advice}"
+        )
     if np.isnan(logits).any():
         raise EngineError(f"function {name} gave logits that are no numbers; {wanted}")
     return logits

@@ -206,6 +206,8 @@ def take_model(
         raise UsageError(f"model is of {type(model).__name__}; give a path, a name, a network or a function")
     elif version is None:
         raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
+    elif channels is not None:
+        raise UsageError("a function gets images in [0, 1]; leave out --normalization, and normalize inside")
     else:
         title = name or str(getattr(model, "__name__", "function")).strip("<>")  # as of <lambda>
         return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=out or models)

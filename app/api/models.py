@@ -202,7 +202,7 @@ def export_function(
         image_size: width and height of the images, pixels.
         out: the folder of the models; by default $BANDLENS_HOME/models.
 
-    Raises UsageError for a function that gives no such logits of two images.
+    Raises UsageError for a function that gives no such logits of two images, or others when it is asked again.
     """
     from ...export import functions
 

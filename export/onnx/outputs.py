@@ -254,13 +254,18 @@ def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, st
         check_logits(outputs, network, statement.multilabel)
 
 
+def are_probabilities(outputs: NDArray[np.float32]) -> bool:
+    """Whether (n, classes) outputs are those of a softmax: none is below 0, and they add up to 1 on every image."""
+    return bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE)
+
+
 def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
     """ExportError for finite (n, classes) outputs of a softmax or a sigmoid, and for embeddings.
 
     Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
     (0, 1] on every image. So do logits of some untrained networks. `network` is named in the error.
     """
-    if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
+    if are_probabilities(outputs):
         raise ExportError(
             f"{network} gives probabilities, not logits; export the network without its last softmax; {STATE_LOGITS}"
         )

@@ -72,11 +72,16 @@ def test_a_version_is_an_identity(tmp_path: Path) -> None:
     [
         (
             lambda images: images.mean((1, 2, 3)),
-            r"function f gave shape \(2,\) for .*; it must give 2 x classes logits",
+            r"f gave shape \(2,\) for images of shape \(2, 224, 224, 3\); it must give 2 x classes logits; .*\[-d / 2,",
         ),
         (lambda images: images[:1].mean((1, 2)), r"function f gave shape \(1, 3\)"),
         (lambda images: images.mean((1, 2))[:, :1], "function f gives 1 class; a classifier has 2 to 65,536"),
         (lambda images: images.mean((1, 2)) * np.nan, "logits that are no numbers"),
+        (lambda images: np.full((len(images), 4), 0.25), r"gives probabilities, not logits; return logits, or np\.log"),
+        (
+            lambda images: np.random.default_rng().random((len(images), 3)),
+            r"function f gives other logits when it is asked again for the same images; .*network\.eval\(\)",
+        ),
         (lambda images: images.nothing, "function f raised AttributeError: .*no attribute 'nothing'"),
     ],
 )

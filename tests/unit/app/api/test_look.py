@@ -178,6 +178,7 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
         ),
         (3, np.zeros((3, 8, 8, 3), np.uint8), {}, "model is of int; give a path, a name, a network or a function"),
         (torch.nn.Flatten, "photos", {}, r"model is the class Flatten; give Flatten\(\), an instance"),
+        (brightness, "photos", {"version": "1", "normalization": "none"}, "leave out `normalization`, and norm"),
         (brightness, "photos", {"version": "1", "labels": [0, 1]}, "labels of a folder are 'folders'"),
         (brightness, make_pictures(3), {"version": "1", "minutes": float("nan")}, "minutes is nan; give 0 or more"),
     ],
