@@ -45,17 +45,18 @@ class Results:
     def _repr_html_(self) -> str:
         """A notebook's view: the verdict of the study that ran last, and the clean accuracy of every model.
 
-        Names come from the database, and are escaped.
+        Without labels a model has none: it would agree with itself. Names come from the database, and are escaped.
         """
         clean = self.sql(
-            "SELECT version, checkpoint, image_set, n, top1, low, high FROM accuracy_of('*') WHERE probe = 'clean' "
-            "ORDER BY ALL"
+            "SELECT version, checkpoint, image_set, n, top1, low, high, measure FROM accuracy_of('*') "
+            "WHERE probe = 'clean' ORDER BY ALL"
         )
         label = None if clean.is_empty() else last_run(self._store)
         lines = [f"{self._store.path}: {label or 'no results'}", *(self.verdict(label) if label else ())]
-        rows = clean.with_columns(cs.string().map_elements(printable, pl.String))
+        labelled = clean.filter(measure="accuracy").drop("measure")
+        rows = labelled.with_columns(cs.string().map_elements(printable, pl.String))
         with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=20, float_precision=3):
-            table = rows._repr_html_() if label else ""
+            table = "" if rows.is_empty() else rows._repr_html_()
         return "".join(f"<p>{escape(printable(line))}</p>" for line in lines) + table
 
     def accuracy(self, study: str = "*") -> pl.DataFrame:

@@ -50,6 +50,17 @@ def test_a_notebook_shows_the_verdict_and_each_models_clean_accuracy(stored_stud
         assert all(f"{row[name]:.3f}" in page for name in ("top1", "low", "high"))
 
 
+def test_a_notebook_shows_no_clean_accuracy_without_labels(tmp_path: Path) -> None:
+    labelled, unlabelled = image_set(2, name="labelled", labels=[0, 0]), image_set(2, name="unlabelled")
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", labelled, [part(cell(labelled), [0, 1], [0, 1])])
+        store_study(store, "two", unlabelled, [part(cell(unlabelled), [0, 1])])
+    with bandlens.open(tmp_path / "results.duckdb") as results:
+        table = results._repr_html_().partition("<table")[2]
+    assert ">&quot;labelled" in table
+    assert "unlabelled" not in table
+
+
 def test_a_notebook_obeys_no_name(tmp_path: Path) -> None:
     images = image_set(2, name="<b>\u202eset", labels=[0, 0])
     name = "<script>alert(1)</script>"
