@@ -26,6 +26,8 @@ Function = Callable[[NDArray[np.float32]], Any]
 Layout = Literal["nhwc", "nchw"]
 """The order of the axes of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
 
+SUMS_TO_ONE = 1e-3
+"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
 TOLERANCE = 0.01
 """The largest difference between two answers to the same images, as a share of the largest logit."""
 
@@ -40,8 +42,6 @@ def export_function(
 
     It is called twice with the same two images, to count its classes. Raises UsageError for what is no such function.
     """
-    from .onnx.outputs import are_probabilities
-
     if not version:
         raise UsageError(f"function {name} has no version; give version='1', and another whenever it changes")
     if not 1 <= image_size <= MOST_PIXELS:
@@ -114,3 +114,8 @@ def logits_of(
     if np.isnan(logits).any():
         raise EngineError(f"function {name} gave logits that are no numbers; {wanted}")
     return logits
+
+
+def are_probabilities(outputs: NDArray[np.float32]) -> bool:
+    """Whether (n, classes) outputs are those of a softmax: none is below 0, and they add up to 1 on every image."""
+    return bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE)

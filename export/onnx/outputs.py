@@ -14,10 +14,9 @@ from onnx import numpy_helper
 
 from ...core.errors import ExportError, UnknownName, UsageError
 from ...core.records import MOST_LABELS
+from ..functions import SUMS_TO_ONE, are_probabilities
 from ..model_files import MOST_CLASSES
 
-SUMS_TO_ONE = 1e-3
-"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
 GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
 """The advice for a network of features."""
 STATE_LOGITS = "if these are logits, say so with --outputs logits"
@@ -252,11 +251,6 @@ def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, st
     refuse_features(content, network, outputs.shape[1])
     if not (statement.multilabel and last_node(onnx.load_from_string(content).graph).op_type == "Sigmoid"):
         check_logits(outputs, network, statement.multilabel)
-
-
-def are_probabilities(outputs: NDArray[np.float32]) -> bool:
-    """Whether (n, classes) outputs are those of a softmax: none is below 0, and they add up to 1 on every image."""
-    return bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE)
 
 
 def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
