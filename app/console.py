@@ -78,7 +78,7 @@ def listen(quiet: bool = False, verbose: bool = False) -> None:
 
 @contextmanager
 def progress(title: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
-    """A bar on stderr with count, rate and ETA; a logged line a minute where that is not a terminal.
+    """A bar on stderr with count, rate and ETA; a logged line a minute where that is no terminal and no notebook.
 
     It shows at the first advance after `delay` seconds; at once if that is 0, for work whose first step is long.
     """
@@ -90,7 +90,8 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
         form = f"{{desc}}: {{n:,.0f}} {unit} [{{elapsed}}, {{rate_fmt}}]"
     else:
         form = "{l_bar}{bar}| {n:,.0f}/{total:,.0f} [{elapsed}<{remaining}, {rate_fmt}]"
-    terminal = sys.stderr.isatty() and _stderr.level <= logging.INFO
+    is_notebook = type(sys.stderr).__module__.startswith("ipykernel.")  # whose cells draw a line anew, too
+    terminal = (is_notebook or sys.stderr.isatty()) and _stderr.level <= logging.INFO
     with tqdm(
         total=total,
         bar_format=form,

@@ -232,3 +232,11 @@ def test_a_bar_on_a_terminal_shows_the_signs_of_a_name(monkeypatch: pytest.Monke
     with progress("a\x1b[2Jmodel", 1, "image", delay=0) as advance:
         advance()
     assert r"a\x1b[2Jmodel" in terminal.getvalue()
+
+
+def test_a_notebook_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", cell)
+    with progress("running", 2, "images", delay=0) as advance:
+        advance()
+    assert "running:  50%|" in cell.getvalue()
