@@ -45,7 +45,7 @@ SHOWN_BY_THE_PICTURE = ("image_index", "path", "image_set", "probe", "parameters
 
 @dataclass(frozen=True, slots=True)
 class SheetTile:
-    """Pictures side by side, (size, size, 3) uint8, with lines of text below, and a note on the first of them."""
+    """Pictures side by side, (size, size, 3) uint8, with lines of text below, and a note on the last of them."""
 
     pictures: Sequence[NDArray[np.uint8]]
     lines: Sequence[str]
@@ -77,7 +77,8 @@ def draw_tiles(groups: Sequence[tuple[str, Sequence[SheetTile]]], columns: int, 
             for number, pixels in enumerate(tile.pictures):
                 picture = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
                 sheet.paste(picture, (x + number * TILE, y))
-            draw.text((x + 3, y + 2), tile.note, "white", fonts[0], stroke_width=1, stroke_fill="black")
+            note_x = x + (len(tile.pictures) - 1) * TILE + 3
+            draw.text((note_x, y + 2), tile.note, "white", fonts[0], stroke_width=1, stroke_fill="black")
             for number, line in enumerate(tile.lines):
                 font = next((font for font in fonts if font.getlength(line) <= width - GAP), fonts[-1])
                 draw.text((x, y + TILE + number * LINE), line, "black", font)
@@ -202,14 +203,15 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     settings: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
     tiles = []
     for row, index in zip(rows.head(WALL_TILES).to_dicts(), places, strict=False):
-        pictures, condition = [clean(images, index)], None
+        pictures, condition, note = [clean(images, index)], None, ""
         if {"probe", "parameters"} <= row.keys():
             key = row["probe"], row["parameters"], row.get("seed")
             if key not in settings:
                 settings[key] = _condition_and_seed(store, images.info.name, selections, conditions, key)
             condition, seed = settings[key]
-            pictures.append(conditions.apply(images, index, condition, seed))
-        tiles.append(SheetTile(pictures, _caption(row, images.paths[index], condition, images.info.size)))
+            picture, note = stretched(conditions.apply(images, index, condition, seed))
+            pictures.append(picture)
+        tiles.append(SheetTile(pictures, _caption(row, images.paths[index], condition, images.info.size), note))
     draw_tiles([("", tiles)], WALL_COLUMNS, out)
     return len(tiles)
 
@@ -272,7 +274,8 @@ def _condition_and_seed(
 def _caption(row: Mapping[str, Any], path: str, condition: Condition | None, size: int) -> Sequence[str]:
     lines, omissions = [path], {*SHOWN_BY_THE_PICTURE}
     if condition is not None:
-        lines.append(condition.at(size))
+        words = condition.at(size)
+        lines += [words] if len(words) <= LINE_LETTERS else words.split(", ")
         omissions |= {name for name, _ in condition.parameters}
     for name, value in row.items():
         if name not in omissions and value is not None:

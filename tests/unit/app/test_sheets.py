@@ -20,10 +20,12 @@ from bandlens.app.sheets import (
     grid_of,
     perturbed,
     read_photograph,
+    stretched,
 )
 from bandlens.core.errors import UsageError
 from bandlens.export.photographs import PHOTOGRAPH_FOLDER
 from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack
 
@@ -89,6 +91,17 @@ def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path
         np.testing.assert_array_equal(tile(out, x), tile_of(images.pixels[index].transpose(1, 2, 0).copy()))
         noisy = conditions.apply(images, index, conditions.find(probe, parameters, digests[parameters]), 3)
         np.testing.assert_array_equal(tile(out, x + TILE), tile_of(noisy))
+
+
+def test_a_picture_that_is_nearly_black_is_brightened(command: Command, explored: Path) -> None:
+    row = "SELECT 0 AS image_index, 'highpass' AS probe, parameters FROM condition WHERE probe = 'highpass'"
+    text, out = wall(command, explored, f"{row} AND parameters.cutoff = 0.3")
+    assert text == f"{out}: 1 image\n"
+    pixels = open_image_set(explored / "images.set").pixels[:1]
+    grid = make_grid({"highpass": {"cutoff": [0.3]}}, Path())
+    dark = perturbed(pixels[0], grid, 3)[grid.conditions[-1]]
+    assert stretched(dark)[1]
+    np.testing.assert_array_equal(tile(out, TILE)[20:], tile_of(stretched(dark)[0])[20:])  # a note is above
 
 
 def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path) -> None:
