@@ -24,6 +24,7 @@ from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model, enlarged_in_words
+from ...export.class_names import class_names_of
 from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name, normalization_option
 from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
@@ -299,7 +300,14 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             packed = pack(images, new, crop=crop, labels=labels, contents=contents, how=how)
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
-            packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
+            names = list(map(str, getattr(images, "classes", ())))  # datasets of torchvision have them
+            is_named = model.classes == CLASSES or class_names_of(model) is not None
+            if labels is not None or is_named or len(names) != model.classes:
+                names = []
+            contents = Contents(name)
+            packed = pack_arrays(
+                pictures, new, crop=crop, labels=classes, class_names=names, contents=contents, how=how
+            )
         earlier = open_image_set(out) if out.exists() else packed
         if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
             raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")

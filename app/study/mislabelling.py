@@ -16,6 +16,7 @@ from ...core.protocol import CLASSES
 from ...core.records import SEVERAL
 from ...engine.decision import ALL_SPACE
 from ...probes.family import CLEAN
+from ...probes.images.image_set import ImageSet, open_image_set
 from .matching import takes_images
 from .resolve import Work
 
@@ -46,21 +47,25 @@ def doubt_numbers(work: Work) -> list[str]:
     for images in work.image_sets:
         if images.labels is None or images.info.decision_space != ALL_SPACE:
             continue
-        labels = images.schemes[SEVERAL].classes if SEVERAL in images.schemes else images.labels
-        count = len(images.class_names or ()) or len(np.unique(labels))
-        differing = [
-            f"{model.name} has {model.classes:,}"
+        models = [
+            model
             for model in work.models
-            if takes_images(model, images.info)
-            and model.classes != count
-            and (images.class_names or model.classes != CLASSES)
+            if takes_images(model, images.info) and (images.class_names or model.classes != CLASSES)
         ]
-        if differing:
+        count = len(images.class_names or ()) or (_count_classes(images) if models else 0)
+        if differing := [f"{model.name} has {model.classes:,}" for model in models if model.classes != count]:
             lines.append(
                 f"image set {images.info.name} has labels of {plural(count, 'class')} and {some_of(differing)}, so "
                 f"that a label may be the number of another class; {ADVICE}"
             )
     return lines
+
+
+def _count_classes(images: ImageSet) -> int:
+    """The number of classes of a set's labels, those of images that were not drawn included."""
+    whole = images if images.rows is None else open_image_set(images.folder)
+    labels = whole.schemes[SEVERAL].classes if SEVERAL in whole.schemes else whole.labels
+    return 0 if labels is None else len(np.unique(labels))
 
 
 def doubt_results(work: Work, store: Store) -> list[str]:

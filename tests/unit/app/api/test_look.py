@@ -217,7 +217,7 @@ def test_folders_named_as_classes_of_imagenet_are_no_labels_of_other_classes(fol
     assert str(look).startswith(look.sentences[0])
 
 
-def test_arrays_say_how_large_the_images_of_a_function_are(folder: Path) -> None:
+def test_arrays_and_datasets_say_what_they_are(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     pixels, seen = make_pictures(20, 32), set[tuple[int, ...]]()
 
     def answer(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -233,5 +233,13 @@ def test_arrays_say_how_large_the_images_of_a_function_are(folder: Path) -> None
     network[2].weight.data = torch.tensor([[1.0], [-1]]).repeat(1, 12)
     bandlens.look(network, pixels, normalization="0.5:0.5", out="net", minutes=60)
     assert open_image_set(Path("net/images.set")).info.size == 32
+
+    class Dataset(list[Any]):
+        classes = ("dark", "bright")
+
+    pairs = Dataset((picture, 1) for picture in pixels)
+    named = bandlens.look(brightness, pairs, version="1", out="dataset", minutes=60)
+    assert "labels of" not in caplog.text
+    assert set(named.flips["before"]) <= {*pairs.classes}
     enlarged = bandlens.look(brightness, pixels, version="1", image_size=64, out="enlarged", minutes=60)
     assert enlarged.notes[1].startswith("images: more than a tenth of its images were enlarged, and have nothing")

@@ -19,7 +19,8 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.mislabelling import doubt_accuracies, doubt_numbers
 from bandlens.app.study.resolve import resolve
 from bandlens.export.class_names import name_classes
-from bandlens.probes.images.image_set import Scheme
+from bandlens.probes.images.image_set import Scheme, open_image_set
+from bandlens.probes.images.options import Draw
 
 ALWAYS = 5
 """The class that the network of `make_model(seed=1)` sees in every picture."""
@@ -102,3 +103,5 @@ def test_numbers_of_classes_are_doubted_where_they_differ(tmp_path: Path) -> Non
     assert doubts([*"abcdefg"], net=7) == doubts(None, net=3, imagenet=1000) == []
     images = replace(images, schemes={"several": Scheme(np.arange(7) % 6, np.arange(7, dtype=np.int32))})
     assert doubts(None, net=7) == [], "every class of an image counts"
+    images = open_image_set(images.folder, Draw(2))
+    assert doubts(None, net=3) == [], "images that are not drawn count"
