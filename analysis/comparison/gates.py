@@ -79,7 +79,7 @@ class Gated:
     """The row of the worst loss of a release, whose interval allows for its having been chosen; None where no row has
     an interval."""
     lacking: str = ""
-    """Cells and images that only one of the two has, in words; empty where there are none."""
+    """Cells and images that only one of the two has, and slices too small to judge; empty where there are none."""
     run_summary: Any = None
     """The summary of the run of what lacked, as `bandlens.run` returns it; None of a release that was run before."""
 
@@ -108,12 +108,13 @@ def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The end of an interval that decides on a row, beside its limit, and the p of its test, as it is corrected.
 
     A row that is undecided has the end and p that are nearest to a verdict. Both are None where cells are one and the
-    same; precisions have no p.
+    same, or a single cluster has no test; precisions have no p.
     """
-    if row["note"] == NOTE_OF_SAME:
+    is_release = row["max_flips"] is None
+    if row["note"] == NOTE_OF_SAME or (is_release and None in (row["p_pass"], row["p_fail"])):
         return {"decides": None, "p": None}
     p, margin, fails = None, row["margin"], row["verdict"] == "fail"
-    if row["max_flips"] is None:
+    if is_release:
         ends = [("loss_low", margin if row["measure"] == FLIPS else 0), ("loss_high", margin)]
         passes = row["verdict"] == "pass" or (not fails and row["p_pass"] <= row["p_fail"])
         (end, limit), p = ends[passes], row["p_pass" if passes else "p_fail"]

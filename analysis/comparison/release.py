@@ -199,7 +199,7 @@ def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
 
     `largest` is the largest statistic of the table in each draw.
     """
-    candidates = rows.filter(pl.col("gained").is_not_null())
+    candidates = rows.filter(pl.col("gained").is_not_null(), pl.col("loss_low").is_not_null())
     if candidates.is_empty():
         return None
     alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
@@ -233,7 +233,11 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
         kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
-        slices = [*chain.from_iterable(slices_by_kind.values())]
+        all_slices = [*chain.from_iterable(slices_by_kind.values())]
+        # A single cluster has no interval: its row could never be decided.
+        slices = [(name, images) for name, images in all_slices if not name or np.ptp(pair.clusters[images])]
+        if small := len(all_slices) - len(slices):
+            lacking.append(f"{plural(small, 'slice')} of {image_set} of a single image or cluster")
         pair_rows, contributions = pair.judge(slices, limits)
         frames.append(pair_rows)
         # Checkpoints on the same images share the draws of these.
@@ -302,7 +306,7 @@ def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -
     if len(partly):
         settings = partly.select("probe", "parameters").unique(maintain_order=True).rows()
         words += [some_of(f"{probe} {parameters_in_words(json.loads(text).items())}" for probe, text in settings)]
-    return f"{len(remainder):,} of {name} alone ({', '.join(words)})" if len(remainder) else ""
+    return f"{plural(len(remainder), 'cell')} of {name} alone ({', '.join(words)})" if len(remainder) else ""
 
 
 def _read_pair(

@@ -110,9 +110,19 @@ def print_verdicts(
     if gated.run_summary:
         gated.run_summary.raise_failures()
     if counts["fail"]:
-        raise BandlensError(f"{headline}; a row that fails exceeds its limit beyond chance")
+        raise BandlensError(f"{headline}; {_failure_in_words(gated)}")
     if counts["undecided"]:
         raise Undecided(f"{headline}; {_images_in_words(rows)}: take more images, or widen the limits")
+
+
+def _failure_in_words(gated: Gated) -> str:
+    """Say what a row that fails has shown."""
+    if gated.size == "flips":
+        return "a row that fails exceeds its limit beyond chance"
+    from ...analysis.comparison.gates import FLIPS
+
+    flips = ", or more negative flips than the limit" if FLIPS in gated.rows["measure"] else ""
+    return f"a row that fails has a loss beyond chance, which may reach the margin{flips}"
 
 
 def _images_in_words(rows: Rows) -> str:
@@ -152,7 +162,7 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
     if gated.same:
         note(f"{gated.same:,} cells are one and the same in both")
     if gated.lacking:
-        note(f"what only one of the two has, which is not judged: {gated.lacking}")
+        note(f"not judged: {gated.lacking}")
     if gated.differs_in:
         note(f"the two differ in: {gated.differs_in}")
     order = {"fail": 0, "undecided": 1}
@@ -163,7 +173,9 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
     if gated.worst:
         loss_row = {"condition": condition_in_words(gated.worst), **gated.worst}
         columns = ("checkpoint", "image_set", "condition", "slice", "measure", "loss", "loss_low", "loss_high")
-        tables["Worst loss, with an interval that allows for the choice"] = [{name: loss_row[name] for name in columns}]
+        tables["The surest loss, whose interval begins highest and allows for the choice"] = [
+            {name: loss_row[name] for name in columns}
+        ]
     if open_rows:
         open_columns = [name for name in OPEN_ROW_COLUMNS if any(row[name] not in (None, "") for row in open_rows)]
         tables["Rows that do not pass"] = [{name: row[name] for name in open_columns} for row in open_rows[:MOST_ROWS]]

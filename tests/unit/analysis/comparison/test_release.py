@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.cells import Run, two_of
-from bandlens.analysis.comparison.gates import NOTE_OF_CLEAN, NOTE_OF_SAME, Limits
+from bandlens.analysis.comparison.gates import NOTE_OF_CLEAN, NOTE_OF_SAME, Limits, decision_of
 from bandlens.analysis.comparison.release import (
     FLIPS,
     ReleasePair,
@@ -192,6 +192,15 @@ def test_a_class_that_is_lost_is_found_among_slices(store: Store) -> None:
     assert table.worst["slice"] == "class 3"
 
 
+@pytest.mark.parametrize("n", [10, 1])
+def test_classes_of_one_image_are_counted_and_not_judged(store: Store, n: int) -> None:
+    add_releases(store, [range(0)], [range(1)], n)
+    table = gate_release(*runs(store), Limits(slices=["class"]))
+    assert table.rows["slice"].to_list() == [""]
+    assert table.lacking == f"{n} slice{'s' * (n > 1)} of set of a single image or cluster"
+    assert (table.worst is None, decision_of(table.rows.row(0, named=True))["p"] is None) == (n == 1, n == 1)
+
+
 def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store) -> None:
     fog, snow = np.arange(0, 500), np.arange(400, 1000)
     attributes = {("weather", "fog"): fog, ("site", "b"): snow}
@@ -275,7 +284,7 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
 
 def test_what_lacks_is_named(store: Store) -> None:
     add_releases(store, [range(0)], [range(0)], n=20)
-    with pytest.raises(UsageError, match=r"no cell in common: 1 of v1@1 alone \(checkpoint v1\); 1 of v2@1 alone"):
+    with pytest.raises(UsageError, match=r"no cell in common: 1 cell of v1@1 alone \(checkpoint v1\); 1 cell of v2@1"):
         gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
     for limits, message in (
         (Limits(measures=["confidence"]), "unknown name in gate.measures 'confidence'; known: accuracy, agreement, "),

@@ -109,7 +109,9 @@ def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_pa
     file = tmp_path / "gate.xml"
     answer = command("gate", "worse", "--against", "old", "--flips", 0.001, "--junit", file, "--db", db)
     assert answer.code == 1
-    assert answer.err.startswith("bandlens: worse against old: 2 pass, 2 fail, 2 undecided; a row that ")
+    assert answer.err.startswith(
+        "bandlens: worse against old: 2 pass, 2 fail, 2 undecided; a row that fails has a loss beyond chance"
+    )
     root = ElementTree.parse(file).getroot()
     (suite,) = root
     assert (root.get("name"), suite.get("name")) == ("worse against old", "old, worse on set")
@@ -149,7 +151,7 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(
     limits = answer.out.split("## Limits, and what is not judged")[1]
     assert "margin 1.00%" in limits
     assert "images or labels" in limits
-    assert f"1 of mine@1 of {folder}/old.duckdb alone (lowpass cutoff=0.7); 2 of mine@1 of {folder}/new." in limits
+    assert f"1 cell of mine@1 of {folder}/old.duckdb alone (lowpass cutoff=0.7); 2 cells of mine@1 of " in limits
     assert "(image set other, probe highpass, lowpass cutoff=0.5)" in limits
 
 
