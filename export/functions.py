@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..core.errors import EngineError, UsageError, plural
 from ..core.records import Model
 from ..core.untrusted import words_of
-from .model_files import FUNCTION, MOST_CLASSES, MOST_PIXELS, check_name, save_model
+from .model_files import FUNCTION, MOST_CLASSES, MOST_PIXELS, OWN_NORMALIZATION, check_name, save_model
 
 Function = Callable[[NDArray[np.float32]], Any]
 """A function from float32 RGB images in [0, 1] to (n, classes) logits, as NumPy or anything that becomes an array."""
@@ -72,7 +72,7 @@ def export_function(
         architecture=FUNCTION,
         weights_sha256=sha256,
         source=f"function {name}, version {version}",
-        normalization="its own",
+        normalization=OWN_NORMALIZATION,
         path=folder / f"{name}.{FUNCTION}",
         sha256=sha256,
         image_size=image_size,

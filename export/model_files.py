@@ -42,6 +42,8 @@ LABEL_SETS = "gives {0} labels: exported as a classifier of their sets, which ha
 """The line on a network of several labels."""
 FUNCTION = "function"
 """The architecture of every model that is a function of Python, and the ending of its file: see `export.functions`."""
+OWN_NORMALIZATION = "its own"
+"""The normalization of every function: it gets images in [0, 1]."""
 ENDINGS = (".onnx", f".{FUNCTION}")
 """The endings of the files of models."""
 BATCH = "batch"

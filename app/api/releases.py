@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
-from ...export.model_files import normalization_option
+from ...export.model_files import OWN_NORMALIZATION, normalization_option
 from ..console import log
 from ..printing import condition_in_words
 from .look import UnknownNormalization, take_images, take_model
-from .parameters import File, reading
+from .parameters import File, Layout, reading
 from .studies import gate, run
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def assert_no_worse(
     against: File = "main.duckdb",
     margin: float = 0.01,
     *,
+    name: str | None = None,
+    architecture: str | None = None,
+    normalization: str | None = None,
+    layout: Layout = "nhwc",
     progress: Progress = silent,
 ) -> Gated:
     """Run a model as an earlier one was run, and raise AssertionError unless it is surely no worse: for any test.
@@ -46,6 +50,7 @@ def assert_no_worse(
         against: the database of the earlier run, FILE or FILE:NAME, by default its study that ran last, which has the
             conditions and limits. Several checkpoints or image sets are matched by name.
         margin: the loss that the model has to stay below.
+        name: as `look` takes it, like `architecture`, `normalization` and `layout`. A function needs no version here.
 
     Returns the verdicts. AssertionError has the worst rows that fail or are undecided, which too few images do not
     excuse. UsageError where nothing can be compared, and for probes of the user's own: no database holds programs.
@@ -64,18 +69,21 @@ def assert_no_worse(
     with TemporaryDirectory(prefix="bandlens-") as place:
         folder, database = Path(place), Path(place, "release.duckdb")
         options: dict[str, Any] = {"image_size": earlier["size"][0], "version": "1"}  # no other run sees the version
+        options |= {"name": name, "architecture": architecture, "layout": layout}
         try:
-            network = take_model(model, folder, **options)
+            network = take_model(model, folder, normalization=normalization, **options)
         except UnknownNormalization:
+            if earlier["normalization"][0] == OWN_NORMALIZATION:
+                raise
             numbers = normalization_option(earlier["normalization"][0])
             network = take_model(model, folder, normalization=numbers, **options)
         image_set = take_images(images, labels, network, folder, progress)
         study = repeated_study(label, earlier["toml"][0], network, image_set.folder)
         new_names = {"checkpoint": network.name, "image_set": image_set.info.name}
-        for column, name in new_names.items():
+        for column, new_name in new_names.items():
             names = earlier[column].unique().sort()
-            if len(names) > 1 and name not in names:
-                raise UnknownName(f"{column.replace('_', ' ')} of {against}", name, names)
+            if len(names) > 1 and new_name not in names:
+                raise UnknownName(f"{column.replace('_', ' ')} of {against}", new_name, names)
         run(study, database, analyze=False, progress=progress)
         with open_store(database) as store:  # names belong to a study, and cells of equal names are compared
             for column in new_names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,16 @@ def test_the_same_model_passes_and_nothing_is_kept(earlier: Path) -> None:
 
 def test_a_worse_model_fails_with_its_worst_rows(earlier: Path) -> None:
     against = f"{earlier / 'main.duckdb'}:bright"
-    bandlens.assert_no_worse(brightness, earlier / "bright.set", against=against, margin=0.2)
+    bandlens.assert_no_worse(
+        lambda images: brightness(images.transpose(0, 2, 3, 1)),
+        earlier / "bright.set",
+        against=against,
+        margin=0.2,
+        layout="nchw",
+    )
+    weights = shutil.copy(earlier / "models" / "one.onnx", earlier / "unknown.onnx")
+    with pytest.raises(bandlens.UsageError, match="unknown does not say how its images are normalized; give `normal"):
+        bandlens.assert_no_worse(weights, earlier / "bright.set", against=against)
     with pytest.raises(AssertionError) as failure:
         bandlens.assert_no_worse(darkness, earlier / "bright.set", against=against)
     title, *lines = str(failure.value).splitlines()
