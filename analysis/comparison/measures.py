@@ -3,7 +3,8 @@
 Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Published biases and psychometric
 numbers have percentiles of the difference in 1,000 resamples that draw the same clusters for both, where the image sets
 have the same digest. All else has the interval of a difference (`statistics.shares`), and so have spectral biases whose
-difference fewer than 10 clusters make up.
+difference fewer than 10 clusters make up. There is no difference where two sets share a part of their images alone, as
+the first hundred of a thousand do: it would be one of the images.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ SELECT checkpoint, image_set, probe, parameters::VARCHAR AS parameters, cycles, 
 FROM condition_metric_of(?)
 ORDER BY checkpoint, image_set, metric, {ORDER}
 """  # noqa: S608 - made of constants
+SETS = """
+SELECT DISTINCT checkpoint, image_set, image_set_id, digest
+FROM study_detail_of(?) JOIN (SELECT id, digest FROM image_set) AS images ON images.id = image_set_id
+"""
+OTHER_IMAGES = "the two have a part of the images in common"
+"""The note of numbers that are not compared, since each run has images that the other lacks, or one has more."""
 PAIRED = dict.fromkeys(CONDITION_KEYS, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64}
 """Columns of paired intervals; probe and parameters are null for numbers of many conditions."""
 
@@ -61,7 +68,27 @@ def _joined(a: Run, b: Run, query: str, keys: Sequence[str]) -> pl.DataFrame:
     """Rows that both runs have; those of B end in _b. `moved` says whether any number of the subject has moved."""
     rows_a, rows_b = (run.renamed(run.store.frame(query, [run.label])) for run in (a, b))
     rows = rows_a.join(rows_b, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
-    return rows.with_columns(moved=((pl.col("value_b") - pl.col("value")).abs() > 0).any().over(SUBJECT))
+    return rows.with_columns(
+        moved=((pl.col("value_b") - pl.col("value")).abs() > 0).any().over(SUBJECT),
+        comparable=~pl.col("image_set").is_in(_sets_shared_in_part(a, b)).fill_null(value=False),
+    )
+
+
+def _sets_shared_in_part(a: Run, b: Run) -> list[str]:
+    """The image sets of which the two have some images in common, by path, but not all."""
+    sets_a, sets_b = (run.renamed(run.store.frame(SETS, [run.label])) for run in (a, b))
+    pairs = sets_a.join(sets_b, on=SUBJECT, suffix="_b", maintain_order="left").filter(
+        pl.col("digest") != pl.col("digest_b")
+    )
+    names = []
+    for name, *ids in pairs.select("image_set", "image_set_id", "image_set_id_b").unique(maintain_order=True).rows():
+        paths_a, paths_b = (
+            set(run.store.frame("SELECT path FROM image WHERE image_set = ?", [number])["path"])
+            for run, number in zip((a, b), ids, strict=True)
+        )
+        if paths_a != paths_b and paths_a & paths_b:
+            names.append(name)
+    return names
 
 
 def _moved(rows: pl.DataFrame) -> pl.DataFrame:
@@ -76,12 +103,13 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     value_a, value_b = pl.col("value"), pl.col("value_b")
     down = ((value_b - pl.col("low_b")) ** 2 + (pl.col("high") - value_a) ** 2).sqrt()
     up = ((pl.col("high_b") - value_b) ** 2 + (value_a - pl.col("low")) ** 2).sqrt()
-    low = pl.when("moved").then(pl.coalesce("paired_low", value_b - value_a - down))
-    high = pl.when("moved").then(pl.coalesce("paired_high", value_b - value_a + up))
+    has_interval = pl.col("moved") & pl.col("comparable")
+    low = pl.when(has_interval).then(pl.coalesce("paired_low", value_b - value_a - down))
+    high = pl.when(has_interval).then(pl.coalesce("paired_high", value_b - value_a + up))
     return rows.select(
         *keys,
         *([CYCLES] if "cycles" in rows.columns else []),
-        difference=value_b - value_a,
+        difference=pl.when("comparable").then(value_b - value_a),
         low=low,
         high=high,
         detectable=detected_widths() * (high - low),
@@ -89,7 +117,10 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
         value_b="value_b",
         state_a="state",
         state_b="state_b",
-        note=pl.when(value_a.is_null() != value_b.is_null()).then(
+        note=pl.when(~pl.col("comparable"))
+        .then(pl.lit(OTHER_IMAGES))
+        .when(value_a.is_null() != value_b.is_null())
+        .then(
             pl.coalesce(
                 pl.when(value_a.is_null()).then(pl.lit("A: ") + pl.col("note")),
                 pl.when(value_b.is_null()).then(pl.lit("B: ") + pl.col("note_b")),

@@ -7,14 +7,19 @@ from dataclasses import dataclass, fields, replace
 
 import polars as pl
 
+from ..measures.base import State
+from ..measures.registry import without_replaced
 from .cells import DIFFERS, Compared, Run, compare_cells
-from .measures import compare_measures
+from .measures import OTHER_IMAGES, compare_measures
 from .verdict import Verdict, compare_verdict, no_metrics
 
 ROUNDING = 1e-12
 """Differences up to which numbers are the same but for rounding."""
 ONE_SIDED = pl.col("value_a").is_null() != pl.col("value_b").is_null()
 """True where one run alone has the number."""
+
+COMPARED = pl.col("note").ne_missing(pl.lit(OTHER_IMAGES))
+"""True where the two have the same images, or none in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +36,28 @@ class Comparison(Compared):
     verdict: Verdict
     """The differences beyond chance, and a line for each that is not determined."""
 
+    def compared(self) -> Comparison:
+        """Leave out the numbers that are of other images in each run."""
+        metrics, conditions = (table.filter(COMPARED) for table in (self.metrics, self.conditions))
+        return replace(self, metrics=metrics, conditions=conditions)
+
     def beyond_chance(self) -> Comparison:
         """Leave out the rows whose difference may be chance.
 
         A row stays where the 95 % interval of its difference leaves zero out, where p is below 0.05 after Holm, where
         the number means something else (`state`) or is there in one run alone, and where values or predictions differ
-        and there is no interval to judge that by.
+        and there is no interval to judge that by. Numbers that are at chance in both, that another one stands for, or
+        that are of other images in each do not stay.
         """
         low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
         beyond = (low > 0) | (high < 0) | (low.is_null() & (difference.abs() > ROUNDING))
-        numbers = beyond | pl.col("state_a").ne_missing(pl.col("state_b")) | ONE_SIDED
+        states_differ = pl.col("state_a").ne_missing(pl.col("state_b"))
+        at_chance = ~states_differ & (pl.col("state_a") == State.AT_CHANCE)
+        numbers = (beyond | states_differ | ONE_SIDED) & ~at_chance & COMPARED
         return replace(
             self,
             cells=self.cells.filter(beyond | DIFFERS | (difference.is_null() & (pl.col("changed") > 0))),
-            metrics=self.metrics.filter(numbers),
+            metrics=without_replaced(self.metrics).filter(numbers),
             conditions=self.conditions.filter(numbers),
         )
 

@@ -25,7 +25,7 @@ from ..measures.parts import LOSS, WORST_SLICE
 from ..measures.registry import GRID_MEASURES, MEASURES, title_of, without_replaced
 from ..statistics import ALPHA, Z
 from .cells import DIFFERS, Run, compare_cells, two_of
-from .measures import compare_measures
+from .measures import METRIC_KEYS, OTHER_IMAGES, compare_measures
 
 STATE_WORDS = {
     measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict
@@ -138,8 +138,15 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, 
             "both on the same images and conditions."
         )
     undetermined += [f"Not determined: differences in metrics, since there are {lacking}."] if lacking else []
+    sets = pl.concat([metrics, conditions], how="diagonal").filter(note=OTHER_IMAGES)["image_set"].unique().sort()
+    if len(sets):
+        reason = f"since {OTHER_IMAGES}; run both on the same images"
+        undetermined.append(f"Not determined: differences in metrics on {', '.join(sets)}, {reason}.")
     rows_a, rows_b = (
-        run.select(_read_metrics(run.store, run.label)).with_columns(
+        run.renamed(_read_metrics(run.store, run.label))
+        .join(metrics, on=METRIC_KEYS, how="semi")
+        .with_columns(pl.lit(run.value).alias(name) for name in filter(None, [run.column]))
+        .with_columns(
             # Checkpoints of one study are told apart by their names, runs of one checkpoint by theirs.
             checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(name))
         )

@@ -190,7 +190,7 @@ def print_comparison(comparison: Comparison, table_format: TableFormat = Format.
         note(f"\n{STAR.format(measure=comparison.measure)}")
     for words, whole, part, advice in (
         ("weaker differences", beyond_chance, excerpt, "lists them, with p, states, and what the two differ in"),
-        ("no difference found", comparison, beyond_chance, "says what could have been (detectable)"),
+        ("no difference found", comparison.compared(), beyond_chance, "says what could have been (detectable)"),
     ):
         counts = {name: len(getattr(whole, name)) - len(getattr(part, name)) for name in TABLES}
         if any(counts.values()):

@@ -8,7 +8,8 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.stats import t
 
 from bandlens.analysis.comparison.cells import Run
-from bandlens.analysis.comparison.measures import compare_measures
+from bandlens.analysis.comparison.measures import OTHER_IMAGES, compare_measures
+from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 
@@ -16,14 +17,21 @@ COUNT = 400
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5))
 
 
-def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[list[Run], list[list[np.ndarray]]]:
+def two_runs(
+    store: Store, sizes: tuple[int, int] = (COUNT, COUNT), folder: str = ""
+) -> tuple[list[Run], list[list[np.ndarray]]]:
     """Two runs that name shape or texture, with a tenth of B drawn again under the filters; and their classes."""
     runs, rng = [], np.random.default_rng(9)
     classes_a = [np.random.default_rng(k).integers(0, 2, COUNT) for k in range(3)]
     classes_b = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), classes) for classes in classes_a[1:]]
     predictions = [classes_a, [classes_a[0], *classes_b]]
     for k, (count, answers) in enumerate(zip(sizes, predictions, strict=True)):
-        images = image_set(count, labels=[0] * count, schemes={"texture": [[1]] * count})
+        images = image_set(
+            count,
+            labels=[0] * count,
+            schemes={"texture": [[1]] * count},
+            paths=[f"{folder * k}{n}.png" for n in range(count)],
+        )
         by = model("net", content=f"weights {k}")
         parts = [
             part(cell(images, setting, by=by), classes[:count], classes[:count])
@@ -53,7 +61,7 @@ def test_differences_are_paired_over_the_images(store: Store) -> None:
 
 
 def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
-    runs, _ = two_runs(store, (COUNT, COUNT - 10))
+    runs, _ = two_runs(store, (COUNT, COUNT - 10), "other/")
     for row in compare_measures(*runs)[1].filter(metric="shape_bias", probe="lowpass").rows(named=True):
         query = (
             "SELECT value, low, high FROM condition_metric_of(?) WHERE metric = 'shape_bias' AND probe = ? "
@@ -64,3 +72,18 @@ def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
         )
         assert row["low"] == pytest.approx(b - a - np.hypot(b - low_b, high_a - a))
         assert row["high"] == pytest.approx(b - a + np.hypot(high_b - b, a - low_a))
+
+
+def test_what_saw_a_part_of_the_images_is_not_compared(store: Store) -> None:
+    runs, _ = two_runs(store, (COUNT, COUNT // 4))
+    comparison = compare_runs(*runs)
+    assert set(comparison.conditions["note"]) == {OTHER_IMAGES}
+    assert (
+        comparison.conditions.select("difference", "low", "high").null_count().row(0)
+        == (len(comparison.conditions),) * 3
+    )
+    assert comparison.beyond_chance().conditions.is_empty()
+    assert comparison.compared().conditions.is_empty()
+    assert f"Not determined: differences in metrics on set, since {OTHER_IMAGES}; run both on the same images." in (
+        comparison.verdict.undetermined
+    )

@@ -225,6 +225,9 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     assert (differences["x"]["state_a"], differences["x"]["state_b"]) == ("ok", "undetermined")
 
 
+STATES = ("state_a", "state_b")
+
+
 def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store: Store, images: Images) -> None:
     a, b = two_versions(store, images)
     points = {"equal": (3.0, None, None), "lost": (1.0, None, None), "without": (3.0, None, None)}
@@ -236,6 +239,9 @@ def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store:
     another = pl.when(metric="equal").then(pl.lit("doubtful")).otherwise("state_b")
     with_state = replace(comparison, metrics=comparison.metrics.with_columns(state_b=another))
     assert with_state.beyond_chance().metrics["metric"].to_list() == ["above", "equal", "lost", "without"]
+    chance = [pl.when(metric="above").then(pl.lit("at_chance")).otherwise(name).alias(name) for name in STATES]
+    at_chance = replace(comparison, metrics=comparison.metrics.with_columns(chance))
+    assert at_chance.beyond_chance().metrics["metric"].to_list() == ["lost", "without"]
     assert comparison.strongest(3).metrics["metric"].to_list() == ["above", "within", "equal"]
 
 

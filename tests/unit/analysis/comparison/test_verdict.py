@@ -193,7 +193,8 @@ def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Pa
 
 
 def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    paths = [study(tmp_path, {"net": middle}, file=file) for file, middle in (("old.duckdb", 150), ("new.duckdb", 2))]
+    middles = {"old": {"net": 150}, "new": {"net": 2, "alone": 2}}
+    paths = [study(tmp_path, middles[name], file=f"{name}.duckdb") for name in middles]
     with open_store(paths[0], read_only=True) as store_a, open_store(paths[1], read_only=True) as store_b:
         verdict = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1")).verdict
     (finding,) = verdict.findings
