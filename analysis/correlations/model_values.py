@@ -167,7 +167,7 @@ class StudyTable:
     own_titles: Mapping[str, str] = field(default_factory=dict)
     """Titles in charts for biases that the user computes."""
     denominators: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """Bias that is a ratio to clean accuracy -> the groups that are this accuracy, or a mean with it."""
+    """Bias that is tied to clean accuracy by its making -> the groups that are this accuracy, or a mean with it."""
 
     def title(self, name: str) -> str:
         """Title in charts of a bias or a group."""
@@ -242,7 +242,7 @@ def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[s
     groups: dict[str, set[str]] = {}
     for name, image_set in biases:
         measure = MEASURES.get(name.partition(" (")[0])
-        if measure and measure.display.ratio_to_clean:
+        if measure and measure.display.tie_to_clean:
             groups.setdefault(name, {ID_GROUP, ID_BENCHMARK}).add(clean_group(image_set))
     return dict(groups)
 

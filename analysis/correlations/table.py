@@ -13,8 +13,8 @@ models or fewer have no interval, `partial_p` or `detectable`; `p` and `p_permut
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
                               imagenet
     loco_low, loco_high       the lowest and highest coefficient with one category left out
-    shares_term               whether the bias is a ratio to clean accuracy, which the group is or is a mean with: the
-                              two go together by their making, and have no star
+    shares_term               whether the bias is a ratio to clean accuracy, or a part that adds up to it, which the
+                              group is or is a mean with: the two go together by their making, and have no star
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
+from ..measures.registry import MEASURES
 from ..statistics import ALPHA, EXACT_MODELS, Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, partial, t_test
 from ..statistics.power import smallest_correlation
@@ -111,7 +112,7 @@ def correlate_study(
 ) -> pl.DataFrame:
     """Correlate the models of a study as `correlate` does, in its subsets; some of its biases, or all.
 
-    `shares_term` and the note name a bias that is a ratio to the accuracy that it is set against.
+    `shares_term` and the note name a bias that is a ratio to the accuracy that it is set against, or a part of it.
     """
     table = correlate(
         study.frame,
@@ -124,7 +125,7 @@ def correlate_study(
         study.errors,
     )
     notes = [
-        f"{bias} is a ratio to clean accuracy, which is part of {group}"
+        f"{bias} is {MEASURES[bias.partition(' (')[0]].display.tie_to_clean}, which is part of {group}"
         if group in study.denominators.get(bias, ())
         else None
         for bias, group in table.select("bias", "group").rows()

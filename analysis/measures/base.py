@@ -295,8 +295,8 @@ class Display:
     """The measure whose place it takes in comparisons, correlations and charts, where an image set has both."""
     cut_of: str = ""
     """The filter whose curves cross half at this number, where charts mark it."""
-    ratio_to_clean: bool = False
-    """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
+    tie_to_clean: str = ""
+    """The tie to the clean accuracy, in words, of a number that is correlated with it by its making."""
 
     @property
     def label(self) -> str:

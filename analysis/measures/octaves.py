@@ -153,6 +153,7 @@ MEASURES = (
             display=Display(
                 f"accuracy owed to octave {octave}",
                 group="octave_share",
+                tie_to_clean="one of the shares that add up to clean accuracy",
                 words=Words({State.OK: f"owes {{value}} of all images to octave {octave}"}),
             ),
             is_bias=True,

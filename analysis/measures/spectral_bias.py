@@ -200,7 +200,9 @@ def _at_floor(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str
     names = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
     notes = {
         name: outcomes.guessed
-        or outcomes.why_at_floor(_cells(outcomes, [name])[1:], f"under each {PROBES[name]} of the bias")
+        or outcomes.why_at_floor(
+            _cells(outcomes, [name])[1:], f"as the mean over the {PROBES[name]} cutoffs of the bias"
+        )
         for name in names
         if name in PROBES
     }
@@ -273,7 +275,7 @@ def _measures(above_floor: bool) -> Iterator[Measure[Outcomes]]:
             else Words(),
             published=PublishedFigure(tuple(columns)) if columns and not above_floor else None,
             stands_for=bias if above_floor else "",
-            ratio_to_clean=True,
+            tie_to_clean="a ratio to clean accuracy",
         )
         yield Measure(
             name,

@@ -89,7 +89,8 @@ def _reservations(table: pl.DataFrame) -> Iterator[str]:
     ratios = table.filter("shares_term").select("bias", "group").unique(maintain_order=True)
     if len(ratios):
         pairs = ", ".join(f"{title_of(bias)} with {words(group)}" for bias, group in ratios.rows())
-        yield f"No star, since the bias is a ratio to clean accuracy, which is part of the other number: {pairs}."
+        tie = "a ratio to clean accuracy, or a part of it, which is part of the other number"
+        yield f"No star, since the bias is {tie}: {pairs}."
 
 
 def counts(table: pl.DataFrame) -> str:

@@ -178,7 +178,10 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
     published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))
     high = published["high_frequency_bias"]
     assert (high.value, high.state) == (pytest.approx(CHANCE / 0.8), State.AT_CHANCE)
-    assert high.note == "accuracy under each highpass of the bias is not told from that of a blind guess, 0.143"
+    assert (
+        high.note
+        == "accuracy as the mean over the highpass cutoffs of the bias is not told from that of a blind guess, 0.143"
+    )
     assert corrected["corrected_high_frequency_bias"].value == pytest.approx(0, abs=1e-12)
     assert corrected["corrected_high_frequency_bias"].state == State.AT_CHANCE
     low = corrected["corrected_low_frequency_bias"]
@@ -260,7 +263,8 @@ def test_agreement_of_one_class_is_at_its_floor_and_what_is_kept_is_above_it() -
     high, kept_high = published["high_frequency_bias"], corrected["corrected_high_frequency_bias"]
     assert (high.value, high.state) == (pytest.approx(share), State.AT_CHANCE)
     assert high.note == (
-        f"agreement under each highpass of the bias is not told from that of unrelated answers, {share:.3g}"
+        "agreement as the mean over the highpass cutoffs of the bias is not told from that of unrelated answers, "
+        f"{share:.3g}"
     )
     assert (kept_high.value, kept_high.state) == (pytest.approx(0, abs=1e-9), State.AT_CHANCE)
     low = corrected["corrected_low_frequency_bias"]
