@@ -82,11 +82,23 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
+def _is_explorer(process: str) -> bool:
+    """Whether the command line of a process is that of an explorer; False where the system does not show it."""
+    try:
+        return b"explore" in Path("/proc", process, "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def explanation(path: Path, message: str) -> BandlensError:
     """Give an error of one line that says what DuckDB's message means, and what to do."""
     line = " ".join(message.split())
     if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
+        if holder and _is_explorer(holder[1]):
+            return StoreError(
+                f"{path} is in use by process {holder[1]}, an explorer that has it open: end it with Ctrl-C"
+            )
         user = f"process {holder[1]}" if holder else "another process"
         return StoreError(
             f"{path} is in use by {user}; wait for it to end, read the copy that `bandlens run --snapshot FILE` keeps, "

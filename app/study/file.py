@@ -249,6 +249,8 @@ def _text(file: Path) -> str:
         toml_file = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
         near = [str(path) for path in sorted(file.parent.glob("*.toml")) if did_you_mean(file.stem, [path.stem])]
         advice = f"did you mean {some_of(near, 3, ' or ')}?" if near else f"`bandlens init {toml_file}` writes one"
+        if not file.suffix and not near:
+            advice += f", and `bandlens studies show {file.name} --db DB > {toml_file}` that of a study that was run"
         if file.suffix == ".duckdb":
             advice = f"a results database is given with --db {file}"
         raise UsageError(f"no study file {file}; {advice}") from None

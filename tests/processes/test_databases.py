@@ -49,12 +49,23 @@ with open_store(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: bool) -> None:
-    with subprocess.Popen(python(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+@pytest.mark.parametrize(
+    ("read_only", "words", "advice"),
+    [
+        (False, (), "; wait for it to end"),
+        (True, (), "; wait for it to end"),
+        (False, ("explore",), ", an explorer that has it open: end it with Ctrl-C"),
+    ],
+)
+def test_a_database_in_use_by_another_process_is_refused(
+    path: Path, read_only: bool, words: tuple[str, ...], advice: str
+) -> None:
+    with subprocess.Popen(
+        python(HOLD, path, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        assert f"in use by process {holder.pid}; wait for it to end" in refusal(path, read_only)
+        assert f"in use by process {holder.pid}{advice}" in refusal(path, read_only)
         holder.communicate("")
     with open_store(path, read_only):
         pass

@@ -212,7 +212,10 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
         (["--against", "own"], "unknown study 'own'; known: "),
         (["--against", "own"], "results.duckdb` lists all"),
         (["--against", "old", "--candidate", "int8"], "--against judges a release, and --candidate and --reference a"),
-        (["--candidate", "int8"], "no study file same; `bandlens init same.toml` writes one"),
+        (
+            ["--candidate", "int8"],
+            "`bandlens init same.toml` writes one, and `bandlens studies show same --db DB > same.toml` that",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
