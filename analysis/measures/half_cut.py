@@ -105,8 +105,9 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
-    if not curve.cuts:
-        return {name: nothing(State.MISSING, f"no {probe} removes anything at {outcomes.subject.size} pixels")}
+    if len(curve.cuts) < FEWEST_CUTS:  # one cut does not say on which side of it half lies
+        why = f"fewer than {FEWEST_CUTS} cutoffs of {probe} remove anything at {outcomes.subject.size} pixels"
+        return {name: nothing(State.MISSING, why)}
     if why := outcomes.guessed or _why_at_floor(probe, curve, outcomes):
         return {name: nothing(State.AT_CHANCE, why)}
     state, note = _state(curve)
@@ -149,10 +150,8 @@ def _in_words(cut: int) -> str:
 
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """The paired interval of the difference of two cuts, where both have a value."""
-    curves = [_read_curve(PROBES[name], outcomes) for outcomes in (a, b)]
-    values = [
-        _resampled(curve, outcomes)[1:] for curve, outcomes in zip(curves, (a, b), strict=True) if curve and curve.cuts
-    ]
+    curves = [(_read_curve(PROBES[name], outcomes), outcomes) for outcomes in (a, b)]
+    values = [_resampled(curve, outcomes)[1:] for curve, outcomes in curves if curve and len(curve.cuts) >= FEWEST_CUTS]
     if a.images.independent < FEWEST_CLUSTERS or len(values) < 2:
         return {}
     differences = values[1] - values[0]

@@ -66,18 +66,11 @@ def test_a_share_that_rounds_to_0_has_no_sign() -> None:
     assert estimate_in_words(row) == "owes 0 % [-2, 0] of all images to octave 0"
 
 
-@pytest.mark.parametrize(
-    ("name", "state", "ends", "words"),
-    [
-        ("highpass_half_cut", "censored_below", (1, 1, 8), "above at most 8 cycles per image"),
-        ("lowpass_half_cut", "censored_above", (100, 78, 100), "below at least 78 cycles per image"),
-    ],
-)
-def test_a_cut_whose_interval_reaches_among_the_tested_ones_is_told_by_its_other_end(
-    name: str, state: str, ends: tuple[float, float, float], words: str
-) -> None:
-    row = {"metric": name, "state": state, "labelled": True} | dict(zip(("value", "low", "high"), ends, strict=True))
-    assert estimate_in_words(row) == f"keeps half of its above-chance accuracy on frequencies {words}"
+def test_a_cut_whose_interval_reaches_among_the_tested_ones_is_told_by_its_other_end() -> None:
+    row = {"metric": "highpass_half_cut", "state": "censored_below", "value": 1, "low": 1, "high": 8, "labelled": True}
+    assert str(estimate_in_words(row)).endswith(" accuracy on frequencies above at most 8 cycles per image")
+    row |= {"metric": "lowpass_half_cut", "state": "censored_above", "value": 100, "low": 78, "high": 100}
+    assert str(estimate_in_words(row)).endswith(" accuracy on frequencies below at least 78 cycles per image")
 
 
 def test_two_models_are_told_by_the_cut_that_leaves_half_and_what_differs(tmp_path: Path) -> None:
