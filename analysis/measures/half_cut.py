@@ -106,8 +106,8 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
     if len(curve.cuts) < FEWEST_CUTS:  # one cut does not say on which side of it half lies
-        why = f"fewer than {FEWEST_CUTS} cutoffs of {probe} remove anything at {outcomes.subject.size} pixels"
-        return {name: nothing(State.MISSING, why)}
+        lack = f"fewer than {FEWEST_CUTS} cutoffs of {probe} remove anything at {outcomes.subject.size} pixels"
+        return {name: nothing(State.MISSING, lack)}
     if why := outcomes.guessed or _why_at_floor(probe, curve, outcomes):
         return {name: nothing(State.AT_CHANCE, why)}
     state, note = _state(curve)
