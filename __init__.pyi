@@ -20,7 +20,6 @@ from .app.api.models import list_checkpoints as list_checkpoints
 from .app.api.models import sensitivity as sensitivity
 from .app.api.published import import_published as import_published
 from .app.api.published import published_values as published_values
-from .app.api.published import relate_published as relate_published
 from .app.api.published import show_published as show_published
 from .app.api.releases import assert_no_worse as assert_no_worse
 from .app.api.results import analyze as analyze

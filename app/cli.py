@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "import": ("studies", "Bring what was made elsewhere into a results database"),
         "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
         "consistency": ("results", "Print how consistent the errors of models and humans are"),
-        "published": ("published", "Published figures: import, show and relate them"),
+        "published": ("published", "Published figures: import and show them"),
         "studies": ("databases", "The studies in a results database: list, show, rename and delete them"),
         "merge": ("databases", "Write what several databases hold into a new one"),
         "verify": ("databases", "Check that a database agrees with itself"),

@@ -1,4 +1,4 @@
-"""Biases and accuracies of many models: effective robustness, and correlations within and between families."""
+"""Biases and accuracies of many models, and effective robustness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import polars as pl
 from ...core.errors import UnknownName, UsageError
 from ...core.protocol import GROUPS, SIZE
 from ..correlations.effective import Expectation, fit_line, fit_testbed
-from ..correlations.families import by_family
 from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of, values_of
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
@@ -117,24 +116,6 @@ def study_models(values: pl.DataFrame) -> pl.DataFrame:
 
 def _shared(frame: pl.DataFrame) -> list[str]:
     return [shift for shift in SHIFTS if shift in frame.columns]
-
-
-def relations(values: pl.DataFrame) -> pl.DataFrame:
-    """Each bias of the 48 with each benchmark: bias, benchmark, and the fields of `ByFamily`.
-
-    A family is a category of training. NaN is null.
-    """
-    frame = study_models(values)
-    names = ["imagenet", *_shared(frame)]
-    x, y = values_of(frame, BIASES), values_of(frame, names)
-    imagenet = values_of(frame, ["imagenet"])[0]
-    family = frame["category"].to_numpy().astype(str)
-    rows: list[dict[str, Any]] = []
-    for bias, biases in zip(BIASES, x, strict=True):
-        for benchmark, accuracy in zip(names, y, strict=True):
-            relation = by_family(biases, accuracy, family, None if benchmark == "imagenet" else imagenet)
-            rows.append({"bias": bias, "benchmark": benchmark} | asdict(relation))
-    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")

@@ -96,13 +96,3 @@ def show_published(
             checkpoints = {"checkpoints": join_study(store, "*", values)} if store else {}
             return {"sources": count_figures(values), **checkpoints}
         return {"figures": values_of_model(values, published_name(store, model, values) if store else model)}
-
-
-def relate_published() -> pl.DataFrame:
-    """Correlate biases with accuracies over the study's 48 models: in all, within categories of training, and between.
-
-    Spearman's coefficients; p shuffles models within their categories, or categories as wholes.
-    """
-    from ...analysis.published.relate import relations
-
-    return relations(published_values())

@@ -1,4 +1,4 @@
-"""`bandlens published`: figures of a thousand models, their sources, lines and correlations."""
+"""`bandlens published`: figures of a thousand models, and their sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import published
-from ..printing import Format, TableFormat, print_note, print_rows, print_tables
+from ..printing import Format, TableFormat, print_note, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 HIDDEN_COLUMNS = ("values", "here", "repository", "title")
 """Columns of sources that people are not shown."""
-RELATION_COLUMNS = (
-    "bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between"
-)  # fmt: skip
-"""Columns that people are shown of relations."""
 
 
 def print_publication(publication: Publication, db: Path) -> None:
@@ -52,19 +48,9 @@ def print_published(
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 
 
-def print_relations(rows: pl.DataFrame, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens published relate --format markdown"""
-    if table_format.is_for_programs:
-        print_rows(rows.to_dicts(), table_format)
-        return
-    title = "{} models of {} families".format(*rows.select("n", "families").max().row(0))
-    print_rows(rows.select(RELATION_COLUMNS).to_dicts(), table_format, title)
-
-
 COMMANDS: dict[str, Any] = {
     "published": {
         "import": command(published.import_published, print_publication),
         "show": command(published.show_published, print_published),
-        "relate": command(published.relate_published, print_relations),
     }
 }

@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import FENCE, ROOT, commands, compare, environment, environment_in, printed_by
-
-__all__ = ["environment"]  # a fixture
+from pages import FENCE, ROOT, commands, compare, environment_in, printed_by
 
 ATLAS = ROOT.parent / "shared" / "published" / "atlas"
 PAGES = [ROOT / "docs" / "guide" / "published.md", ROOT / "docs" / "findings.md"]
@@ -24,11 +22,17 @@ SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*
 """The block that imports these sources."""
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample, which the page writes before it asks."""
+    folder = tmp_path_factory.mktemp("sampled")
+    printed_by("bandlens sample", folder, environment_in(folder))
+    return folder
+
+
 @pytest.mark.parametrize(("command", "output"), blocks("console"))
-def test_what_ships_is_as_the_page_shows_it(
-    command: str, output: str, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    compare(output, printed_by(command, tmp_path, environment))
+def test_what_ships_is_as_the_page_shows_it(command: str, output: str, sampled: Path) -> None:
+    compare(output, printed_by(command, sampled, environment_in(sampled)))
 
 
 FOLDERS = {"humans": "humans", "timm": "timm"}

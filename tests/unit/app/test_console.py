@@ -51,7 +51,6 @@ COMMANDS = {
     "probes": "probes list",
     "published show": "published show --db results.duckdb",
     "published show, model": "published show tv_resnet50",
-    "published relate": "published relate",
     "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
     "studies": "studies list --db results.duckdb",
     "verify": "verify --db gated.duckdb",

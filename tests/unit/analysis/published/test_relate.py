@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +78,6 @@ def test_effective_robustness_needs_accuracies(values: pl.DataFrame) -> None:
         with_effective(pl.DataFrame({"imagenet": [70.0]}), baseline_lines(values))
 
 
-def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "relate", "--format", "json").out)
-    assert len(rows) == 6 * 5
-    relation = next(row for row in rows if (row["bias"], row["benchmark"]) == ("low_frequency_bias", "imagenet-a"))
-    assert {name: round(relation[name], 3) for name in ("within", "p_within", "between", "p_between")} == {
-        "within": 0.397, "p_within": 0.025, "between": -0.393, "p_between": 0.396
-    }  # fmt: skip
+def test_a_line_of_effective_robustness_is_printed(command: Command) -> None:
     answer = command("correlate", "--target", "effective", "--bias", "shape_bias")
     assert "0.9955" in answer.out  # the R2 of the line for V2
