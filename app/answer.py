@@ -40,6 +40,8 @@ ORDER BY row_number() OVER (PARTITION BY probe ORDER BY clean_confidence * confi
 LIMIT 4
 """
 """The images whose answers changed with the most confidence before and after, from several probes."""
+CURVE = ("probe", "cutoff", "cycles", "top1", "measure", "parameters", "low", "high", "chance", "n")
+"""The columns of a look's curve; of more than eight, a notebook shows the first four and the last four."""
 BAR = 20
 """Characters of a bar that stands for 1."""
 
@@ -57,7 +59,7 @@ class Look:
     sentences: Sequence[str]
     """The verdict: what is determined, with intervals, and then what is not."""
     curve: pl.DataFrame
-    """The rows of the view `curve` of filters: `top1` with `low` and `high` of each."""
+    """The rows of the view `curve` of filters, with some of its columns: `top1` with `low` and `high` of each."""
     flips: pl.DataFrame
     """Images whose answers changed: `path`, the condition, and the answer `before` and `after`."""
     notes: Sequence[str]
@@ -131,7 +133,7 @@ def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str]
             grid = make_grid(study.probes, study.folder)
             draw_wall(store, flips, images, Conditions(grid), file.with_name("flips.png"))
         curve = with_facts(store.frame("FROM curve_of(?)", [label]), read_conditions(store, label))
-        curve = curve.filter("cuts").drop_nulls("top1").sort("place")
+        curve = curve.filter("cuts").drop_nulls("top1").sort("place").select(CURVE)
         sentences = verdict(store, label).sentences
     return Look(file, database, label, images, sentences, curve, flips, notes, commands)
 

@@ -52,7 +52,7 @@ def pictures_of(
                 picture, label = picture
                 if is_paired and taken is not None:
                     taken.append(_as_class(label))
-            yield paths[row], _as_pixels(picture, paths[row])
+            yield paths[row], _as_pixels(picture, f"image {row}")
 
     return read(), taken
 
@@ -63,7 +63,9 @@ def _as_class(label: Any) -> int:
     except TypeError:
         number = -1
     if not 0 <= number <= LARGEST_CLASS:
-        raise UsageError(f"labels are numbers of classes, from 0 to {LARGEST_CLASS}, not {label!r}")
+        raise UsageError(
+            f"labels are numbers of classes, from 0 to {LARGEST_CLASS}, not {label!r}; number them as the model does"
+        )
     return number
 
 
@@ -72,19 +74,20 @@ def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
     pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
     if pixels.ndim == 0:
         kind = type(picture).__name__
-        raise UsageError(f"image {name} is of {kind}; give pictures of PIL or arrays, or the path of a folder")
+        raise UsageError(f"{name} is of {kind}; give pictures of PIL or arrays, or the path of a folder")
     if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise UsageError(f"image {name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width)")
+        advice = "; of one image, give images[None]" if pixels.ndim == 2 else ""
+        raise UsageError(f"{name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width){advice}")
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
         if not 0 <= low <= high <= 1:
             raise UsageError(
-                f"image {name} has numbers from {low:.3g} to {high:.3g}; give images in [0, 1], before they are "
+                f"{name} has numbers from {low:.3g} to {high:.3g}; give images in [0, 1], before they are "
                 "normalized, or of uint8"
             )
         pixels = np.round(pixels * 255)
     elif pixels.dtype != np.uint8:
-        raise UsageError(f"image {name} is of {pixels.dtype}; give images of uint8, or in [0, 1]")
+        raise UsageError(f"{name} is of {pixels.dtype}; give images of uint8, or in [0, 1]")
     return pixels.astype(np.uint8)

@@ -213,6 +213,7 @@ def test_folders_named_as_classes_of_imagenet_are_no_labels_of_other_classes(fol
         Path("photos", old).rename(Path("photos", new))
     look = bandlens.look(*NETWORK, normalization="none", minutes=60)
     assert set(look.curve["measure"]) == {"agreement"}
+    assert all(f" {column} " in str(look.curve) for column in ("probe", "cutoff", "top1", "low", "high", "n"))
     assert "--labels none" in look.commands[1]
     assert str(look).startswith(look.sentences[0])
 

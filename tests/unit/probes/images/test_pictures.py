@@ -56,17 +56,21 @@ def test_a_limit_takes_the_first_of_a_larger_one() -> None:
     [
         ([], None, "there are no images; give at least two"),
         (object(), None, "images are of object; give a folder, an archive, a packed set, an array"),
-        (PIXELS, ["cat"] * 7, "labels are numbers of classes, from 0 to 65535, not 'cat'"),
+        (
+            PIXELS,
+            ["cat"] * 7,
+            "labels are numbers of classes, from 0 to 65535, not 'cat'; number them as the model does",
+        ),
         ([(picture, -1) for picture in PIXELS], None, "labels are numbers of classes, from 0 to 65535, not -1"),
-        (["a.png"], None, r"image 0\.png is of str; give pictures of PIL or arrays, or the path of a folder"),
+        (["a.png"], None, r"image 0 is of str; give pictures of PIL or arrays, or the path of a folder"),
         (PIXELS, [0], "there must be 7 labels, one for each image, not 1"),
-        (PIXELS[:, :, :, 0], None, r"image \d.png has shape \(16, 16\); give RGB"),
+        (PIXELS[:, :, :, 0], None, r"image \d has shape \(16, 16\); give RGB.*; of one image, give images\[None\]"),
         (
             PIXELS / 127 - 1,
             None,
-            r"image \d.png has numbers from -.*; give images in \[0, 1\], before they are normalized",
+            r"image \d has numbers from -.*; give images in \[0, 1\], before they are normalized",
         ),
-        (PIXELS.astype(np.int32), None, r"image \d.png is of int32; give images of uint8, or in \[0, 1\]"),
+        (PIXELS.astype(np.int32), None, r"image \d is of int32; give images of uint8, or in \[0, 1\]"),
     ],
 )
 def test_what_is_no_picture_is_one_line(images: Any, labels: list[int] | None, message: str) -> None:
