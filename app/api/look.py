@@ -183,7 +183,8 @@ def take_model(
         if not file.exists() and architecture is None:
             return _named_model(str(model), models, has_options=(name, normalization) != (None, None))
         if file.is_dir() and not (file / "config.json").exists():
-            inside = next((f"give a file, such as {path}" for path in file.glob("*.[op][nt]*")), MODEL_ADVICE)
+            files = (path for path in file.glob("*.[op][nt]*") if path.suffix != ".png")
+            inside = next((f"give a file, such as {path}" for path in files), MODEL_ADVICE)
             raise UsageError(f"{file} is a folder without config.json; {inside}")
         title = next(iter(name_sources([file], name)))
         with suppress(BandlensError):  # which a file raises that was not exported

@@ -146,6 +146,7 @@ def test_a_notebook_and_a_terminal_show_it(
         ),
         (("min.onnx", "photos"), "there is no file min.onnx, and no model of this name; did you mean mine.onnx?; give"),
         ((".", "photos"), ". is a folder without config.json; give a file, such as mine.onnx"),
+        (("single", "photos"), "single is a folder without config.json; give an ONNX file, a checkpoint's name"),
         (
             ("mine.onnx", "photos", "--normalization", "none", "--minutes", "0"),
             "0.0 s are too short for 20 images under 19 conditions here; give --minutes ",
