@@ -16,7 +16,7 @@ from ..core.errors import UnknownName, UsageError, did_you_mean
 from ..core.untrusted import printable
 from .charts import curves as charts
 from .charts.grammar import two_a_row
-from .charts.maps import correlation_map, threshold_map
+from .charts.maps import correlation_map
 from .charts.numbers import add_estimators, channel_chart, number_chart, octave_bars
 from .comparison.verdict import verdict
 from .correlations.model_values import study_table
@@ -138,17 +138,6 @@ class Results:
         metrics = add_estimators(self._select_one(rows, metric, study, image_set, near=near))
         return number_chart(metrics, metric, title_of(metric))
 
-    def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
-        """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.
-
-        With `fourier_bin` as the probe, a tile is an octave and an orientation. UsageError as `plot_curves`.
-        """
-        rows = self._select_one(self.curves(study).filter(pl.col("probe") == probe), probe, study, image_set)
-        rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
-        if rows["y"].is_null().all():
-            raise UsageError(f"{probe} has one axis and no map; draw it with plot_curves")
-        return two_a_row(charts.probe_panels(charts.as_errors(rows)).values())
-
     def plot_channels(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of the channel of each model on one image set: noise_sd over cycles per image.
 
@@ -157,15 +146,6 @@ class Results:
         metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         models, frequencies = metrics.group_by("checkpoint", maintain_order=True), self._frequencies(metrics)
         return two_a_row(channel_chart(model_metrics, str(name), **frequencies) for (name,), model_metrics in models)
-
-    def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
-        """An Altair chart of thresholds on one image set, models down and octaves of noise across.
-
-        A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_metric`.
-        """
-        metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
-        title = "noise_sd that takes half of the accuracy"
-        return threshold_map(metrics, title, **self._frequencies(metrics))
 
     def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.

@@ -122,6 +122,7 @@ def no_database(path: Path) -> UsageError:
     """The error for a results database that is to be read and is not there."""
     files = sorted(path.parent.glob("*.duckdb"))
     near = [str(file) for file in files if len(files) == 1 or did_you_mean(path.stem, [file.stem])]
+    near = near or [str(file) for file in sorted(path.parent.glob(f"*/{path.name}"))]  # a look has a folder
     question = f"; did you mean {some_of(near, between=' or ')}?" if near else ""
     return UsageError(
         f"no results database at {path}{question}; `bandlens run STUDY.toml --db {quoted(path)}` makes one"

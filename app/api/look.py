@@ -24,7 +24,6 @@ from ...core.files import sha256_of, write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model, enlarged_in_words
-from ...export.class_names import class_names_of
 from ...export.model_files import NORMALIZATIONS, load_model, model_names, normalization_name, normalization_option
 from ...export.weights.study_checkpoints import checkpoints
 from ..console import log
@@ -88,7 +87,8 @@ def look(
         images: a folder, an archive, or a packed set. In Python also an array, (n, height, width, 3) or
             (n, 3, height, width), a list of PIL images, or a dataset of torch.
         labels: the classes: `folders` at the top, or a CSV file with columns path, class; in Python also a list.
-            Without any, answers are compared with those to the clean images.
+            Without any, folders that are called by WordNet ids are; else answers are compared with those to the clean
+            images.
         out: the folder for everything that it makes.
         minutes: the time that it may take.
         name: what the model is called; by default as its file, its architecture in timm, or its class.
@@ -119,7 +119,7 @@ def look(
         except UnknownNormalization as unknown:
             trial = take_model(model, draft, draft, normalization="none", **options)
             tried = _try_normalizations(trial, take_images(images, labels, trial, folder, progress))
-            raise UsageError(f"{unknown}; tried {tried}") from None
+            raise UsageError(f"{unknown}; {tried}") from None
         network = _keep_model(new, draft, folder)
         image_set = take_images(images, labels, network, folder, progress)
         count = image_set.info.count
@@ -299,16 +299,11 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
                 log.info(f"{images}: {MOST_IMAGES:,} of {count:,} images are taken, evenly from all classes")
             contents = Contents(name, draw=Draw(min(MOST_IMAGES, count)))
             packed = pack(images, new, crop=crop, labels=labels, contents=contents, how=how)
+            if labels is None and packed.info.labelled:
+                log.info(f"{images}: its folders are WordNet ids, and so its labels; --labels none takes none")
         else:
             pictures, classes = pictures_of(images, labels, MOST_IMAGES)
-            names = list(map(str, getattr(images, "classes", ())))  # datasets of torchvision have them
-            is_named = model.classes == CLASSES or class_names_of(model) is not None
-            if labels is not None or is_named or len(names) != model.classes:
-                names = []
-            contents = Contents(name)
-            packed = pack_arrays(
-                pictures, new, crop=crop, labels=classes, class_names=names, contents=contents, how=how
-            )
+            packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
         earlier = open_image_set(out) if out.exists() else packed
         if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
             raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")
@@ -316,7 +311,9 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             shutil.rmtree(out, ignore_errors=True)
             new.rename(out)
     if packed.skipped:
-        log.info(f"{images}: {len(packed.skipped)} broken images are left out, such as {next(iter(packed.skipped))}")
+        log.info(
+            f"{images}: {plural(len(packed.skipped), 'broken image')} left out, such as {next(iter(packed.skipped))}"
+        )
     return open_image_set(out)
 
 
@@ -338,9 +335,9 @@ def _try_normalizations(model: Model, images: ImageSet) -> str:
             shares = np.exp(logits - logits.max(1, keepdims=True))
             sure = (shares.max(1) / shares.sum(1)).mean()
             scores[name] = sure if images.labels is None else (logits.argmax(1) == images.labels[rows]).mean()
-    what = "mean probability of the answer" if images.labels is None else "right"
+    what = "mean probability of the answer" if images.labels is None else "share answered right"
     best = sorted(scores.items(), key=lambda entry: -entry[1])
-    return f"on {len(rows)} images: {', '.join(f'{name} {score:.2f}' for name, score in best)} ({what})"
+    return f"{what} on {len(rows)} images: {', '.join(f'{name} {score:.2f}' for name, score in best)}"
 
 
 def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds: float) -> tuple[Study, str]:
@@ -415,7 +412,7 @@ def _commands(
         crop = [] if _crop(network) == PUBLISHED_CROP else _crop(network).options.split()
         words.append(["images", "pack", images, "--out", packed, *flags("labels"), *crop, "--skip-broken"])
     words += [["run", file, "--db", database], ["analyze", "--db", database]]
-    words += [["report", "--db", database, "--out", file.parent / REPORT]]
+    words += [["report", "--db", database, "--out", file.parent / REPORT], ["explore", "--db", database]]
     return [" ".join(map(quoted, ["bandlens", *line])) for line in words]
 
 

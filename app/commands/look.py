@@ -28,7 +28,7 @@ def print_look(look: Look) -> None:
         print(folded("\n".join(map(printable, look.flip_lines)), "  "), end="\n\n")
     report = look.report()
     print(folded(f"{report.out}: {plural(report.charts, 'chart')} in one file; open it in a browser"))
-    print(folded(f"{'; '.join(look.notes)}. By hand, in an empty {look.file.parent}:"))
+    print(folded(f"{'; '.join(look.notes)}. By hand, in {look.file.parent} with {look.file.name} alone:"))
     print("\n".join(f"  {line}" for line in look.commands))
 
 

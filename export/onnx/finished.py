@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ...core.errors import ExportError, UsageError
-from ...core.untrusted import first_line
+from ...core.errors import ExportError, UsageError, plural
+from ...core.untrusted import first_line, printable
 from ..model_files import BATCH, GREY, MOST_FEATURES, MOST_PIXELS, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .graph import append_pool, cut_graph, open_batch, rename_tensor
@@ -83,9 +83,9 @@ def take_onnx(
     inputs = [value for value in model.graph.input if value.name not in initialized]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ExportError(
-            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs ({_names(inputs)} to "
-            f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
-            "the tensor of its features as `output` of a head: --head FILE.toml"
+            f"{path} has {plural(len(inputs), 'input')} and {plural(len(model.graph.output), 'output')} "
+            f"({_names(inputs)} to {_names(model.graph.output)}); export it with one input of images "
+            "and one output of logits, or name the tensor of its features as `output` of a head: --head FILE.toml"
         )
     # Old files, and some exporters' new ones, list every weight among the inputs, too.
     del model.graph.input[:]
@@ -163,6 +163,13 @@ def _read(path: Path) -> onnx.ModelProto:
         return onnx.load(path)
     # Weights in other files may be missing in many ways.
     except Exception as error:
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            for name in (entry.value for entry in tensor.external_data if entry.key == "location"):
+                if not (file := path.parent / name).is_file() or file.is_symlink():
+                    name = printable(name)
+                    raise ExportError(
+                        f"the weights of {path} lie in {name}, which is not beside it as a real file; copy it there"
+                    ) from error
         raise ExportError(f"{path} is not valid ONNX: {first_line(error)}; export it again") from error
 
 

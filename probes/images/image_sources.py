@@ -46,6 +46,8 @@ def open_source(path: Path) -> ImageSource:
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
+        if _is_image(path.name):
+            raise UsageError(f"{path} is one image; give its folder, {path.absolute().parent}")
         return _open_tar(path)
     near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
     near = near or did_you_mean(str(path), map(str, path.parent.parent.glob(f"*/{path.name}")))

@@ -349,7 +349,6 @@ def pack_arrays(
     *,
     crop: Crop = PUBLISHED_CROP,
     labels: Sequence[int] | None = None,
-    class_names: Sequence[str] = (),
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
@@ -357,9 +356,8 @@ def pack_arrays(
 
     With a range of the crop they may be (height, width) or (height, width, 3) of any type of numbers.
 
-    The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each,
-    and `class_names` a name for each class. All items are packed, so UsageError where they are to be drawn, skipped or
-    streamed.
+    The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each. All
+    items are packed, so UsageError where they are to be drawn, skipped or streamed.
     """
     if contents.draw or how.skip_broken or how.stream:
         raise UsageError(f"{out}: arrays are packed one and all; leave out draw, skip_broken and stream")
@@ -398,9 +396,7 @@ def pack_arrays(
         hashes, shapes = [sha256s[row] for row in rows], np.array(sides, np.int32).reshape(-1, 2)
         index = Index(paths, classes, clusters_of(contents.clusters, paths), hashes, sides=shapes)
         _tell_classes_that_are_clusters(out, index, how)
-        entries: dict[str, Any] = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
-        if class_names:
-            entries["class_names"] = list(class_names)
+        entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
         finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)
     return open_image_set(out)
 

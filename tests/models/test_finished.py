@@ -179,6 +179,13 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
     (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
     halved_model, _ = import_onnx(apart, "small", NO_NORMALIZATION, tmp_path / "models")
     assert model.weights_sha256 != halved_model.weights_sha256
+    (tmp_path / "beside").rename(tmp_path / "elsewhere")
+    message = "the weights of .*apart.onnx lie in beside, which is not beside it as a real file; copy it there"
+    with pytest.raises(ExportError, match=message):
+        import_onnx(apart, "small", NO_NORMALIZATION, tmp_path / "models")
+    (tmp_path / "beside").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match=message):
+        import_onnx(apart, "small", NO_NORMALIZATION, tmp_path / "models")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,7 @@ def test_weights_in_a_file_beside_it_become_part_of_it_and_count_for_its_sha256(
             IMAGE,
             "works on batches of 1 alone; export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: ",
         ),
-        (Small(end=lambda logits: (logits, logits * 2)), IMAGE, "has 1 inputs and 2 outputs"),
+        (Small(end=lambda logits: (logits, logits * 2)), IMAGE, "has 1 input and 2 outputs"),
         (ChannelsLast(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size)"),
         (likely(), IMAGE, "gives probabilities, not logits; export the network without its last softmax"),
         (Small(end=torch.sigmoid), IMAGE, "for all 12 images, as a sigmoid does, not logits, whose softmax is the"),

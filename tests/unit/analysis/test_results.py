@@ -188,37 +188,26 @@ def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(fourier_study: 
     assert {row[0] for row in rows} == set(HOSTILE)
 
 
-def test_fourier_maps_hold_the_errors_of_the_database(fourier_study: Path) -> None:
+def test_channels_hold_the_thresholds_of_the_database(fourier_study: Path) -> None:
     with bandlens.open(fourier_study) as results:
-        rows = rows_of_chart(results.plot_fourier_maps("mine", "photographs"))
-        waves = results.curves().filter(pl.col("probe") == "fourier", pl.col("image_set") == "photographs")
-    # Each wave stands at its frequency and at the opposite one.
-    assert sorted(row["top1"] for row in rows) == pytest.approx(sorted(2 * [1 - top1 for top1 in waves["top1"]]))
-
-
-def test_channels_and_octaves_hold_the_thresholds_of_the_database(fourier_study: Path) -> None:
-    with bandlens.open(fourier_study) as results:
-        channels, octaves = (plot("mine@1", "cues") for plot in (results.plot_channels, results.plot_octaves))
+        channels = results.plot_channels("mine@1", "cues")
         view = results.metrics().filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("image_set") == "cues")
         size = results.sql("SELECT size FROM image_set WHERE name = 'cues'").item()
     expected = {
-        (row["checkpoint"], six_digits(center(THRESHOLDS[row["metric"]], size)), six_digits(row["value"]))
-        for row in view.to_dicts()
+        (six_digits(center(THRESHOLDS[row["metric"]], size)), six_digits(row["value"])) for row in view.to_dicts()
     }
-    assert len(expected) == 2 * len(THRESHOLDS)
-    assert {(row["model"], row["cycles"], row["value"]) for row in rows_of_chart(octaves)} == expected
+    assert len(view) == 2 * len(THRESHOLDS)
     spec = channels.to_dict()
     titles = [panel["title"]["text"] for panel in spec["concat"]]
     assert titles == sorted(HOSTILE)
     points = {(row["cycles"], row["noise_sd"]) for row in rows_of_chart(channels)}
-    assert points == {(cycles, value) for _, cycles, value in expected}
+    assert points == expected
 
 
 def test_charts_shade_what_enlarged_images_do_not_have(stored_study: Path, fourier_study: Path, tmp_path: Path) -> None:
     for file, plot, images in (
         (stored_study, "plot_curves", "photographs"),
         (fourier_study, "plot_channels", "cues"),
-        (fourier_study, "plot_octaves", "cues"),
     ):
         path = Path(shutil.copyfile(file, tmp_path / f"{plot}.duckdb"))
         for shaded in (False, True):
@@ -242,14 +231,12 @@ def test_curves_of_agreement_have_the_floor_of_the_clean_answers(tmp_path: Path)
 def test_charts_of_metrics_are_of_one_image_set_that_has_them(stored_study: Path, fourier_study: Path) -> None:
     with bandlens.open(fourier_study) as results:
         shape_bias = partial(results.plot_metric, "shape_bias")
-        for plot in (shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
+        for plot in (shape_bias, results.plot_channels):
             with pytest.raises(UsageError, match=r"of cues, photographs; name one of them with image_set=$"):
                 plot()
-    with bandlens.open(stored_study) as results:
-        with pytest.raises(UsageError, match=r"has no shape_bias in study many on photographs$"):
-            results.plot_metric("shape_bias", "many", "photographs")
-        with pytest.raises(UsageError, match="lowpass has one axis and no map; draw it with plot_curves"):
-            results.plot_fourier_maps(probe="lowpass")
+    missing = r"has no shape_bias in study many on photographs$"
+    with bandlens.open(stored_study) as results, pytest.raises(UsageError, match=missing):
+        results.plot_metric("shape_bias", "many", "photographs")
 
 
 def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(sample: Path, stored_study: Path) -> None:

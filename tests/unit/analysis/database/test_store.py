@@ -247,6 +247,9 @@ def test_the_schema_version_of_another_release_is_named(path: Path, read_only: b
 def test_places_without_a_database_are_refused(path: Path) -> None:
     assert refusal(path, read_only=True).startswith("UsageError: no results database at")
     assert not path.exists()
+    (inside := path.parent / "look" / path.name).parent.mkdir()
+    inside.touch()
+    assert f"; did you mean {inside}?; " in refusal(path, read_only=True)
     near = path.with_name(f"my_{path.name}")
     near.touch()
     assert f"; did you mean {near}?; " in refusal(path, read_only=True)

@@ -55,7 +55,10 @@ def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_hav
     name_classes(model, names)
     assert ask_plan() == []
     ran = command("run", study, "--db", database)
-    assert (ran.code, ran.err) == (0, "bandlens: study@2 is a new version of study@1: another images.set (36 images)\n")
+    assert (ran.code, ran.err) == (
+        0,
+        "bandlens: study@2 is a new version of study@1: images.set (36 images), made anew\n",
+    )
     assert read_data(database).doubts == []
     assert ask(database, "SELECT top1 FROM accuracy") == [(1 / 3,)], "every bee is right"
     assert names[ALWAYS] == "bee"

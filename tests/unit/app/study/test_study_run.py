@@ -171,3 +171,7 @@ def test_another_content_of_a_name_is_a_version_that_says_how_it_differs(
         "bandlens: study@2 is a new version of study@1: highpass cutoff=0.3, highpass cutoff=0.5 instead of lowpass "
         "cutoff=0.3"
     ]
+    make_study(tmp_path, probes="highpass = {cutoff = [0.3, 0.5]}\nlowpass = {cutoff = [0.1, 0.2, 0.4, 0.5]}")
+    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
+    (message,) = [text for text in caplog.messages if "study@3 is" in text]
+    assert message.endswith("study@3 is a new version of study@2: also 4 conditions of lowpass")
