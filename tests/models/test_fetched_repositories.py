@@ -56,7 +56,7 @@ def test_a_file_that_is_not_what_the_hub_states_is_refused(server: Any, publishe
     ran = fetched(server.address, tmp_path, "tv_resnet50")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].endswith(
-        f"CheckpointError: timm/resnet50.tv_in1k:model.safetensors has sha256 {actual[:8]}… but the hub states "
+        f"CheckpointError: timm/resnet50.tv_in1k has sha256 {actual[:8]}… but the hub states "
         f"{digest[:8]}…; it was thrown away, fetch it again"
     )
     assert not (tmp_path / "tv_resnet50.safetensors").exists()
