@@ -131,9 +131,8 @@ class Bench:
 
     def gate(self, precision: str, checkpoints: int) -> str:
         """The verdicts of a precision's gate on the predictions that were run."""
-        gated = bandlens.gate(
-            self.study(precision, checkpoints), f"{ENGINES[FULL]}:{FULL}", db=self.database(checkpoints), images=0
-        )
+        study, reference = self.study(precision, checkpoints), f"{ENGINES[FULL]}:{FULL}"
+        gated = bandlens.gate_precision(study, reference=reference, db=self.database(checkpoints), images=0)
         verdicts = Counter(gated.rows["verdict"])
         return ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("pass", "undecided", "fail"))
 
