@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,8 +107,9 @@ def verdict(store: Store, label: str) -> Verdict:
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
         # A is the one that the study's file names first, as in `compare --checkpoints A,B`.
-        file = str(store.frame("SELECT toml FROM study WHERE name || '@' || version = ?", [label])["toml"].item())
-        models.sort(key=lambda name: file.find(f'"{name}"'))
+        text = str(store.frame("SELECT toml FROM study WHERE name || '@' || version = ?", [label])["toml"].item())
+        names = tomllib.loads(text).get("checkpoints", [])
+        models.sort(key=lambda name: names.index(name) if name in names else len(names))
         runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
         if between := differences_in_words(*runs, compare_cells(*runs).cells, *compare_measures(*runs)):
             sentences.insert(0, f"{between}.")

@@ -124,8 +124,7 @@ def look(
         image_set = take_images(images, labels, network, folder, progress)
         count = image_set.info.count
         if count < 2:
-            advice = f"an interval takes several; give {FEWEST_IMAGES}"
-            raise UsageError(f"{image_set.info.name} has one image, and {advice}")
+            raise UsageError(f"{image_set.info.name} has one image, and one has no interval; give {FEWEST_IMAGES}")
         study, more = _choose(network, image_set, folder, start, 60 * minutes)
         summary = run(study, folder / DATABASE, progress=progress)
     is_file = isinstance(model, (str, PathLike)) and Path(model).is_file()
@@ -183,8 +182,8 @@ def take_model(
         if not file.exists() and architecture is None:
             return _named_model(str(model), models, has_options=(name, normalization) != (None, None))
         if file.is_dir() and not (file / "config.json").exists():
-            files = (path for path in file.glob("*.[op][nt]*") if path.suffix != ".png")
-            inside = next((f"give a file, such as {path}" for path in files), MODEL_ADVICE)
+            files = sorted(path for path in file.iterdir() if path.suffix in (".onnx", ".pth", ".pt"))
+            inside = f"give a file, such as {files[0]}" if files else MODEL_ADVICE
             raise UsageError(f"{file} is a folder without config.json; {inside}")
         title = next(iter(name_sources([file], name)))
         with suppress(BandlensError):  # which a file raises that was not exported

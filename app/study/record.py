@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -219,8 +219,9 @@ def _changes_in_words(store: Store, earlier_label: str, label: str) -> str:
     changes = []
     for trait in TRAITS.items():
         values_a, values_b = (dict(store.frame(query.format(*trait), [name]).rows()) for name in (earlier_label, label))
-        new = _values_in_words(text for identity, text in values_b.items() if identity not in values_a)
-        gone = _values_in_words(text for identity, text in values_a.items() if identity not in values_b)
+        in_words = _conditions_in_words if trait[0] == "cell.condition" else some_of
+        new = in_words([text for identity, text in values_b.items() if identity not in values_a])
+        gone = in_words([text for identity, text in values_a.items() if identity not in values_b])
         if new and gone:
             changes.append(f"{new}, made anew" if new == gone else f"{new} instead of {gone}")
         elif new or gone:
@@ -228,13 +229,12 @@ def _changes_in_words(store: Store, earlier_label: str, label: str) -> str:
     return "; ".join(dict.fromkeys(changes)) or "other combinations of these"
 
 
-def _values_in_words(texts: Iterable[str]) -> str:
-    """The values of a trait: the first ones, or the number of conditions of each probe where these are many or long."""
-    values = list(texts)
-    if any("=" in value for value in values) and (len(values) > 3 or any(", " in value for value in values)):
-        counts = Counter(value.partition(" ")[0] for value in values)
-        values = [f"{plural(count, 'condition')} of {probe}" for probe, count in counts.items()]
-    return some_of(values)
+def _conditions_in_words(conditions: Sequence[str]) -> str:
+    """A few conditions; or their number under each probe, where they are many or have several parameters."""
+    if len(conditions) <= 3 and not any(", " in condition for condition in conditions):
+        return some_of(conditions)
+    counts = Counter(condition.partition(" ")[0] for condition in conditions)
+    return some_of(f"{plural(count, 'condition')} of {probe}" for probe, count in counts.items())
 
 
 def reuse_predictions(work: Work, store: Store) -> None:

@@ -153,7 +153,7 @@ def test_a_notebook_and_a_terminal_show_it(
         ),
         (
             ("mine.onnx", "single", "--normalization", "none"),
-            "single has one image, and an interval takes several; give 20",
+            "single has one image, and one has no interval; give 20",
         ),
         (
             ("mine.onnx", "photos/cat/0.png", "--normalization", "none"),
