@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,10 @@ class Builder:
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+def builder() -> Iterator[Builder]:
     require_buildah()
-    folder = tmp_path_factory.mktemp("image")
+    # Beside pytest's own folders: those that an aborted run leaves mounted here cannot be removed by a later one.
+    folder = Path(tempfile.mkdtemp(prefix="bandlens-image-"))
     builder = Builder(folder)
     try:
         builder.prepare()
