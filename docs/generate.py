@@ -270,7 +270,11 @@ def leaderboard() -> str:
     (boards, answers), parts = frames, [LEADERBOARD_HEAD]
     for board, models in boards.items():
         title, images, conditions = models.select("title", "images", "conditions").row(0)
-        parts.append(f"## {title}\n\nImages `{images[:12]}`, conditions `{conditions[:12]}`.\n\n{BOARD_HEAD}")
+        keys = models.select("version", "checkpoint").rows()
+        leanings = [name for name in LEANINGS if any((*key, name) in metrics for key in keys)]
+        heads = ["model", "precision", "perturbed", "less than above", "clean", *map(LEANINGS.__getitem__, leanings)]
+        parts.append(f"## {title}\n\nImages `{images[:12]}`, conditions `{conditions[:12]}`.\n\n")
+        parts.append(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n")
         scores = {
             key: share_of(rows["score"].to_numpy(), rows["cluster"].to_numpy())
             for key, rows in answers[board].partition_by("version", "checkpoint", as_dict=True).items()
@@ -285,7 +289,7 @@ def leaderboard() -> str:
                 _interval(share.value, share_interval(share)),
                 loss or "",
                 _interval(row["top1"], (row["low"], row["high"])),
-                *(metrics.get((row["version"], row["checkpoint"], name), "") for name in LEANINGS),
+                *(metrics.get((row["version"], row["checkpoint"], name), "") for name in leanings),
             ]
             parts.append(f"| {' | '.join(cells)} |\n")
             above = share
@@ -298,7 +302,12 @@ def _interval(value: float, ends: tuple[float, float] | None) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-LEANINGS = ("low_frequency_bias", "high_frequency_bias", "lowpass_half_cut")
+LEANINGS = {
+    "low_frequency_bias": "low-frequency bias",
+    "high_frequency_bias": "high-frequency bias",
+    "lowpass_half_cut": "half cut",
+}
+"""Measure -> the title of its column."""
 BOARDS = """
 WITH model AS (
     SELECT version, checkpoint, precision, image_set, any_value(image_set_id) AS id,
@@ -328,13 +337,9 @@ METRICS = f"""
 SELECT version, checkpoint, replace(metric, 'corrected_', '') AS name,
        format(replace('# [#, #]', '#', IF(name LIKE '%cut', '{{:.1f}}', '{{:.3f}}')), value, low, high)
            || IF(state = 'at_chance', ', at chance', '')
-FROM metric WHERE name IN {LEANINGS} AND low IS NOT NULL ORDER BY metric DESC
+FROM metric WHERE name IN {tuple(LEANINGS)} AND low IS NOT NULL ORDER BY metric DESC
 """
 """Numbers above chance come last, and take the place of those that are not."""
-BOARD_HEAD = """\
-| model | precision | perturbed | less than above | clean | low-frequency bias | high-frequency bias | half cut |
-|---|---|---|---|---|---|---|---|
-"""
 LEADERBOARD_HEAD = """\
 # Leaderboard
 

@@ -1,6 +1,7 @@
 """Make the sample that comes along of results databases: `python -P docs/sample.py DB...`.
 
-The databases have the studies that docs/findings.md describes. Probabilities are rounded to three digits, since all of
+The databases have the studies that docs/findings.md describes; the sample itself is one of them where a study is added
+to it. Probabilities are rounded to three digits, since all of
 their digits would take twice the room; measures are computed anew of that, and names of machines are left out.
 """
 
@@ -23,10 +24,13 @@ ROUNDED = [
 
 def make_sample(databases: list[Path]) -> None:
     with TemporaryDirectory() as folder:
-        merge(databases, whole := Path(folder, "sample.duckdb"))
-        with open_store(whole) as store:
-            store.execute("UPDATE study SET host = ''")
-            store.execute(f"UPDATE prediction SET {', '.join(ROUNDED)}")
+        rounded = [Path(folder, f"{number}.duckdb") for number, _ in enumerate(databases)]
+        for database, copy in zip(databases, rounded, strict=True):
+            merge([database], copy)
+            with open_store(copy) as store:
+                store.execute("UPDATE study SET host = ''")
+                store.execute(f"UPDATE prediction SET {', '.join(ROUNDED)}")
+        merge(rounded, whole := Path(folder, "sample.duckdb"))
         analyze(whole)
         with open_store(whole, read_only=True) as store:
             FILES.mkdir(exist_ok=True)

@@ -234,10 +234,9 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
         image_sets.setdefault((note, remedy, models, tuple(measures)), []).append(image_set)
     for (note, remedy, models, measures_named), sets in image_sets.items():
         on_sets = f" on {_listed(sets, 'image sets')}" if rows["image_set"].n_unique() > 1 else ""
-        yield (
-            f"Not determined for {_listed(models, 'models')}{on_sets}: {' and '.join(measures_named)}, since {note}; "
-            f"{remedy}."
-        )
+        others = len(measures_named) - 1
+        named = " and ".join(measures_named) if others < NAMED_MEASURES else f"{measures_named[0]} and {others} more"
+        yield f"Not determined for {_listed(models, 'models')}{on_sets}: {named}, since {note}; {remedy}."
 
 
 def _listed(names: Sequence[str], noun: str) -> str:

@@ -107,6 +107,15 @@ def test_the_first_sentence_on_several_models_is_of_a_measure_that_tells_them_ap
     assert groups.endswith(" at the other; these intervals overlap, on groups-test.set.")
 
 
+def test_measures_that_lack_the_same_are_counted_where_they_are_many(sample: Path) -> None:
+    with bandlens.open(sample) as results:
+        (advice,) = results.verdict("octave-masks")
+    assert advice.endswith(
+        ": accuracy owed to octave 0 and 6 more, since octaves lacks 113 of its 127 masks; leave out keep; add what is "
+        "lacking to the study file and run it."
+    )
+
+
 def test_the_first_sentence_counts_the_models_of_which_nothing_is_determined(tmp_path: Path) -> None:
     middles = {"coarse": 15, "fine": 30, "hidden": 30}
     database = study(tmp_path, middles)
