@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, fields
@@ -103,15 +102,9 @@ class Store:
         """
         import polars as pl
 
-        limit = TimeLimit(self._connection, self.path, seconds)
-        with explained(self.path), limit.counted(), warnings.catch_warnings():
-            # A relation copies its rows once less, but binds its query twice, which takes most of the time of a view.
-            warnings.filterwarnings("ignore", "Arrow output on a DB-API result")
-            self._prepare(sql)
-            table: Any = self._connection.execute(sql, list(parameters)).to_arrow_table()
-            has_twins = len({name.lower() for name in table.column_names}) < table.num_columns
+        with explained(self.path), TimeLimit(self._connection, self.path, seconds).counted():
             try:
-                rows = readable(self._query(sql, parameters).pl() if has_twins else pl.DataFrame(table))
+                rows = readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
         check_times(rows, self.path)
@@ -163,14 +156,11 @@ class Store:
             raise UsageError("the query is empty; give one SELECT")
         return [statement.query.strip() for statement in statements]
 
-    def _prepare(self, sql: str) -> None:
-        """Refuse what a reader may not ask, and make the views that a statement names."""
+    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
+        """The answer to a query that a reader may ask, once the views that it names are made."""
         if self._read_only:
             self.statements(sql)
         self._views.make(sql)
-
-    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
-        self._prepare(sql)
         relation = self._connection.sql(sql, params=list(parameters))
         if relation is None:
             raise UsageError("the query is empty; give one SELECT")
