@@ -34,8 +34,6 @@ NATIVE = PLAIN | {
     *("timestamp with time zone", "timestamptz_ns", "map"),
 }
 """Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
-SECONDS_OF_PYTHON = (-62_135_596_800, 253_402_300_799)
-"""The first and the last second of `datetime`, from 1970 on."""
 MEANINGS = {
     # DuckDB opens a file once in a program, to read or to write.
     "different configuration": (
@@ -196,18 +194,6 @@ def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> duck
         if not is_made_of(kind, types)
     ]
     return relation.project(f"* REPLACE ({', '.join(texts)})") if texts else relation
-
-
-def check_times(rows: pl.DataFrame, path: Path) -> None:
-    """StoreError for times outside of Python's years, of which Polars makes no `datetime`: it panics."""
-    import polars as pl
-
-    for times in rows.iter_columns():
-        if times.dtype == pl.Datetime and not times.dt.epoch("s").drop_nulls().is_between(*SECONDS_OF_PYTHON).all():
-            raise StoreError(
-                f"{path}: {times.name} holds a time outside of the years 1 to 9999, which bandlens writes nowhere; "
-                "take another copy of the file, or cast the column to VARCHAR in a query"
-            )
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

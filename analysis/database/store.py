@@ -32,7 +32,7 @@ from ...core.records import (
     digest_of,
 )
 from .catalogue import TemporaryViews, identifier
-from .queries import NATIVE, TimeLimit, check_times, explained, explanation, readable, with_text
+from .queries import NATIVE, TimeLimit, explained, explanation, readable, with_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,11 +104,9 @@ class Store:
 
         with explained(self.path), TimeLimit(self._connection, self.path, seconds).counted():
             try:
-                rows = readable(self._query(sql, parameters).pl())
+                return readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
-        check_times(rows, self.path)
-        return rows
 
     @contextmanager
     def reader(

@@ -43,13 +43,6 @@ def test_every_table_view_and_macro_of_a_new_database_is_explained(path: Path) -
 # Commit and resume
 
 
-def test_a_time_that_python_does_not_have_is_one_line(store: Store) -> None:
-    assert store.frame("SELECT '9999-12-31 23:59:59.5+00'::TIMESTAMPTZ AS last, NULL::TIMESTAMP AS none").height == 1
-    for kind, time in (("TIMESTAMPTZ", "infinity"), ("TIMESTAMP", "-infinity"), ("TIMESTAMP_MS", "10000-01-01")):
-        with pytest.raises(StoreError, match=f"{store.path}: t holds a time outside of the years 1 to 9999"):
-            store.frame(f"SELECT '{time}'::{kind} AS t")
-
-
 def test_a_cell_is_seen_once_its_parts_cover_the_images(store: Store) -> None:
     images = image_set(5, labels=[0] * 5)
     clean_cell = cell(images)
