@@ -31,7 +31,6 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 
 from . import Floats
 
@@ -65,22 +64,13 @@ def centred_ranks(x: Floats, weights: Floats) -> Floats:
     end = np.minimum.accumulate(np.where(begins, places, count)[..., :0:-1], axis=-1)[..., ::-1]
 
     shape = (*np.broadcast_shapes(x.shape[:-2], weights.shape[:-1]), *x.shape[-2:])
+    order, first, end, in_rows = (np.broadcast_to(array, shape) for array in (order, first, end, weights[..., None, :]))
     reached = np.zeros((*shape[:-1], count + 1))
-    in_order = _take(np.broadcast_to(weights[..., None, :], shape), order)
-    np.cumsum(in_order, axis=-1, out=reached[..., 1:])
+    np.cumsum(np.take_along_axis(in_rows, order, axis=-1), axis=-1, out=reached[..., 1:])
+    below, through = (np.take_along_axis(reached, places, axis=-1) for places in (first, end))
     ranks = np.empty(shape)
-    ranks.ravel()[_flat(order, shape)] = (_take(reached, first) + _take(reached, end) - reached[..., -1:]) / 2
+    np.put_along_axis(ranks, order, (below + through - reached[..., -1:]) / 2, axis=-1)
     return ranks
-
-
-def _take(values: Floats, places: NDArray[np.intp]) -> Floats:
-    """The values (…, m) at places (…, n) of the last axis: as numpy.take_along_axis, in a quarter of its time."""
-    return values.ravel().take(_flat(places, values.shape))
-
-
-def _flat(places: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """Places of the last axis of an array of that shape as places of the array laid out flat."""
-    return places + shape[-1] * np.arange(np.prod(shape[:-1])).reshape(*shape[:-1], 1)
 
 
 def _deviations(x: Floats, weights: Floats) -> Floats:
