@@ -21,12 +21,6 @@ from .matching import takes_images
 from .resolve import Work
 
 ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
-FEW_RIGHT = """
-SELECT key FROM (SELECT unnest(?::VARCHAR[]) AS key) JOIN cell USING (key) JOIN part ON part.cell = cell.id
-JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN condition ON condition.id = cell.condition
-WHERE probe = 'clean' GROUP BY key, classes HAVING sum(right1) * classes < sum(count)
-"""
-"""Unperturbed cells whose accuracy is below chance; whether its interval is takes DuckDB longer."""
 BELOW_CHANCE = """
 SELECT cell.key, checkpoint.classes, result.top1, result.low, result.high
 FROM (SELECT unnest(?::VARCHAR[]) AS key) JOIN cell USING (key)
@@ -80,8 +74,7 @@ def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list
     `cells` are the names of the checkpoint and image set of each cell's key; of those, the unperturbed are looked at.
     """
     by_set: dict[str, list[str]] = {}
-    keys = store.frame(FEW_RIGHT, [list(cells)])["key"].to_list()
-    for key, classes, top1, low, high in store.frame(BELOW_CHANCE, [keys]).rows() if keys else ():
+    for key, classes, top1, low, high in store.frame(BELOW_CHANCE, [list(cells)]).rows():
         checkpoint, image_set = cells[key]
         by_set.setdefault(image_set, []).append(f"{checkpoint} {top1:.3f} [{low:.3f}, {high:.3f}] of 1/{classes}")
     return [
