@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -67,21 +66,9 @@ MOST_ROWS = 10
 """The number of rows that do not pass and are listed for people, those with the largest losses first."""
 
 
-def read_junit(text: str) -> Path:
-    """The file of --junit; UsageError, before a gate runs for hours, where it cannot be written."""
-    file = Path(text)
-    is_new = not file.exists()
-    with writing(file, "name another with --junit"):
-        if is_new or file.is_dir() or not os.access(file, os.W_OK):
-            file.open("ab").close()
-        if is_new:
-            file.unlink()
-    return file
-
-
 def print_verdicts(
     gated: Gated,
-    junit: Annotated[File | None, typer.Option(metavar="FILE", parser=read_junit)] = None,
+    junit: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Exit status 0 if all pass, 1 if one fails, 2 if nothing could be judged, 3 if none fails and one has too few
