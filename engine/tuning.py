@@ -31,7 +31,6 @@ from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.devices import CPU_ENGINE, choose_engine, gpus, processor_name, readiness
 from .device.gpu_errors import device_errors, gpu_errors
-from .device.nvidia import card_state
 from .device.requirements import usable
 from .device.streams import network_stream
 
@@ -73,8 +72,6 @@ class Tuning:
     """The GPU and its driver; or the processor and the number of threads."""
     libraries: Mapping[str, str]
     """Engine -> its library and version, as `doctor` has them."""
-    card: Mapping[str, Any] | None
-    """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
     """In the order of SWEPT_ENGINES and batches, without those that an engine refused or the device has no room for."""
 
@@ -164,13 +161,11 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
     rates = [rate for engine in engines for rate in _sweep(variant_of(model, engine, precision), threads)]
     if not rates:
         raise EngineError(f"no engine runs {model.name} at {precision} here; see the lines above")
-    state = card_state() if arrays == "cupy" else None
     tuning = Tuning(
         model=model.name,
         date=datetime.now(UTC).date().isoformat(),
         device=_device(arrays, threads),
         libraries={engine: readiness(engine).line for engine in engines},
-        card=None if state is None else asdict(state),
         rates=rates,
     )
     best_rate = tuning.best_of("tensorrt")
