@@ -58,7 +58,6 @@ def study_text(
     images: Sequence[str],
     models: str | None = None,
     limit: int | None = None,
-    probes: str = FILTERS,
 ) -> str:
     """A study file. Its probes come last, so that a line at the end adds one.
 
@@ -83,7 +82,7 @@ images = {_names(images or [MISSING_IMAGES])}
 
 # What the images go through, a line for each probe; docs/guide/probes.md has all of them, and how to write one.
 [probes]
-{probes}"""
+{FILTERS}"""
 
 
 def _names(names: Sequence[str]) -> str:

@@ -155,12 +155,12 @@ def content_of(variant: Variant) -> bytes:
     return read_onnx_file(onnx_file_of(variant))
 
 
-def check_images(variant: Variant, images: Array, shape: tuple[int, ...], dtype: str = "float32") -> None:
+def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> None:
     """EngineError unless `images` are contiguous and of that shape: a session reads them where they lie."""
-    if images.shape != shape or images.dtype != dtype or not images.flags.c_contiguous:
+    if images.shape != shape or images.dtype != "float32" or not images.flags.c_contiguous:
         raise EngineError(
             f"{variant}: got {images.dtype} images of shape {images.shape}; "
-            f"this session takes contiguous {dtype} of shape {shape}"
+            f"this session takes contiguous float32 of shape {shape}"
         )
 
 
