@@ -37,9 +37,6 @@ FORMAT = 2
 """The format of set.json."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
-MOST_IMAGES = 1 << 25
-"""The most images that a set may have: a small file can describe any number."""
-
 log = logging.getLogger("bandlens")
 Lists = Sequence[Sequence[int]]
 
@@ -105,8 +102,8 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
         if file.is_symlink():
             raise ValueError("it is a link")
         with parquet.ParquetFile(regular(file)) as rows:
-            if count not in (None, rows.metadata.num_rows) or rows.metadata.num_rows > MOST_IMAGES:
-                raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
+            if count not in (None, rows.metadata.num_rows):
+                raise ValueError(f"{rows.metadata.num_rows} rows, and not {count}")
             check_rows(rows.metadata.num_rows, file)
             table = rows.read()
         sides = ("width", "height") if "width" in table.column_names else ()
