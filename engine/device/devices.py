@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -36,14 +35,9 @@ class EngineChoice:
     why: str
 
 
-CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
-"""Environment variable: the hardware queues of a card. By default streams share eight, and may wait for each other."""
-
-
 @cache
 def gpus() -> Gpus:
     """The GPUs of this machine, looked for once in a process, which is its first call of CUDA."""
-    os.environ.setdefault(CONNECTIONS, "32")  # CUDA reads it as it starts
     machine = find_gpus()
     if isinstance(machine, tuple):
         hide_lost_memory()

@@ -36,11 +36,7 @@ int cuGetErrorName(int code, const char **name) {
         if (ERRORS[k].code == code) *name = ERRORS[k].name;
     return *name ? 0 : 1;
 }
-int connections;
-int cuInit(unsigned flags) {
-    connections = setting("CUDA_DEVICE_MAX_CONNECTIONS", 8);
-    return flags ? 1 : setting("FAKE_INIT", 0);
-}
+int cuInit(unsigned flags) { return flags ? 1 : setting("FAKE_INIT", 0); }
 int cuDriverGetVersion(int *version) { *version = setting("FAKE_VERSION", 13000); return 0; }
 int cuDeviceGetCount(int *count) { *count = setting("FAKE_COUNT", 1); return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NAME", length); return device < 0; }

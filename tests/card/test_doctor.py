@@ -56,22 +56,18 @@ def test_a_gpu_is_described(driver: Path) -> None:
 
 
 PROGRAM = """
-import ctypes, sys
+import sys
 from bandlens.engine.device.devices import gpus
 [card] = gpus()
-print(ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "connections").value, sys.unraisablehook.__name__)
+print(sys.unraisablehook.__name__)
 """
 
 
-@pytest.mark.parametrize(("variables", "connections"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
-def test_a_card_is_opened_with_many_connections_and_its_destructors_are_silent(
-    driver: Path, variables: dict[str, str], connections: str
-) -> None:
-    """In any process that opens it: of the Python API, and of a worker."""
-    environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)} | variables
+def test_destructors_of_a_card_are_silent_in_any_process_that_opens_it(driver: Path) -> None:
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)}
     command = [sys.executable, "-P", "-c", PROGRAM]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (result.stdout, result.stderr) == (f"{connections} show\n", "")
+    assert (result.stdout, result.stderr) == ("show\n", "")
 
 
 def test_a_gpu_that_cannot_be_used_is_seen_at_once(updated: None, command: Command) -> None:
