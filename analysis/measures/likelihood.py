@@ -166,22 +166,12 @@ def _threshold_starts(
 ) -> Iterator[tuple[tuple[float, float], Floats]]:
     """Yield starts (S, log2 slope) with their log-likelihoods (R,), which are those of `_binomial` to the bit.
 
-    The data are as for `fit_thresholds`. An accuracy depends on the reference and on x + S, of which there are few
-    among resamples and levels, so that its logarithms are computed once for each two of them and looked up.
+    The data are as for `fit_thresholds`.
     """
     misses = images - hits
-    references, column = np.unique(reference, return_inverse=True)
-    levels, level = np.unique(x, return_inverse=True)
-    offsets = np.unique(levels + sensitivities[:, None])
-    tables = []
-    for log_slope in (-1.0, 0.0, 1.0, 2.0, 3.0):
-        p = _accuracy(np.array([0.0, log_slope]), references, np.array(floor), offsets[:, None])
-        tables.append((log_slope, np.log(p), np.log1p(-p)))
-    for sensitivity in sensitivities:
-        row = np.searchsorted(offsets, levels + sensitivity)[level.reshape(x.shape)]
-        place = row * len(references) + column
-        for log_slope, log_p, log_q in tables:
-            yield (sensitivity, log_slope), (hits * log_p.take(place) + misses * log_q.take(place)).sum(axis=0)
+    for start in product(sensitivities, (-1.0, 0.0, 1.0, 2.0, 3.0)):
+        p = _accuracy(np.array(start), reference, np.array(floor), x)
+        yield start, (hits * np.log(p) + misses * np.log1p(-p)).sum(axis=0)
 
 
 def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
