@@ -30,9 +30,6 @@ from .set_files import PIXELS, damaged, writing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SYNCED_ROWS = 16
-"""The number of rows of pixels that go to the disk together."""
-
 
 @cache
 def _header(count: int, size: int) -> bytes:
@@ -54,9 +51,6 @@ def write_row(file: FileIO, row: int, pixels: NDArray[np.uint8]) -> None:
         while unwritten:
             count = os.pwrite(file.fileno(), unwritten, offset)
             unwritten, offset = unwritten[count:], offset + count
-    if row % SYNCED_ROWS == SYNCED_ROWS - 1 and hasattr(os, "posix_fadvise"):
-        # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
-        os.posix_fadvise(file.fileno(), offset - SYNCED_ROWS * length, SYNCED_ROWS * length, os.POSIX_FADV_DONTNEED)
 
 
 def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
