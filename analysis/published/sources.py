@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ...core.errors import UnknownName, quoted
-from ...core.protocol import CATEGORIES
+from ...core.protocol import CATEGORIES, SIZE
 from ..database.store import Store
 
 VALUES = pl.Schema(
@@ -146,6 +146,21 @@ def add_models(values: pl.DataFrame) -> pl.DataFrame:
     """VALUES with the source's own name as `name`, and the other columns of `models`."""
     rows = values.rename({"model": "name"})
     return rows.join(models(values), on=["source", "name"], how="left", maintain_order="left")
+
+
+SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
+
+
+def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
+    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it.
+
+    The least of its input sizes that is at least SIZE stands for the model.
+    """
+    rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
+    rows = add_models(rows).filter(model=model, same="checkpoint")
+    is_small = pl.col("input_size").fill_null(SIZE) < SIZE
+    top1 = rows.sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)), is_small, "input_size")["value"]
+    return float(top1[0]) if len(top1) else None
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:

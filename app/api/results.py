@@ -263,7 +263,8 @@ def correlate(
     from ...analysis.correlations.model_values import check_biases, study_table
     from ...analysis.correlations.table import correlate_study
     from ...analysis.database.study_versions import study_label
-    from ...analysis.published.relate import BASELINES, line_rows, published_table
+    from ...analysis.published.robustness import BASELINES, list_lines
+    from ...analysis.published.study_figures import published_table
 
     with nullcontext() if db is None else reading(db) as store:
         label = study_label(store, study) if store else ""
@@ -279,7 +280,7 @@ def correlate(
     if target == "raw":
         return Correlated(rows, table.control)
     definition = f"baseline {baseline}: {BASELINES[baseline]}"
-    return Correlated(rows.with_columns(baseline=pl.lit(baseline)), table.control, line_rows(lines), definition)
+    return Correlated(rows.with_columns(baseline=pl.lit(baseline)), table.control, list_lines(lines), definition)
 
 
 def _effective_table(
@@ -287,13 +288,13 @@ def _effective_table(
 ) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
     from ...analysis.correlations.model_values import ID_BENCHMARK, StudyTable
-    from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
+    from ...analysis.published.robustness import add_accuracies, add_effective, fit_baseline, study_models
     from ...analysis.published.sources import atlas
 
     values = atlas()
-    lines = baseline_lines(values, baseline)
-    frame = with_accuracies(store, label, table.frame) if store else study_models(values)
-    frame, targets = with_effective(frame, lines)
+    lines = fit_baseline(values, baseline)
+    frame = add_accuracies(store, label, table.frame) if store else study_models(values)
+    frame, targets = add_effective(frame, lines)
     target_lines = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
     return StudyTable(frame, table.biases, targets, ID_BENCHMARK), target_lines
 

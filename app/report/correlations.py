@@ -18,9 +18,9 @@ from ...analysis.database.open import open_store
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
-from ...analysis.published import relate
-from ...analysis.published.relate import BIASES
-from ...analysis.published.sources import atlas, join_study, shipped_values
+from ...analysis.published.robustness import study_models
+from ...analysis.published.sources import atlas, imagenet_top1, join_study, shipped_values
+from ...analysis.published.study_figures import BIASES
 from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing
@@ -111,7 +111,7 @@ def _own_figures(results: ReportData) -> Iterator[Figure]:
     choice = results.select_choice(metrics.filter(is_sound))
     if choice.is_empty():
         return
-    models = relate.study_models(shipped_values())
+    models = study_models(shipped_values())
     panels = {
         bias: layered(
             scatter_points(models, bias, "imagenet"),
@@ -137,7 +137,7 @@ def _imagenet_accuracies(results: ReportData) -> pl.DataFrame:
     top1 = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
     accuracies = {name: (value, "measured") for name, value in top1}
     for name, model in names.drop_nulls("model").select("checkpoint", "model").rows():
-        if name not in accuracies and (value := relate.imagenet_top1(values, model)) is not None:
+        if name not in accuracies and (value := imagenet_top1(values, model)) is not None:
             accuracies[name] = (value, "published")
     schema = {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String}
     return pl.DataFrame([(name, *row) for name, row in accuracies.items()], schema, orient="row")

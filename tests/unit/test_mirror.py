@@ -16,7 +16,6 @@ WITHOUT_A_MODULE = {
     "analysis/database/test_views.py": "views of schema.sql",
     "analysis/published/test_names.py": "names of models",
     "analysis/published/test_papers.py": "numbers that papers printed",
-    "analysis/published/test_study_figures.py": "the published study's figures",
     "analysis/measures/test_labels.py": "accuracy of each label",
     "analysis/measures/test_ranks.py": "reciprocal ranks",
     "app/commands/test_benchmarks.py": "`bandlens benchmarks`",

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from bandlens.analysis.correlations.model_values import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate
-from bandlens.analysis.published.relate import BIASES, shipped_figures
+from bandlens.analysis.published.study_figures import BIASES, shipped_figures
 from bandlens.analysis.statistics import Floats
 from bandlens.core.errors import StoreError, UnknownName
 from bandlens.core.protocol import GROUPS

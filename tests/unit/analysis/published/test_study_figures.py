@@ -6,7 +6,7 @@ import pytest
 
 from bandlens.analysis.correlations.table import correlate_study
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.analysis.published.relate import BIASES, SHIPPED, published_table, shipped_figures
+from bandlens.analysis.published.study_figures import BIASES, SHIPPED, published_table, shipped_figures
 from bandlens.core.protocol import ACCURACIES, GROUPS
 
 TOP1 = {

@@ -10,7 +10,7 @@ from small import refused_here, run_here
 
 from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.relate import BASELINES
+from bandlens.analysis.published.robustness import BASELINES
 from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.commands.results import COMMANDS
 

@@ -14,7 +14,7 @@ from reported import GRID
 from bandlens.analysis.correlations.model_values import StudyTable
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.published.relate import published_table
+from bandlens.analysis.published.study_figures import published_table
 from bandlens.app.report.correlations import atlas_section, correlations_section
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import Figure

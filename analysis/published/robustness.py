@@ -1,4 +1,7 @@
-"""Biases and accuracies of many models, and effective robustness."""
+"""Effective robustness of many models: the lines of a baseline, and how far accuracies lie from them.
+
+`correlations.effective` has the formulas.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ from typing import Any
 import polars as pl
 
 from ...core.errors import UnknownName, UsageError
-from ...core.protocol import GROUPS, SIZE
 from ..correlations.effective import Expectation, fit_line, fit_testbed
-from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of, values_of
+from ..correlations.model_values import values_of
 from ..database.store import Store
-from ..measures import critical_band, cues, spectral_bias
-from .sources import add_models
+from .study_figures import shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -39,7 +40,7 @@ BASELINES: Mapping[str, str] = {
 """Name of a baseline -> whose accuracies its lines are fitted to, and how."""
 
 
-def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
+def read_accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
     over_classes = (pl.col("benchmark") == "imagenet") & pl.col("condition").is_in(list(CLEAN_CONDITIONS))
     benchmark_name = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
@@ -47,12 +48,12 @@ def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
-def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str, Expectation]:
+def fit_baseline(values: pl.DataFrame, baseline: str = "standard") -> dict[str, Expectation]:
     """Benchmark -> what a baseline lets one expect of accuracy on it. UnknownName for no baseline."""
     if baseline not in BASELINES:
         raise UnknownName("baseline", baseline, BASELINES)
-    rows = accuracies(values, "timm" if baseline == "timm" else "testbed")
-    shifts = _shared(rows)
+    rows = read_accuracies(values, "timm" if baseline == "timm" else "testbed")
+    shifts = _list_shifts(rows)
     if baseline == "timm":
         # The line is that of models that all six sets have.
         rows = rows.drop_nulls(["imagenet", *shifts])
@@ -69,7 +70,7 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str
     return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
 
 
-def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
+def list_lines(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
     """A row for each line: benchmark, `over` which ImageNet accuracy, `up_to` or `above` which, and Line's fields."""
     rows = []
     for benchmark, expectation in lines.items():
@@ -80,7 +81,7 @@ def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
     return rows
 
 
-def with_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tuple[pl.DataFrame, list[str]]:
+def add_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tuple[pl.DataFrame, list[str]]:
     """The frame with a column `effective_BENCHMARK`, in points, for each benchmark that it and the lines have.
 
     Benchmarks over whose classes the frame has no ImageNet accuracy are left out. Raises UsageError where none is left.
@@ -96,7 +97,7 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tup
     return frame.with_columns(**series), list(columns)
 
 
-def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
+def add_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The models of a study with a column for their top-1 on ImageNet and each benchmark of SHIFTS that it has.
 
     `frame` has a column checkpoint. The project's stylized images are of 16 classes, and not what the lines are of.
@@ -110,52 +111,10 @@ def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFra
 
 def study_models(values: pl.DataFrame) -> pl.DataFrame:
     """The 48: the shipped figures, and the study's accuracy on each benchmark of SHIFTS that other sources have too."""
-    top1 = accuracies(values, "study").drop("input_size").rename({"name": "model"})
-    return shipped_figures().join(top1.select("model", "imagenet", *_shared(top1)), on="model", maintain_order="left")
+    top1 = read_accuracies(values, "study").drop("input_size").rename({"name": "model"})
+    top1 = top1.select("model", "imagenet", *_list_shifts(top1))
+    return shipped_figures().join(top1, on="model", maintain_order="left")
 
 
-def _shared(frame: pl.DataFrame) -> list[str]:
+def _list_shifts(frame: pl.DataFrame) -> list[str]:
     return [shift for shift in SHIFTS if shift in frame.columns]
-
-
-SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
-
-
-def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
-    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it.
-
-    The least of its input sizes that is at least SIZE stands for the model.
-    """
-    rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
-    rows = add_models(rows).filter(model=model, same="checkpoint")
-    is_small = pl.col("input_size").fill_null(SIZE) < SIZE
-    top1 = rows.sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)), is_small, "input_size")["value"]
-    return float(top1[0]) if len(top1) else None
-
-
-# The published study's figures: the ten that its correlation table needs
-#
-#     ID = mean(imagenet, imagenet-v2, imagenet-real)      Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
-#     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
-#
-# top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
-# Below three lines of attribution the shipped CSV has the means of columns of benchmark.csv, with six decimals.
-
-SHIPPED = Path(__file__).with_name("published_figures.csv")
-BIASES = tuple(
-    measure.name
-    for module in (cues, spectral_bias, critical_band)
-    for measure in module.MEASURES
-    if measure.display.published
-)
-
-
-def shipped_figures() -> pl.DataFrame:
-    """48 rows: model, category, the four groups, the six biases; six decimals."""
-    return pl.read_csv(SHIPPED, comment_prefix="#")
-
-
-def published_table() -> StudyTable:
-    """The 48 models of the study as `correlate_study` takes them."""
-    denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
-    return StudyTable(shipped_figures(), BIASES, tuple(GROUPS), ID_GROUP, denominators=denominators)
