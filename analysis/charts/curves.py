@@ -45,7 +45,8 @@ def curves(
     """Accuracy over the column `x` of one probe on one image set, a line a model, or a row for each value of `x`.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
-    that is picked has. A dotted line is chance, where the rows have that column.
+    that is picked has. A dotted line is chance, where the rows have that column. A line has a gap where its model has
+    no row of a condition that its study has, by the column `place`, or else that another model has.
 
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
@@ -56,17 +57,27 @@ def curves(
     """
     field, measure = series_of(curve), str(curve["measure"][0])
     numeric, settings = curve.schema[x].is_numeric(), curve[x].unique(maintain_order=True).to_list()
+    settings = sorted(settings) if numeric else settings
+    if "place" not in curve.columns:
+        curve = curve.with_columns(place=pl.col(x).replace_strict(settings, range(len(settings))))
+    # Places and their ranks grow alike from one gap of a model to the next.
+    place = pl.col("place").cast(pl.Int64)
+    stretch = (place - place.rank("dense")).over("checkpoint")
     labels = [column for column in dict.fromkeys([x, "setting"]) if column in curve.columns]
-    rows = curve.select("category", *labels, "top1", "low", "high", "n", "clean_top1", model="checkpoint")
-    rows = rows.sort("model", *[x] * numeric, maintain_order=True)
+    columns = ("category", *labels, "top1", "low", "high", "n", "clean_top1")
+    rows = curve.select(*columns, model="checkpoint", stretch=stretch).sort(
+        "model", *[x] * numeric, maintain_order=True
+    )
+    rows = rows.with_columns(alone=pl.len().over("model", "stretch") == 1)
     few, height, pale, dim = field == "model", 220, _visible(field, 0.15), _visible(field, 0.7)
     color, shape = scales(field, rows[field])
     # The place of a setting, the level of an accuracy, and the other end of its interval.
-    place, level, end = (alt.X, alt.Y, alt.Y2) if ordered else (alt.Y, alt.X, alt.X2)
-    across: Any = place(f"{x}:Q", title=x_title) if numeric else place(f"{x}:N", title=x_title, sort=settings)
+    channel, level, end = (alt.X, alt.Y, alt.Y2) if ordered else (alt.Y, alt.X, alt.X2)
+    across: Any = channel(f"{x}:Q", title=x_title) if numeric else channel(f"{x}:N", title=x_title, sort=settings)
     if octaves:
-        across = across.scale(type="log", base=2).axis(values=sorted(settings), format=".4~g")
-    silent = plot(rows).encode(color=color, detail=alt.Detail("model:N"), tooltip=alt.TooltipValue(None))
+        across = across.scale(type="log", base=2).axis(values=settings, format=".4~g")
+    detail = [alt.Detail("model:N"), alt.Detail("stretch:N")]
+    silent = plot(rows).encode(color=color, detail=detail, tooltip=alt.TooltipValue(None))
     placed = silent.encode(across)
     if not ordered:
         step = max(16, min(8 + 9 * rows["model"].n_unique(), 400 // len(settings))) if few else 16
@@ -90,7 +101,9 @@ def curves(
     bars = placed.mark_rule(strokeWidth=2).encode(*ends, opacity=dim)
     line = placed.mark_line(strokeWidth=1.5).encode(y, opacity=opacity)
     layers = [clean] if rows["clean_top1"].is_not_null().any() else []
-    layers = [band, *layers, line, points] if ordered else [*layers, bars, points]
+    # A point between two gaps has no area, but a bar.
+    alone = [bars.transform_filter("datum.alone")] if rows["alone"].any() else []
+    layers = [band, *alone, *layers, line, points] if ordered else [*layers, bars, points]
     if "chance" in curve.columns:
         # Models of different numbers of classes have several chances.
         chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))

@@ -14,7 +14,7 @@ from ...core.errors import StoreError, UnknownName, UsageError, plural, quoted
 from ...core.protocol import ADVERSARIAL_TRAINING, GROUPS
 from ...core.records import Missing
 from ..database.store import Store
-from ..measures.base import MEANINGLESS, with_unit
+from ..measures.base import MEANINGLESS, State, with_unit
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import PredictionReader, read_decisions
 from ..measures.registry import MEASURES, title_of, without_replaced
@@ -166,6 +166,8 @@ class StudyTable:
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
     """Titles in charts for biases that the user computes."""
+    sound: Mapping[str, int] = field(default_factory=dict)
+    """Bias -> the number of models whose value is sound."""
     denominators: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Bias that is tied to clean accuracy by its making -> the groups that are this accuracy, or a mean with it."""
 
@@ -196,7 +198,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return Missing(f"{count}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints")
     metrics = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     has_meaning = ~pl.col("state").is_in(MEANINGLESS)
-    metrics = metrics.with_columns(pl.when(has_meaning).then(pl.col("value", "low", "high"))).drop("state")
+    metrics = metrics.with_columns(pl.when(has_meaning).then(pl.col("value", "low", "high")))
     titles = own_titles(store, label)
     metric = metrics.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     metric = without_replaced(metric)
@@ -219,14 +221,15 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     )
     denominators = denominators_of(metric.select("metric", "image_set").unique().rows())
     biases, groups = (sorted(values["metric"].unique()) for values in (metric, accuracy))
-    values = pl.concat([metric, accuracy])
+    values = pl.concat([metric, accuracy], how="diagonal")
     duplicates = values.filter(values.select("checkpoint", "metric").is_duplicated())
     if len(duplicates):
         checkpoint, name = duplicates.select("checkpoint", "metric").row(0)
         return Missing(f"{checkpoint} has {name} more than once; give each image set a name of its own")
     errors = read_errors(store, label) if with_errors else {}
     table = _wide(models, values)
-    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)
+    sound = dict(metric.group_by("metric").agg((pl.col("state") == State.OK).sum()).rows())
+    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, sound, denominators)
 
 
 def check_biases(store: Store, label: str, names: Iterable[str]) -> None:

@@ -104,8 +104,9 @@ def last_run(store: Store) -> str | None:
 def read_conditions(store: Store, label: str) -> pl.DataFrame:
     """The rows of the table `condition` for a version of a study, with `place`, by which they are sorted.
 
-    Without perturbation comes first, then probes and series as the study file has them, each along its axes. A probe
-    with a condition at infinity has no numbers on its axes, since no chart reaches as far.
+    Without perturbation comes first, then probes and series as the study file has them, each along its axes, and sets
+    of octaves, which have no axis, from the fewest octaves to the most. A probe with a condition at infinity has no
+    numbers on its axes, since no chart reaches as far.
     """
     rows = store.frame(
         "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell JOIN study_cell "
@@ -118,6 +119,8 @@ def read_conditions(store: Store, label: str) -> pl.DataFrame:
         .sort(
             pl.col("probe") != "clean",
             pl.col("id").min().over("probe"),
+            # A merged database has sets of octaves in the order of their text.
+            pl.when(pl.col("x").is_null().all().over("probe")).then(pl.col("setting").str.count_matches(r"\d")),
             pl.col("id").min().over("probe", "series"),
             "y",
             "x",

@@ -143,17 +143,20 @@
 
   // The accuracies of the chosen models under a probe, in the order in which conditions are shown
   const rows = (probe) => {
-    const table = study.accuracy, models = new Set(chosen()), ofProbe = conditions(probe);
-    const places = new Map(ofProbe.map((condition, place) => [condition.id, place]));
+    const table = study.accuracy, models = new Set(chosen());
+    const ofProbe = new Map(conditions(probe).map((condition) => [condition.id, condition]));
     const picked = $("condition").value, data = [];
     for (let i = 0; i < table.checkpoint.length; i++) {
-      const place = places.get(table.condition[i]);
-      if (place === undefined || !models.has(table.checkpoint[i]) || table.image_set[i] !== $("set").value) continue;
-      const { id, setting, series, x, x_title, y, y_title, cuts } = ofProbe[place];
+      const condition = ofProbe.get(table.condition[i]);
+      if (!condition || !models.has(table.checkpoint[i]) || table.image_set[i] !== $("set").value) continue;
+      const { id, place, setting, series, x, x_title, y, y_title, cuts } = condition;
       data.push({ place, model: table.checkpoint[i], condition: id, setting, series, x, x_title, y, y_title, cuts, cycles: table.cycles[i],
         top1: table.top1[i], low: table.low[i], high: table.high[i], chance: table.chance[i], picked: id === picked });
     }
-    return data.sort((a, b) => a.place - b.place);
+    // Places and their ranks grow alike from one gap of a model to the next.
+    const ranks = {};
+    for (const row of data.sort((a, b) => a.place - b.place)) row.stretch = row.place - (ranks[row.model] = (ranks[row.model] ?? 0) + 1);
+    return data;
   };
 
   const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
@@ -221,7 +224,7 @@
           encoding: { x: null, xOffset: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         { data: { values: cleans }, mark: { type: "rule", strokeDash: [5, 4], ...(byModel ? {} : { color: "var(--ink)" }) },
           encoding: { x: null, xOffset: null, ...(byModel ? {} : { color: null }), y: { field: "top1", type: "quantitative" }, description: { value: `accuracy ${where}` } } },
-        ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
+        ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { detail: { field: "stretch" }, y: { field: "top1", type: "quantitative" } } }] : []),
         { mark: { type: "rule", strokeWidth: 1.5, opacity: few ? 0.8 : 0.35 }, encoding: { y: { field: "low", type: "quantitative", title: measure() }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
           encoding: {

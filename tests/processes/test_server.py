@@ -225,6 +225,18 @@ def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def test_a_line_has_a_gap_where_a_condition_is_left_out(driver: Any, explored: Path, tmp_path: Path) -> None:
+    shutil.copyfile(explored / "results.duckdb", tmp_path / "results.duckdb")
+    left_out = "(SELECT id FROM condition WHERE probe = 'lowpass' AND cutoff = 0.5)"
+    with open_store(tmp_path / "results.duckdb") as store:
+        store.execute(f"UPDATE cell SET complete = false WHERE condition IN {left_out}")
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
+        await_charts(driver)
+        choose(driver, "probe", "lowpass")
+        assert js(driver, "document.querySelectorAll('#curves .mark-line path').length") == 2 * 6
+
+
 def test_two_parameters_are_lines_of_one_model_beside_its_clean_accuracy(
     driver: Any, explored: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from made_up_results import condition
 
-from bandlens.analysis.charts.curves import probe_panels
+from bandlens.analysis.charts.curves import curves, probe_panels
 from bandlens.analysis.charts.grammar import CENTER
 from bandlens.analysis.charts.maps import band_map
 from bandlens.core.records import Condition
@@ -58,6 +58,19 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
     )
     assert (title, spec["title"]) == (probe, probe)
     assert "scale" not in across(spec)
+
+
+def test_a_line_has_a_gap_where_a_condition_is_left_out() -> None:
+    """A point between two gaps has a bar, since an area needs two of them."""
+    rows = rows_of(*(condition("lowpass", cutoff=k / 10) for k in range(1, 6)), cycles=[11, 22, 33, 44, 56])
+    rows = pl.concat([rows.filter(pl.col("cycles") != 44), rows.with_columns(checkpoint=pl.lit("whole"))])
+    [panel] = probe_panels(rows).values()
+    [curve_alone] = probe_panels(rows.filter(checkpoint="net")).values()
+    for chart in (panel, curve_alone, curves(rows.drop("place"), "cycles", None, "lowpass")):
+        lines = [layer["encoding"]["detail"] for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "line"]
+        assert [[field["field"] for field in fields] for fields in lines] == [["model", "stretch"]]
+        stretches = [(row["stretch"], row["alone"]) for row in values(chart.to_dict()) if row["model"] == "net"]
+        assert stretches == [(-1, False)] * 3 + [(0, True)]
 
 
 def test_bands_of_noise_are_at_their_centres() -> None:

@@ -26,6 +26,7 @@ from bandlens.app.recorded_images import Conditions, find_sets
 from bandlens.app.sheets import grid_of
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.octaves import MASKS
 
 NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
 
@@ -91,6 +92,19 @@ def test_the_menu_tells_filters_and_bands_by_their_frequencies_and_own_probes_by
     assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
     probes = list(dict.fromkeys(entry["probe"] for entry in study["conditions"]))
     assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
+
+
+def test_sets_of_octaves_are_listed_from_the_fewest_octaves_to_the_most(sample: Path) -> None:
+    with open_answers(sample) as answers:
+        settings = [entry["setting"] for entry in answers.study("octaves")["conditions"]]
+    assert settings == ["", *(f"keep={mask}" for mask in MASKS)]
+
+
+def test_biases_of_which_most_models_have_sound_values_are_shown_first(sample: Path) -> None:
+    with open_answers(sample) as answers:
+        biases = answers.study("grid")["metrics"]["biases"]
+    assert biases[0] == "high_frequency_bias"
+    assert biases[-3:] == ["critical_bandwidth", "critical_center_frequency", "critical_peak_noise_sensitivity"]
 
 
 @pytest.mark.parametrize("labelled", [False, True])
