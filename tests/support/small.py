@@ -126,7 +126,7 @@ def tune_by_hand(
 ) -> Path:
     """The tuning of this machine with images a second by engine and batch, written as `export --batch tune` does."""
     rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
-    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None}
+    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28"}
     tuning["device"] = f"{processor_name()}, threads: {threads}"
     tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
     tuning["rates"] = [
