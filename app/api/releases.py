@@ -11,7 +11,7 @@ from ...core.jobs import Progress, silent
 from ...export.model_files import OWN_NORMALIZATION, normalization_option
 from ..console import log
 from ..printing import condition_in_words
-from .look import UnknownNormalization, take_images, take_model
+from .inputs import UnknownNormalization, take_images, take_model
 from .parameters import File, Layout, reading
 from .studies import gate, run
 

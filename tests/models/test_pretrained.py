@@ -16,7 +16,7 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.app.api.look import take_images, take_model
+from bandlens.app.api.inputs import take_images, take_model
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
