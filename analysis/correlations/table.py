@@ -265,9 +265,9 @@ def _shared_notes(models: Models) -> list[str]:
     notes = []
     names, counts = np.unique(models.category, return_counts=True)
     if len(names) < 2:
-        notes.append("one category, so none can be left out")
+        notes.append("one category, so none can be left out (loco_low)")
     elif models.n - counts.max() < FEWEST_MODELS:
-        notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST_MODELS} models are left")
+        notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST_MODELS} models are left (loco_low)")
     with_z = int(models.has_z.sum())
     if models.z is not None and with_z < models.n:
         consequence = "too few for partial" if with_z < FEWEST_MODELS else "over which partial is"

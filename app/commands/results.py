@@ -109,12 +109,14 @@ def print_address(address: str, sets: int) -> None:
     print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
 
 
-CORRELATION_COLUMNS = ("bias", "group", "coefficient", "low", "high", "p_holm", "partial")
-"""Columns that people are shown of correlations."""
+CORRELATION_COLUMNS = ("bias", "group", "coefficient", "low", "high", "p_holm", "partial", "notes")
+"""Columns that people are shown of correlations; `notes` are numbers of lines of the last table."""
 
 
 def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens correlate --method pearson --format csv"""
+    import polars as pl
+
     from ...analysis.correlations.table import model_counts
 
     rows = correlated.rows
@@ -124,13 +126,17 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
     method, partial = rows["method"][0], f"given {correlated.partial_on}" if correlated.partial_on else "partial"
     titles = {"coefficient": method, "low": f"{method}_low", "high": f"{method}_high", "partial": partial}
     tables = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
+    clauses = pl.col("note").str.split("; ")
+    notes = rows.select(text=clauses).explode("text").drop_nulls().unique(maintain_order=True).with_row_index("note", 1)
+    numbers = pl.element().replace_strict(notes["text"], notes["note"]).sort().cast(pl.String)
+    rows = rows.with_columns(notes=clauses.list.eval(numbers).list.join(", "))
     for (subset,), subset_rows in rows.group_by("subset", maintain_order=True):
         title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, model_counts(subset_rows)))})"
         tables[title] = subset_rows.select(CORRELATION_COLUMNS).rename(titles).to_dicts()
+    if len(notes):
+        tables["Notes"] = notes.to_dicts()
     print_tables(tables, table_format)
-    for clause in dict.fromkeys(clause for note in rows["note"].drop_nulls() for clause in note.split("; ")):
-        print_note(clause, table_format)
-    print_note(_tests_in_words(rows), table_format)
+    print_note(f"\n{_tests_in_words(rows)}", table_format)
 
 
 def _tests_in_words(rows: pl.DataFrame) -> str:

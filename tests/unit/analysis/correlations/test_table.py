@@ -131,9 +131,9 @@ def test_the_least_possible_p_of_a_note_is_that_of_its_pair() -> None:
 
 def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
     single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], TOTAL, resamples=100)
-    assert single_category["note"].item().endswith("; one category, so none can be left out")
+    assert single_category["note"].item().endswith("; one category, so none can be left out (loco_low)")
     dominant_category = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], TOTAL, resamples=100)
-    assert dominant_category["note"].item().endswith("; without a fewer than 4 models are left")
+    assert dominant_category["note"].item().endswith("; without a fewer than 4 models are left (loco_low)")
     assert dominant_category["loco_low"].item() is None
 
 
