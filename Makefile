@@ -86,17 +86,19 @@ build/lowest/.ready: pyproject.toml .ci/lowest.py
 	  hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
 
-# Source and wheel, checked, and used in an environment that has nothing else but ONNX Runtime.
+# Source and wheel, checked, and used in environments of PYTHONS that have nothing else but ONNX Runtime.
+PYTHONS ?= $(PYTHON)
 dist:
 	rm -rf dist build/dist build/lib
 	$(PYTHON) -m venv build/dist
 	build/dist/bin/pip install --quiet build twine
 	build/dist/bin/python -m build --outdir dist . >build/dist/log 2>&1 || { cat build/dist/log; exit 1; }
 	build/dist/bin/twine check --strict dist/*
-	rm -r build/dist
-	$(PYTHON) -m venv build/dist
-	build/dist/bin/pip install --quiet --no-compile "$$(ls "$$PWD"/dist/*.whl)[cpu]"
-	cd build/dist && bin/python -P -W ignore ../../.ci/use_wheel.py
+	@set -e; for python in $(PYTHONS); do \
+	  rm -r build/dist; $$python -m venv build/dist; \
+	  build/dist/bin/pip install --quiet --no-compile "$$(ls "$$PWD"/dist/*.whl)[cpu]"; \
+	  (cd build/dist && bin/python -P -W ignore ../../.ci/use_wheel.py); \
+	done
 
 release:
 	@echo 'A release, step by step; nothing is uploaded by make.'

@@ -76,4 +76,5 @@ with TemporaryDirectory() as name:
     bandlens_says(folder, "sample", "--out", "sample.duckdb")
     bandlens_says(folder, "report", "--db", "sample.duckdb", "--out", "sample.html")
     assert "run: pip install 'bandlens[torch]'" in bandlens_says(folder, "export", "tv_resnet50", code=2)
-    print(f"bandlens {bandlens.__version__} was installed and used, from an ONNX file to a report")
+    python = sys.version.split()[0]
+    print(f"bandlens {bandlens.__version__} works from an ONNX file to a report with Python {python}")

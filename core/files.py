@@ -67,7 +67,7 @@ def open_draft(path: Path, clean: bool = True) -> Iterator[Path]:
     if clean:
         remove_partial_files(path)
     with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / path.name
+        yield path.parent / Path(folder).name / path.name  # from Python 3.12 on `folder` is absolute
 
 
 @contextmanager

@@ -263,7 +263,7 @@ NO_IDENTITY = {
     "no source": (cell("exec('def blur(images): pass')").blur, "probe blur: the source of blur is not known; put it"),
     "a file": (
         cell("import os\nNULL = open(os.devnull)\ndef blur(images):\n    return NULL\n").blur,
-        "probe blur: its function uses a value that cannot be pickled (cannot pickle '_io.TextIOWrapper' object)",
+        "probe blur: its function uses a value that cannot be pickled (cannot pickle '",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType
 
 import numpy as np
@@ -20,8 +21,10 @@ def frequency(condition: Condition) -> tuple[int, int]:
 
 
 def basis_of(size: int, row: int, column: int) -> np.ndarray:
-    """The wave of rai-toolbox, whose import takes a second."""
-    from rai_toolbox.augmentations.fourier import generate_fourier_bases
+    """The wave of rai-toolbox, whose import takes a second, and warns of its escapes from Python 3.12 on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        from rai_toolbox.augmentations.fourier import generate_fourier_bases
 
     place = ((row + size // 2) % size, (column + size // 2) % size)
     (basis,) = generate_fourier_bases(size, size, np.float64, row_col_coords=[place])
