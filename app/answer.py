@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import vl_convert
 
-from ..analysis.charts.grammar import ENLARGED, two_a_row, vega_lite_version
+from ..analysis.charts.grammar import ENLARGED, svg_of, two_a_row
 from ..analysis.comparison.verdict import verdict
 from ..analysis.database.open import open_store
 from ..analysis.database.study_versions import read_conditions, study_label, with_facts
@@ -118,9 +117,8 @@ class Look:
         with self.results as results:
             probes = self.curve["probe"].unique(maintain_order=True)
             chart = two_a_row(results.plot_curves(probe, study=self.label) for probe in probes)
-        svg = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=vega_lite_version())
         caption = [CURVE_CAPTION, CHANCE_CAPTIONS[self.curve["measure"][0]], *[ENLARGED] * bool(self.images.own_cycles)]
-        return f"{svg}<p><small>{' '.join(caption)}</small></p>"
+        return f"{svg_of(chart.to_dict())}<p><small>{' '.join(caption)}</small></p>"
 
 
 def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str], commands: Sequence[str]) -> Look:

@@ -115,7 +115,10 @@ def plot(rows: pl.DataFrame, **properties: Any) -> Any:
 
 
 class _Printed:
-    """A chart in the style of all, whose `save` makes a PNG of 300 dots per inch unless `ppi` says another number."""
+    """A chart in the style of all, whose `save` makes a PNG of 300 dots per inch unless `ppi` says another number.
+
+    A notebook shows a picture of it, unless it enables a renderer of Altair: the default one needs the internet.
+    """
 
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         spec: dict[str, Any] = super().to_dict(*arguments, **options)  # type: ignore[misc]
@@ -126,6 +129,11 @@ class _Printed:
 
     def save(self, *arguments: Any, **options: Any) -> None:
         super().save(*arguments, **{"ppi": DOTS_PER_INCH} | options)  # type: ignore[misc]
+
+    def _repr_mimebundle_(self, *arguments: Any, **options: Any) -> Any:
+        if alt.renderers.active != "default":
+            return super()._repr_mimebundle_(*arguments, **options)  # type: ignore[misc]
+        return {"image/svg+xml": svg_of(self.to_dict())}
 
 
 class Plot(_Printed, alt.Chart):
@@ -291,7 +299,14 @@ def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
     return shade.encode(x=across, x2="last:Q", tooltip=alt.TooltipValue(ENLARGED))
 
 
-# The program that draws charts on a page
+# Pictures, and the program that draws charts on a page
+
+
+def svg_of(spec: dict[str, Any]) -> str:
+    """The picture of a chart's Vega-Lite, as SVG."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
 
 
 PROGRAM = """

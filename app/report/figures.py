@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import vl_convert
 
-from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, vega_lite_version, words
+from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, svg_of, words
 from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
 from ..printing import spreadsheet_csv
@@ -77,8 +77,7 @@ def write_figures(
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
-            spec = printed(file.panel, file.figure, file.inches)
-            svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
+            svg = svg_of(printed(file.panel, file.figure, file.inches))
             for ending in ENDINGS:
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending), sources)
             advance(1)

@@ -44,6 +44,16 @@ def test_a_saved_picture_has_300_dots_per_inch_unless_one_asks_for_others(tmp_pa
         assert widths[300] == pytest.approx(widths[72] * 300 / 72, abs=5)
 
 
+def test_a_notebook_shows_a_picture_unless_it_enables_a_renderer() -> None:
+    points = plot(pl.DataFrame({"x": [1, 2]})).mark_point().encode(x="x:Q")
+    for chart in (points, layered(points, title="layers"), two_a_row([points, points])):
+        [(kind, picture)] = chart._repr_mimebundle_().items()
+        assert kind == "image/svg+xml"
+        assert picture.startswith("<svg")
+        with alt.renderers.enable("html"):
+            assert [*chart._repr_mimebundle_()] == ["text/html"]
+
+
 def test_a_script_of_the_charts_version_is_made_once() -> None:
     script = begin_libraries().result(60)
     assert "window.vegaEmbed" in script
