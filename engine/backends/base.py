@@ -53,11 +53,8 @@ ALL_ROWS = slice(None)
 class Session(Protocol):
     """One variant of a model, loaded at one fixed batch shape. A context manager."""
 
-    @property
-    def variant(self) -> Variant: ...
-
-    @property
-    def info(self) -> SessionInfo: ...
+    variant: Variant
+    info: SessionInfo
 
     def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
@@ -69,9 +66,10 @@ class Session(Protocol):
         """
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None: ...
 
 
 @runtime_checkable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,10 @@ from numpy.typing import NDArray
 from ...core.records import SessionInfo, Variant
 from ...export.functions import function_of, logits_of
 from ..device.devices import processor_name
-from .base import ALL_ROWS, check_images
+from .base import ALL_ROWS, Session, check_images
 
 
-class FunctionSession:
-    """See `engine.backends.base.Session`."""
-
+class FunctionSession(Session):
     def __init__(self, variant: Variant, batch: int, _threads: int) -> None:
         """EngineError where this process was not given the function."""
         self.variant = variant
@@ -30,9 +27,6 @@ class FunctionSession:
         check_images(self.variant, images, self._shape)
         model = self.variant.model
         return logits_of(self._function, images, self._layout, model.name, model.classes)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         pass

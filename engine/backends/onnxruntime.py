@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
 from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL_ROWS, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_with
+from .base import ALL_ROWS, Session, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_with
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
@@ -60,9 +60,7 @@ def _open(variant: Variant, content: bytes, batch: int, threads: int) -> Any:
     return session
 
 
-class OnnxRuntimeSession:
-    """See `engine.backends.base.Session`."""
-
+class OnnxRuntimeSession(Session):
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant
@@ -120,9 +118,6 @@ class OnnxRuntimeSession:
             for run in runs:
                 run.cancel()
             wait(runs)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._shared.stream is not None:

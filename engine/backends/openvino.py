@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from ...core.errors import EngineError
 from ...core.records import SessionInfo, Variant
 from ...export.onnx.parity import split_batches
 from ..device.requirements import OPENVINO, load
-from .base import ALL_ROWS, check_images, content_of, multiplies_exactly, part_of, parts_with
+from .base import ALL_ROWS, Session, check_images, content_of, multiplies_exactly, part_of, parts_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,7 @@ PRECISIONS: Mapping[str, Precision] = {
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
 
 
-class OpenVinoSession:
-    """See `engine.backends.base.Session`."""
-
+class OpenVinoSession(Session):
     _resident: ClassVar[OpenVinoSession | None] = None
     """The session whose activations are in memory; 48 ResNet-50s would otherwise each keep theirs."""
 
@@ -87,9 +85,6 @@ class OpenVinoSession:
         except Exception as error:
             raise EngineError(f"{self.variant}: OpenVINO failed: {_reason(error)}; try a smaller batch") from error
         return self._logits
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if OpenVinoSession._resident is self:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -41,7 +41,7 @@ from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, memory_
 from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.run_images import free_memory
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL_ROWS, arrays_of, check_images, plan_file_of
+from .base import ALL_ROWS, Session, arrays_of, check_images, plan_file_of
 from .onnxruntime import for_int8
 
 if TYPE_CHECKING:
@@ -165,9 +165,7 @@ def shared_device() -> Device:
     return Device()
 
 
-class TensorRTSession:
-    """See `engine.backends.base.Session`."""
-
+class TensorRTSession(Session):
     def __init__(self, variant: Variant, trt_plan: TrtPlan, batch: int, device: Device) -> None:
         """Raises EngineError, and DeviceError out of memory."""
         self.variant, self._device, self.plan_path = variant, device, trt_plan.path
@@ -262,9 +260,6 @@ class TensorRTSession:
             logits.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
         self._graphs.clear()  # their batches are gone
         return np.concatenate(logits)[: len(images)]
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with first_error(error):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
 from ..device.requirements import require_precision, usable
 from ..device.streams import in_network_stream, network_stream
-from .base import ALL_ROWS, ENGINES, arrays_of, check_images, content_of, onnx_file_of
+from .base import ALL_ROWS, ENGINES, Attacker, arrays_of, check_images, content_of, onnx_file_of
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
@@ -124,8 +124,8 @@ def place_on(images: NDArray[Any], device: str) -> Tensor:
     return torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
 
 
-class TorchSession:
-    """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed.
+class TorchSession(Attacker):
+    """Torch's settings are those of the session until it is closed.
 
     Sessions that are open together are closed in the reverse order, so that each puts back what it found.
 
@@ -207,9 +207,6 @@ class TorchSession:
                 start = torch.zeros_like(images)
                 pgd(self.network, images, labels, start, ONE_STEP, searched=searched).logits.cpu()
         return (time.perf_counter() - start_seconds) / len(images)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._settings.close()
