@@ -45,8 +45,8 @@ def curves(
     """Accuracy over the column `x` of one probe on one image set, a line a model, or a row for each value of `x`.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
-    that is picked has. A dotted line is chance, where the rows have that column. A line has a gap where its model has
-    no row of a condition that its study has, by the column `place`, or else that another model has.
+    that is picked has. A dotted line is chance, where the rows have that column. A line has a gap where its model lacks
+    a condition of the study, by the column `place`, or else of another model.
 
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.

@@ -273,8 +273,14 @@ def differences_in_words(
         where=pl.when(is_clean).then(place).otherwise(place_of_condition),
         differs=DIFFERS,
     )
-    tested_cells = _with_references(tested_cells)
-    tested_cells = tested_cells.with_columns(metric=pl.when(is_clean).then(pl.lit("clean")).otherwise("noun"))
+    # Noise of none has no place on an axis: its grey image shows how much of a difference is no effect of noise.
+    keys, is_reference = ("checkpoint", "image_set", "probe"), pl.col("x").is_null()
+    reference = pl.struct("setting", "difference", "low", "high").filter(is_reference).first().over(keys)
+    has_reference = ~is_reference & (is_reference.sum().over(keys) == 1)
+    tested_cells = tested_cells.with_columns(
+        metric=pl.when(is_clean).then(pl.lit("clean")).otherwise("noun"),
+        reference=pl.when(has_reference).then(reference),
+    )
     metrics = without_replaced(metrics).with_columns(where=place)
     biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
     others = _beyond_chance(metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions)
@@ -312,19 +318,6 @@ def differences_in_words(
     unperturbed = " without perturbation" if row["probe"] == "clean" else ""
     farthest = f"{difference_in_words(row)}{unperturbed}{row['where']}"
     return f"{finding}; the interval of {noun} that reaches farthest is {farthest}{uncorrected}"
-
-
-def _with_references(cells: pl.DataFrame) -> pl.DataFrame:
-    """The cells with `reference`, in words: the difference in the one cell of their probe that lies on no axis.
-
-    Noise of none has no frequency. It leaves a grey image, and what differs on that is no effect of noise.
-    """
-    keys, has_place = ["checkpoint", "image_set", "probe"], pl.col("x").is_not_null()
-    references = cells.filter(~has_place).unique(keys, keep="none", maintain_order=True)
-    words = [f"{row['setting']}: {difference_in_words(row)}" for row in references.rows(named=True)]
-    references = references.select(keys).with_columns(reference=pl.Series(words, dtype=pl.String))
-    joined = cells.join(references, on=keys, how="left", maintain_order="left")
-    return joined.with_columns(pl.when(has_place).then("reference"))
 
 
 def _detectable_in_words(rows: pl.DataFrame) -> str:
@@ -408,13 +401,11 @@ def _changes_in_words(metric: str, change: tuple[str, str], cases: pl.DataFrame)
 
 
 def _largest_in_words(rows: pl.DataFrame) -> str:
-    """The first difference of the rows and where it is, such as `-0.290 [-0.341, -0.236] under contrast 0.1`.
-
-    Its `reference`, where it has one, follows in brackets.
-    """
+    """The first difference of the rows, where it is, and its reference: `-0.29 [-0.34, -0.24] under contrast 0.1`."""
     row = rows.row(0, named=True)
     reference = row.get("reference")
-    return f"{difference_in_words(row)}{row['where']}{f' ({reference})' if reference else ''}"
+    beside = f" ({reference['setting']}: {difference_in_words(reference)})" if reference else ""
+    return f"{difference_in_words(row)}{row['where']}{beside}"
 
 
 def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:

@@ -166,8 +166,6 @@ class StudyTable:
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
     """Titles in charts for biases that the user computes."""
-    sound: Mapping[str, int] = field(default_factory=dict)
-    """Bias -> the number of models whose value is sound."""
     denominators: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Bias that is tied to clean accuracy by its making -> the groups that are this accuracy, or a mean with it."""
 
@@ -220,7 +218,8 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         metric=pl.when(on_several_sets).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     denominators = denominators_of(metric.select("metric", "image_set").unique().rows())
-    biases, groups = (sorted(values["metric"].unique()) for values in (metric, accuracy))
+    unsound = metric.group_by("metric").agg((pl.col("state") != State.OK).sum())
+    biases, groups = unsound.sort("state", "metric")["metric"].to_list(), sorted(accuracy["metric"].unique())
     values = pl.concat([metric, accuracy], how="diagonal")
     duplicates = values.filter(values.select("checkpoint", "metric").is_duplicated())
     if len(duplicates):
@@ -228,8 +227,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return Missing(f"{checkpoint} has {name} more than once; give each image set a name of its own")
     errors = read_errors(store, label) if with_errors else {}
     table = _wide(models, values)
-    sound = dict(metric.group_by("metric").agg((pl.col("state") == State.OK).sum()).rows())
-    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, sound, denominators)
+    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)
 
 
 def check_biases(store: Store, label: str, names: Iterable[str]) -> None:

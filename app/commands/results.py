@@ -24,7 +24,6 @@ from ..printing import (
 from ..terminal import command
 
 if TYPE_CHECKING:
-    import polars as pl
     from polars import DataFrame
 
     from ...analysis.comparison.runs import Comparison
@@ -110,14 +109,15 @@ def print_address(address: str, sets: int) -> None:
 
 
 CORRELATION_COLUMNS = ("bias", "group", "coefficient", "low", "high", "p_holm", "partial", "notes")
-"""Columns that people are shown of correlations; `notes` are numbers of lines of the last table."""
+"""Columns that people are shown of correlations; `notes` are numbers in the table of notes."""
 
 
 def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens correlate --method pearson --format csv"""
     import polars as pl
 
-    from ...analysis.correlations.table import model_counts
+    from ...analysis.correlations.table import HOLDS, model_counts
+    from ...analysis.statistics import ALPHA
 
     rows = correlated.rows
     if table_format.is_for_programs:
@@ -135,32 +135,13 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
         tables[title] = subset_rows.select(CORRELATION_COLUMNS).rename(titles).to_dicts()
     if len(notes):
         tables["Notes"] = notes.to_dicts()
-    print_tables(tables, table_format)
-    print_note(f"\n{_tests_in_words(rows)}", table_format)
-
-
-def _tests_in_words(rows: pl.DataFrame) -> str:
-    from ...analysis.correlations.table import HOLDS
-    from ...analysis.statistics import ALPHA
-
     tests = rows.drop_nulls("p")
-    counts = [int((tests[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_bh")]
-    uncertain = tests.filter(~HOLDS)
-    text = (
-        f"{len(tests)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
-        f"after Benjamini-Hochberg {counts[2]}; holding after Holm: {len(tests) - len(uncertain)}; "
-        "--format csv has each of them"
-    )
-    if uncertain.is_empty():
-        return text
-    negation = "correlation does" if len(uncertain) == 1 else "correlations do"
-    text += f"\n{len(uncertain)} {negation} not hold after Holm"
-    detectable = uncertain["detectable"].drop_nulls()
-    if detectable.is_empty():
-        return text
-    sizes = dict.fromkeys(f"{end(detectable):.2f}" for end in (min, max))
-    by_models = ", by the number of models," if len(sizes) > 1 else ""
-    return f"{text}; one smaller than {' to '.join(sizes)}{by_models} could not have been found"
+    detectable = tests.filter(~HOLDS)["detectable"].drop_nulls()
+    sizes = dict.fromkeys(f"{end(detectable):.2f}" for end in (min, max)) if len(detectable) else ()
+    counts = {name: (tests[name] < ALPHA).sum() for name in ("p", "p_permutation", "p_bh")}
+    outcome = {"holds": tests.select(HOLDS.sum()).item(), "detectable": " to ".join(sizes) or None}
+    tables[f"Tests below {ALPHA}, of {len(rows)} correlations"] = [{"tested": len(tests)} | counts | outcome]
+    print_tables(tables, table_format)
 
 
 MOST_CELLS = 3

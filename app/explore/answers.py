@@ -396,12 +396,11 @@ def _is_right(label: int | None, predicted: int | None, label_rank: int | None) 
 
 
 def _metrics(table: StudyTable | Missing) -> dict[str, Any]:
-    """The values of the scatter, those of which most models have sound ones first, or why there are none."""
+    """The values of the scatter, those that most models have first, or why there are none."""
     if isinstance(table, Missing):
         return {"why": table.reason, "biases": [], "groups": [], "titles": {}, "rows": []}
     columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
     rows = table.frame.select("checkpoint", *(column for column in columns if column in table.frame.columns))
-    biases = sorted(table.biases, key=lambda name: -table.sound[name])
-    groups = sorted(table.groups, key=lambda name: rows[name].null_count())
+    biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))
     titles = {name: table.title(name) for name in (*biases, *groups)}
     return {"why": None, "biases": biases, "groups": groups, "titles": titles, "rows": rows.to_dicts()}

@@ -64,11 +64,10 @@ def test_a_line_has_a_gap_where_a_condition_is_left_out() -> None:
     """A point between two gaps has a bar, since an area needs two of them."""
     rows = rows_of(*(condition("lowpass", cutoff=k / 10) for k in range(1, 6)), cycles=[11, 22, 33, 44, 56])
     rows = pl.concat([rows.filter(pl.col("cycles") != 44), rows.with_columns(checkpoint=pl.lit("whole"))])
-    [panel] = probe_panels(rows).values()
-    [curve_alone] = probe_panels(rows.filter(checkpoint="net")).values()
+    [panel], [curve_alone] = (probe_panels(shown).values() for shown in (rows, rows.filter(checkpoint="net")))
     for chart in (panel, curve_alone, curves(rows.drop("place"), "cycles", None, "lowpass")):
-        lines = [layer["encoding"]["detail"] for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "line"]
-        assert [[field["field"] for field in fields] for fields in lines] == [["model", "stretch"]]
+        [line] = [layer["encoding"] for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "line"]
+        assert [field["field"] for field in line["detail"]] == ["model", "stretch"]
         stretches = [(row["stretch"], row["alone"]) for row in values(chart.to_dict()) if row["model"] == "net"]
         assert stretches == [(-1, False)] * 3 + [(0, True)]
 
