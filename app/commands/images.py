@@ -5,14 +5,14 @@ The commands that pack build a `Crop`, `Contents`, `Labels` and `How` of their o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import UsageError, plural
+from ...core.errors import UsageError, plural, some_of
 from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PERCENTILES, Crop, enlarged_in_words
 from ...core.untrusted import printable
@@ -148,7 +148,8 @@ def read_range(text: str | None) -> tuple[float, float] | str | None:
 def print_sets(sets: ImageSet | Sequence[ImageSet], table_format: TableFormat = Format.table) -> None:
     """Print image sets, and on stderr what was left out."""
     sets = sets if isinstance(sets, Sequence) else [sets]
-    rows = [_row(packed) for packed in sets]
+    join_names = ", ".join if table_format.is_for_programs else some_of
+    rows = [_row(packed, join_names) for packed in sets]
     if table_format.is_for_programs:
         for row, packed in zip(rows, sets, strict=True):
             row["labelled"] = packed.info.labelled
@@ -167,14 +168,14 @@ def print_sets(sets: ImageSet | Sequence[ImageSet], table_format: TableFormat = 
             log.info(printable(f"left out {path}: {reason}"))
 
 
-def _row(packed: ImageSet) -> dict[str, Any]:
+def _row(packed: ImageSet, join_names: Callable[[list[str]], str]) -> dict[str, Any]:
     info = packed.info
     return {
         "name": info.name,
         "images": info.count,
         "labelled": "yes" if info.labelled else "no",
         "classes": None if packed.labels is None else len(set(packed.labels.tolist())),
-        **({} if packed.class_names is None else {"class_names": ", ".join(packed.class_names)}),
+        **({} if packed.class_names is None else {"class_names": join_names(packed.class_names)}),
         "clusters": len(set(packed.clusters.tolist())),
         "skipped": len(packed.skipped),
         "ignored": packed.ignored,

@@ -47,18 +47,20 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
 
 
 def test_own_classes_keep_their_names(tmp_path: Path) -> None:
-    paths = ["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"]
+    paths = ["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png", "cow/1.png"]
     write_pictures(tmp_path / "photos", {path: noise(place) for place, path in enumerate(paths)})
     common = ("pack", tmp_path / "photos", "--size", 32, "--resize", "32x32", "--interpolation", "bicubic")
     result = invoke("images", *common, "--out", tmp_path / "set", "--labels", "folders")
     assert "class_names" in result.stdout
-    assert "ant, bee, zebra" in result.stdout
+    assert "ant, bee, cow and 1 more\n" in result.stdout
+    [row] = json.loads(invoke("images", "check", tmp_path / "set", "--format", "json").stdout)
+    assert row["class_names"] == "ant, bee, cow, zebra"
     packed = open_image_set(tmp_path / "set")
     assert packed.labels is not None
-    assert (packed.class_names, packed.labels.tolist()) == (["ant", "bee", "zebra"], [0, 0, 1, 1, 2])
+    assert (packed.class_names, packed.labels.tolist()) == (["ant", "bee", "cow", "zebra"], [0, 0, 1, 1, 2, 3])
     assert packed.info.preprocessing == "RGB, both sides to 32 (bicubic, antialiased), centre crop 32"
     unlabelled = invoke("images", *common, "--out", tmp_path / "none")
-    assert "its 3 folders can be: --labels folders" in unlabelled.stderr
+    assert "its 4 folders can be: --labels folders" in unlabelled.stderr
 
 
 @pytest.mark.parametrize(
