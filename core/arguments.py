@@ -35,7 +35,16 @@ WORDS = {
 """Class of an annotation -> what it is called in a message."""
 LEAST = re.compile(r"min=(\d+)")
 """The least number that a parameter takes, in the text of its annotation."""
-OPTION = re.compile(r"`[^`]*`|bandlens [^;]*|--([a-z-]+)")
+IN_PYTHON = {
+    "--classes FILE of `bandlens export`": "bandlens.export_model(network, …, class_names=[…])",
+    "--head SET or PROMPTS of `bandlens export`": "bandlens.export_model(bandlens.Backbone(network, SET), …)",
+    "--head FILE.toml": "bandlens.Backbone(network, SET, output=NAME)",
+    "--head multilabel": "bandlens.MultiLabel(network)",
+    "--outputs logits of `bandlens export`": 'bandlens.export_model(network, …, outputs="logits")',
+    "bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION": "bandlens.gate_precision(STUDY, CANDIDATE)",
+}
+"""Words of a terminal in messages -> what Python has for them where the function that is called has no parameter."""
+OPTION = re.compile("|".join([*map(re.escape, IN_PYTHON), r"`[^`]*`", "bandlens [^;]*", "--[a-z-]+"]))
 """An option in a message, or a command, whose options stay."""
 LISTS = (Sequence, list, tuple)
 MANY = (Annotated, Union, UnionType)
@@ -48,7 +57,7 @@ def checked(function: Function) -> Function:
     """The function, which raises UsageError where an argument is of no kind that its annotation has, or too small.
 
     Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy. Messages have its
-    parameters in place of options: `out` for --out. Of a class, its public methods do so.
+    parameters in place of options, `out` for --out, and the words of IN_PYTHON. Of a class, its public methods do so.
     """
     if isinstance(function, type):
         for name, member in [*vars(function).items()]:
@@ -74,8 +83,8 @@ def checked(function: Function) -> Function:
         try:
             return function(*arguments, **settings)
         except BandlensError as error:
-            names = {name.replace("_", "-"): f"`{name}`" for name in signature(function).parameters}
-            error.args = (OPTION.sub(lambda match: names.get(match[1], match[0]), str(error)),)
+            options = {f"--{name.replace('_', '-')}": f"`{name}`" for name in signature(function).parameters}
+            error.args = (OPTION.sub(lambda match: (IN_PYTHON | options).get(match[0], match[0]), str(error)),)
             raise
 
     return call  # type: ignore[return-value]

@@ -17,9 +17,9 @@ from ...core.records import MOST_LABELS
 from ..functions import SUMS_TO_ONE, are_probabilities
 from ..model_files import MOST_CLASSES
 
-GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
+GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS of `bandlens export`"
 """The advice for a network of features."""
-STATE_LOGITS = "if these are logits, say so with --outputs logits"
+STATE_LOGITS = "if these are logits, say so with --outputs logits of `bandlens export`"
 """The advice for a network whose logits look like something else."""
 POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
 """How features of tokens, (n, tokens, d), or of positions, (n, d, height, width), become a vector."""

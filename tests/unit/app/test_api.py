@@ -53,7 +53,7 @@ def study_of(folder: Path, **keys: Any) -> bandlens.Study:
 
 
 def refusal(act: Any, *words: Any, **keys: Any) -> str:
-    with pytest.raises(bandlens.UsageError) as error:
+    with pytest.raises(bandlens.BandlensError) as error:
         act(*words, **keys)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -123,8 +123,9 @@ def test_one_precision_is_a_list_of_it() -> None:
 def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path) -> None:
     options = {**USUAL, "out": tmp_path}
     network = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(bandlens.ExportError, match=r"gives features .*; if these are logits, say so with `outp"):
-        bandlens.export_model(network, "mine", **options)
+    message = refusal(bandlens.export_model, network, "mine", **options)
+    assert "give it a head of classes: bandlens.export_model(bandlens.Backbone(network, SET), …); if" in message
+    assert message.endswith('say so with bandlens.export_model(network, …, outputs="logits")')
     assert bandlens.export_model(network, "mine", outputs="logits", **options).classes == 8
     backbone = bandlens.Backbone(network, np.eye(8), class_names=list("abcdefgh"))
     assert "leave it out" in refusal(bandlens.export_model, backbone, "b", outputs="logits", **options)
