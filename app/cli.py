@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 from itertools import pairwise
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -167,6 +168,7 @@ def _lines_of_typer(ctx: Any) -> Iterator[None]:
         text = (getattr(getattr(error, "param", None), "help", None) or "").rstrip(".")
         if "unexpected extra" in message or message.startswith("Missing argument"):
             see, text = f"{_advice_on_words(message, context)}; {see}", ""
+            message = shorten(message, 100, placeholder=" …)")  # the shell makes many names of a pattern
         raise UsageError(f"{message}{text and f' ({text})'}; {see}") from None
 
 

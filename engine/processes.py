@@ -46,7 +46,7 @@ def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
     option = f"--devices {','.join(names)}"
     if engine_of(engine).arrays == "numpy":
         if set(names) != {CPU}:
-            raise UsageError(f"{option}: engine {engine} runs on the CPU; {CPU},{CPU} gives it two processes")
+            raise UsageError(f"{option}: engine {engine} runs on the CPU; give {CPU},{CPU}, or --engine tensorrt")
         return [{} for _ in names]
     usable(gpus())
     machine = cast("tuple[Gpu, ...]", gpus())

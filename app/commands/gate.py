@@ -37,7 +37,8 @@ class Gates(TyperGroup):
         """Take a first word that is no command for a study."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             if args[1:] and not any(word.startswith("-") for word in args[:2]):  # two words: the first is a command
-                raise UnknownName("command", args[0], self.commands, f"see `{ctx.command_path} --help`")
+                hint = f"if it is a study, write: {ctx.command_path} {args[0]} --against {args[1]}"
+                raise UnknownName("command", args[0], self.commands, hint)
             options = {word.partition("=")[0] for word in args}
             is_precision = bool({"--candidate", "--reference"} & options)
             if is_precision and "--against" in options:

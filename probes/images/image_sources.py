@@ -49,6 +49,8 @@ def open_source(path: Path) -> ImageSource:
         if _is_image(path.name):
             raise UsageError(f"{path} is one image; give its folder, {path.absolute().parent}")
         return _open_tar(path)
+    if set(path.name) & set("*?["):
+        raise UsageError(f"{path} is a pattern of files; give their folder, {path.parent}")
     near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
     near = near or did_you_mean(str(path), map(str, path.parent.parent.glob(f"*/{path.name}")))
     raise UsageError(f"{path}: no such folder or tar archive of images{near}")

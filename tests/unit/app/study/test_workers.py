@@ -144,7 +144,7 @@ def test_a_worker_answers_early_at_first(work: Work, monkeypatch: pytest.MonkeyP
     [
         ({"executor": "rya"}, "unknown executor 'rya'; did you mean ray?"),
         ({"address": "auto"}, "--address is for --executor ray; the local executor is this process, or --devices"),
-        ({"devices": ["0", "1"]}, "--devices 0,1: engine onnxruntime runs on the CPU; cpu,cpu gives it two processes"),
+        ({"devices": ["0", "1"]}, "--devices 0,1: engine onnxruntime runs on the CPU; give cpu,cpu, or --engine"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(

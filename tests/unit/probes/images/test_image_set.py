@@ -197,6 +197,8 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(UsageError, match="no such folder; make it first"):
         pack(photos, tmp_path / "no" / "set")
+    with pytest.raises(UsageError, match=r"photos/\*\.jpg is a pattern of files; give their folder, .*photos$"):
+        pack(photos / "*.jpg", tmp_path / "set")
     with pytest.raises(UsageError, match=r"photo: no such folder or tar archive of images; did you mean photos\?"):
         pack(tmp_path / "photo", out)
     (photos / "sky").mkdir()
