@@ -53,11 +53,7 @@ def write_file(file: Path, text: str) -> None:
 
 
 def study_text(
-    file: str,
-    checkpoints: Sequence[str],
-    images: Sequence[str],
-    models: str | None = None,
-    limit: int | None = None,
+    file: str, checkpoints: Sequence[str], images: Sequence[str], models: str | None = None, limit: int | None = None
 ) -> str:
     """A study file. Its probes come last, so that a line at the end adds one.
 
@@ -70,11 +66,11 @@ def study_text(
 # docs/reference/study.md has all keys.
 
 # Names of exported models; "*" stands for all of them. `bandlens export FILE --out {MODELS}` makes one of your weights.
-checkpoints = {_names(checkpoints or [MISSING_MODEL])}
+checkpoints = {json.dumps(checkpoints or [MISSING_MODEL], ensure_ascii=False)}
 # Folder of the exported models; without this line it is $BANDLENS_HOME/models.
 {"# " if models is None else ""}models = {json.dumps(models or MODELS, ensure_ascii=False)}
 # Folders of image sets; * in a path stands for any name. `bandlens images pack` makes one of a folder of pictures.
-images = {_names(images or [MISSING_IMAGES])}
+images = {json.dumps(images or [MISSING_IMAGES], ensure_ascii=False)}
 # Number of images of each set that are run, drawn evenly from all classes; without this line all of them.
 {"# " if limit is None else ""}limit = {limit or 1000}
 # What runs the models, as `bandlens doctor` lists it; without this line the fastest that is ready.
@@ -83,7 +79,3 @@ images = {_names(images or [MISSING_IMAGES])}
 # What the images go through, a line for each probe; docs/guide/probes.md has all of them, and how to write one.
 [probes]
 {FILTERS}"""
-
-
-def _names(names: Sequence[str]) -> str:
-    return json.dumps(names, ensure_ascii=False)

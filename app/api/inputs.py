@@ -135,13 +135,16 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
     from ...probes.images.pack import NO_LABELS, pack, pack_arrays
     from ...probes.images.pictures import pictures_of
     from ...probes.images.set_files import ABOUT
+    from ..study.matching import match_images
+    from ..study.mislabelling import doubt_numbers
 
     is_path = isinstance(images, (str, PathLike))
     if is_path and (Path(images) / ABOUT).is_file():
         if labels is not None:
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
-    if labels is not None and is_path != isinstance(labels, (str, PathLike)):
+    is_none = isinstance(labels, str) and Path(labels) == NO_LABELS
+    if labels is not None and not is_none and is_path != isinstance(labels, (str, PathLike)):
         raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; of arrays, a list")
     if labels is None and model.classes != CLASSES:  # then folders that are called as classes of ImageNet say nothing
         labels = NO_LABELS if is_path else None
@@ -162,12 +165,16 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
             if labels is None and packed.info.labelled:
                 log.info(f"{images}: its folders are WordNet ids, and so its labels; --labels none takes none")
         else:
-            pictures, classes = pictures_of(images, labels, MOST_IMAGES)
-            packed = pack_arrays(pictures, new, crop=crop, labels=classes, contents=Contents(name), how=how)
+            pictures, classes, names = pictures_of(images, labels, MOST_IMAGES)
+            packed = pack_arrays(
+                pictures, new, crop=crop, labels=classes, class_names=names, contents=Contents(name), how=how
+            )
+        if packed.class_names and (doubts := doubt_numbers([model], [match_images(packed, [model])])):
+            raise UsageError(f"{doubts[0]}; or measure agreement: --labels none")
         earlier = open_image_set(out) if out.exists() else packed
         if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
             raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")
-        if not out.exists() or earlier.info.digest != packed.info.digest:
+        if not out.exists() or (earlier.info.digest, earlier.class_names) != (packed.info.digest, packed.class_names):
             shutil.rmtree(out, ignore_errors=True)
             new.rename(out)
     if packed.skipped:

@@ -40,8 +40,6 @@ MODELS, STUDY, REPORT = "models", "look.toml", "report.html"
 """The folder of a look's models, and its files."""
 FEWEST_IMAGES = 20
 """The images that a first look takes at least, where there are as many: fewer have no interval of a bias."""
-SMALLEST_SIDE = 32
-"""The least width and height of images at which a network is taken to have been trained, pixels."""
 LAST_SECONDS = 8.0
 """The time for everything after the run: the measures, the pictures and the report."""
 PATIENCE = 2
@@ -50,8 +48,6 @@ SHARE = 0.7
 """The share of the rate of a network alone that a run has, which perturbs, decides and stores, too."""
 TRIAL_IMAGES = 64
 """The images that normalizations are tried on."""
-LIMIT = re.compile(r"^(?:# )?limit = \d+$", re.MULTILINE)
-"""The line of a study file that limits its images."""
 
 
 def look(
@@ -64,7 +60,7 @@ def look(
     name: str | None = None,
     architecture: str | None = None,
     normalization: Annotated[str | None, typer.Option(metavar="imagenet|none|MEAN:STD")] = None,
-    image_size: Annotated[int | None, typer.Option(min=32)] = None,
+    image_size: Annotated[int | None, typer.Option(min=8)] = None,
     version: str | None = None,
     layout: Layout = "nhwc",
     progress: Progress = silent,
@@ -80,9 +76,9 @@ def look(
             array of images to logits, with a `name` and a `version`.
         images: a folder, an archive, or a packed set. In Python also an array, (n, height, width, 3) or
             (n, 3, height, width), a list of PIL images, or a dataset of torch.
-        labels: the classes: `folders` at the top, or a CSV file with columns path, class; in Python also a list.
-            Without any, folders that are called by WordNet ids are; else answers are compared with those to the clean
-            images.
+        labels: the classes: `folders` at the top, a CSV file with columns path, class, or `none`; in Python also a
+            list. Without any, folders that are called by WordNet ids are, and those of a dataset; else answers are
+            compared with those to the clean images.
         out: the folder for everything that it makes.
         minutes: the time that it may take.
         name: what the model is called; by default as its file, its architecture in timm, or its class.
@@ -101,10 +97,9 @@ def look(
     start, folder = time.monotonic(), Path(out)
     if isinstance(images, (str, PathLike)) and not Path(images).exists():
         open_source(Path(images))  # which says what is near
-    side, size = side_of(images), image_size
-    if side and callable(model) and not is_of_timm(model) and (version or side >= SMALLEST_SIDE):
-        size = size or side  # nothing else says what it takes
-    options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": size}
+    if image_size is None and callable(model) and not is_of_timm(model):
+        image_size = side_of(images)  # nothing else says what it takes
+    options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": image_size}
     options |= {"version": version, "layout": layout}
     with _without_empty_folders(folder), TemporaryDirectory(prefix=".exporting-", dir=folder) as exports:
         draft = Path(exports)
@@ -154,8 +149,8 @@ def _keep_model(model: Model, draft: Path, folder: Path) -> Model:
             sha256s = store.frame("SELECT model_sha256 FROM checkpoint WHERE name = ?", [model.name])["model_sha256"]
         if len(sha256s) and model.sha256 not in sha256s:
             raise UsageError(
-                f"{folder} holds a look at another {model.name}: its weights, its normalization or the size of its "
-                "images differ; name another folder with --out"
+                f"{folder} holds a look at another {model.name}: its weights, code, normalization or image size "
+                "differ, or another torch exported it; name another folder with --out"
             )
     if model.path.parent != draft:
         return model
@@ -212,8 +207,7 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
             done, share = min(earlier.limit or count, count), 1.0
 
     def plan_of(text: str, limit: int) -> Plan:
-        keys = tomllib.loads(LIMIT.sub(f"limit = {limit}", text, count=1))
-        study = Study(file.stem, **keys, folder=folder)
+        study = Study(file.stem, **tomllib.loads(text) | {"limit": limit}, folder=folder)
         return plan_study(resolve(study, database), database)
 
     end, more = start + seconds - LAST_SECONDS, ""
@@ -239,7 +233,7 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
             minutes = ceil((time.monotonic() - start + needed + LAST_SECONDS) / 60)
             more = f"with {plural(minutes, 'minute')} it has the published grid, too"
     with writing(file, "make its folder writable"):
-        write_bytes(file, LIMIT.sub(f"limit = {limit}", text, count=1).encode())
+        write_bytes(file, re.sub(r"(?m)^(# )?limit = \d+$", f"limit = {limit}", text, count=1).encode())
     return Study.read(file), more
 
 

@@ -50,7 +50,7 @@ def export_words(
     classes: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     head: Annotated[str | None, typer.Option(metavar="SET|PROMPTS|FILE.toml|multilabel")] = None,
     outputs: Literal["logits"] | None = None,
-    image_size: Annotated[int | None, typer.Option(min=32)] = None,
+    image_size: Annotated[int | None, typer.Option(min=8)] = None,
     trust: Annotated[bool, typer.Option("--trust")] = False,
     precision: Sequence[str] = ("fp32",),
     calibration: Annotated[File | None, typer.Option(metavar="SET")] = None,

@@ -153,7 +153,7 @@ def _numbers(image_set: str, set_names: Sequence[str], model: Model) -> tuple[in
         return None
     raise UsageError(
         f"image set {image_set}: {some_of(unknown)} are none of the {model.classes} classes of {model.name}, such as "
-        f"{some_of(number_of)}; call the folders what the model calls its classes, or number them in a CSV file"
+        f"{some_of(number_of)}; call them what the model does, number them, or pack without labels: --labels none"
     )
 
 

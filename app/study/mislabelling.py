@@ -6,21 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...analysis.database.store import Store
 from ...core.errors import plural, some_of
 from ...core.protocol import CLASSES
-from ...core.records import SEVERAL
+from ...core.records import SEVERAL, Model
 from ...engine.decision import ALL_SPACE
 from ...probes.family import CLEAN
 from ...probes.images.image_set import ImageSet, open_image_set
 from .matching import takes_images
 from .resolve import Work
 
-ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
+ADVICE = "name the classes of both, with --classes FILE of `bandlens export` and folders or a CSV file of names"
 BELOW_CHANCE = """
 SELECT cell.key, checkpoint.classes, result.top1, result.low, result.high
 FROM (SELECT unnest(?::VARCHAR[]) AS key) JOIN cell USING (key)
@@ -32,22 +32,20 @@ WHERE detail.probe = 'clean' AND detail.scheme = 'single' AND detail.decision_sp
 """
 
 
-def doubt_numbers(work: Work) -> list[str]:
+def doubt_numbers(models: Sequence[Model], image_sets: Sequence[ImageSet]) -> list[str]:
     """A line for each image set that has labels of another number of classes than a model.
 
     Models of 1,000 classes count for sets with names alone: labels by WordNet ids have none.
     """
     lines = []
-    for images in work.image_sets:
+    for images in image_sets:
         if images.labels is None or images.info.decision_space != ALL_SPACE:
             continue
-        models = [
-            model
-            for model in work.models
-            if takes_images(model, images.info) and (images.class_names or model.classes != CLASSES)
-        ]
-        count = len(images.class_names or ()) or (_count_classes(images) if models else 0)
-        if differing := [f"{model.name} has {model.classes:,}" for model in models if model.classes != count]:
+        judged = [model for model in models if takes_images(model, images.info)]
+        if not images.class_names:
+            judged = [model for model in judged if model.classes != CLASSES]
+        count = len(images.class_names or ()) or (_count_classes(images) if judged else 0)
+        if differing := [f"{model.name} has {model.classes:,}" for model in judged if model.classes != count]:
             lines.append(
                 f"image set {images.info.name} has labels of {plural(count, 'class')} and {some_of(differing)}, so "
                 f"that a label may be the number of another class; {ADVICE}"

@@ -68,7 +68,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     showing them once this one has run.
     """
     doubts = [
-        *doubt_numbers(work),
+        *doubt_numbers(work.models, work.image_sets),
         *(enlarged_in_words(images.info.name, images.own_cycles) for images in work.image_sets if images.own_cycles),
     ]
     measures = read_measures(work.study.measures, work.study.folder)

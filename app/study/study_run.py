@@ -82,7 +82,7 @@ def run_study(
             if gaps := [f"no {metric.in_words}: {metric.why}" for metric in metrics if metric.why]:
                 words = some_of(gaps, MOST_GAPS, "; ")
                 log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
-        warn(doubt_numbers(work))
+        warn(doubt_numbers(work.models, work.image_sets))
         record = RunRecord(work.cells, store, partial(record_study, work, store), image_counts)
         if workers is None:
             has_own_probes = any(family.files is not None for family in work.grid.families.values())

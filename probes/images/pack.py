@@ -349,6 +349,7 @@ def pack_arrays(
     *,
     crop: Crop = PUBLISHED_CROP,
     labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
@@ -356,8 +357,8 @@ def pack_arrays(
 
     With a range of the crop they may be (height, width) or (height, width, 3) of any type of numbers.
 
-    The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each. All
-    items are packed, so UsageError where they are to be drawn, skipped or streamed.
+    The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each,
+    which `class_names` may name. All items are packed, so UsageError where they are to be drawn, skipped or streamed.
     """
     if contents.draw or how.skip_broken or how.stream:
         raise UsageError(f"{out}: arrays are packed one and all; leave out draw, skip_broken and stream")
@@ -387,16 +388,17 @@ def pack_arrays(
         rows = range(len(paths))
         if len(set(paths)) < len(paths):
             raise ImageSetError(f"{out}: {len(paths)} images have {len(set(paths))} different paths; give each its own")
-        if labels is not None and (
-            len(labels) != len(paths) or not all(0 <= label <= LARGEST_CLASS for label in labels)
-        ):
-            raise ImageSetError(f"{out}: labels must be {len(paths)} integers, one an image, from 0 to {LARGEST_CLASS}")
+        largest = LARGEST_CLASS if class_names is None else len(class_names) - 1
+        if labels is not None and (len(labels) != len(paths) or not all(0 <= label <= largest for label in labels)):
+            raise ImageSetError(f"{out}: labels must be {len(paths)} integers, one an image, from 0 to {largest}")
         classes = None if labels is None else np.array(labels, np.int32)
         refuse_outside(out, paths, classes, space)
         hashes, shapes = [sha256s[row] for row in rows], np.array(sides, np.int32).reshape(-1, 2)
         index = Index(paths, classes, clusters_of(contents.clusters, paths), hashes, sides=shapes)
         _tell_classes_that_are_clusters(out, index, how)
-        entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
+        entries: dict[str, Any] = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
+        if class_names is not None:
+            entries["class_names"] = list(class_names)
         finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)
     return open_image_set(out)
 

@@ -14,17 +14,18 @@ from .labels import LARGEST_CLASS, spread
 
 
 def pictures_of(
-    images: Any, labels: Iterable[int] | None, limit: int
-) -> tuple[Iterator[tuple[str, NDArray[np.uint8]]], list[int] | None]:
-    """Pairs of a path and (height, width, 3) uint8 for `pack_arrays`, in the order of a draw, and their labels.
+    images: Any, labels: Iterable[int] | str | None, limit: int
+) -> tuple[Iterator[tuple[str, NDArray[np.uint8]]], list[int] | None, list[str] | None]:
+    """Pairs of a path and (height, width, 3) uint8 for `pack_arrays`, in the order of a draw, their labels, and names.
 
     Args:
         images: an array, (n, height, width, 3) or (n, 3, height, width), uint8 or in [0, 1]; or a sequence with a
             length, of PIL images, arrays or tensors, or of pairs of these and a class, as datasets of torch are.
-        labels: a class for each; by default those of the pairs.
+        labels: a class for each, or the word `none`; by default those of the pairs.
         limit: the most images that are taken.
 
-    The labels of pairs are in the list once the pictures are read: a dataset decodes a picture with its class.
+    The labels of pairs are in the list once the pictures are read: a dataset decodes a picture with its class. Names
+    of classes, in the order of their numbers, are those that a dataset has for the labels of pairs.
     Raises UsageError for images without a length, for none, and for labels of another number.
     """
     try:
@@ -37,7 +38,7 @@ def pictures_of(
         ) from None
     if not count:
         raise UsageError("there are no images; give at least two")
-    classes = None if labels is None else np.array([_as_class(label) for label in labels], np.int32)
+    classes = None if labels is None or isinstance(labels, str) else np.array([*map(_as_class, labels)], np.int32)
     if classes is not None and len(classes) != count:
         raise UsageError(f"there must be {count:,} labels, one for each image, not {len(classes):,}")
     paths = [f"{row:0{len(str(count - 1))}}.png" for row in range(count)]
@@ -54,7 +55,16 @@ def pictures_of(
                     taken.append(_as_class(label))
             yield paths[row], _as_pixels(picture, f"image {row}")
 
-    return read(), taken
+    return read(), taken, _class_names(images) if is_paired else None
+
+
+def _class_names(images: Any) -> list[str] | None:
+    """The names of a dataset's classes, WordNet ids where it has these; None without, or where labels are changed."""
+    dataset = getattr(images, "dataset", images)  # of a part of one
+    names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
+    if not isinstance(names, list) or getattr(dataset, "target_transform", None) is not None:
+        return None
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def _as_class(label: Any) -> int:

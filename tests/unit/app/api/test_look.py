@@ -198,9 +198,7 @@ def test_arguments_of_python_that_are_none(
 def test_a_network_in_memory_says_nothing_of_its_normalization(folder: Path) -> None:
     torch.manual_seed(0)  # other weights may give logits without a sign, which are refused as features
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
-    message = (
-        "Sequential does not say how its images are normalized; give `normalization` imagenet, .*; mean .* on 24 images"
-    )
+    message = "Sequential does not say how its images .*; give `normalization` imagenet, .*; mean .* on 24 images"
     with pytest.raises(UsageError, match=message):
         bandlens.look(network, "photos", image_size=64)
 
@@ -225,6 +223,22 @@ def test_folders_named_as_classes_of_imagenet_are_no_labels_of_other_classes(fol
     assert str(look).startswith(look.sentences[0])
 
 
+def test_labels_are_matched_by_name_or_refused(folder: Path, command: Command) -> None:
+    make_model(folder, "seven", classes=7)
+    answer = command("look", "seven.onnx", "photos", "--labels", "folders")
+    assert re.search(r"\nbandlens: .* photos has labels of 2 classes and seven has 7, .*: --labels none\n$", answer.err)
+    pixels = torch.from_numpy(make_pictures(20))
+    dataset = torch.utils.data.TensorDataset(pixels, (pixels.float().mean((1, 2, 3)) < 127.5).int())
+    dataset.classes = ["bright", "dark"]
+    with pytest.raises(UsageError, match=r"and seven has 7, so .*; or measure agreement: `labels` none"):
+        bandlens.look("seven.onnx", dataset)
+    assert set(bandlens.look("seven.onnx", dataset, "none", minutes=60).curve["measure"]) == {"agreement"}
+    model = bandlens.export_function(brightness, "bright", "1", image_size=128, out="named/models")
+    bandlens.name_classes(model, ["dark", "bright"])
+    with bandlens.look(model, dataset, minutes=60, out="named").results as results:
+        assert results.sql("SELECT top1 FROM accuracy WHERE probe = 'clean'").item() == 1
+
+
 def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
     pixels, seen = make_pictures(20, 32), set[tuple[int, ...]]()
 
@@ -241,5 +255,8 @@ def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
     network[2].weight.data = torch.tensor([[1.0], [-1]]).repeat(1, 12)
     bandlens.look(network, pixels, normalization="0.5:0.5", out="net", minutes=60)
     assert open_image_set(Path("net/images.set")).info.size == 32
+    tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+    bandlens.look(tiny, pixels[:, ::2, ::2], normalization="none", out="tiny", minutes=60)
+    assert open_image_set(Path("tiny/images.set")).info.size == 16
     enlarged = bandlens.look(brightness, pixels, version="1", image_size=64, out="enlarged", minutes=60)
     assert enlarged.notes[1].startswith("images: more than a tenth of its images were enlarged, and have nothing")

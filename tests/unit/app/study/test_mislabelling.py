@@ -97,7 +97,7 @@ def test_numbers_of_classes_are_doubted_where_they_differ(tmp_path: Path) -> Non
 
     def doubts(names: list[str] | None, **classes: int) -> list[str]:
         models = [replace(network, name=name, classes=count) for name, count in classes.items()]
-        return doubt_numbers(replace(work, models=models, image_sets=[replace(images, class_names=names)]))
+        return doubt_numbers(models, [replace(images, class_names=names)])
 
     (line,) = doubts(["ant", "bee", "crow"], net=7, imagenet=1000)
     assert line.startswith("image set images.set has labels of 3 classes and net has 7, imagenet has 1,000, so that")

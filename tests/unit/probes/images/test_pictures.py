@@ -39,15 +39,30 @@ class Dataset:
     ],
 )
 def test_every_form_gives_the_same(images: Any, labels: list[int] | None) -> None:
-    pictures, classes = pictures_of(images, labels, 100)
+    pictures, classes, names = pictures_of(images, labels, 100)
     rows = dict(pictures)
     assert sorted(rows) == [f"{row}.png" for row in range(7)]
     assert all(np.array_equal(pixels, PIXELS[int(path[0])]) for path, pixels in rows.items())
-    assert classes == [LABELS[int(path[0])] for path in rows]
+    assert (classes, names) == ([LABELS[int(path[0])] for path in rows], None)
+
+
+def test_names_of_classes_are_those_of_a_dataset_that_number_its_labels() -> None:
+    named, dataset = {"classes": ["ant", "bee"]}, Dataset()
+    for attributes, names in (
+        ({"classes": [("tench", "Tinca tinca")]}, None),
+        ({"classes": [("tench", "Tinca tinca")], "wnids": ["n01440764"]}, ["n01440764"]),
+        (named | {"wnids": None}, ["ant", "bee"]),
+        (named | {"target_transform": str}, None),
+    ):
+        vars(dataset).update(attributes)
+        part = Dataset()
+        part.dataset = dataset  # type: ignore[attr-defined]
+        assert [pictures_of(images, None, 9)[2] for images in (dataset, part)] == [names, names]
+    assert pictures_of(dataset, "none", 9)[1:] == (None, None)
 
 
 def test_a_limit_takes_the_first_of_a_larger_one() -> None:
-    (few, _), (every, _) = pictures_of(PIXELS, None, 3), pictures_of(PIXELS, None, 7)
+    (few, *_), (every, *_) = pictures_of(PIXELS, None, 3), pictures_of(PIXELS, None, 7)
     assert [path for path, _ in few] == [path for path, _ in every][:3]
 
 
