@@ -151,7 +151,7 @@ def test_tokens_and_networks_that_say_that_they_have_no_classes_are_refused(tmp_
     for network in (Tower(pooled=False), bare):
         out = tmp_path / "models"
         message = refusal(partial(bandlens.export_model, network, "tower", image_size=64, out=out, **PLAIN))
-        assert "--head" in message
+        assert "bandlens.Backbone(network, SET)" in message
     assert not list((tmp_path / "models").glob("*"))
 
 
