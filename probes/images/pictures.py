@@ -60,7 +60,7 @@ def pictures_of(
 
 def _class_names(images: Any) -> list[str] | None:
     """The names of a dataset's classes, WordNet ids where it has these; None without, or where labels are changed."""
-    dataset = getattr(images, "dataset", images)  # of a part of one
+    dataset = getattr(images, "dataset", images)  # a part of a dataset has it
     names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
     if not isinstance(names, list) or getattr(dataset, "target_transform", None) is not None:
         return None
