@@ -15,7 +15,6 @@ from ...core.errors import plural, some_of
 from ...core.protocol import CLASSES
 from ...core.records import SEVERAL, Model
 from ...engine.decision import ALL_SPACE
-from ...probes.family import CLEAN
 from ...probes.images.image_set import ImageSet, open_image_set
 from .matching import takes_images
 from .resolve import Work
@@ -62,8 +61,7 @@ def _count_classes(images: ImageSet) -> int:
 
 def doubt_results(work: Work, store: Store) -> list[str]:
     """A line for each image set that models of the study are right on less often than by chance."""
-    clean = [cell for cell in work.cells if cell.condition.probe == CLEAN.name]
-    return doubt_accuracies(store, {cell.key: (cell.model.name, cell.image_set.name) for cell in clean})
+    return doubt_accuracies(store, {cell.key: (cell.model.name, cell.image_set.name) for cell in work.cells})
 
 
 def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list[str]:
