@@ -68,7 +68,7 @@ def curves(
     rows = curve.select(*columns, model="checkpoint", stretch=stretch).sort(
         "model", *[x] * numeric, maintain_order=True
     )
-    rows = rows.with_columns(alone=pl.len().over("model", "stretch") == 1)
+    rows = rows.with_columns(alone=pl.col("low").is_not_null() & (pl.len().over("model", "stretch") == 1))
     few, height, pale, dim = field == "model", 220, _visible(field, 0.15), _visible(field, 0.7)
     color, shape = scales(field, rows[field])
     # The place of a setting, the level of an accuracy, and the other end of its interval.
