@@ -24,8 +24,7 @@ def pictures_of(
         labels: a class for each, or the word `none`; by default those of the pairs.
         limit: the most images that are taken.
 
-    The labels of pairs are in the list once the pictures are read: a dataset decodes a picture with its class. Names
-    of classes, in the order of their numbers, are those that a dataset has for the labels of pairs.
+    The list has the labels of pairs once the pictures are read: a dataset decodes both. Names are of its classes.
     Raises UsageError for images without a length, for none, and for labels of another number.
     """
     try:
