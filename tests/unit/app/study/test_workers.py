@@ -35,14 +35,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return resolve(Study.read(study_in(tmp_path_factory.mktemp("workers"), COUNT, PROBES)))
 
 
-def test_rows_are_those_of_one_process(work: Work, reference: Path, tmp_path: Path) -> None:
-    database = tmp_path / "results.duckdb"
-    summary = run_study(work, database, workers=TWO)
-    assert (summary.ran, summary.predictions, summary.failed) == (len(work.cells), COUNT * len(work.cells), [])
-    assert_frame_equal(rows_of(database), rows_of(reference))
-    assert run_study(work, database, workers=TWO).ran == 0
-
-
 def test_a_run_goes_on_where_one_of_the_other_kind_was_interrupted(
     work: Work, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
