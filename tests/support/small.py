@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
-from bandlens.core.errors import BandlensError
+from bandlens.core.errors import BandlensError, UsageError
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE
@@ -259,8 +259,13 @@ def run_here(*words: str | Path) -> str:
 
 def refused_here(*words: str | Path) -> str:
     """The one line of the error that a command ends with, in this process."""
-    with pytest.raises(BandlensError) as error:
-        run_here(*words)
+    return refusal(run_here, *words, kind=BandlensError)
+
+
+def refusal(act: Callable[..., object], *words: Any, kind: type[BandlensError] = UsageError, **keys: Any) -> str:
+    """The one line of the error that a call raises."""
+    with pytest.raises(kind) as error:
+        act(*words, **keys)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -15,7 +15,7 @@ import quick_export  # noqa: F401 - many tests export
 import torch
 from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
-from small import Command, make_model
+from small import Command, make_model, refusal
 from torch import nn
 
 import bandlens
@@ -50,13 +50,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
 def study_of(folder: Path, **keys: Any) -> bandlens.Study:
     usual = {"name": "mine", "checkpoints": ["*"], "images": ["images.set"], "models": "models", "threads": 1}
     return bandlens.Study(**usual | {"engine": "onnxruntime", "folder": folder, "probes": FILTERS} | keys)
-
-
-def refusal(act: Any, *words: Any, **keys: Any) -> str:
-    with pytest.raises(bandlens.BandlensError) as error:
-        act(*words, **keys)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # Export
@@ -123,7 +116,7 @@ def test_one_precision_is_a_list_of_it() -> None:
 def test_outputs_are_believed_to_be_logits_where_the_user_says_so(tmp_path: Path) -> None:
     options = {**USUAL, "out": tmp_path}
     network = nn.Sequential(nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    message = refusal(bandlens.export_model, network, "mine", **options)
+    message = refusal(bandlens.export_model, network, "mine", kind=bandlens.BandlensError, **options)
     assert "give it a head of classes: bandlens.export_model(bandlens.Backbone(network, SET), …); if" in message
     assert message.endswith('say so with bandlens.export_model(network, …, outputs="logits")')
     assert bandlens.export_model(network, "mine", outputs="logits", **options).classes == 8
