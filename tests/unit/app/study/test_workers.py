@@ -64,7 +64,7 @@ def test_a_run_goes_on_where_one_of_the_other_kind_was_interrupted(
 def test_cells_that_fail_are_those_of_one_process(tmp_path: Path) -> None:
     make_model(tmp_path / "models", "fragile", darkest=0.05)
     make_model(tmp_path / "models", "robust", seed=1)
-    make_images(tmp_path / "images.set", make_pictures(60))
+    make_images(tmp_path / "images.set", make_pictures(36))
     (tmp_path / "wild.py").write_text("def wild(images, level):\n    return images * level\n")
     probes = "lowpass = {cutoff = [0.0, 0.5]}\nwild = {file = 'wild.py', level = [1, 9]}"
     failing = resolve(Study.read(make_study(tmp_path, probes=probes)))
