@@ -45,6 +45,8 @@ FREQUENCIES = tuple(range(7))
 """Octave indices of the critical band's noise."""
 OCTAVES = "0123456"
 """Octaves of an image's own frequencies, coarse to fine; a mask is text of those that it keeps, in this order."""
+OCTAVE_PROBE = "octaves"
+"""The probe that keeps sets of octaves."""
 NO_OCTAVE = "none"
 """The mask that keeps no octave, but the mean alone."""
 SIZE = 224

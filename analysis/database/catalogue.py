@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from ...core.errors import StoreError, some_of
-from ...core.protocol import LEAST_PROBABILITY, STIMULI, STIMULUS_PROBES, UNCOUNTED_CONDITIONS
+from ...core.protocol import LEAST_PROBABILITY, OCTAVE_PROBE, STIMULI, STIMULUS_PROBES, UNCOUNTED_CONDITIONS
 
 SCHEMA_VERSION = 14
 PLAIN_TABLES = """
@@ -56,7 +56,7 @@ def schema() -> str:
     text = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
     text = text.replace("(STIMULUS_SETS)", f"({sets})").replace("(VALUES STIMULUS_PROBES)", f"(VALUES {probes})")
     text = text.replace("(UNCOUNTED_CONDITIONS)", f"({uncounted})")
-    return text.replace("(LEAST_PROBABILITY)", str(LEAST_PROBABILITY))
+    return text.replace("(LEAST_PROBABILITY)", str(LEAST_PROBABILITY)).replace("(OCTAVE_PROBE)", repr(OCTAVE_PROBE))
 
 
 @cache

@@ -799,7 +799,7 @@ CREATE MACRO octave_share_of(which) AS TABLE
 WITH masked AS (
     SELECT *, CASE probe WHEN 'clean' THEN '0123456' ELSE replace(parameters ->> 'keep', 'none', '') END AS kept
     FROM named_cell(which)
-    WHERE probe = 'clean' OR (parameters ->> 'keep') <> '0123456'
+    WHERE probe = 'clean' OR (probe = (OCTAVE_PROBE) AND (parameters ->> 'keep') <> '0123456')
 ), answered AS (
     SELECT masked.* EXCLUDE cell, length(kept)::INTEGER AS count, prediction.image_index,
            -- A probability of 0 counts as the least that a REAL can be.

@@ -30,14 +30,13 @@ from math import factorial
 
 import numpy as np
 
-from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
+from ...core.protocol import NO_OCTAVE, OCTAVE_PROBE, OCTAVES, octave_edges
 from ..statistics import Floats, Ints, Mask
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, State, Words, estimate_of, nothing, under
 from .label_probability import LARGEST_LOSS, log_probabilities
 from .outcomes import Outcomes, read_hits
 
-PROBE = "octaves"
 MASKS = tuple("".join(mask) for count in range(len(OCTAVES) + 1) for mask in combinations(OCTAVES, count))
 """All sets of octaves, from none to all: the rows of v."""
 SHARES = tuple(f"octave_share_{octave}" for octave in OCTAVES)
@@ -71,7 +70,7 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
 
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     """Yield the mean over images, with its error, of every number."""
-    cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
+    cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(OCTAVE_PROBE).items()}
     ordered_cells = [*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean]
     hits = read_hits(ordered_cells)
     if hits is None:
@@ -109,7 +108,9 @@ def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     if not estimates:
         names = (*SHARES, *PAIRS, *(LOG_SHARES if outcomes.available.labelled else ()))
         return dict.fromkeys(names, nothing(State.MISSING, "no clean prediction to compare with"))
-    why = outcomes.guessed or outcomes.why_at_floor(outcomes.cells_under(PROBE).values(), "under all sets of octaves")
+    why = outcomes.guessed or outcomes.why_at_floor(
+        outcomes.cells_under(OCTAVE_PROBE).values(), "under all sets of octaves"
+    )
     if not why:
         return estimates
     return {name: replace(estimate, state=State.AT_CHANCE, note=why) for name, estimate in estimates.items()}
@@ -134,14 +135,14 @@ def _reach(name: str) -> float:
 
 
 def _lacks(available: Available) -> str | None:
-    masks = {str(condition["keep"]) for condition in available.conditions_under(PROBE)}
+    masks = {str(condition["keep"]) for condition in available.conditions_under(OCTAVE_PROBE)}
     absent = [mask for mask in MASKS[:-1] if (mask or NO_OCTAVE) not in masks]
-    return f"{PROBE} lacks {len(absent)} of its {len(MASKS) - 1} masks; leave out keep" if absent else None
+    return f"{OCTAVE_PROBE} lacks {len(absent)} of its {len(MASKS) - 1} masks; leave out keep" if absent else None
 
 
 _measure = partial(
     Measure,
-    applies=under(PROBE),
+    applies=under(OCTAVE_PROBE),
     needs=_lacks,
     estimates=octave_estimates,
     differences=octave_differences,
@@ -168,7 +169,7 @@ MEASURES = (
         _measure(
             name,
             display=Display(f"log-likelihood owed to octave {octave}", "nats", group="octave_log_share"),
-            applies=lambda available: available.labelled and under(PROBE)(available),
+            applies=lambda available: available.labelled and under(OCTAVE_PROBE)(available),
         )
         for name, octave in zip(LOG_SHARES, OCTAVES, strict=True)
     ),

@@ -20,7 +20,6 @@ p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
     Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
     Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
 
-
 Arrays are (…, variables, observations).
 """
 

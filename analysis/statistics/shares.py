@@ -164,8 +164,6 @@ def paired_interval(
 
 AT_FLOOR = 0.005
 """One-sided p above which right answers are not told from those that have nothing to do with the images."""
-
-
 NO_VARIANCE = 1e-15
 """Variance of a share, up to which it is one of rounding alone."""
 

@@ -232,10 +232,10 @@ def test_a_cell_is_compared_with_the_clean_one_of_its_onnx_file(store: Store) ->
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: bool) -> None:
-    """The formula of the measure, image by image; a cell of all seven octaves beside the clean one changes nothing."""
+    """The formula of the measure, image by image; a cell of all seven octaves or a probe of one's own adds nothing."""
     rng = np.random.default_rng(3)
     masks = [str(mask["keep"]) for mask in OCTAVE_MASK.conditions({"keep": [*MASKS, "0123456"]})]
-    conditions = [condition(), *(condition("octaves", keep=mask) for mask in masks)]
+    conditions = [condition(), *(condition("octaves", keep=mask) for mask in masks), condition("centre", keep=3)]
     images = image_set(4, labels=[0, 0, 0, 0] if labelled else None)
     predicted = rng.integers(0, 2, (len(conditions), 4))
     probability = rng.random((len(conditions), 4)).astype(np.float32)
