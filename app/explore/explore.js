@@ -8,6 +8,7 @@
   let study = null; // what the server says of it
   let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, attribute, from, image
   let tiles = [];
+  let turns = 0; // how often the page was shown: an answer to an earlier choice comes too late
 
   // The address is the state: a link opens what was seen, and the back button goes there.
   const read = () => Object.fromEntries(new URLSearchParams(location.search));
@@ -273,9 +274,10 @@
   };
   const coefficient = async () => {
     if (study.metrics.why) return void ($("coefficient").textContent = "");
-    const models = chosen();
+    const models = chosen(), turn = turns;
     if (models.length < 4) return void ($("coefficient").textContent = `${models.length} ${models.length === 1 ? "model is" : "models are"} chosen, and a coefficient needs 4.`);
     const found = await fetched("/api/correlation", { study: study.study, bias: $("bias").value, group: $("group").value, models });
+    if (turn !== turns) return;
     const number = (value) => (value === null ? "unknown" : value.toFixed(2).replace("-", "−"));
     const given = found.low === null ? "" : ` [${number(found.low)}, ${number(found.high)}]`;
     const least = found.p_least === null ? "" : ` (least possible ${found.p_least.toPrecision(2)})`;
@@ -319,11 +321,11 @@
   const perturbed = (answer) => answered(answer.answer, answer.confidence, answer.right);
   const symbolOf = (name) => symbol(study.models.find((model) => model.name === name));
   const says = (answer, letter) => (answer ? element("span", "says", `${letter}\u00a0`, symbolOf(answer.model), `\u00a0${answer.model}: `, clean(answer), " → ", perturbed(answer)) : "");
-  let wall = null, walls = 0;
+  let wall = null;
   const images = async () => {
-    const turn = ++walls;
+    const turn = turns;
     const { classes, attributes } = await fetched(`/api/filters?${new URLSearchParams({ study: study.study, set: $("set").value })}`);
-    if (turn !== walls) return; // another choice was made meanwhile
+    if (turn !== turns) return;
     const several = new Set(classes.map((row) => row.scheme)).size > 1;
     fill($("label"), [["", "any"], ...classes.map((row) => [`${row.scheme}:${row.class}`, several ? `${row.scheme.replaceAll("_", " ")}: ${row.name}` : row.name])], asked.label ?? "");
     // The name and value of an attribute are text: a list of both tells them apart whatever they hold.
@@ -340,7 +342,7 @@
       selection: $("selection").value, attribute, attribute_value: value, scheme, label: label === null ? null : Number(label),
       models: [...new Set([$("a").value, ...(b ? [b] : []), ...chosen()])], offset: from, limit: TILES,
     });
-    if (turn !== walls) return;
+    if (turn !== turns) return;
     wall = found;
     tiles = found.tiles;
     const range = tiles.length > 1 ? `${from + 1} to ${from + tiles.length}` : `number ${from + 1}`;
@@ -399,12 +401,16 @@
   // From the address to the page
   const show = guarded(async () => {
     delete document.documentElement.dataset.drawn;
-    if (!study || asked.study !== study.study)
-      study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
+    const turn = ++turns;
+    if (!study || asked.study !== study.study) {
+      const given = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
+      if (turn !== turns) return;
+      study = given;
+    }
     controls();
     verdict();
     await Promise.all([accuracy(), scatter(), images()]);
-    document.documentElement.dataset.drawn = "all";
+    if (turn === turns) document.documentElement.dataset.drawn = "all";
   });
   const change = (changes) => { write(changes); return show(); };
 

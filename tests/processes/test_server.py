@@ -17,6 +17,8 @@ from small import bandlens
 
 from bandlens.analysis.database.open import open_store
 
+COEFFICIENT = "document.getElementById('coefficient').textContent"
+
 
 @pytest.fixture(scope="module")
 def database(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,15 +156,25 @@ def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any
 
 
 def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
-    coefficient = js(page, "document.getElementById('coefficient').textContent")
-    assert coefficient.startswith("Spearman over 6 models: ")
+    assert js(page, COEFFICIENT).startswith("Spearman over 6 models: ")
     lines = "document.querySelectorAll('#curves .mark-line path').length"
     assert js(page, lines) == 6
     page.find_element("css selector", "#models input[value=net_5]").click()
     await_charts(page)
     assert js(page, lines) == 5
-    assert js(page, "document.getElementById('coefficient').textContent").startswith("Spearman over 5 models: ")
+    assert js(page, COEFFICIENT).startswith("Spearman over 5 models: ")
     assert "net_5" not in query(page)["models"]
+    page.execute_script("""
+        const read = Response.prototype.json, model = document.querySelector("#models [value=net_3]");
+        Response.prototype.json = async function () {
+          const answer = await read.call(this);
+          if (this.url.endsWith("correlation")) await new Promise((go) => { window.go = go; model.click(); });
+          return answer;
+        };""")
+    page.find_element("css selector", "#models input[value=net_4]").click()
+    await_page(page, lambda: js(page, COEFFICIENT).startswith("3 models are chosen"))
+    page.execute_async_script("window.go(); setTimeout(arguments[0])")
+    assert js(page, COEFFICIENT).startswith("3 models are chosen"), "an answer to an earlier choice comes too late"
 
 
 def test_brushing_models_chooses_them(page: Any) -> None:
@@ -191,8 +203,7 @@ def test_brushing_models_chooses_them(page: Any) -> None:
     await_charts(page)
     assert len(query(page)["models"].split(",")) == len(inside)
     assert js(page, "document.getElementById('count').textContent") == f"{len(inside)} of 6"
-    coefficient = js(page, "document.getElementById('coefficient').textContent")
-    assert coefficient.startswith(f"Spearman over {len(inside)} models: ")
+    assert js(page, COEFFICIENT).startswith(f"Spearman over {len(inside)} models: ")
 
 
 def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
@@ -267,11 +278,10 @@ def test_a_study_of_one_model_has_no_coefficient_and_lines_beside_its_accuracy_w
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
         await_charts(driver)
-        coefficient = "document.getElementById('coefficient').textContent"
         choose(driver, "study", "small@1")
-        assert js(driver, coefficient).startswith("Spearman over ")
+        assert js(driver, COEFFICIENT).startswith("Spearman over ")
         choose(driver, "study", "one@1")
-        assert js(driver, coefficient) == ""
+        assert js(driver, COEFFICIENT) == ""
         choose(driver, "probe", "critical_band")
         assert "dashed lines the accuracy at noise_sd=0" in js(driver, "document.getElementById('marks').textContent")
 
