@@ -197,7 +197,7 @@ def _numbers(rows: pl.DataFrame, *names: str) -> Floats:
 def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
     """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
 
-    `largest` is the largest statistic of the table in each draw.
+    `maxima` has the largest statistic of the table in each draw.
     """
     candidates = rows.filter(pl.col("gained").is_not_null(), pl.col("loss_low").is_not_null())
     if candidates.is_empty():

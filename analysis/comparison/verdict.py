@@ -352,7 +352,7 @@ def _place(several: Sequence[str], *, of_condition: bool = False) -> pl.Expr:
 def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
     """The rows that differ after Bonferroni's correction over all of them, which widens their intervals; largest first.
 
-    The least and the most accurate slice are left out, whose slices are there themselves.
+    The worst slice and the largest loss are left out, whose slices are there themselves.
     """
     rows, is_choice = pl.concat(frames, how="diagonal"), pl.col("metric").str.contains(f"^({WORST_SLICE}|{LOSS})")
     rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~is_choice)

@@ -1,10 +1,10 @@
 """Error consistency: of a model with itself and with other models under one condition, and of models with people.
 
     clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
-    model_error_consistency   mean kappa with each of the study's other models under the same condition, but attacks
+    model_error_consistency   mean kappa with each of the study's other models under the same condition
 
-Where cues conflict, right is the first cue. `statistics.consistency` has formulas, sources and intervals. The first has
-no difference.
+Under an attack each model sees images of its own. Where cues conflict, right is the first cue. `statistics.consistency`
+has formulas, sources and intervals. The first has no difference.
 
 Every two subjects, models and people, that judged the same images (view `judgement`) are compared for each condition of
 a stimulus set alone: over several, two subjects agree on which are hard. The interval of the mean kappa to humans is
