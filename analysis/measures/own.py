@@ -196,7 +196,7 @@ class OwnMeasure:
         return Answer(float(numbers), False, self._resampled(arrays, images))
 
     def _resampled(self, arrays: Mapping[str, Any], images: ImageTruth) -> Floats:
-        """(RESAMPLES,) numbers of resampled clusters, NaN where the function fails; empty with few clusters."""
+        """(RESAMPLES,) numbers of resampled clusters, NaN where the function gives none; empty with few clusters."""
         if images.independent < FEWEST_CLUSTERS:
             return np.zeros(0)
         order, sizes = np.argsort(images.cluster_ids, kind="stable"), np.bincount(images.cluster_ids)
@@ -206,7 +206,7 @@ class OwnMeasure:
             index = np.concatenate([members[cluster] for cluster in rng.integers(len(sizes), size=len(sizes))])
             with suppress(Exception):  # some resamples lack what the function needs
                 numbers[row] = self.function(**_rows_of(arrays, index), **self.settings)
-        return numbers
+        return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:

@@ -32,8 +32,7 @@ COUNT = 60
 LOWPASS = condition("lowpass", cutoff=0.1)
 LABELS = np.arange(COUNT) % 3
 LABELLED = image_set(COUNT, labels=LABELS)
-SOURCE = '''"""Two measures."""
-import numpy
+SOURCE = '''import numpy
 
 def worst(confidence, right, quantile=0.5):
     """Confidence of the least confident right answers"""
@@ -45,6 +44,15 @@ def cost(predicted, label, factor):
 
 def swap(predicted, rihgt):
     return rihgt
+
+def sure(confidence):
+    return 2 * confidence
+
+def lowest(confidence):
+    return numpy.sort(confidence)[2]
+
+def rare(right):
+    return 1.0 if right[1] else numpy.inf
 '''
 
 
@@ -102,7 +110,7 @@ def rows(store: Store, name: str, checkpoint: str = "a") -> dict[tuple[str | Non
 
 
 def test_a_number_is_that_of_the_function_with_an_interval_over_resampled_images(store: Store, tmp_path: Path) -> None:
-    assert compute_own(store, "s", read_own(tmp_path, SOURCE, worst={"quantile": 0.1})) == ["worst"]
+    assert compute_own(store, "s", read_own(tmp_path, SOURCE, worst={"quantile": 0.1}, rare={})) == ["worst", "rare"]
     predicted, confidence = answers(0)
     filtered, filtered_confidence = answers(1)
     clean = np.quantile(confidence[predicted == LABELS], 0.1)
@@ -118,6 +126,7 @@ def test_a_number_is_that_of_the_function_with_an_interval_over_resampled_images
     ends = np.quantile(resamples, [0.025, 0.975])
     row = worst_rows["set", "clean"]
     assert (row["low"], row["high"]) == pytest.approx(tuple(ends), abs=0.2 * (ends[1] - ends[0]))
+    assert rows(store, "rare")["set", "clean"]["state"] == "no_interval", "no end of an interval is infinite"
     assert worst_rows["unlabelled", "clean"]["state"] == "ok", "right is agreement with the clean prediction"
 
 
@@ -210,15 +219,6 @@ def test_it_is_correlated_like_a_built_in_measure(store: Store, tmp_path: Path) 
     assert study_table(store, "s@1").biases == ["worst (set)", "worst (unlabelled)"]
 
 
-SURE = """
-def sure(confidence):
-    return 2 * confidence
-
-def lowest(confidence):
-    return numpy.sort(confidence)[2]
-"""
-
-
 def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
     """A constant added to every confidence is told apart without error, since the images are the same ones."""
     predicted, confidence = answers(3)
@@ -227,7 +227,7 @@ def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
             settings = condition(), LOWPASS
             parts = [outcome("a", setting, predicted, confidence / 2 + offset) for setting in settings]
             store_study(store, "s", LABELLED, parts)
-            compute_own(store, "s", read_own(tmp_path, "import numpy\n" + SURE, sure={}, lowest={}))
+            compute_own(store, "s", read_own(tmp_path, SOURCE, sure={}, lowest={}))
     with open_store(tmp_path / "0.duckdb") as store_a, open_store(tmp_path / "1.duckdb") as store_b:
         comparison = compare_runs(Run(store_a, "s@1"), Run(store_b, "s@1"))
     for rows_of, count in ((comparison.metrics, 1), (comparison.conditions, 2)):
