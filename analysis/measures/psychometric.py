@@ -305,7 +305,7 @@ def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The channel's numbers and the thresholds that the conditions of band noise determine."""
     cells = band_cells(outcomes)
     if (hits := read_hits(cells.values())) is None:
-        return {}
+        return dict.fromkeys(NUMBERS.values(), nothing(State.MISSING, "no clean prediction to agree with"))
     estimates = estimate_band(
         hits,
         outcomes.images.clusters,
