@@ -101,10 +101,10 @@ def kappa(draws: int, images: int) -> Row:
     """Two models have 75 % right, and the second answers as the first on a share kappa of the images."""
     rng, value = np.random.default_rng([SEED, images]), smallest_kappa(images)
     detections = 0
-    for run in range(draws):
+    for _ in range(draws):
         first, second = rng.random((2, images)) < 0.75
         second = np.where(rng.random(images) < value, first, second)
-        detections += error_consistencies(first, second[None], resamples=500, seed=run)["low"].item() > 0
+        detections += error_consistencies(first, second[None], resamples=500)["low"].item() > 0
     return "kappa", images, value, detections / draws
 
 

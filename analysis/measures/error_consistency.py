@@ -34,9 +34,9 @@ from ...core.protocol import MODEL_VS_HUMAN, STIMULI
 from ..database.store import Store
 from ..statistics import Ints, Mask
 from ..statistics.consistency import consistency_with_others, error_consistencies
-from ..statistics.resampling import RESAMPLES
+from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
-from .base import Display, Estimate, Measure, State, estimate_of, has_labels, nothing
+from .base import Display, Estimate, Measure, State, estimate_of, has_labels, nothing, too_few_images
 from .outcomes import CellOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
@@ -50,7 +50,8 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     if np.isnan(kappa):
         estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", n)
     elif np.isnan(low):
-        note = "too few images are right, or wrong, for an interval"
+        few = cell.images.independent < FEWEST_CLUSTERS
+        note = too_few_images(cell.images.independent) if few else "too few are right, or wrong, for an interval"
         estimate = Estimate(kappa, state=State.NO_INTERVAL, note=note, n=n)
     else:
         estimate = Estimate(kappa, low, high, n=n)

@@ -9,9 +9,9 @@
     needed   = n (k s / kappa)^2                             k and s as in `power`, s of the interval
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is NaN for an observer who is always
-right, or always wrong. Intervals are percentiles over resampled images, or clusters. The kappa arises if the less
-accurate observer copies the other's decision on a share p_copy of the images (Klein et al. 2025). 80 % of studies with
-`needed` images tell it from 0.
+right, or always wrong. Intervals are percentiles over resampled images, or clusters, which are 20 at least. The kappa
+arises if the less accurate observer copies the other's decision on a share p_copy of the images (Klein et al. 2025).
+80 % of studies with `needed` images tell it from 0.
 
 The mean kappa of one observer and others, or of pairs and conditions, is a mean over images to first order (delta
 method): with r the share both right, D = p + q - 2 r, E = p + q - 2 p q and kappa = 1 - D / E, an image on which they
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from . import Floats, Ints, Mask
 from .power import detected_widths
-from .resampling import count_right, draws_are_kept, intervals
+from .resampling import FEWEST_CLUSTERS, count_right, draws_are_kept, intervals
 
 ENOUGH = 0.95
 """The share of resamples that must have a kappa."""
@@ -53,7 +53,7 @@ def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) ->
 
 
 def error_consistencies(
-    first: Mask, seconds: Mask, clusters: Ints | None = None, resamples: int = 2000, seed: int = 0
+    first: Mask, seconds: Mask, clusters: Ints | None = None, resamples: int = 2000
 ) -> dict[str, NDArray[Any]]:
     """Name of each number above -> its values (m,), of one observer (n,) with each of m others (m, n).
 
@@ -62,18 +62,19 @@ def error_consistencies(
     """
     n, shared_hits = len(first), seconds & first
     if clusters is None and not draws_are_kept(n, resamples):
-        first_right, second_right, both_right = _counts_by_kind(first, seconds, shared_hits, resamples, seed)
+        first_right, second_right, both_right = _counts_by_kind(first, seconds, shared_hits, resamples)
         images: Floats | int = n
     else:
         ids = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-        hit_counts, images = count_right(np.concatenate([first[None], seconds, shared_hits]), ids, resamples, seed)
+        hit_counts, images = count_right(np.concatenate([first[None], seconds, shared_hits]), ids, resamples, 0)
         first_right, (second_right, both_right) = hit_counts[:1], np.split(hit_counts[1:], 2)
     p, q = first_right / images, second_right / images
     observed = (images - first_right - second_right + 2 * both_right) / images
     kappa = kappa_of(observed, p, q)
-    low, high = kappa_intervals(kappa)
+    independent = n if clusters is None else len(np.unique(clusters))
+    low, high = kappa_intervals(kappa) if independent >= FEWEST_CLUSTERS else np.full((2, len(kappa)), np.nan)
     p, q, observed, kappa = np.broadcast_to(p, q.shape)[:, 0], q[:, 0], observed[:, 0], kappa[:, 0]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         sample_sizes = np.ceil(n * (detected_widths() * (high - low) / kappa) ** 2)
     return {
         "n": np.full(len(seconds), n),
@@ -90,9 +91,7 @@ def error_consistencies(
     }
 
 
-def _counts_by_kind(
-    first: Mask, seconds: Mask, shared_hits: Mask, resamples: int, seed: int
-) -> tuple[Floats, Floats, Floats]:
+def _counts_by_kind(first: Mask, seconds: Mask, shared_hits: Mask, resamples: int) -> tuple[Floats, Floats, Floats]:
     """Images that the first, the second and both have right, (m, 1 + resamples) each, of the data before resamples.
 
     Each image is one of four kinds, and nothing but their counts matters: many images are drawn as fast as few.
@@ -101,7 +100,7 @@ def _counts_by_kind(
     kinds = np.stack([n - all_first - all_second + all_both, all_second - all_both, all_first - all_both, all_both])
     counts = np.empty((4, len(seconds), 1 + resamples))
     counts[:, :, 0] = kinds
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     start = random.bit_generator.state
     for row, shares in enumerate(kinds.T / n):
         random.bit_generator.state = start

@@ -248,7 +248,7 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
 def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_are_kept_apart(store: Store) -> None:
     """The interval of a model is that of the view accuracy, and people who answer alike have the same."""
     paths = np.array([f"0_con_dnn_c30_bear_0_n0_{place}.png" for place in range(60)])
-    hits, clusters = np.arange(60) % 20 < 12, np.arange(60) // 4
+    hits, clusters = np.arange(60) % 15 < 9, np.arange(60) // 3
     bears = [CLASSES.index("bear")] * 60
     about: dict[str, Any] = {"labels": bears, "benchmark": "contrast", "decision_space": "sixteen"}
     images = image_set(60, name="a", paths=paths.tolist(), clusters=clusters, **about)

@@ -81,18 +81,20 @@ def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
     random = np.random.default_rng(5)
     hits = random.random(60) + random.normal(0, 0.3, (6, 60)) < np.linspace(0.2, 0.8, 6)[:, None]
     hits[1], hits[2], hits[3] = True, False, np.arange(60) == 0  # without a kappa, and with few in resamples
-    for clusters in (None, np.arange(60) // 4):
+    for clusters in (np.arange(60) // 4, None, np.arange(60) // 3):
         columns = error_consistencies(hits[4], hits, clusters, 300)
         for row, observer in enumerate(hits):
             pair = vars(error_consistency(hits[4], observer, clusters, 300))
             np.testing.assert_equal({name: column[row] for name, column in columns.items()}, pair)
+        has_few = clusters is not None and clusters.max() < 19
+        assert np.isnan(columns["low"]).all() == has_few, "percentiles over few clusters are too narrow"
     assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
 
 
-@pytest.mark.parametrize("clusters", [np.repeat(np.arange(10), 4), None], ids=["clusters", "images"])
+@pytest.mark.parametrize("clusters", [np.repeat(np.arange(20), 2), None], ids=["clusters", "images"])
 def test_an_interval_is_that_of_kappas_of_resampled_tables(clusters: Ints | None) -> None:
     first, second = observers(40)
-    count = 40 if clusters is None else 10
+    count = 40 if clusters is None else 20
     kappas = []
     for choices in np.random.default_rng(0).integers(count, size=(200, count)):
         times = np.bincount(choices, minlength=count)
