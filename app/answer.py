@@ -58,7 +58,7 @@ class Look:
     sentences: Sequence[str]
     """The verdict: what is determined, with intervals, and then what is not."""
     curve: pl.DataFrame
-    """The rows of the view `curve` of filters, with some of its columns: `top1` with `low` and `high` of each."""
+    """Rows of the view `curve` of filters, and with labels of `clean`: `top1` with `low` and `high`, and more."""
     flips: pl.DataFrame
     """Images whose answers changed: `path`, the condition, and the answer `before` and `after`."""
     notes: Sequence[str]
@@ -82,9 +82,9 @@ class Look:
 
     @property
     def curve_lines(self) -> list[str]:
-        """A line for each filter at every other tenth and above 0.9: a bar as long as its share, and the interval."""
+        """A line for `clean`, and each filter at every other tenth and above 0.9: a bar of its share, the interval."""
         cutoff = pl.col("cutoff")
-        curve = self.curve.filter(((cutoff * 10).round(3) % 2 == 1) | (cutoff > 0.9))
+        curve = self.curve.filter(((cutoff * 10).round(3) % 2 == 1) | (cutoff > 0.9) | cutoff.is_null())
         rows = [(condition_in_words(row), row) for row in curve.to_dicts()]
         width = max((len(words) for words, _ in rows), default=0)
         return [
@@ -115,7 +115,7 @@ class Look:
         if self.curve.is_empty():
             return ""
         with self.results as results:
-            probes = self.curve["probe"].unique(maintain_order=True)
+            probes = self.curve.drop_nulls("cutoff")["probe"].unique(maintain_order=True)
             chart = two_a_row(results.plot_curves(probe, study=self.label) for probe in probes)
         caption = [CURVE_CAPTION, CHANCE_CAPTIONS[self.curve["measure"][0]], *[ENLARGED] * bool(self.images.own_cycles)]
         return f"{svg_of(chart.to_dict())}<p><small>{' '.join(caption)}</small></p>"
@@ -131,7 +131,8 @@ def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str]
             grid = make_grid(study.probes, study.folder)
             draw_wall(store, flips, images, Conditions(grid), file.with_name("flips.png"))
         curve = with_facts(store.frame("FROM curve_of(?)", [label]), read_conditions(store, label))
-        curve = curve.filter("cuts").drop_nulls("top1").sort("place").select(CURVE)
+        curve = curve.filter(pl.col("cuts") | (pl.col("probe") == "clean"))
+        curve = curve.drop_nulls("top1").sort("place").select(CURVE)
         sentences = verdict(store, label).sentences
     return Look(file, database, label, images, sentences, curve, flips, notes, commands)
 

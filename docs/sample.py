@@ -32,7 +32,10 @@ def make_sample(databases: list[Path]) -> None:
                 store.execute(f"UPDATE prediction SET {', '.join(ROUNDED)}")
         merge(rounded, whole := Path(folder, "sample.duckdb"))
         analyze(whole)
-        with open_store(whole, read_only=True) as store:
+        with open_store(whole) as store:
+            # Explorer and report begin with the study that ran last, as `bandlens run` leaves it when it is run again.
+            last_run = "(SELECT max(last_run) FROM study WHERE name <> 'grid') + INTERVAL 1 SECOND"
+            store.execute(f"UPDATE study SET last_run = {last_run} WHERE name = 'grid'")
             FILES.mkdir(exist_ok=True)
             for table in set(schema_tables()) - {"meta"}:
                 (FILES / f"{table}.parquet").unlink(missing_ok=True)

@@ -7,6 +7,7 @@ normalization are new, and the model is compared with the file that it was made 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def take_onnx(
             append_pool(model, statement.pool, rank)
     if batch is not None:
         open_batch(model.graph, batch)
-    content = _rewrite(model, size, outputs.shape[1], normalization)
+    content = _rewrite(path, model, size, outputs.shape[1], normalization)
 
     fixed_batch = f"{path} works on batches of {batch or 1} alone; {OPEN_BATCH}"
 
@@ -237,10 +238,10 @@ def _outputs_of_file(
     return output[: len(images)]
 
 
-def _rewrite(model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:
+def _rewrite(path: Path, model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:
     """The file with a model's names of input and output, an open batch, and the normalization in front."""
     graph, normalizes = model.graph, normalization != NORMALIZATIONS["none"]
-    for name in ("images", "logits"):
+    for name in ("images", "logits", "normalization_mean", "normalization_std", "centred_images", "normalized_images"):
         rename_tensor(graph, name, f"{name}_inside")
     rename_tensor(graph, graph.input[0].name, "normalized_images" if normalizes else "images")
     rename_tensor(graph, graph.output[0].name, "logits")
@@ -249,6 +250,12 @@ def _rewrite(model: onnx.ModelProto, size: int, classes: int, normalization: Nor
     graph.input.append(helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [BATCH, 3, size, size]))
     graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [BATCH, classes]))
     if normalizes:
+        first = [node.op_type for node in nodes if "normalized_images" in node.input]
+        if first in (["Sub"], ["Mul"], ["Div"]):
+            logging.getLogger("bandlens").warning(
+                f"bandlens: warning: {path} begins with {first[0]}, as files do that normalize by themselves, and is "
+                "normalized before that, too; if it is one, its normalization is none"
+            )
         for name, channels in zip(("mean", "std"), normalization, strict=True):
             numbers = np.array(channels, np.float32).reshape(1, 3, 1, 1)
             graph.initializer.append(numpy_helper.from_array(numbers, f"normalization_{name}"))

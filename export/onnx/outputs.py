@@ -118,7 +118,7 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
     kind, processed = ending.node.op_type, ending.kinds & (ACTIVATIONS | POOLINGS)
     is_hidden_layer = bool(kind and processed) and not _gives_scores(ending, width, makers, constants)
     if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or is_hidden_layer:
-        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}; {STATE_LOGITS}")
+        raise ExportError(f"{network} gives features (output {output}), not logits; {GIVE_HEAD}; {STATE_LOGITS}")
 
 
 class _Ending(NamedTuple):

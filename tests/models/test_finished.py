@@ -98,7 +98,7 @@ def torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.
 
 @pytest.mark.parametrize("dynamic", ["", "b"])
 def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
-    dynamic: str, tmp_path: Path, photographs: NDArray[np.float32]
+    dynamic: str, tmp_path: Path, photographs: NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     network = write(Small(), tmp_path / "small.onnx", dynamic=dynamic)
     model, parity = import_onnx(tmp_path / "small.onnx", "small", IMAGENET, tmp_path / "models")
@@ -108,6 +108,9 @@ def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
     stored_model = load_model(tmp_path / "models", "small")
     logits = onnx_logits(verify_model(stored_model), photographs)
     np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
+    assert "normalize" not in caplog.text
+    import_onnx(stored_model.path, "twice", IMAGENET, tmp_path / "models")
+    assert "small.onnx begins with Sub, as files do that normalize by themselves, and is normalized" in caplog.text
 
 
 class Token(nn.Module):

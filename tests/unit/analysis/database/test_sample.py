@@ -16,6 +16,7 @@ from small import Answer
 import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.sample import FILES
+from bandlens.analysis.database.study_versions import last_run
 
 
 def test_columns_of_the_sample_are_those_of_the_schema(tmp_path: Path) -> None:
@@ -30,6 +31,11 @@ def test_the_sample_has_three_megabytes_at_most_and_names_no_machine(sample: Pat
     assert sum(file.stat().st_size for file in FILES.iterdir()) <= 3_000_000
     with open_store(sample, read_only=True) as store:
         assert store.frame("SELECT DISTINCT host FROM study").item() == ""
+
+
+def test_explorer_and_report_begin_with_the_study_of_both_filters(sample: Path) -> None:
+    with open_store(sample, read_only=True) as store:
+        assert last_run(store) == "grid@1"
 
 
 def test_a_database_of_the_sample_makes_the_sample_again(sample: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_the_commands_that_it_prints_do_the_same(folder: Path, command: Command)
     assert answer.code == 0
     assert "accuracy under filters, with 95 % intervals:" in answer.out
     assert answer.out.count("cycles/image  ") == 12
+    assert re.search(r"\n  clean +█+ +[01]\.\d\d \[.*\]\n", answer.out)
     lines = answer.out.splitlines()
     with bandlens.open("look/results.duckdb") as results:
         assert lines[: len(results.verdict("look"))] == results.verdict("look")
