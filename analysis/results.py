@@ -33,14 +33,16 @@ from .statistics.coefficients import Method
 
 @checked
 class Results:
-    """An open results database, for reading. Made by `bandlens.open`; a context manager.
+    """A results database, for reading. Made by `bandlens.open`; a block of `with` holds it open.
 
+    Else each call opens it anew: a notebook keeps what it has shown, and a run has to write between two calls.
     `study` is a name, for its newest version, or name@version; `*` stands for the newest version of every study.
     """
 
     def __init__(self, path: Path) -> None:
-        self._stack = ExitStack()
-        self._store = self._stack.enter_context(open_store(path, read_only=True))
+        self._path, self._block = path, ExitStack()
+        with self:
+            pass  # a file that is no database is refused at once
 
     def _repr_html_(self) -> str:
         """A notebook's view: the verdict of the study that ran last, and the clean accuracy of every model.
@@ -51,8 +53,9 @@ class Results:
             "SELECT version, checkpoint, image_set, n, top1, low, high, measure FROM accuracy_of('*') "
             "WHERE probe = 'clean' ORDER BY ALL"
         )
-        label = None if clean.is_empty() else last_run(self._store)
-        lines = [f"{self._store.path}: {label or 'no results'}", *(self.verdict(label) if label else ())]
+        with open_store(self._path, read_only=True) as store:
+            label = None if clean.is_empty() else last_run(store)
+        lines = [f"{self._path}: {label or 'no results'}", *(self.verdict(label) if label else ())]
         labelled = clean.filter(measure="accuracy").drop("measure")
         rows = labelled.with_columns(cs.string().map_elements(printable, pl.String))
         with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=20, float_precision=3):
@@ -81,14 +84,16 @@ class Results:
 
     def verdict(self, study: str | None = None) -> list[str]:
         """Sentences on what the models of one study live on, and on what is not determined."""
-        return verdict(self._store, study_label(self._store, study)).sentences
+        with open_store(self._path, read_only=True) as store:
+            return verdict(store, study_label(store, study)).sentences
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
         """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.
 
         Raises UsageError where the study has too few models or no metrics.
         """
-        return correlate_study(study_table(self._store, study_label(self._store, study)), method)
+        with open_store(self._path, read_only=True) as store:
+            return correlate_study(study_table(store, study_label(store, study)), method)
 
     def sql(self, query: str, parameters: Any = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.
@@ -99,33 +104,37 @@ class Results:
         if isinstance(parameters, Mapping):
             raise UsageError("parameters is a dictionary; give a list of values, one for each question mark")
         has_many = isinstance(parameters, Collection) and not isinstance(parameters, (str, bytes))
-        return self._store.frame(query, parameters if has_many else [parameters], timeout)
+        with open_store(self._path, read_only=True) as store:
+            return store.frame(query, parameters if has_many else [parameters], timeout)
 
     def plot_curves(
         self, probe: str = "lowpass", x: str = "cycles", study: str = "*", image_set: str | None = None
     ) -> Any:
         """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
 
-        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter. UsageError
-        where there is nothing to draw, or more than one line a model.
+        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter; a probe
+        without frequencies is drawn over its own axis. UsageError where a model has no line, or more than one.
         """
         curves = self.curves(study)
         probes = curves["probe"].unique().sort()
         if probe not in probes and not probes.is_empty():
             raise UnknownName("probe", probe, probes)
-        rows = curves.filter(pl.col("probe") == probe)
-        rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
-        rows = self._select_one(rows, probe, study, image_set, f" with {x}")
-        if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
+        rows = self._select_one(curves.filter(pl.col("probe") == probe), probe, study, image_set)
+        with open_store(self._path, read_only=True) as store:
+            rows = with_facts(rows, read_conditions(store, rows["version"][0]))
+            rows = with_floors(store, rows["version"][0], rows)
+        column = "x" if x == "cycles" and rows["cycles"].is_null().all() else x
+        rows = rows.filter(pl.col(column).is_not_null() if column in rows.columns else pl.lit(value=False))
+        rows = self._select_one(rows, f"{probe} with {x}", study, image_set)
+        title = str(rows["x_title"][0] or x) if x == "cycles" else x
+        lines = rows.unique(["checkpoint", column, "frequency", "noise_sd", "series"])
+        if lines.select("checkpoint", column).is_duplicated().any():
             raise UsageError(
-                f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
+                f"{probe} varies more than {title}; filter `curves` to one value of the rest, and draw that with "
                 "bandlens.analysis.charts.curves.curves"
             )
-        rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
-        rows = with_floors(self._store, rows["version"][0], rows)
         rows = rows.with_columns(own_cycles=pl.lit(self._frequencies(rows)["own_cycles"], pl.Float64))
-        title = str(rows["x_title"][0] or x) if x == "cycles" else x
-        return charts.curves(rows, x, title, probe, octaves=x == "cycles" and not rows["cuts"].any())
+        return charts.curves(rows, column, title, probe, octaves=column == "cycles" and not rows["cuts"].any())
 
     def plot_metric(self, metric: str, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of one metric of each model on one image set, with its 95 % interval, such as a shape bias.
@@ -176,26 +185,19 @@ class Results:
         return self.sql(query, rows.select("version", "image_set").row(0)).row(0, named=True)
 
     def _select_one(
-        self,
-        rows: pl.DataFrame,
-        subject: str,
-        study: str,
-        image_set: str | None,
-        detail: str = "",
-        near: str = "",
+        self, rows: pl.DataFrame, subject: str, study: str, image_set: str | None, near: str = ""
     ) -> pl.DataFrame:
         """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
         if image_set is not None and not rows.is_empty():
             near = did_you_mean(image_set, rows["image_set"].unique().sort())
             rows = rows.filter(pl.col("image_set") == image_set)
         if rows.is_empty():
-            on = "" if image_set is None else f" on {image_set}"
-            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}{near}")
+            words = "" if study == "*" else f" in study {study}"
+            words += "" if image_set is None else f" on {image_set}"
+            raise UsageError(f"{self._path} has no {subject}{words}{near}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
             if len(names := rows[column].unique().sort()) > 1:
-                raise UsageError(
-                    f"{self._store.path} has {subject} of {', '.join(names)}; name one of them with {name}="
-                )
+                raise UsageError(f"{self._path} has {subject} of {', '.join(names)}; name one of them with {name}=")
         return rows
 
     def plot_correlations(self, correlations: pl.DataFrame | str | None = None, subset: str = "total") -> Any:
@@ -204,11 +206,9 @@ class Results:
             correlations = self.correlations(correlations)
         return correlation_map(correlations.filter(pl.col("subset") == subset), subset)
 
-    def close(self) -> None:
-        self._stack.close()
-
     def __enter__(self) -> Self:
+        self._block.enter_context(open_store(self._path, read_only=True))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._block.close()

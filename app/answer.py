@@ -73,7 +73,7 @@ class Look:
 
     @property
     def results(self) -> Results:
-        """The database, open for reading; close it before anything else runs."""
+        """The database, for reading, as `bandlens.open` gives it."""
         return Results(self.database)
 
     def report(self) -> Written:

@@ -50,7 +50,6 @@ MEANINGS = {
     "Could not convert string .* to UINT16": (
         "{path}: classes are numbers; the view shown_class has the number of each name"
     ),
-    "Connection already closed": "{path} was closed; open it again",
     "Out of Memory Error": "{path}: the query needs too much memory; ask for less",
     "Permission denied|Read-only file system": (
         "Permission denied for {path} or a file beside it; change the permissions of the file and of its folder, or "

@@ -185,10 +185,15 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
 
 
 def side_of(images: Any) -> int | None:
-    """The side of square images in an array, pixels; None for all else."""
-    shape: list[int] = list(getattr(images, "shape", ()))[1:]
-    sides = shape[1:] if shape[:1] == [3] else shape[:-1]
-    return int(sides[0]) if len(shape) == 3 and sides[0] == sides[1] else None
+    """The side of square pictures in memory, pixels; None for all else, and for large ones of PIL: to be resized."""
+    from ...probes.images.pictures import pictures_of
+
+    if isinstance(images, (str, PathLike)):
+        return None
+    sides = {side for _, pixels in pictures_of(images, "none", 2)[0] for side in pixels.shape[:2]}
+    picture = images[0][0] if isinstance(images[0], tuple) else images[0]
+    is_photograph = hasattr(picture, "convert") and max(sides) > SIZE
+    return sides.pop() if len(sides) == 1 and not is_photograph else None
 
 
 def crop_of(model: Model) -> Crop:

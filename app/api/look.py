@@ -84,7 +84,7 @@ def look(
         name: what the model is called; by default as its file, its architecture in timm, or its class.
         architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
         normalization: by name, or per RGB channel of images in [0, 1]: 0.5:0.5, or 127/255:128/255.
-        image_size: width and height of the model's images, pixels; by default an array's, an ONNX file's, or 224.
+        image_size: side of the model's images, pixels; by default an ONNX file's, that of square arrays, or 224.
         version: of a function, which nobody can see a change in; another whenever it changes.
         layout: of a function's images: `nhwc`, (n, height, width, 3), or `nchw`.
 

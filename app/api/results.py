@@ -167,7 +167,7 @@ def compare(
         a: a study, as name or name@version; or a database.
         b: what to compare it with; left out, A, for two of its own.
         study: which study of a database given as A or B; by default the only one.
-        checkpoints: compare checkpoint X of A with Y of B.
+        checkpoints: compare checkpoint X of A with Y of B; by default those of one name, or the only one of each.
         image_sets: compare image set X of A with Y of B.
         precisions: compare the newest version of A that ran in precision X with that of B in Y.
 
@@ -192,6 +192,10 @@ def compare(
             label = version_in(store, version, precision) if precision else study_label(store, version)
             runs.append(Run(store, label, value=precision))
         run_a, run_b = runs
+        query = "SELECT DISTINCT checkpoint FROM study_detail_of(?)"
+        names_a, names_b = (run.store.frame(query, [run.label])["checkpoint"].to_list() for run in runs)
+        if not pairs and len(names_a) == len(names_b) == 1 and names_a != names_b:
+            pairs = {"checkpoint": (names_a[0], names_b[0])}  # as of two looks
         for column in pairs.keys() - {"precision"}:
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
         with progress("comparing", None, "cells") as advance:

@@ -79,13 +79,15 @@ def _as_class(label: Any) -> int:
 
 
 def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours come first or last."""
+    """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours or grey come first or last."""
     pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
     if pixels.ndim == 0:
         kind = type(picture).__name__
         raise UsageError(f"{name} is of {kind}; give pictures of PIL or arrays, or the path of a folder")
-    if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels.repeat(3, axis=2)  # grey, as PIL converts it
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         advice = "; of one image, give images[None]" if pixels.ndim == 2 else ""
         raise UsageError(f"{name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width){advice}")

@@ -182,12 +182,13 @@ def test_a_second_reader_in_one_program_leaves_the_lock_of_the_first(path: Path)
     link.symlink_to(path)
     with open_store(path):
         pass
-    with bandlens.open(path):
+    with (results := bandlens.open(path)):
         for name in (path, link):
             with bandlens.open(name) as second:
                 assert second.sql("SELECT 1 AS one").item() == 1
             assert refuses_a_writer(path)
     assert not refuses_a_writer(path)
+    assert results.sql("SELECT 1 AS one").item() == 1, "a notebook keeps what it has shown"
 
 
 @pytest.mark.parametrize("read_only", [False, True])

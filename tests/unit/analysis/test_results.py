@@ -100,7 +100,7 @@ def test_correlations_and_charts(stored_study: Path) -> None:
         assert spec["layer"][-1]["encoding"]["x"]["title"] == "cut: frequencies below it stay (cycles per image)"
         axis = curves.configure_axis(gridColor="red").to_dict()["config"]["axis"]
         assert axis == CONFIG["axis"] | {"gridColor": "red"}
-        with pytest.raises(UsageError, match="has no clean with cycles in study \\*"):
+        with pytest.raises(UsageError, match=r"has no clean with cycles$"):
             results.plot_curves("clean")
         with pytest.raises(UsageError, match="unknown probe 'lowpas'; did you mean lowpass"):
             results.plot_curves("lowpas")
@@ -108,7 +108,7 @@ def test_correlations_and_charts(stored_study: Path) -> None:
             results.plot_curves(["lowpass", "highpass"])  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="parameters is a dictionary; give a list of values"):
             results.sql("SELECT $cutoff", {"cutoff": 0.2})
-        with pytest.raises(UsageError, match=r"no low_frequency_bais in study \*; did you mean low_frequency_bias"):
+        with pytest.raises(UsageError, match=r"no low_frequency_bais; did you mean low_frequency_bias"):
             results.plot_metric("low_frequency_bais")
 
 
@@ -116,6 +116,7 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
     set_a, set_b = image_set(4, name="one", labels=np.zeros(4)), image_set(5, name="other", labels=np.zeros(5))
     conditions = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5)]
     conditions += [condition("critical_band", noise_sd=sd, frequency=2) for sd in (0.16, 0.02)]
+    conditions += [condition("contrast", contrast=contrast) for contrast in (0.1, 0.2)]
     parts = [
         part(cell(images, setting), *np.zeros((2, images.info.count)))
         for images in (set_a, set_b)
@@ -123,20 +124,19 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
     ]
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "first", [set_a, set_b], parts)
-        store_study(store, "second", set_a, parts[:4])
+        store_study(store, "second", set_a, parts[:6])
     with bandlens.open(tmp_path / "results.duckdb") as results:
         with pytest.raises(UsageError, match=r"has lowpass of first@1, second@1; name one of them with study=$"):
             results.plot_curves()
         with pytest.raises(UsageError, match=r"has lowpass of one, other; name one of them with image_set=$"):
             results.plot_curves(study="first")
-        with pytest.raises(UsageError, match="has no lowpass with cycles in study first on none"):
-            results.plot_curves(study="first", image_set="none")
-        with pytest.raises(UsageError, match=r"study first on othr; did you mean other\?"):
+        with pytest.raises(UsageError, match=r"has no lowpass in study first on othr; did you mean other\?"):
             results.plot_curves(study="first", image_set="othr")
-        with pytest.raises(UsageError, match="critical_band varies more than cycles"):
+        with pytest.raises(UsageError, match=r"critical_band varies more than .*cycles"):
             results.plot_curves("critical_band", study="second")
         results.plot_curves(study="second")
         results.plot_curves("critical_band", "noise_sd", study="second")
+        assert {0.1, 0.2} < {row.get("x") for row in rows_of_chart(results.plot_curves("contrast", study="second"))}
         rows = rows_of_chart(results.plot_curves(study="first", image_set="other"))
     assert sorted((row["cycles"], row["n"]) for row in rows if "cycles" in row) == [(11, 5), (56, 5)]
     assert {"chance": 1 / 10} in rows
@@ -247,5 +247,5 @@ def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(sample: Pat
         parts = [row for row in bars if row["model"] == name]
         assert len(parts) == 8
         assert sum(row["value"] for row in parts) == pytest.approx(top1, abs=1e-5)
-    with bandlens.open(stored_study) as results, pytest.raises(UsageError, match=r"has no octave shares in study \*$"):
+    with bandlens.open(stored_study) as results, pytest.raises(UsageError, match=r"has no octave shares$"):
         results.plot_octave_shares()

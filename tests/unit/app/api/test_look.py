@@ -247,11 +247,12 @@ def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
         seen.add(images.shape[1:])
         return brightness(images)
 
-    look = bandlens.look(answer, pixels, version="1", minutes=60)
-    assert len(look.notes) == 1
-    packed = open_image_set(Path("look/images.set"))
-    assert seen == {(32, 32, 3)}
-    assert sorted(packed.take(np.arange(20)).sum((1, 2, 3)).tolist()) == sorted(pixels.sum((1, 2, 3)).tolist())
+    for number, images in enumerate((pixels, [*map(Image.fromarray, pixels)], [*map(torch.tensor, pixels)])):
+        look = bandlens.look(answer, images, version="1", out=f"look{number}", minutes=60)
+        assert len(look.notes) == 1
+        packed = open_image_set(Path(f"look{number}/images.set"))
+        assert seen == {(32, 32, 3)}
+        assert sorted(packed.take(np.arange(20)).sum((1, 2, 3)).tolist()) == sorted(pixels.sum((1, 2, 3)).tolist())
     network = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(12, 2))
     network[2].weight.data = torch.tensor([[1.0], [-1]]).repeat(1, 12)
     bandlens.look(network, pixels, normalization="0.5:0.5", out="net", minutes=60)

@@ -83,6 +83,9 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert "give one of A and one of B" in refused_here("compare", "s", "s", "--checkpoints", "x", "--db", path)
     assert "x would be compared with itself" in refused_here("compare", "s", "--checkpoints", "x,x", "--db", path)
     assert "--checkpoints x,y (it has x, y, z), --image-sets X,Y" in refused_here("compare", "s", "--db", path)
+    for name, some in (("only_x", parts[:2]), ("only_y", parts[2:4])):
+        database_of(tmp_path, images, some, name)
+    assert "\nCompared with x, y is less accurate " in run_here("compare", "only_x", "only_y", "--db", path)
     words = refused_here("compare", "s", "--checkpoints", "x,y", "--image-sets", "set,set", "--db", path)
     assert "two checkpoints, two image sets or two precisions; not several" in words
 

@@ -46,6 +46,11 @@ def test_every_form_gives_the_same(images: Any, labels: list[int] | None) -> Non
     assert (classes, names) == ([LABELS[int(path[0])] for path in rows], None)
 
 
+def test_grey_has_three_equal_colours() -> None:
+    grey = [*PIXELS[..., :1], *PIXELS[:, None, ..., 0]]
+    assert all((pixels == grey[int(path[:2]) % 7]).all() for path, pixels in pictures_of(grey, None, 99)[0])
+
+
 def test_names_of_classes_are_those_of_a_dataset_that_number_its_labels() -> None:
     named, dataset = {"classes": ["ant", "bee"]}, Dataset()
     for attributes, names in (
