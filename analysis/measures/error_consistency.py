@@ -50,8 +50,8 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     if np.isnan(kappa):
         estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", n)
     elif np.isnan(low):
-        few = cell.images.independent < FEWEST_CLUSTERS
-        note = too_few_images(cell.images.independent) if few else "too few are right, or wrong, for an interval"
+        count, note = cell.images.independent, "too few images are right, or wrong, for an interval"
+        note = too_few_images(count) if count < FEWEST_CLUSTERS else note
         estimate = Estimate(kappa, state=State.NO_INTERVAL, note=note, n=n)
     else:
         estimate = Estimate(kappa, low, high, n=n)
