@@ -610,24 +610,27 @@ WHERE probe = 'clean' AND labelled
 WINDOW of_name AS (PARTITION BY image_set, people_saw(benchmark));
 COMMENT ON MACRO TABLE judged_cell IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
 
-CREATE MACRO judgement_of(which) AS TABLE
+CREATE MACRO named_judge(which) AS TABLE
 WITH ran AS (
     -- Of several cells of a checkpoint on the same images, one: that of most images, and of those the first.
     SELECT DISTINCT ON (images, checkpoint_id) judged.*
     FROM judged_cell(which) AS judged JOIN image_set ON image_set.id = image_set_id
     ORDER BY image_set.count DESC, cell, study_id
-), named AS (
-    SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
-                                 THEN ' (' || version || ')' ELSE '' END AS subject
-    FROM ran
-), answered AS (
+)
+SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
+                             THEN ' (' || version || ')' ELSE '' END AS subject
+FROM ran;
+COMMENT ON MACRO TABLE named_judge IS 'Models as judgement_of calls them, each with the cell of its answers, and no rows for a word that fits no study';
+
+CREATE MACRO judgement_of(which) AS TABLE
+WITH answered AS (
     -- An image that an observer saw twice under a condition counts where it was seen first.
     SELECT DISTINCT ON (stimulus_set, condition, subject, image) * FROM human_trial ORDER BY session, trial
 ), judged AS (
     SELECT images, CASE WHEN seen THEN stimulus_of(path).condition ELSE '' END AS condition,
            CASE WHEN seen THEN stimulus_of(path).image ELSE path END AS image, cluster, subject, false AS human,
            label_rank = 0 AS correct
-    FROM named
+    FROM named_judge(which) AS named
     JOIN prediction ON prediction.cell = named.cell
     JOIN image ON image.image_set = named.image_set_id AND image.image_index = prediction.image_index
     UNION ALL

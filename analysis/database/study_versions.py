@@ -191,6 +191,7 @@ def rename_study(store: Store, name: str, to: str) -> int:
             "FROM study WHERE name = $2 AND against = concat(name, '@', version)",
             [to, name],
         )
+        store.execute(JUDGES)
         store.execute("UPDATE study SET name = ? WHERE name = ?", [to, name])
         store.execute(UNJUDGED)
     return versions
@@ -213,13 +214,13 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
+JUDGES = "CREATE OR REPLACE TEMP TABLE judge AS SELECT images, subject, cell FROM named_judge('*')"
 UNJUDGED = """
-WITH judged AS MATERIALIZED (SELECT DISTINCT images, subject FROM judgement)
-DELETE FROM error_consistency
-WHERE (images, first_subject) NOT IN (FROM judged) OR (images, second_subject) NOT IN (FROM judged)
+WITH gone AS MATERIALIZED (SELECT images, subject FROM judge ANTI JOIN named_judge('*') USING (images, subject, cell))
+DELETE FROM error_consistency WHERE (images, first_subject) IN (FROM gone) OR (images, second_subject) IN (FROM gone);
+DROP TABLE judge
 """
-"""Deletes error consistencies with subjects that no longer judge these images, or not by that name: `analyze` computes
-them anew."""
+"""Deletes error consistencies with models that have lost a name or a cell of JUDGES: `analyze` computes them anew."""
 
 
 def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
@@ -234,11 +235,10 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
     studies = deleted["study_id"].to_list()
     unused = store.frame(UNUSED, [studies, studies])["cell"].to_list()
     cells = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
-    predictions = store.frame(
-        "SELECT coalesce(sum(count), 0)::BIGINT FROM part WHERE list_contains(?, cell)", [unused]
-    ).item()
+    predictions = store.frame("SELECT sum(count) FROM part WHERE list_contains(?, cell)", [unused]).item()
     if not dry_run:
         with store.transaction():
+            store.execute(JUDGES)
             for table in tables_with("study"):
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, study)", [studies])
             store.execute("DELETE FROM study WHERE list_contains(?, id)", [studies])
@@ -253,7 +253,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
             store.execute("DELETE FROM session WHERE id NOT IN (SELECT session FROM part)")
             store.execute(UNJUDGED)
         store.checkpoint()
-    return Deletion(deleted["label"].to_list(), len(unused), int(predictions), cells - len(unused))
+    return Deletion(deleted["label"].to_list(), len(unused), int(predictions or 0), cells - len(unused))
 
 
 def free_bytes(store: Store) -> int:

@@ -11,9 +11,7 @@ from bandlens.analysis.statistics import Ints, Mask
 from bandlens.analysis.statistics.consistency import error_consistencies
 
 
-def error_consistency(
-    first: Mask, second: Mask, clusters: Ints | None = None, resamples: int = 2000
-) -> SimpleNamespace:
+def error_consistency(first: Mask, second: Mask, clusters: Ints | None = None, resamples: int = 500) -> SimpleNamespace:
     """The numbers of two observers of the same images, from whether each is right, (n,) each."""
     columns = error_consistencies(first, second[None], clusters, resamples)
     return SimpleNamespace(**{name: column.item() for name, column in columns.items()})

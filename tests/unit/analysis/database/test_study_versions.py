@@ -153,11 +153,12 @@ def test_every_table_that_names_a_study_a_cell_or_images_is_cleared(store: Store
 
 
 def test_error_consistencies_are_those_of_models_that_are_there(store: Store) -> None:
-    images = image_set(3, labels=[0, 0, 0])
-    parts = {name: part(cell(images, by=model(name)), [0, 1, 0], [0, 1, 0]) for name in ("x", "y", "z")}
+    images = image_set(2, labels=[0, 0])
+    parts = {c: part(cell(images, by=model(c[0], content=c)), [0, 1], [0, 1]) for c in ("x", "y", "z", "x2", "y2")}
     store_study(store, "mine", images, [parts["x"], parts["y"]])
+    store_study(store, "theirs", images, [parts["x2"], parts["z"]])
     store_study(store, "theirs", images, [parts["x"], parts["z"]])
-    store_study(store, "again", images, [part(cell(images, by=model("y", content="other")), [0, 0, 1], [0, 0, 1])])
+    store_study(store, "again", images, [parts["y2"]])
     write_consistencies(store, ["set"])
     query = "SELECT first_subject, second_subject FROM error_consistency ORDER BY ALL"
     assert len(store.frame(query)) == 6
@@ -165,7 +166,7 @@ def test_error_consistencies_are_those_of_models_that_are_there(store: Store) ->
     assert store.frame(query).rows() == [("x", "y (mine@1)"), ("x", "z"), ("y (mine@1)", "z")]
     delete_study(store, "mine")  # x stays: theirs has it too
     assert store.frame(query).rows() == [("x", "z")]
-    delete_study(store, "theirs")
+    delete_study(store, "theirs@2")  # x is now the network of the version before
     assert store.frame(query).is_empty()
 
 

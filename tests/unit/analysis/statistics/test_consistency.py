@@ -86,8 +86,7 @@ def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
         for row, observer in enumerate(hits):
             pair = vars(error_consistency(hits[4], observer, clusters, 300))
             np.testing.assert_equal({name: column[row] for name, column in columns.items()}, pair)
-        has_few = clusters is not None and clusters.max() < 19
-        assert np.isnan(columns["low"]).all() == has_few, "percentiles over few clusters are too narrow"
+        assert np.isnan(columns["low"]).all() == (clusters is not None and clusters.max() < 19), "few are too narrow"
     assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
 
 
