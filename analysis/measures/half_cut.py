@@ -191,7 +191,7 @@ MEASURES = (
     _measure(
         "highpass_half_cut",
         "cut of high-passes that leaves half",
-        ("does without", "of the low frequencies and keeps half of its accuracy"),
+        ("can lose", "of the low frequencies and keep half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
             State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "

@@ -280,8 +280,7 @@
     if (turn !== turns) return;
     const number = (value) => (value === null ? "unknown" : value.toFixed(2).replace("-", "−"));
     const given = found.low === null ? "" : ` [${number(found.low)}, ${number(found.high)}]`;
-    const least = found.p_least === null ? "" : ` (least possible ${found.p_least.toPrecision(2)})`;
-    const p = found.p === null ? "" : `, p = ${found.p.toPrecision(2)}${least}`;
+    const p = found.p === null ? "" : `, p = ${found.p.toPrecision(2)}`;
     const note = found.note ? ` (${found.note})` : "";
     $("coefficient").textContent = `Spearman over ${found.n} models: ${number(found.coefficient)}${given}${p}${note}`;
   };

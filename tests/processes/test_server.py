@@ -162,7 +162,7 @@ def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
     page.find_element("css selector", "#models input[value=net_5]").click()
     await_charts(page)
     assert js(page, lines) == 5
-    assert js(page, COEFFICIENT).startswith("Spearman over 5 models: ")
+    assert re.match(r"Spearman over 5 models: \S+, p = \S+ \([^()]+\(least possible p", js(page, COEFFICIENT))
     assert "net_5" not in query(page)["models"]
     page.execute_script("""
         const read = Response.prototype.json, model = document.querySelector("#models [value=net_3]");

@@ -282,12 +282,14 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
     assert sentence == "Compared with v1, v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
     high = ("v1, v2", "set", "high_frequency_bias", 0.1, 0.05, 0.15, "ok", "ok")
     shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
+    cut = ("v1, v2", "set", "highpass_half_cut", -2, -3, -1, "ok", "ok")
     clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
-    assert differences_in_words(*runs, clean, metrics(LOW, high, shape), conditions()) == (
+    assert differences_in_words(*runs, clean, metrics(LOW, high, shape, cut), conditions()) == (
         "Compared with v1, v2 is less accurate without perturbation: -0.050 [-0.060, -0.040]; "
         "it is less accurate under lowpass below 33 cycles/image: -0.300 [-0.310, -0.290]; "
         "it relies less on low frequencies: -0.021 [-0.034, -0.008]; "
-        "it relies more on high frequencies: +0.100 [+0.050, +0.150]"
+        "it relies more on high frequencies: +0.100 [+0.050, +0.150]; "
+        "it can lose less of the low frequencies and keep half of its accuracy: -2.0 [-3.0, -1.0] cycles per image"
     )
 
 

@@ -27,14 +27,10 @@ def test_columns_of_the_sample_are_those_of_the_schema(tmp_path: Path) -> None:
             )
 
 
-def test_the_sample_has_three_megabytes_at_most_and_names_no_machine(sample: Path) -> None:
+def test_the_sample_has_three_megabytes_at_most_names_no_machine_and_opens_at_both_filters(sample: Path) -> None:
     assert sum(file.stat().st_size for file in FILES.iterdir()) <= 3_000_000
     with open_store(sample, read_only=True) as store:
         assert store.frame("SELECT DISTINCT host FROM study").item() == ""
-
-
-def test_explorer_and_report_begin_with_the_study_of_both_filters(sample: Path) -> None:
-    with open_store(sample, read_only=True) as store:
         assert last_run(store) == "grid@1"
 
 
