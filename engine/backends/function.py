@@ -28,8 +28,5 @@ class FunctionSession(Session):
         model = self.variant.model
         return logits_of(self._function, images, self._layout, model.name, model.classes)
 
-    def __exit__(self, *error: object) -> None:
-        pass
-
 
 open_session = FunctionSession

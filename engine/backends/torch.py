@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,15 @@ In float32 it is that of an export. Float16 rounds what was added up in another 
 by 4e-3 on ResNet-50 with random weights.
 """
 VERSIONS = {"torch": torch.__version__, "numpy": np.__version__}
-PRODUCTS = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
-"""The settings of `torch.backends.cuda.matmul` that let it round products of matrices on a GPU."""
+_ALL, _CUDNN, _PRODUCTS = torch.backends, torch.backends.cudnn, torch.backends.cuda.matmul
+_LIBRARIES = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+EXACT: Sequence[tuple[Any, str, Any]] = [
+    *[(_CUDNN, "enabled", True), (_CUDNN, "benchmark", False), (_CUDNN, "deterministic", True)],
+    *[(_PRODUCTS, f"allow_{half}_reduced_precision_reduction", False) for half in ("fp16", "bf16")],
+    (_CUDNN, "allow_tf32", False),  # before the newer names of the same, which it changes
+    *((attrgetter(name)(_ALL), "fp32_precision", "ieee") for name in _LIBRARIES if hasattr(_ALL, "fp32_precision")),
+]
+"""Places, names and values of settings with which torch rounds nothing to less than float32; newer names since 2.9."""
 
 
 @contextmanager
@@ -51,20 +59,26 @@ def exact(threads: int) -> Iterator[None]:
     """While the block lasts torch adds up in float32 proper, by algorithms that repeat themselves, on so many threads.
 
     By default it takes TF32 for convolutions on a GPU that has it, which keeps 10 of float32's 23 bits, and may add up
-    products of halves in halves.
+    products of halves in halves. After `torch.set_float32_matmul_precision("medium")` a CPU takes bfloat16.
     """
-    products, count = torch.backends.cuda.matmul, torch.get_num_threads()
-    settings = [getattr(products, name) for name in PRODUCTS]
+    count, products, settings = torch.get_num_threads(), "", list[tuple[Any, str, Any]]()
+    with suppress(RuntimeError):  # torch refuses to read by an older name what was set by a newer one
+        products = torch.get_float32_matmul_precision()
+    for place, name, _ in EXACT:
+        with suppress(RuntimeError):
+            settings.append((place, name, getattr(place, name)))
     torch.set_num_threads(threads)
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            for name in PRODUCTS:
-                setattr(products, name, False)
-            yield
+        torch.set_float32_matmul_precision("highest")
+        for setting in EXACT:
+            setattr(*setting)
+        yield
     finally:
         torch.set_num_threads(count)
-        for name, value in zip(PRODUCTS, settings, strict=True):
-            setattr(products, name, value)
+        if products:
+            torch.set_float32_matmul_precision(products)
+        for setting in settings:
+            setattr(*setting)
 
 
 ONE_STEP = Budget(eps=0.0, step=0.0, steps=1)
@@ -283,7 +297,7 @@ def torch_errors(variant: Variant) -> Iterator[None]:
         raise EngineError(f"{variant}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"{variant}: out of memory on the GPU: {first_line(error)}; try a smaller batch") from error
-    except torch.AcceleratorError as error:
+    except getattr(torch, "AcceleratorError", ()) as error:  # torch 2.7 has none
         raise DeviceError(f"the GPU failed: {first_line(error)}; {COMMITTED}") from error
-    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+    except Exception as error:  # operators of a stranger's file fail in any way
         raise EngineError(f"{variant}: torch cannot run its ONNX file: {first_line(error)}") from error

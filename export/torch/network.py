@@ -139,6 +139,8 @@ def _operator(node: onnx.NodeProto) -> tuple[Operator, dict[str, Any]]:
         raise EngineError(f"its ONNX file uses the operator {name}, for which bandlens has no gradient")
     run = OPERATORS[name]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if name == "Split":  # before opset 18 its outputs alone say into how many parts
+        attributes.setdefault("num_outputs", len(node.output))
     unknown = sorted(attributes.keys() - _keywords(run))
     if unknown:
         raise EngineError(f"its ONNX file uses {name} with {unknown[0]}, for which bandlens has no gradient")

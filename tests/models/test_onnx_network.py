@@ -113,6 +113,7 @@ class Case:
     nodes: Sequence[tuple[str, Sequence[str], dict[str, Any]]]
     """Each node's result is called by its number; the last is `logits`."""
     constants: dict[str, Any] = field(default_factory=dict)
+    opset: int = 18
 
     def content(self) -> bytes:
         nodes = []
@@ -129,7 +130,7 @@ class Case:
         images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [2, 3, 6, 6])
         logits = helper.make_empty_tensor_value_info("logits")
         graph = helper.make_graph(nodes, "case", [images], [logits], weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
         return bytes(model.SerializeToString())
 
 
@@ -236,6 +237,7 @@ CASES: dict[str, Case] = {
     ),
     "Softmax": single("Softmax", axis=1),
     "Split": single("Split", "sizes", constants={"sizes": np.array([2, 1])}, axis=1),
+    "Split by its outputs": Case([("Split", ["images"], {"axis": 3})], opset=13),
     "Split equally": single("Split", axis=3, num_outputs=2),
     "Squeeze": Case(
         [("ReduceMean", ["images", "axes"], {}), ("Squeeze", ["0", "axes"], {})], {"axes": np.array([1, -1])}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,10 @@ def test_torch_is_refused_where_it_computes_something_else(variant: Variant, mon
     monkeypatch.setitem(OPERATORS, "Gemm", lambda *arrays, **attributes: gemm(*arrays, **attributes) * 1.01)
     with pytest.raises(EngineError, match=r"torch does not compute what ONNX Runtime does: .*, without attacks$"):
         open_session(variant, 4, 1)
+    monkeypatch.setitem(OPERATORS, "Gemm", lambda *_, **__: {}["axis"])
+    monkeypatch.delattr(torch, "AcceleratorError")  # torch 2.7 has none
+    with pytest.raises(EngineError, match=r"torch cannot run its ONNX file: 'axis'$"):
+        open_session(variant, 4, 1)
 
 
 def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
@@ -80,24 +83,21 @@ def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> Non
 
 
 def settings() -> Any:
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn, products, host = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.mkldnn
+    precisions = {part.fp32_precision for part in (products, cudnn.conv, cudnn.rnn, host.matmul, host.conv)}
     halves = products.allow_fp16_reduced_precision_reduction, products.allow_bf16_reduced_precision_reduction
-    algorithms = cudnn.deterministic, cudnn.benchmark
-    return torch.get_num_threads(), (cudnn.allow_tf32, products.allow_tf32), halves, algorithms
+    return torch.get_num_threads(), precisions, halves, (cudnn.deterministic, cudnn.benchmark)
 
 
-EXACT = (False, False), (False, False), (True, False)
+EXACT = {"ieee"}, (False, False), (True, False)
 
 
-@pytest.fixture
-def tf32() -> Iterator[None]:
-    """Torch as a user's probe may have left it."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: None) -> None:
+@pytest.mark.parametrize("library", ["backends", "backends.cudnn", ""])
+def test_settings_last_as_long_as_a_session(variant: Variant, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may have set precisions by the newer name of a library's, or by the older one of all."""
+    torch.set_float32_matmul_precision("highest" if library else "medium")
+    if library:
+        monkeypatch.setattr(f"torch.{library}.fp32_precision", "tf32")
     original_settings = settings()
     with exact(1):
         assert settings() == (1, *EXACT)
@@ -105,6 +105,8 @@ def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: Non
     with open_session(variant, 8, original_settings[0] + 1):
         assert settings() == (original_settings[0] + 1, *EXACT)
     assert settings() == original_settings
+    assert library or torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
