@@ -16,16 +16,18 @@ import inspect
 import io
 import os
 import pickle
+import site
 import sys
+import sysconfig
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -36,8 +38,9 @@ from .untrusted import words_of
 TABLE_KEYS = ("file", "function", "uses")
 """Keys in the table of a user's probe or measure that say where its function is, and are no parameters of it."""
 PACKAGE = __name__.partition(".")[0]
-PYTHON = (sys.prefix, sys.base_prefix)
-"""Folders of Python and its libraries, which may lie below the user's."""
+_LIBRARIES = (*map(sysconfig.get_path, ("stdlib", "platstdlib")), *site.getsitepackages(), site.getusersitepackages())
+PYTHON = tuple(map(os.path.realpath, _LIBRARIES))
+"""Folders of Python's modules and of installed libraries; the user's code may lie beside them, as in /usr/src."""
 MODULE_ENDINGS = (".py", *EXTENSION_SUFFIXES)
 
 
@@ -116,7 +119,7 @@ def _listen() -> None:
 
 def is_of_python(file: str) -> bool:
     """Whether a file is Python's, or of a library that is installed."""
-    return any(Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)) for root in PYTHON)
+    return any(map(Path(os.path.realpath(file)).is_relative_to, PYTHON))
 
 
 def _relative_to_folder(folder: Path, file: str) -> str | None:
@@ -124,7 +127,8 @@ def _relative_to_folder(folder: Path, file: str) -> str | None:
 
     Such are compiled modules, hidden folders, and Python with its libraries.
     """
-    if is_of_python(file):
+    environments = [prefix for prefix in (sys.prefix, sys.base_prefix) if folder in Path(prefix).parents]
+    if is_of_python(file) or any(map(Path(file).is_relative_to, environments)):
         return None
     for path, root in ((file, folder), (os.path.realpath(file), os.path.realpath(folder))):
         if Path(path).is_relative_to(root):
@@ -307,8 +311,8 @@ class _Identity(pickle.Pickler):
     def persistent_id(self, value: Any) -> Any:
         """A token in place of a module, a function or a class; None for values, which are pickled."""
         if isinstance(value, ModuleType):
-            file = value.__file__ or ""
-            is_users = file.endswith(".py") and not _is_of_library(value.__name__)
+            file = getattr(value, "__file__", None) or ""  # modules that are built in have none
+            is_users = file.endswith(".py") and not (is_of_python(file) or value.__name__.partition(".")[0] == PACKAGE)
             return ("module", value.__name__, *([UserModules(Path(file)).digest] if is_users else []))
         if isinstance(value, (set, frozenset)):  # their order differs from one process to the next
             return (type(value).__name__, sorted(value, key=repr))
@@ -351,9 +355,19 @@ def _values_used(functions: Iterable[FunctionType]) -> list[tuple[str, Any]]:
             for step in dis.get_instructions(code):
                 if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
                     values[step.argval] = function.__globals__[step.argval]
-                elif step.opname == "IMPORT_NAME" and step.argval in sys.modules:
-                    values[step.argval] = sys.modules[step.argval]
+                elif step.opname == "IMPORT_NAME" and (module := _imported(step.argval)):
+                    values[step.argval] = module
     return sorted(values.items())
+
+
+def _imported(name: str) -> ModuleType | None:
+    """The module of a name, without its content where it is yet to be imported; None where there is none."""
+    with suppress(ImportError, ValueError):  # its package is not there, or the name is of a relative import
+        if name not in sys.modules and (spec := find_spec(name)):
+            module = ModuleType(name)
+            module.__file__ = spec.origin
+            return module
+    return sys.modules.get(name)
 
 
 def _is_of_library(module: str | None) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import linecache
 import os
 import py_compile
+import site
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from own_probes import PIXELS, Write, run
 
 from bandlens.core.errors import ProbeError, UsageError
-from bandlens.core.user_code import UserObject
+from bandlens.core.user_code import UserObject, is_of_python
 from bandlens.core.user_functions import user_function
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
@@ -77,10 +78,14 @@ def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(
 
 
 def test_files_that_it_writes_and_those_of_python_and_its_libraries_are_none_of_its_identity(
-    tmp_path: Path, write: Write
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hidden folder beside it, such as an environment, is Python's."""
+    """A hidden folder beside it, such as an environment, is Python's, and so is the environment that runs it."""
+    assert is_of_python(f"{site.getusersitepackages()}/library/__init__.py")
+    assert not is_of_python(f"{sys.prefix}/src/app/probes.py")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
     write("", ".venv/lib/big.py")
+    write("", "env/share/zones")
     write(
         "import email.mime.text, sys\n"
         "from pathlib import Path\n"
@@ -89,7 +94,7 @@ def test_files_that_it_writes_and_those_of_python_and_its_libraries_are_none_of_
         "import big\n"
         "def mirror(images):\n"
         "    (HERE / 'log').write_text('x')\n"
-        "    (HERE / '.venv/lib/big.py').read_text()\n"
+        "    (HERE / '.venv/lib/big.py').read_text() + (HERE / 'env/share/zones').read_text()\n"
         "    try:\n"
         "        open(HERE / 'no such file')\n"
         "    except OSError:\n"
@@ -136,7 +141,7 @@ def test_names_of_other_modules_and_sys_path_stay_what_they_are(tmp_path: Path, 
         "def mirror(images):\n    return half(images) * (secrets.choice([1]) == 1)\n"
     )
     path, names = list(sys.path), set(sys.modules)
-    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255 * 0.5, atol=1e-6)
+    assert np.allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255 * 0.5, atol=1e-6)
     assert sys.path == path
     assert not hasattr(sys.modules["random"], "VALUE")
     assert {name.partition("_user_")[0] for name in set(sys.modules) - names} <= {"bandlens", "secrets"}
@@ -173,6 +178,7 @@ def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write:
 
 
 CELL = """
+import itertools
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -192,7 +198,7 @@ def helper(images):
     return images * MASK if len(images) else blur(images)
 
 def blur(images, sigma=1):
-    return [helper(gaussian_filter(image, sigma)) * STRENGTH.half() for image in images if "a" in NAMES]
+    return [helper(gaussian_filter(image, sigma)) * STRENGTH.half() for image in itertools.chain(images) if NAMES]
 
 UNUSED = 3
 """
@@ -249,8 +255,10 @@ def test_modules_of_the_users_count_by_their_source(
     for value in (1, 2):
         write("import deeper_of_mine\n", "helper_of_mine.py")
         write(f"X = {value}\n", "deeper_of_mine.py")
-        digests.add(digest(cell("import helper_of_mine\ndef blur(images):\n    return helper_of_mine.X\n").blur))
-        digests.add(digest(cell("def blur(images):\n    import helper_of_mine\n    return helper_of_mine.X\n").blur))
+        monkeypatch.delitem(sys.modules, "helper_of_mine", raising=False)
+        inside = cell("def blur(images):\n    import helper_of_mine\n    return helper_of_mine.X\n").blur
+        above = "import helper_of_mine\ndef blur(images):\n    return helper_of_mine.X\n"
+        digests |= {digest(inside), digest(cell(above).blur), digest(inside)}
     assert len(digests) == 4
 
 
