@@ -115,7 +115,7 @@ class Workbench:
             self._resources = None
         attacked = task.variants[0] if task.attack else None
         if self._attacked != attacked:
-            self.close()
+            self.__exit__(None, None, None)  # on a GPU, others than CuPy can have the memory then
             self._attacked = attacked
         self.open(task.variants, attacked=task.attack)
         if failed := [Failed(cell, self.errors[cell.variant]) for cell in task.cells if cell.variant in self.errors]:
@@ -139,10 +139,6 @@ class Workbench:
     def infos(self) -> dict[Variant, SessionInfo]:
         """The devices and software that the open sessions run on."""
         return {variant: session.info for variant, session in self.sessions.items()}
-
-    def close(self) -> None:
-        """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""
-        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self

@@ -47,10 +47,6 @@ of the thread that perturbs, so work that was asked for need not be done when a 
 """
 
 
-def any_size(_: Condition, __: int) -> None:
-    """The `check_size` of families that take every size."""
-
-
 def even_size(condition: Condition, size: int) -> None:
     """The `check_size` of families that take an even number of pixels a side."""
     if size % 2:
@@ -110,7 +106,7 @@ class Family:
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
     """Drops parameters that make no difference, so that equal conditions are one."""
-    check_size: Callable[[Condition, int], None] = any_size
+    check_size: Callable[[Condition, int], None] = lambda _condition, _size: None
     """Raises ProbeError where the condition cannot be made of images of so many pixels a side. A study asks before it
     runs (`grid.Grid.check_size`), so `perturb` need not."""
     beside: tuple[str, Mapping[str, Value]] | None = None

@@ -89,7 +89,7 @@ def read_powers(images: ImageSet, progress: Progress = silent) -> Powers:
     with progress("spectra", len(all_rows), "images") as advance:
         for block in in_parallel(read_block, np.split(all_rows, range(BLOCK, len(all_rows), BLOCK))):
             blocks.append(block)
-            advance(BLOCK)
+            advance(len(block[0]))
     octaves, radial = zip(*blocks, strict=True)
     return Powers(np.concatenate(octaves), np.concatenate(radial))
 

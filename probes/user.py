@@ -197,11 +197,8 @@ class UserProbe:
             raise ProbeError(f"{heading} returned {received}; expected an array of shape {out.shape}")
         if images.dtype.kind not in "fiu":
             raise ProbeError(f"{heading} returned {images.dtype} values; expected numbers in [0, 1]")
-        # Either way `out` gets a copy: the function may keep its array and fill it again.
-        if images.dtype == out.dtype:
-            out[...] = images
-            images = out
-        low, high = float(images.min()), float(images.max())
+        out[...] = images  # a copy: the function may keep its array and fill it again
+        low, high = float(out.min()), float(out.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ProbeError(
                 f"{heading} returned NaN or infinity; expected finite values in [0, 1]: look for a division by 0"
@@ -209,10 +206,8 @@ class UserProbe:
         if low < 0 or high > 1:
             advice = "divide them by 255" if low >= 0 and LEAST_BYTES < high <= 255 else "clip them"
             raise ProbeError(
-                f"{heading} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so {advice}"
+                f"{heading} returned values in [{low:.9g}, {high:.9g}]; expected finite values in [0, 1], so {advice}"
             )
-        if images is not out:
-            out[...] = images
 
     def _begin_watch(self, xp: ModuleType, batch: Batch, images: Array, condition: Condition) -> _Watch:
         """Check the first batch of a condition, with a picture alone, alone again, and among others."""

@@ -19,7 +19,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import DeviceError, EngineError
+from ...core.errors import DeviceError, EngineError, amount
 from ...core.records import SessionInfo, Variant
 from ...core.untrusted import first_line
 from ...export.model_files import OnnxFile
@@ -37,7 +37,7 @@ from ...export.plans.plans import (
 )
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
-from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, memory_errors
+from ..device.gpu_errors import COMMITTED, first_error, gpu_errors, memory_errors
 from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.run_images import free_memory
 from ..device.streams import in_network_stream, network_stream
@@ -159,10 +159,8 @@ def tell_plain(reason: str) -> None:
     _log.warning("tensorrt asks for its work batch by batch, since no CUDA graph can be captured: %s", reason)
 
 
-@cache
-def shared_device() -> Device:
-    """The device of all sessions in this process."""
-    return Device()
+shared_device = cache(Device)
+"""The device of all sessions in this process."""
 
 
 class TensorRTSession(Session):
@@ -278,8 +276,8 @@ def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICuda
             free = free_memory(device.xp)
         if "memory" in device.error().lower():
             raise DeviceError(
-                f"{variant}: no room on the GPU for its weights, and {gib(free)} are free: {device.error()}; run fewer "
-                "checkpoints at a time"
+                f"{variant}: no room on the GPU for its weights, and {amount(free)} are free: {device.error()}; run "
+                "fewer checkpoints at a time"
             )
         raise EngineError(
             f"{trt_plan.path}: TensorRT cannot load the plan: {device.error()}; delete it, and the next run builds it "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from ...core.errors import BandlensError, DeviceError
+from ...core.errors import BandlensError, DeviceError, amount
 from ...core.untrusted import words_of
 from .run_images import free_memory
 
@@ -36,7 +36,7 @@ def memory_errors(xp: ModuleType, batch: int, size: int, message: str) -> Iterat
         free = free_memory(xp)
         fits = int(batch * free / size) // 8 * 8
         advice = f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
-        raise DeviceError(f"{message} takes {gib(size)}, and {gib(free)} are free; {advice}") from error
+        raise DeviceError(f"{message} takes {amount(size)}, and {amount(free)} are free; {advice}") from error
 
 
 @contextmanager
@@ -88,11 +88,6 @@ def first_error(error: BaseException | None) -> Iterator[None]:
     except BandlensError:
         if error is None:
             raise
-
-
-def gib(count: int) -> str:
-    """Bytes of memory in words: 7.5 GiB."""
-    return f"{count / 2**30:.1f} GiB"
 
 
 # ONNX Runtime

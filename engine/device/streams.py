@@ -6,7 +6,7 @@ On NumPy a call has ended when it returns, so there is nothing to order, and the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
@@ -28,16 +28,10 @@ def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
     return stream
 
 
-@cache
-def network_stream(xp: ModuleType) -> Any:
-    """The one stream of all networks in this process, of their CUDA graphs, and of what is made of their logits."""
-    return new_stream(xp)
-
-
-@cache
-def perturbing_stream(xp: ModuleType) -> Any:
-    """The one stream in which batches are perturbed ahead of the networks."""
-    return new_stream(xp)
+network_stream: Callable[[ModuleType], Any] = cache(new_stream)
+"""The one stream of all networks in this process, of their CUDA graphs, and of what is made of their logits."""
+perturbing_stream: Callable[[ModuleType], Any] = cache(new_stream)
+"""The one stream in which batches are perturbed ahead of the networks."""
 
 
 def point(xp: ModuleType) -> Point:

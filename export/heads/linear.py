@@ -102,10 +102,6 @@ def _unstandardized(weight: Floats, bias: Floats, mean: Floats, scale: Floats) -
     return LinearHead(weight, bias - weight @ mean)
 
 
-def _squared_error(outputs: NDArray[np.floating], targets: Floats) -> float:
-    return float(((outputs - targets) ** 2).sum())
-
-
 def _cross_entropy(outputs: NDArray[np.floating], targets: Floats) -> float:
     from scipy.special import log_softmax
 
@@ -121,7 +117,10 @@ class FitMethod(NamedTuple):
     """The loss of outputs, summed over images, by which the strength is chosen."""
 
 
-METHODS = {"ridge": FitMethod(fit_ridge, _squared_error), "logistic": FitMethod(fit_logistic, _cross_entropy)}
+METHODS = {
+    "ridge": FitMethod(fit_ridge, lambda outputs, targets: float(((outputs - targets) ** 2).sum())),
+    "logistic": FitMethod(fit_logistic, _cross_entropy),
+}
 
 
 def strength_in_words(strength: float) -> str:

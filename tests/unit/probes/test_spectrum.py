@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ def wave(size: int, down: int, across: int) -> NDArray[np.uint8]:
 
 def test_octaves_add_up_to_the_variance_of_the_pixels(tmp_path: Path) -> None:
     pictures = make_pictures(20, size=32)
-    powers = read_powers(make_images(tmp_path / "set", pictures))
+    advances = list[float]()
+    powers = read_powers(make_images(tmp_path / "set", pictures), lambda *_: nullcontext(advances.append))
+    assert sum(advances) == len(pictures)
     variance = (pictures / 255).var(axis=(1, 2)).mean(axis=1)
     np.testing.assert_allclose(powers.octaves.sum(axis=(1, 2)), variance, rtol=1e-9)
 

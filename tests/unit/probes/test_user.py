@@ -242,6 +242,7 @@ def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
         ("return images[:, :2]", r"returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)"),
         ("return images.tolist()", "returned list; expected an array"),
         ("return images * 255", r"returned values in \[0, 255\]; expected finite .*, so divide them by 255"),
+        ("return images + np.float32(2**-23)", r"returned values in \[.*, 1.00000012\]; expected .*, so clip them"),
         ("return np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity; expected finite values"),
         ("raise ValueError('no such\\nfilter')", r"failed: ValueError: no such filter \(mine.py, line 4\)"),
         ("return images.astype(object)", "returned object values; expected numbers"),
@@ -270,7 +271,7 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
 
 
 def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write) -> None:
-    for body in ("images).double().requires_grad_()", "images.round()).to(torch.bfloat16)"):
+    for body in ("images).double().mul(1 + 2**-52).requires_grad_()", "images.round()).to(torch.bfloat16)"):
         write(f"import torch\ndef mirror(images):\n    return torch.from_numpy({body}\n")
         images = PIXELS / np.float32(255)
         expected = images.round() if "round" in body else images
