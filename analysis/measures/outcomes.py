@@ -297,7 +297,8 @@ class Outcomes:
 
     def _at(self, floor: float, where: str) -> str:
         right, guess = ("accuracy", "a blind guess") if self.subject.labelled else ("agreement", "unrelated answers")
-        return f"{right} {where} is not told from that of {guess}, {floor:.3g}"
+        reason = ": all images have the same answer" if floor == 1 else ""
+        return f"{right} {where} is not told from that of {guess}, {floor:.3g}{reason}"
 
     @cached_property
     def guessed(self) -> str | None:

@@ -55,6 +55,7 @@ def take_model(
     if isinstance(model, Model):
         return model
     torch, channels = sys.modules.get("torch"), None
+    model = getattr(model, "_orig_mod", model)  # Exported compiled, it took two minutes.
     if normalization is not None:
         mean, std = read_normalization(normalization)
         channels = channels_of("mean", mean), channels_of("std", std)

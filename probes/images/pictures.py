@@ -86,9 +86,7 @@ def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
         raise UsageError(f"{name} is of {kind}; give pictures of PIL or arrays, or the path of a folder")
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels.repeat(3, axis=2)  # grey, as PIL converts it
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
         advice = "; of one image, give images[None]" if pixels.ndim == 2 else ""
         raise UsageError(f"{name} has shape {pixels.shape}; give RGB, (height, width, 3) or (3, height, width){advice}")
     if pixels.dtype.kind == "f":
@@ -101,4 +99,4 @@ def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
         pixels = np.round(pixels * 255)
     elif pixels.dtype != np.uint8:
         raise UsageError(f"{name} is of {pixels.dtype}; give images of uint8, or in [0, 1]")
-    return pixels.astype(np.uint8)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)

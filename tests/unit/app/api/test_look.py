@@ -239,6 +239,7 @@ def test_labels_are_matched_by_name_or_refused(folder: Path, command: Command) -
         assert results.sql("SELECT top1 FROM accuracy WHERE probe = 'clean'").item() == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile warns so.
 def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
     pixels, seen = make_pictures(20, 32), set[tuple[int, ...]]()
 
@@ -254,8 +255,8 @@ def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
         assert sorted(packed.take(np.arange(20)).sum((1, 2, 3)).tolist()) == sorted(pixels.sum((1, 2, 3)).tolist())
     network = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(12, 2))
     network[2].weight.data = torch.tensor([[1.0], [-1]]).repeat(1, 12)
-    bandlens.look(network, pixels, normalization="0.5:0.5", out="net", minutes=60)
-    assert open_image_set(Path("net/images.set")).info.size == 32
+    look = bandlens.look(torch.compile(network), pixels, normalization="0.5:0.5", out="net", minutes=60)
+    assert (look.images.info.size, look.study.checkpoints) == (32, ["Sequential"])
     tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
     bandlens.look(tiny, pixels[:, ::2, ::2], normalization="none", out="tiny", minutes=60)
     assert open_image_set(Path("tiny/images.set")).info.size == 16
