@@ -131,7 +131,7 @@ def read_look(file: Path, database: Path, images: ImageSet, notes: Sequence[str]
             grid = make_grid(study.probes, study.folder)
             draw_wall(store, flips, images, Conditions(grid), file.with_name("flips.png"))
         curve = with_facts(store.frame("FROM curve_of(?)", [label]), read_conditions(store, label))
-        curve = curve.filter(pl.col("cuts") | (pl.col("probe") == "clean"))
+        curve = curve.filter(pl.col("cuts") | ((pl.col("probe") == "clean") & (pl.col("measure") == "accuracy")))
         curve = curve.drop_nulls("top1").sort("place").select(CURVE)
         sentences = verdict(store, label).sentences
     return Look(file, database, label, images, sentences, curve, flips, notes, commands)
