@@ -85,6 +85,7 @@ class Look:
         """A line for `clean`, and each filter at every other tenth and above 0.9: a bar of its share, the interval."""
         cutoff = pl.col("cutoff")
         curve = self.curve.filter(((cutoff * 10).round(3) % 2 == 1) | (cutoff > 0.9) | cutoff.is_null())
+        curve = curve.unique(["probe", "cycles"], keep="first", maintain_order=True)  # small images have fewer cuts
         rows = [(condition_in_words(row), row) for row in curve.to_dicts()]
         width = max((len(words) for words, _ in rows), default=0)
         return [

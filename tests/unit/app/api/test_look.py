@@ -258,7 +258,8 @@ def test_arrays_and_datasets_say_what_they_are(folder: Path) -> None:
     look = bandlens.look(torch.compile(network), pixels, normalization="0.5:0.5", out="net", minutes=60)
     assert (look.images.info.size, look.study.checkpoints) == (32, ["Sequential"])
     tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
-    bandlens.look(tiny, pixels[:, ::2, ::2], normalization="none", out="tiny", minutes=60)
+    look = bandlens.look(tiny, pixels[:, ::2, ::2], normalization="none", out="tiny", minutes=60)
+    assert len({line.partition("  ")[0] for line in look.curve_lines}) == len(look.curve_lines)
     assert open_image_set(Path("tiny/images.set")).info.size == 16
     enlarged = bandlens.look(brightness, pixels, version="1", image_size=64, out="enlarged", minutes=60)
     assert enlarged.notes[1].startswith("images: more than a tenth of its images were enlarged, and have nothing")
