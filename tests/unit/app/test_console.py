@@ -18,7 +18,7 @@ from small import Answer, Command, make_images, make_model, make_pictures, make_
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.registry import details
 from bandlens.app.api.results import analyze
-from bandlens.app.console import listen, log, progress
+from bandlens.app.console import listen, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
@@ -187,22 +187,6 @@ def test_counts_of_progress_are_whole_and_end_at_the_total(
             advance(amount)
             advance(amount)
     assert count in capsys.readouterr().err
-
-
-def test_a_line_beside_a_bar_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.stderr, "isatty", lambda: True)
-        listen()
-        with progress("exporting", 2, "checkpoints", delay=0) as advance:
-            advance()
-            log.error("bandlens: nan: its weights do not fit")
-            advance()
-    screen = capsys.readouterr().err
-    above, line, _ = screen.partition("bandlens: nan: its weights do not fit\n")
-    assert line
-    *_, bar, blanks, rest = above.split("\r")
-    assert bar.startswith("exporting:")
-    assert (blanks.strip(), len(blanks), rest) == ("", len(bar), "")
 
 
 @pytest.mark.parametrize("name", ["gate", "plan", "correlate, published"])
