@@ -77,6 +77,10 @@ class Undecided(BandlensError):
 class UsageError(BandlensError):
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that a notebook shows, IPython's hook: what to do differently, without the way to it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 FEW_LETTERS = 2
 """The length of words that are not looked for inside of names, since too many names have them."""

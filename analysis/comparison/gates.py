@@ -83,6 +83,9 @@ class Gated:
     run_summary: Any = None
     """The summary of the run of what lacked, as `bandlens.run` returns it; None of a release that was run before."""
 
+    def __repr__(self) -> str:
+        return self.headline
+
     @property
     def counts(self) -> dict[str, int]:
         """The number of rows of each verdict."""

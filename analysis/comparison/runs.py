@@ -36,6 +36,9 @@ class Comparison(Compared):
     verdict: Verdict
     """The differences beyond chance, and a line for each that is not determined."""
 
+    def __repr__(self) -> str:
+        return "\n".join([f"{self.a} and {self.b}", *self.verdict.sentences])
+
     def compared(self) -> Comparison:
         """Leave out the numbers that are of other images in each run."""
         metrics, conditions = (table.filter(COMPARED) for table in (self.metrics, self.conditions))

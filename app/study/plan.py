@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ PREDICTION_BYTES = 7.5
 class Plan:
     rows: list[dict[str, Any]]
     """A row for each checkpoint, image set and probe: cells that are done, begun, missing, and stale."""
-    missing: list[Cell]
+    missing: list[Cell] = field(repr=False)
     """The cells that a run would complete, begun or not."""
     predictions: int
     """The number of missing predictions."""

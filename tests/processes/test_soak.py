@@ -13,7 +13,6 @@ import hostile_commands
 import interrupts
 import pytest
 import rounds
-import soak
 
 
 @pytest.mark.parametrize(
@@ -39,8 +38,3 @@ def test_rounds_leave_no_file_open_and_memory_as_it_was(tmp_path: Path) -> None:
     warm = results[2:]
     assert len({run.handles for run in warm}) == 1
     assert warm[-1].memory < 1.1 * warm[0].memory
-
-
-def test_every_job_names_a_program_that_exists() -> None:
-    paths = {word for job in soak.JOBS for word in job.split() if word.startswith("tests/")}
-    assert [path for path in sorted(paths) if not (soak.ROOT / path).exists()] == []

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bandlens.core.errors import amount, plural, quoted, unwritable
+from bandlens.core.errors import UsageError, amount, plural, quoted, unwritable
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,7 @@ def test_a_full_disk_is_a_failed_job_and_a_wrong_name_is_wrong_use(number: int, 
 def test_an_error_without_a_number_is_told_in_its_own_words() -> None:
     error = unwritable("out.csv", OSError("not a pipe"), "name another file")
     assert str(error) == "cannot write out.csv: not a pipe; name another file"
+
+
+def test_a_notebook_shows_the_line_of_wrong_use_alone() -> None:
+    assert UsageError("no such\nstudy")._render_traceback_() == ["UsageError: no such study"]

@@ -235,6 +235,7 @@ def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store:
     points |= {"lost": (None, None, None), "without": (3.5, None, None)}
     metrics(b, points | {"above": (2.0, 1.6, 2.3), "within": (2.1, 1.1, 3.1)})
     comparison = compare_runs(a, b)
+    assert repr(comparison).splitlines()[1:] == comparison.verdict.sentences
     assert comparison.beyond_chance().metrics["metric"].to_list() == ["above", "lost", "without"]
     another = pl.when(metric="equal").then(pl.lit("doubtful")).otherwise("state_b")
     with_state = replace(comparison, metrics=comparison.metrics.with_columns(state_b=another))

@@ -333,13 +333,6 @@ def test_of_one_database_a_merge_is_a_smaller_copy(databases: dict[str, Path], t
         assert store.frame("SELECT nextval('id') AS next")["next"][0] > last
 
 
-def test_a_database_that_is_named_twice_adds_nothing(pair: list[Path], tmp_path: Path) -> None:
-    link = tmp_path / "link.duckdb"
-    link.symlink_to(pair[0])
-    merged = merge([pair[0], link, pair[0]], tmp_path / "out.duckdb").raise_contradictions()
-    assert rows_of(merged.out).equals(rows_of(pair[0]))
-
-
 def test_whoever_may_not_read_one_of_the_databases_may_not_read_the_merged_one(
     databases: dict[str, Path], tmp_path: Path
 ) -> None:
