@@ -74,7 +74,7 @@ def verdict_section(results: ReportData, verdict: Verdict) -> Section:
     `verdict` is that on the study, after the one on it and what it is compared with.
     """
     findings, undetermined = verdict.findings, [*verdict.undetermined]
-    if isinstance(results.correlated, Missing):
+    if isinstance(results.correlated, Missing) and results.cells["checkpoint"].n_unique() > 1:
         why = results.correlated.reason
         undetermined.append(f"Not determined: whether biases explain generalization, since {why}.")
     if findings and findings[0] == f"{_title_of(findings[0])}.":
