@@ -363,7 +363,10 @@ def _values_used(functions: Iterable[FunctionType]) -> list[tuple[str, Any]]:
 def _imported(name: str) -> ModuleType | None:
     """The module of a name, without its content where it is yet to be imported; None where there is none."""
     with suppress(ImportError, ValueError):  # its package is not there, or the name is of a relative import
-        if name not in sys.modules and (spec := find_spec(name)):
+        spec = None if name in sys.modules else find_spec(name.partition(".")[0])
+        if spec and not is_of_python(spec.origin or ""):
+            spec = find_spec(name)  # which imports the packages that it is in: no library, which can take seconds
+        if spec:
             module = ModuleType(name)
             module.__file__ = spec.origin
             return module

@@ -1,8 +1,8 @@
 """Make the sample that comes along of results databases: `python -P docs/sample.py DB...`.
 
 The databases have the studies that docs/findings.md describes; the sample itself is one of them where a study is added
-to it. Probabilities are rounded to three digits, since all of
-their digits would take twice the room; measures are computed anew of that, and names of machines are left out.
+to it. Probabilities are rounded to three digits, since all of their digits would take twice the room; measures are
+computed anew of that, and names of machines are left out.
 """
 
 from __future__ import annotations

@@ -256,10 +256,11 @@ def test_modules_of_the_users_count_by_their_source(
         write("import deeper_of_mine\n", "helper_of_mine.py")
         write(f"X = {value}\n", "deeper_of_mine.py")
         monkeypatch.delitem(sys.modules, "helper_of_mine", raising=False)
-        inside = cell("def blur(images):\n    import helper_of_mine\n    return helper_of_mine.X\n").blur
+        imports = "import helper_of_mine, pydoc_data.topics"
+        inside = cell(f"def blur(images):\n    {imports}\n    return helper_of_mine.X\n").blur
         above = "import helper_of_mine\ndef blur(images):\n    return helper_of_mine.X\n"
         digests |= {digest(inside), digest(cell(above).blur), digest(inside)}
-    assert len(digests) == 4
+    assert (len(digests), "pydoc_data" in sys.modules) == (4, False), "of libraries the names alone count"
 
 
 def scaler(level: float) -> Callable[..., Any]:
