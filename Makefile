@@ -73,7 +73,7 @@ build/mkdocs/bin/mkdocs:
 	build/mkdocs/bin/pip install --quiet 'mkdocs-material>=9.7,<10'
 
 # The oldest packages that pyproject.toml allows, in an environment of their own, and the tests that need no others.
-OLD_TESTS := $(addprefix tests/unit/,analysis/database app/report/test_build.py app/report/test_figures.py app/test_cli.py \
+OLD_TESTS := $(addprefix tests/unit/,analysis/database app/report/test_build.py app/report/test_figures.py app/cli/test_main.py \
   probes/test_noise.py probes/test_spectral.py) \
   $(addprefix tests/models/test_torch_to_onnx.py::test_,normalization_is_in_the_graph only_the_batch_is_open)
 lowest: build/lowest/.ready

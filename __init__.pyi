@@ -1,5 +1,9 @@
 """The names of the Python API. `__init__.py` imports each on its first use; type checkers read them here."""
 
+from .app.api.export import Backbone as Backbone
+from .app.api.export import Lowering as Lowering
+from .app.api.export import MultiLabel as MultiLabel
+from .app.api.export import lower as lower
 from .app.api.images import add_attributes as add_attributes
 from .app.api.images import add_images as add_images
 from .app.api.images import check_images as check_images
@@ -46,11 +50,7 @@ from .app.api.studies import power as power
 from .app.api.studies import run as run
 from .app.api.studies import run_progress as run_progress
 from .app.api.studies import write_study as write_study
-from .app.console import progress as progress
-from .app.export import Backbone as Backbone
-from .app.export import Lowering as Lowering
-from .app.export import MultiLabel as MultiLabel
-from .app.export import lower as lower
+from .app.cli.console import progress as progress
 from .app.study.file import Study as Study
 from .core import __version__ as __version__
 from .core.errors import BandlensError as BandlensError
@@ -70,7 +70,7 @@ from .export.weights.study_checkpoints import Reading as Reading
 from .probes.benchmarks.layouts import Labels as Labels
 from .probes.benchmarks.sets import Subset as Subset
 from .probes.benchmarks.sets import pack_benchmark as pack_benchmark
-from .probes.images.options import Contents as Contents
-from .probes.images.options import Draw as Draw
-from .probes.images.options import How as How
 from .probes.images.pack import pack as pack
+from .probes.images.pack_options import Contents as Contents
+from .probes.images.pack_options import Draw as Draw
+from .probes.images.pack_options import How as How

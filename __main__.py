@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line; once interrupted, exit with 128 and the number of the signal: 130 for Ctrl-C."""
     _open_streams()
-    from .app import signals
+    from .app.cli import signals
 
     signals.obey()
     sys.unraisablehook = _show_unraisable
     try:
         try:
-            from .app.cli import main
+            from .app.cli.main import main
             from .core.timeouts import has_stuck_call
 
             main()
@@ -38,7 +38,7 @@ def main() -> None:
 
 def _show_unraisable(error: sys.UnraisableHookArgs) -> None:
     """Show an error that nobody can handle, unless a signal interrupted a function of atexit, which would go on."""
-    from .app import signals
+    from .app.cli import signals
 
     if not signals.interrupted():
         sys.__unraisablehook__(error)

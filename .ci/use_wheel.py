@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import bandlens
-from bandlens.export.photographs import PHOTOGRAPH_FOLDER
+from bandlens.export.reference_images import PHOTOGRAPH_FOLDER
 
 STUDY = """
 name = "wheel"

@@ -19,15 +19,15 @@ from .charts.grammar import two_a_row
 from .charts.maps import correlation_map
 from .charts.numbers import add_estimators, channel_chart, number_chart, octave_bars
 from .comparison.verdict import verdict
-from .correlations.model_values import study_table
 from .correlations.table import correlate_study
+from .correlations.table_inputs import study_table
 from .database.open import open_store
 from .database.study_versions import last_run, read_conditions, study_label, with_facts
-from .measures.base import MEANINGLESS, REMEDIES, State
-from .measures.octaves import SHARES
-from .measures.outcomes import with_floors
-from .measures.psychometric import THRESHOLDS
-from .measures.registry import MEASURES, title_of
+from .metrics.base import MEANINGLESS, REMEDIES, State
+from .metrics.families.octaves import SHARES
+from .metrics.families.psychometric import THRESHOLDS
+from .metrics.predictions import with_floors
+from .metrics.registry import MEASURES, title_of
 from .statistics.coefficients import Method
 
 

@@ -249,7 +249,7 @@ def print_rates(
 
 def photographs(count: int, size: int = SIZE) -> NDArray[np.uint8]:
     """Crops of the photographs that come along, over and over, of shape (count, 3, size, size)."""
-    from bandlens.export.photographs import photograph_crops
+    from bandlens.export.reference_images import photograph_crops
 
     crops = np.rint(photograph_crops(size) * 255).astype(np.uint8)
     return crops[np.arange(count) % len(crops)]
@@ -268,7 +268,7 @@ def image_set(path: Path, count: int) -> Path:
 def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     from PIL import Image
 
-    from bandlens.export.photographs import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
+    from bandlens.export.reference_images import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
 
     random = np.random.default_rng(0)
     pictures = [np.asarray(Image.open(PHOTOGRAPH_FOLDER / name).convert("RGB")) for name in PHOTOGRAPHS]
@@ -299,8 +299,8 @@ def _export(models: Path) -> None:
     import torchvision
 
     from bandlens.export.model_files import NORMALIZATIONS
-    from bandlens.export.photographs import photograph_crops
     from bandlens.export.pipeline import export_user_checkpoint
+    from bandlens.export.reference_images import photograph_crops
 
     torch.manual_seed(0)
     network = torchvision.models.resnet50(weights=None)

@@ -26,15 +26,15 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.measures.critical_band import CHANNEL, channel_numbers
-from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at, fit_channels, fit_thresholds, noise_of
-from bandlens.analysis.measures.psychometric import PUBLISHED, estimate_band, paired_band_intervals
-from bandlens.analysis.measures.spectral_bias import Quotient, quotients
+from bandlens.analysis.metrics.families.critical_band import CHANNEL, channel_numbers
+from bandlens.analysis.metrics.families.likelihood import LEVELS, accuracy_at, fit_channels, fit_thresholds, noise_of
+from bandlens.analysis.metrics.families.psychometric import PUBLISHED, estimate_band, paired_band_intervals
+from bandlens.analysis.metrics.families.spectral_bias import Quotient, quotients
 from bandlens.analysis.statistics import Floats, Ints, Mask
-from bandlens.analysis.statistics.floor import MatchedAnswers
+from bandlens.analysis.statistics.chance_agreement import MatchedAnswers
 from bandlens.analysis.statistics.paired import paired
+from bandlens.analysis.statistics.proportions import difference_interval, mean_of, share_interval, share_of
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
-from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
 from bandlens.analysis.statistics.wilson import SampledShare, counted_share
 from bandlens.core.protocol import SIZE as IMAGE_SIZE
 

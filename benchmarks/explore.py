@@ -19,7 +19,7 @@ QUESTIONS = """
 import json, sys, time
 from pathlib import Path
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
-from bandlens.app.recorded_images import Conditions
+from bandlens.app.study.set_lookup import Conditions
 from bandlens.app.explore import server  # its libraries take memory, too
 answers, seconds = Answers(Path(sys.argv[1]), {}, Conditions()), {}
 def timed(name, work):

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from bandlens.core.records import Condition
 from bandlens.probes.fourier import FOURIER_BASIS, NORM
-from bandlens.probes.grey import BACKGROUND, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
+from bandlens.probes.grayscale import BACKGROUND, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 
 Images = NDArray[np.float32]
 LOW, HIGH = GAUSSIAN_LOWPASS.conditions({}), GAUSSIAN_HIGHPASS.conditions({})

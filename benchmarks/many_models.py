@@ -25,8 +25,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.core.records import Condition, Crop, Finished, Predictions, SessionInfo
-from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack_arrays
+from bandlens.probes.images.pack_options import Contents
 
 SIZE, CLASSES = 128, 1000
 STRONGEST = 0.16

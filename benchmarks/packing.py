@@ -23,9 +23,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-from bandlens.export.photographs import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
-from bandlens.probes.images.options import How
+from bandlens.export.reference_images import PHOTOGRAPH_FOLDER, PHOTOGRAPHS
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.pack_options import How
 
 QUALITY = 97
 """Quality of JPEG at which photographs take about 110 kB, as ImageNet's do."""

@@ -19,11 +19,11 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.measures.spectral_bias import quotients
+from bandlens.analysis.metrics.families.spectral_bias import quotients
 from bandlens.analysis.statistics import ALPHA
+from bandlens.analysis.statistics.chance_agreement import MatchedAnswers
 from bandlens.analysis.statistics.coefficients import coefficients, t_test
 from bandlens.analysis.statistics.consistency import error_consistencies
-from bandlens.analysis.statistics.floor import MatchedAnswers
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.power import (
     detected_widths,
@@ -32,7 +32,7 @@ from bandlens.analysis.statistics.power import (
     smallest_kappa,
     smallest_tested_difference,
 )
-from bandlens.analysis.statistics.shares import difference_interval, share_of
+from bandlens.analysis.statistics.proportions import difference_interval, share_of
 
 SEED, BIAS = 0, "low_frequency_bias"
 Row = tuple[str, int, float, float]

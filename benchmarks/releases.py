@@ -25,7 +25,7 @@ from store import CONDITIONS, SESSION, all_cells, images
 
 import bandlens
 from bandlens.analysis.comparison.gates import Limits
-from bandlens.analysis.comparison.release import LEVEL, ReleasePair, decide
+from bandlens.analysis.comparison.release_gate import LEVEL, ReleasePair, decide
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.statistics import Ints
 from bandlens.analysis.statistics.paired import PairedDifference, paired_difference

@@ -23,7 +23,7 @@ from _common import arguments, folder, in_turn, machine, ratio, ratios, table, t
 from numpy.typing import NDArray
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.imported import LabelledFiles
+from bandlens.app.study.external_predictions import LabelledFiles
 from bandlens.core.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid
 

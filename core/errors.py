@@ -168,3 +168,10 @@ class DeviceError(EngineError):
 
 class StoreError(BandlensError):
     pass
+
+
+def duration(seconds: float) -> str:
+    """Give seconds in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -27,9 +27,9 @@ from bandlens import open as open_results
 from bandlens import sample
 from bandlens.analysis.comparison import gates
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.statistics.shares import difference_interval, share_interval, share_of
-from bandlens.app import cli
-from bandlens.app.cli import app
+from bandlens.analysis.statistics.proportions import difference_interval, share_interval, share_of
+from bandlens.app.cli import main as cli
+from bandlens.app.cli.main import app
 from bandlens.app.study import file as study_file
 from bandlens.probes import grid
 from bandlens.probes.family import Family
@@ -129,14 +129,12 @@ def _explained(modules: Iterator[ModuleType]) -> str:
 
 def measures() -> str:
     """Every measure: its formula, its units, its source, and what makes it undetermined."""
-    modules = (
-        module for module in _modules("analysis.measures") if module.__name__.rsplit(".", 1)[-1] not in MACHINERY
-    )
-    return f"{MEASURES_HEAD}\n{_explained(modules)}"
+    families = [*_modules("analysis.metrics.families")]
+    others = [importlib.import_module(f"bandlens.analysis.metrics.{name}") for name in ("custom", "slices")]
+    by_name = sorted([*families, *others], key=lambda module: module.__name__.rsplit(".", 1)[-1])
+    return f"{MEASURES_HEAD}\n{_explained(iter(by_name))}"
 
 
-MACHINERY = ("base", "outcomes", "registry", "compute")
-"""Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
 # Measures
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from ..core.custom.call import show_stack
 from ..core.errors import BandlensError, DeviceError
 from ..core.records import SEVERAL, Cell, Condition, Failed, Finished, Predictions, Variant
 from ..core.timeouts import Watchdog
-from ..core.user_functions import show_stack
 from ..probes.arrays import Array, to_numpy
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid

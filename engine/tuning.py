@@ -24,9 +24,9 @@ from ..core.errors import BandlensError, EngineError, writing
 from ..core.files import write_bytes
 from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text
-from ..export.photographs import photograph_crops
 from ..export.plans.plan_builder import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of
+from ..export.reference_images import photograph_crops
 from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.devices import CPU_ENGINE, choose_engine, gpus, processor_name, readiness

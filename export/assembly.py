@@ -13,8 +13,8 @@ from ..core.records import Crop, Model, digest_of
 from .class_names import find_class_names, names_for
 from .heads.recipes import PromptHead, TrainedHead
 from .model_files import FINISHED, LABEL_SETS, ONE_LOGIT, Normalization, check_name, normalization_name, save_model
-from .onnx.finished import take_onnx
 from .onnx.graph import append_head, append_label_sets
+from .onnx.import_file import take_onnx
 from .onnx.outputs import Features, Outputs
 from .onnx.parity import Conversion, Parity
 from .weights.study_checkpoints import OWN, checkpoints

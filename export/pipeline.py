@@ -23,12 +23,12 @@ from .model_files import GREY, MOST_CLASSES, MOST_PIXELS, NORMALIZATIONS, Normal
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
 from .onnx.outputs import GIVE_HEAD, Outputs, check_outputs
 from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
-from .photographs import photograph_crops
+from .reference_images import photograph_crops
 from .weights.architectures import build, load_pretrained, pool_pretrained, preprocessing_of, pretrained
-from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files, weights_folder
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
 from .weights.study_checkpoints import OWN, OWN_WEIGHTS, Reading, checkpoint
+from .weights.transformers_folder import image_size_of, labels_of, load_classifier, read_preprocessing
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.custom.load import TABLE_KEYS
 from ..core.errors import UnknownName, UsageError
 from ..core.records import Condition, Value, in_words
-from ..core.user_code import TABLE_KEYS
 from .attacks import ATTACKS
+from .blur_and_shuffle import BILATERAL, CHANNEL_SHUFFLE, GREY_BLEND, PATCH_SHUFFLE
 from .critical_band import CRITICAL_BAND
+from .custom import user_family
 from .family import CLEAN, Axis, Family, Perturb
 from .fourier import FOURIER_BASIS, FOURIER_BIN, POWER_LAW_NOISE
-from .grey import CONTRAST, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS, UNIFORM_NOISE
+from .grayscale import CONTRAST, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS, UNIFORM_NOISE
 from .octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
 from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
 from .spectral import HIGHPASS, LOWPASS
-from .suppression import BILATERAL, CHANNEL_SHUFFLE, GREY_BLEND, PATCH_SHUFFLE
-from .user import user_family
 
 FAMILIES = {
     family.name: family
@@ -126,3 +127,12 @@ def _with_axes(family: Family, axis: Any) -> Family:
         if parameter not in choices:
             raise UnknownName(f"axis of probe {family.name}", parameter, choices, "an axis is a parameter of the probe")
     return replace(family, axes=tuple(Axis(parameter) for parameter in names))
+
+
+def condition_in_words(row: Mapping[str, Any]) -> str:
+    """The condition of a row with probe, parameters, which SQL gives as JSON, and cycles, by which filters are named.
+
+    It is `noise_sd=0.2, frequency=3` behind the probe, or with cycles per image `lowpass below 22 cycles/image`.
+    """
+    setting = setting_in_words(row["probe"], json.loads(row["parameters"] or "{}"), row["cycles"])
+    return f"{row['probe'] or ''} {setting}".strip()

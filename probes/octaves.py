@@ -10,10 +10,10 @@ to h = size // 2. Octave k of 0 … 6 holds the rings
     bandstop:  y = clip(x - rings with low < r <= high, 0, 1)
 
 All seven octaves give the image itself, which is the condition `clean`: with it the published masks are all 2^7 = 128
-sets of octaves, so that accuracy can be shared out among them (analysis/measures/octaves.py). An octave without a ring,
-which images below 128 pixels have, is empty. The sums of octaves 0 to 2 are made once, and each sum of octaves 3 to 6
-once, so that a mask is one addition and a clip, on a card one kernel; float32 sums of at most eight terms stay within
-1e-6 of the formula.
+sets of octaves, so that accuracy can be shared out among them (analysis/metrics/families/octaves.py). An octave without
+a ring, which images below 128 pixels have, is empty. The sums of octaves 0 to 2 are made once, and each sum of octaves
+3 to 6 once, so that a mask is one addition and a clip, on a card one kernel; float32 sums of at most eight terms stay
+within 1e-6 of the formula.
 
 Sources: bands as in the visual frequency analysis of arXiv 2409.05817. I-ASIDE (Luo, McDermott & O'Riordan, TMLR 2024,
 arXiv 2408.01139) shows all unions of square rings of equal width and takes Shapley values of the logarithm of the

@@ -5,9 +5,10 @@ phase_scramble is the stimulus of the published experiments, by the formula of t
     y = clip(real part of the inverse of (F exp(i d)), 0, 1)
     d_k = w u_k for k < n,   d_n = 0,   d_k = -w u_(k - n - 1) for k > n,   w = width pi / 180,   u uniform in (-1, 1)
 
-F is the transform of the grey image of probes/grey.py, and k counts its 2 n + 1 frequencies below size / 2 row by row,
-from the most negative on, so that k = n is the mean. The conjugate of k is 2 n - k, but the second half of u is not
-reversed: two conjugate frequencies have unrelated shifts a = w u_k and b = w u_(n - 1 - k), and the real part keeps
+F is the transform of the grey image of probes/grayscale.py, and k counts its 2 n + 1 frequencies below size / 2 row
+by row, from the most negative on, so that k = n is the mean. The conjugate of k is 2 n - k, but the second half of u
+is not reversed: two conjugate frequencies have unrelated shifts a = w u_k and b = w u_(n - 1 - k), and the real part
+keeps
 
     F (exp(i a) + exp(i b)) / 2 = F cos((a - b) / 2) exp(i (a + b) / 2)
 
@@ -34,7 +35,7 @@ import numpy as np
 from ..core.records import Condition
 from .arrays import Array, chunks
 from .family import Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
-from .grey import grey
+from .grayscale import grey
 from .noise import PHASES, UNPAIRED_PHASES, random_words, uniform
 
 WIDTHS = (0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0)

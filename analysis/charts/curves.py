@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ..measures.base import State
+from ..metrics.base import State
 from .grammar import (
     COLORED_MODELS,
     FAINT,

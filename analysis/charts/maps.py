@@ -9,10 +9,10 @@ import polars as pl
 
 from ...core.protocol import NOISE_SDS, OCTAVES, SIZE, octave_edges
 from ..correlations.table import HOLDS
-from ..measures.base import State
-from ..measures.critical_band import center
-from ..measures.psychometric import THRESHOLDS
-from ..measures.registry import title_of
+from ..metrics.base import State
+from ..metrics.families.critical_band import center
+from ..metrics.families.psychometric import THRESHOLDS
+from ..metrics.registry import title_of
 from ..statistics import ALPHA
 from .grammar import (
     BELOW,

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
-from ..measures import critical_band, psychometric
-from ..measures.base import MEANINGLESS, State
-from ..measures.critical_band import FULL_WIDTH, center, gaussian
-from ..measures.octaves import SHARES
-from ..measures.registry import MEASURES, label_of, title_of
+from ..metrics.base import MEANINGLESS, State
+from ..metrics.families import critical_band, psychometric
+from ..metrics.families.critical_band import FULL_WIDTH, center, gaussian
+from ..metrics.families.octaves import SHARES
+from ..metrics.registry import MEASURES, label_of, title_of
 from .grammar import (
     CYCLES,
     FAINT,

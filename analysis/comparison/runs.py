@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 
 import polars as pl
 
-from ..measures.base import State
-from ..measures.registry import without_replaced
-from .cells import DIFFERS, Compared, Run, compare_cells
-from .measures import OTHER_IMAGES, compare_measures
+from ..metrics.base import State
+from ..metrics.registry import without_replaced
+from .cell_pairs import DIFFERS, Compared, Run, compare_cells
+from .metric_pairs import OTHER_IMAGES, compare_measures
 from .verdict import Verdict, compare_verdict, no_metrics
 
 ROUNDING = 1e-12

@@ -19,14 +19,14 @@ from ...core.errors import plural, quoted
 from ...core.protocol import CUES
 from ..database.store import Store
 from ..database.study_versions import read_conditions, with_facts
-from ..measures.base import REMEDIES, UNLABELLED_REMEDIES, State
-from ..measures.compute import has_values
-from ..measures.parts import ACCURACY as SLICE
-from ..measures.parts import LOSS, WORST_SLICE
-from ..measures.registry import GRID_MEASURES, MEASURES, title_of, without_replaced
+from ..metrics.base import REMEDIES, UNLABELLED_REMEDIES, State
+from ..metrics.compute import has_values
+from ..metrics.registry import GRID_MEASURES, MEASURES, title_of, without_replaced
+from ..metrics.slices import ACCURACY as SLICE
+from ..metrics.slices import LOSS, WORST_SLICE
 from ..statistics import ALPHA, Z
-from .cells import DIFFERS, Run, compare_cells, two_of
-from .measures import METRIC_KEYS, OTHER_IMAGES, compare_measures
+from .cell_pairs import DIFFERS, Run, compare_cells, two_of
+from .metric_pairs import METRIC_KEYS, OTHER_IMAGES, compare_measures
 
 STATE_WORDS = {
     measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict

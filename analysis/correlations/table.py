@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
-from ..measures.registry import MEASURES
+from ..metrics.registry import MEASURES
 from ..statistics import ALPHA, EXACT_MODELS, Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, partial, t_test
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, exact_p, permutation_p
-from .model_values import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
+from .table_inputs import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 NUMBERS = (
     *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_least"),

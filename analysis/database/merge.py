@@ -61,13 +61,16 @@ GROUPS = {
 }
 """Table -> the subject of its rows. All rows of one subject are those of one database: the one that decided last, where
 they are decided, and else they are a contradiction where they differ."""
-FACTS = {
-    "checkpoint": "classes, normalization, weights_sha256",
-    "image_set": "count, size, clusters, preprocessing, labelled, scheme, decision_space",
-    "condition": "probe, parameters, cutoff, frequency, noise_sd, attack",
-    "cell": "checkpoint, image_set, condition, engine, precision, onnx_sha256, decision_space, seed",
+NAMED_BY_STUDIES = {
+    "checkpoint": ("name", "category", "source"),
+    "image_set": ("name", "benchmark", "corruption", "severity"),
 }
-"""Table of IDENTITIES -> its columns that follow from the identity; other columns are names, or how it is shown."""
+"""Table of IDENTITIES -> columns in which databases may differ. Each study keeps its own names of checkpoints and image
+sets (study_checkpoint, study_image_set), and one file of weights may lie in several places."""
+STATED_ONCE = ("checkpoint", "image_set", "condition", "cell")
+"""Tables of IDENTITIES of which two databases must state the same in every other column."""
+UNFINISHED = ("complete", "error")
+"""Columns of cell that say how far each database has run it."""
 NAMES = {
     "image_set": "(SELECT any_value(name) FROM merged.image_set AS named WHERE id = decidable.image_set)",
     "study": "(SELECT any_value(name || '@' || version) FROM merged.study AS named WHERE id = decidable.study)",
@@ -326,7 +329,12 @@ class _Merger:
 
     def _find_differences(self) -> tuple[list[dict[str, str]], bool]:
         """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""
-        subjects = {table: (IDENTITIES[table][0], columns, f"FROM all_{table}") for table, columns in FACTS.items()}
+        subjects = {}
+        for table in STATED_ONCE:
+            identity, _ = IDENTITIES[table]
+            left_out = {"id", identity, *NAMED_BY_STUDIES.get(table, ()), *UNFINISHED}
+            columns = ", ".join(name for name in self._columns(table) if name not in left_out)
+            subjects[table] = (identity, columns, f"FROM all_{table}")
         for table, subject in GROUPS.items():
             names = self._columns(table)
             if "decided" not in names:

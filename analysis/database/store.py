@@ -31,8 +31,8 @@ from ...core.records import (
     Variant,
     digest_of,
 )
-from .catalogue import TemporaryViews, identifier
-from .queries import NATIVE, TimeLimit, explained, explanation, readable, with_text
+from .catalogue import TemporaryViews, identifier, words_of
+from .errors import NATIVE, TimeLimit, explained, explanation, readable, with_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,6 +76,8 @@ FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
 JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
 """
 """Predictions of other cells for the first images of some cells; see `Store.reuse`."""
+HIDES_NAMES = "json_execute_serialized_sql"
+"""A function whose query is inside a JSON text, so that none of our views is created for the names in it."""
 READING_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """The statements that a reader may give. DuckDB makes several of a PIVOT, and calls them MULTI."""
 
@@ -158,6 +160,11 @@ class Store:
         """The answer to a query that a reader may ask, once the views that it names are made."""
         if self._read_only:
             self.statements(sql)
+            if HIDES_NAMES in words_of(sql):
+                raise StoreError(
+                    f"{self.path}: {HIDES_NAMES} would look up names in the file itself, whose views may show "
+                    "something else than bandlens stored; write the query as SQL"
+                )
         self._views.make(sql)
         relation = self._connection.sql(sql, params=list(parameters))
         if relation is None:

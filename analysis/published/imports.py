@@ -20,7 +20,7 @@ import polars as pl
 from ...core.errors import StoreError, UsageError
 from ...core.protocol import CUE_CONFLICT, SHAPE_CUES
 from ...core.untrusted import check_rows, first_line
-from ..statistics.shares import share_interval, share_of
+from ..statistics.proportions import share_interval, share_of
 from .sources import VALUES, Source
 
 TRIALS = "trials.parquet"

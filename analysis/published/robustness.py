@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from ...core.errors import UnknownName, UsageError
-from ..correlations.effective import Expectation, fit_line, fit_testbed
-from ..correlations.model_values import values_of
+from ..correlations.effective_robustness import Expectation, fit_line, fit_testbed
+from ..correlations.table_inputs import values_of
 from ..database.store import Store
 from .study_figures import shipped_figures
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import polars as pl
 
 from ...core.protocol import GROUPS
-from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of
-from ..measures import critical_band, cues, spectral_bias
+from ..correlations.table_inputs import ID_BENCHMARK, ID_GROUP, StudyTable, denominators_of
+from ..metrics.families import critical_band, cue_conflict, spectral_bias
 
 SHIPPED = Path(__file__).with_name("published_figures.csv")
 BIASES = tuple(
     measure.name
-    for module in (cues, spectral_bias, critical_band)
+    for module in (cue_conflict, spectral_bias, critical_band)
     for measure in module.MEASURES
     if measure.display.published
 )

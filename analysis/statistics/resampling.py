@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from . import LEVEL, Floats, Index, Ints, Mask, Z
 from .coefficients import Method, centred_ranks, coefficients
-from .shares import Share
+from .proportions import Share
 
 RESAMPLES = 1000
 """Resamples of the images behind an interval."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.jobs import Progress, silent
+from ...core.log import log
 from ...core.protocol import BENCHMARKS, SIZE
-from ...probes.images.options import How
-from ..console import log
+from ...probes.images.pack_options import How
 from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, listed, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
-    from ..frequency_content import Spectrum
+    from .spectrum import Spectrum
 
 
 ImageSource = Annotated[
@@ -80,7 +80,7 @@ def add_images(
     Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for broken
     images, and for a set that packing a folder alone does not make. After an error the set is as it was.
     """
-    from ...probes.images.change import add_images
+    from ...probes.images.edit import add_images
 
     how = How(skip_broken, progress=progress, say=log.info)
     return add_images(Path(image_set), Path(source), path_of(labels), how)
@@ -95,7 +95,7 @@ def remove_images(image_set: ChangedSet, names: Annotated[Sequence[str], typer.A
     Raises UnknownName for one that the set does not have, UsageError where none would be left. After an error the set
     is as it was.
     """
-    from ...probes.images.change import remove_images
+    from ...probes.images.edit import remove_images
 
     return remove_images(Path(image_set), listed(names))
 
@@ -175,8 +175,9 @@ def draw_images(
     Returns the number of tiles, and that of the rows that the query has.
     """
     from ...probes.images.image_set import open_image_set
-    from ..recorded_images import Conditions
-    from ..sheets import draw_wall, grid_of
+    from ..study.file import grid_of
+    from ..study.set_lookup import Conditions
+    from .image_grid import draw_wall
 
     images = open_image_set(Path(image_set))
     conditions = Conditions(None if study is None else grid_of(Path(study)))
@@ -200,7 +201,7 @@ def spectrum(
     Raises UsageError for sets of one cluster, without waves, of two sizes, or of images below 16 pixels.
     """
     from ...probes.images.image_set import open_image_set
-    from ..frequency_content import measure_spectra
+    from .spectrum import measure_spectra
 
     sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
     return measure_spectra(sets, progress)
@@ -211,7 +212,7 @@ def list_conditions(study: StudyInstead = None) -> list[dict[str, str]]:
 
     Returns rows of probe, parameters, and what it does.
     """
-    from ..sheets import grid_of
+    from ..study.file import grid_of
 
     grid = grid_of(path_of(study))
     return [
@@ -236,7 +237,8 @@ def preview(
 
     Returns the number of conditions that are drawn, and how many there are.
     """
-    from ..sheets import draw_sheet, grid_of, read_photograph
+    from ...probes.contact_sheet import draw_sheet, read_photograph
+    from ..study.file import grid_of
 
     grid = grid_of(path_of(study))
     return draw_sheet(read_photograph(Path(photograph)), grid, seed, Path(out)), len(grid.conditions)

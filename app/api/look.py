@@ -17,24 +17,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import UsageError, plural, quoted, some_of, writing
+from ...core.errors import UsageError, duration, plural, quoted, some_of, writing
 from ...core.files import write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Model, enlarged_in_words
 from ...export.model_files import NORMALIZATIONS, normalization_option
-from ..export import read_normalization
-from ..printing import duration
-from .inputs import DATABASE, UnknownNormalization, crop_of, side_of, take_images, take_model
+from .coerce import DATABASE, UnknownNormalization, crop_of, side_of, take_images, take_model
+from .export import read_normalization
 from .models import is_of_timm
 from .parameters import File, Layout
 from .studies import run
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
-    from ..answer import Look
     from ..study.file import Study
     from ..study.plan import Plan
+    from .verdict_view import Look
 
 MODELS, STUDY, REPORT = "models", "look.toml", "report.html"
 """The folder of a look's models, and its files."""
@@ -92,7 +91,7 @@ def look(
     """
     from ...probes.images.image_sources import open_source
     from ...probes.images.pack import NO_LABELS
-    from ..answer import read_look
+    from .verdict_view import read_look
 
     start, folder = time.monotonic(), Path(out)
     if isinstance(images, (str, PathLike)) and not Path(images).exists():
@@ -165,7 +164,7 @@ def _try_normalizations(model: Model, images: ImageSet) -> str:
     import numpy as np
 
     from ...engine.backends.base import open_session, variant_of
-    from ..study.matching import match_images
+    from ..study.compatibility import match_images
 
     images = match_images(images, [model])
     rows = np.arange(min(TRIAL_IMAGES, images.info.count))
@@ -190,10 +189,10 @@ def _choose(model: Model, images: ImageSet, folder: Path, start: float, seconds:
     monotonic clock. Raises UsageError where an earlier look was at another model or other images, and where the
     seconds are too few.
     """
-    from ..draft import FILTERS, GRID, study_text
     from ..study.file import Study
     from ..study.plan import plan_study
     from ..study.resolve import resolve
+    from ..study.study_template import FILTERS, GRID, study_text
 
     file, database, count = folder / STUDY, folder / DATABASE, images.info.count
     models, path = (Path(os.path.relpath(place, folder)).as_posix() for place in (model.path.parent, images.folder))

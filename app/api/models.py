@@ -16,7 +16,7 @@ from ...core.extras import naming_extras
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoints, select
-from ..export import Backbone, MultiLabel, attempt
+from .export import Backbone, MultiLabel, attempt
 from .parameters import File, Layout, PackedSet, listed, path_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ...core.records import Model
     from ...export.model_files import Channels
-    from ..frequency_content import Spectrum
+    from .spectrum import Spectrum
 
 
 def doctor(*, engine: Annotated[str | None, typer.Option(metavar="E")] = None) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def doctor(*, engine: Annotated[str | None, typer.Option(metavar="E")] = None) -
 
     Returns rows of `what` and `found`. Raises EngineError where the one engine is not ready.
     """
-    from ..machine import inspect_machine, require_engine
+    from .hardware import inspect_machine, require_engine
 
     findings = inspect_machine() if engine is None else [require_engine(engine)]
     return [{"what": subject, "found": finding} for subject, finding in findings]
@@ -266,7 +266,7 @@ def sensitivity(
     """
     from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set
-    from ..frequency_content import measure_sensitivity
+    from .spectrum import measure_sensitivity
 
     network = load_model(folder_of_models(models), model)
     return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)

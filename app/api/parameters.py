@@ -48,7 +48,7 @@ def existing(db: File) -> Path:
     if not Path(db).exists():
         raise no_database(Path(db))
     if Path(db).is_dir() or Path(db).suffix == ".toml":
-        from ...analysis.database.queries import explanation
+        from ...analysis.database.errors import explanation
 
         raise explanation(Path(db), "Is a directory")  # or that it is a study file
     return Path(db)

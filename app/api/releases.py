@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
+from ...core.log import log
 from ...export.model_files import OWN_NORMALIZATION, normalization_option
-from ..console import log
-from ..printing import condition_in_words
-from .inputs import UnknownNormalization, take_images, take_model
+from ...probes.grid import condition_in_words
+from .coerce import UnknownNormalization, take_images, take_model
 from .parameters import File, Layout, reading
 from .studies import gate, run
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ...analysis.comparison.runs import Comparison
-    from ...analysis.correlations.effective import Expectation
-    from ...analysis.correlations.model_values import StudyTable
+    from ...analysis.correlations.effective_robustness import Expectation
+    from ...analysis.correlations.table_inputs import StudyTable
     from ...analysis.database.integrity import Check
     from ...analysis.database.merge import Merged
     from ...analysis.database.store import Store
@@ -71,9 +71,9 @@ def analyze(
     Returns the rows of the view `metric`.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.compute import PEOPLE_COLUMNS, analyze_study, stored_values
-    from ...analysis.measures.outcomes import SUBJECT_KEYS
-    from ...analysis.measures.own import read_measures
+    from ...analysis.metrics.compute import PEOPLE_COLUMNS, analyze_study, stored_values
+    from ...analysis.metrics.custom import read_measures
+    from ...analysis.metrics.predictions import SUBJECT_KEYS
     from ..study.file import is_study_file
 
     path = existing(db)
@@ -99,8 +99,8 @@ def measure(
     """
     from ...analysis.database.open import open_store
     from ...analysis.database.study_versions import study_label
-    from ...analysis.measures.compute import compute_own, stored_values
-    from ...analysis.measures.own import read_measures
+    from ...analysis.metrics.compute import compute_own, stored_values
+    from ...analysis.metrics.custom import read_measures
 
     path = existing(db)
     measure_name = name or str(getattr(file, "__name__", "") if callable(file) else Path(file).stem)
@@ -118,8 +118,8 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     Args:
         study: a study whose own measures are listed too.
     """
-    from ...analysis.measures.own import read_measures
-    from ...analysis.measures.registry import MEASURES
+    from ...analysis.metrics.custom import read_measures
+    from ...analysis.metrics.registry import MEASURES
 
     measures = list(MEASURES.values())
     if study is not None:
@@ -173,7 +173,7 @@ def compare(
 
     Raises UsageError where there is nothing to compare.
     """
-    from ...analysis.comparison.cells import Run, two_of
+    from ...analysis.comparison.cell_pairs import Run, two_of
     from ...analysis.comparison.runs import compare_runs
     from ...analysis.database.open import names_database, open_store
     from ...analysis.database.study_versions import study_label, version_in
@@ -264,8 +264,8 @@ def correlate(
         db = RESULTS
     import polars as pl
 
-    from ...analysis.correlations.model_values import check_biases, study_table
     from ...analysis.correlations.table import correlate_study
+    from ...analysis.correlations.table_inputs import check_biases, study_table
     from ...analysis.database.study_versions import study_label
     from ...analysis.published.robustness import BASELINES, list_lines
     from ...analysis.published.study_figures import published_table
@@ -291,7 +291,7 @@ def _effective_table(
     store: Store | None, label: str, table: StudyTable, baseline: str
 ) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
-    from ...analysis.correlations.model_values import ID_BENCHMARK, StudyTable
+    from ...analysis.correlations.table_inputs import ID_BENCHMARK, StudyTable
     from ...analysis.published.robustness import add_accuracies, add_effective, fit_baseline, study_models
     from ...analysis.published.sources import atlas
 
@@ -324,7 +324,7 @@ def consistency(
             and conditions in which people are right in less than 0.2 of the trials, and all 1,280 cue conflicts; or all
             conditions, and of cue conflicts those whose cues differ.
     """
-    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
+    from ...analysis.metrics.families.error_consistency import consistencies, mean_consistencies
 
     with reading(db) as store:
         means = [] if pairs else mean_consistencies(store, images, convention, progress)
@@ -385,7 +385,7 @@ def explore(
         tell: called with the address, token included, and the number of image sets found.
     """
     from ..explore.server import serve
-    from ..recorded_images import SEARCH_DEPTH, find_sets
+    from ..study.set_lookup import SEARCH_DEPTH, find_sets
 
     places = [Path(folder) for folder in listed(images)] or [Path(db).resolve().parent]
     for folder in places:

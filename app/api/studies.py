@@ -12,13 +12,13 @@ import typer
 
 from ...core.errors import UnknownName, UsageError, did_you_mean
 from ...core.jobs import Progress, silent
+from ...core.log import log
 from ...core.untrusted import one_line
-from ..console import log
 from .parameters import RESULTS, Database, EngineOfStudy, File, existing, listed, path_of
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
-    from ..imported import Imported
+    from ..study.external_predictions import Imported
     from ..study.file import Study
     from ..study.plan import Plan
     from ..study.record import Summary
@@ -54,9 +54,9 @@ def write_study(file: Annotated[File, typer.Argument()] = Path("study.toml"), *,
     Returns the study. Raises UsageError where there is a file already, or none can be written.
     """
     from ...export.model_files import model_names, models_folder
-    from ...probes.images.set_files import ABOUT
-    from ..draft import write_file, write_study
+    from ...probes.images.storage import ABOUT
     from ..study.file import Study
+    from ..study.study_template import write_file, write_study
 
     path = Path(file)
     if path.is_dir():
@@ -245,7 +245,7 @@ def run(
         analyze: compute metrics and end with the verdict, a sentence on what the models live on.
         raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
     """
-    from ..study.study_run import run_study
+    from ..study.runner import run_study
 
     work = _work(study, engine, db)
     summary = run_study(
@@ -396,7 +396,7 @@ def import_predictions(
         db: the results database; made if there is none.
         attributes: columns path, name, value, of the images of such a table.
     """
-    from ..imported import import_predictions
+    from ..study.external_predictions import import_predictions
 
     names = listed(checkpoints)
     return import_predictions(Path(file), names, Path(images), Path(db), path_of(attributes))

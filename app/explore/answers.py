@@ -16,20 +16,20 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.grammar import colors, series_of
-from ...analysis.comparison.cells import pair_cells
+from ...analysis.comparison.cell_pairs import pair_cells
 from ...analysis.comparison.verdict import difference_in_words, verdict
-from ...analysis.correlations.model_values import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
+from ...analysis.correlations.table_inputs import StudyTable, find_study_table
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.study_versions import frequency_settings, last_run, read_conditions, study_label
-from ...analysis.measures.base import State
-from ...analysis.measures.octaves import SHARES
-from ...analysis.measures.outcomes import read_slices, with_floors
+from ...analysis.metrics.base import State
+from ...analysis.metrics.families.octaves import SHARES
+from ...analysis.metrics.predictions import read_slices, with_floors
 from ...core.errors import UsageError
 from ...core.records import Missing
 from ...probes.images.image_set import ImageSet
-from ..recorded_images import Conditions, as_recorded, clean, png
+from ..study.set_lookup import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""

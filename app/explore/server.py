@@ -23,8 +23,8 @@ from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import BandlensError, UsageError
 from ...core.untrusted import words_of
 from ...probes.images.image_set import ImageSet
-from ..recorded_images import Conditions
-from ..sheets import grid_of
+from ..study.file import grid_of
+from ..study.set_lookup import Conditions
 from .answers import Answers, ImageQuery
 
 LOOPBACK = "127.0.0.1"

@@ -15,7 +15,7 @@ from ...core.files import write_bytes
 from .correlations import atlas_section, correlations_section
 from .data import ReportData, read_data
 from .figures import ALL_FIGURES, choose_figures, distinct_name, write_figures
-from .measured import consistency_section, measured_sections
+from .metric_sections import consistency_section, measured_sections
 from .page import Section, render
 from .study import changes_section, contact_sheet, page_title, provenance, releases_section, verdict_section
 

@@ -12,12 +12,12 @@ from ...analysis.charts.curves import diamonds
 from ...analysis.charts.grammar import INK, layered, plot, tips, words
 from ...analysis.charts.maps import correlation_map
 from ...analysis.charts.numbers import scatter_points
-from ...analysis.correlations.model_values import StudyTable
 from ...analysis.correlations.table import HOLDS, correlate_study, model_counts
+from ...analysis.correlations.table_inputs import StudyTable
 from ...analysis.database.open import open_store
-from ...analysis.measures.base import MEANINGLESS, State
-from ...analysis.measures.generalization import ID_ACCURACY
-from ...analysis.measures.registry import MEASURES, label_of, title_of
+from ...analysis.metrics.base import MEANINGLESS, State
+from ...analysis.metrics.families.generalization import ID_ACCURACY
+from ...analysis.metrics.registry import MEASURES, label_of, title_of
 from ...analysis.published.robustness import study_models
 from ...analysis.published.sources import atlas, imagenet_top1, join_study, shipped_values
 from ...analysis.published.study_figures import BIASES

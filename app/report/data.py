@@ -11,16 +11,16 @@ import numpy as np
 import polars as pl
 
 from ...analysis.charts.grammar import COLORED_MODELS, count_rows
-from ...analysis.comparison.cells import Run
+from ...analysis.comparison.cell_pairs import Run
 from ...analysis.comparison.verdict import Verdict, verdict
-from ...analysis.correlations.model_values import StudyTable, find_study_table, own_titles
+from ...analysis.correlations.table_inputs import StudyTable, find_study_table, own_titles
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.study_versions import last_run, read_conditions, study_label, with_facts
-from ...analysis.measures.error_consistency import judged_images
-from ...analysis.measures.outcomes import with_floors
+from ...analysis.metrics.families.error_consistency import judged_images
+from ...analysis.metrics.predictions import with_floors
 from ...core.records import Missing, enlarged_in_words
-from ..study.mislabelling import doubt_accuracies
+from ..study.label_checks import doubt_accuracies
 from .page import Figure, Section, Table
 
 DRAWN_MODELS = 48

@@ -14,9 +14,9 @@ import polars as pl
 import vl_convert
 
 from ...analysis.charts.grammar import CONFIG, DOTS_PER_INCH, svg_of, words
+from ...analysis.database.spreadsheet import spreadsheet_csv
 from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
-from ..printing import spreadsheet_csv
 from .page import Figure, heading, slug, spec_of
 
 ALL_FIGURES = "all"

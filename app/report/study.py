@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...analysis.charts.grammar import vega_lite_version, words
 from ...analysis.charts.maps import difference_map
-from ...analysis.comparison.cells import DIFFERS, Compared, Run
+from ...analysis.comparison.cell_pairs import DIFFERS, Compared, Run
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.runs import compare_runs
 from ...analysis.comparison.verdict import Verdict
@@ -24,12 +24,12 @@ from ...analysis.database.open import open_store, split_against
 from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
-from ...export.photographs import PHOTOGRAPH_FOLDER
+from ...export.reference_images import PHOTOGRAPH_FOLDER
+from ...probes.contact_sheet import labelled_rows, perturbed, read_photograph, stretched
 from ...probes.grid import FAMILIES, PROBES, Grid, make_grid
-from ..recorded_images import find_sets
-from ..sheets import labelled_rows, perturbed, read_photograph, stretched
+from ..study.set_lookup import find_sets
 from .data import ReportData, add_before
-from .measured import filter_figures
+from .metric_sections import filter_figures
 from .page import Figure, Section, Table, Tile, cell
 
 TITLE_LETTERS = 240

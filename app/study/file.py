@@ -15,7 +15,7 @@ from ...core.jobs import processors
 from ...core.records import Model
 from ...core.untrusted import read_text, without_secrets
 from ...export.model_files import FUNCTION
-from ...probes.grid import PUBLISHED
+from ...probes.grid import PUBLISHED, Grid, make_grid
 
 AUTO = "auto"
 
@@ -323,3 +323,11 @@ def _plain(value: Any, name: object = "a value") -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def grid_of(study: Path | None) -> Grid:
+    """The grid of a study file, or the published one."""
+    if study is None:
+        return make_grid(PUBLISHED, Path())
+    parsed = Study.read(study)
+    return make_grid(parsed.probes, parsed.folder)

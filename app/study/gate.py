@@ -9,23 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...analysis.comparison.cells import MATCH, Run, two_of
+from ...analysis.comparison.cell_pairs import MATCH, Run, two_of
 from ...analysis.comparison.gates import Gated, Limits
-from ...analysis.comparison.precision import gate_precision
-from ...analysis.comparison.release import check_known, check_names, gate_release
+from ...analysis.comparison.precision_gate import gate_precision
+from ...analysis.comparison.release_gate import check_known, check_names, gate_release
 from ...analysis.database.open import open_store, split_against
 from ...analysis.database.study_versions import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted, some_of
 from ...core.jobs import Progress, silent
+from ...core.log import log
 from ...engine.backends.base import ENGINES, engine_of
 from ...engine.tasks import by_attack
-from ..console import log
-from ..printing import condition_in_words
+from ...probes.grid import condition_in_words
 from .file import Study, stored_limits
 from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
 from .run_files import keep_progress
-from .study_run import run_here, run_study, warn
+from .runner import run_here, run_study, warn
 
 
 def gate_study_precision(

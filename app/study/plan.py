@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.measures.own import OwnMeasure, read_measures
-from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
+from ...analysis.metrics.custom import OwnMeasure, read_measures
+from ...analysis.metrics.registry import Determined, condition_metrics, determined_metrics
 from ...analysis.statistics.power import DISCORDANCE, design_effect, smallest_tested_difference
 from ...core.errors import BandlensError, DeviceError
 from ...core.protocol import classes_decided
@@ -23,7 +23,7 @@ from ...engine.device.gpu_errors import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tuning import measure_rate
 from .file import Study
-from .mislabelling import doubt_numbers, doubt_results
+from .label_checks import doubt_numbers, doubt_results
 from .record import missing_cells, stored_images
 from .resolve import Work
 

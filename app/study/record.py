@@ -14,13 +14,13 @@ import numpy as np
 
 from ...core.errors import BandlensError, plural, some_of
 from ...core.jobs import savers
+from ...core.log import log
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.device.nvidia import throttling
 from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import Earlier, earlier_sets, open_image_set
-from ..console import log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

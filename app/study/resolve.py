@@ -14,16 +14,16 @@ from ...core.untrusted import words_of
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.device.requirements import BF16_EMULATED, has_native_bf16
+from ...engine.task_context import Workbench
 from ...engine.tuning import read_tuning
-from ...engine.workbench import Workbench
 from ...export.model_files import FUNCTION, load_model, load_onnx_file, model_names, models_folder
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.image_set import ImageSet, open_image_set
-from ...probes.images.options import Draw
-from ...probes.images.set_files import ABOUT
+from ...probes.images.pack_options import Draw
+from ...probes.images.storage import ABOUT
+from .compatibility import check_attackable, check_fits, match_images, takes_images, without_training_images
 from .file import AUTO, Study
-from .matching import check_attackable, check_fits, match_images, takes_images, without_training_images
 
 MOST_CELLS = 1_000_000
 """Two hundred times those of the published study."""

@@ -23,11 +23,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...core.custom.call import crash_notes
+from ...core.custom.load import is_of_python
 from ...core.files import lost_its_maker, open_draft, partial_prefix
 from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
-from ...core.user_code import is_of_python
-from ...core.user_functions import crash_notes
 
 ENDING = "progress"
 WRITE_SECONDS = 1.0

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from ...core.errors import EngineError
 from ...core.jobs import Advance, Progress, silent
+from ...core.log import log
 from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.processes import device_workers, environments_of
 from ...engine.schedule import TRIES, Schedule, Worker
+from ...engine.task_context import with_card_state
 from ...engine.tasks import Outcome, Task, whole_tasks
-from ...engine.workbench import with_card_state
 from ...export.model_files import models_folder
-from ..console import log
 from .file import Study
 from .record import RunRecord, Summary, images_left, missing_cells
 from .resolve import Work, resolve

@@ -20,10 +20,10 @@ from bandlens.engine.device.devices import GPU_ENGINES, readiness
 from bandlens.engine.device.run_images import free_memory
 from bandlens.engine.run import make_resources, run
 from bandlens.probes.arrays import to_numpy
+from bandlens.probes.blur_and_shuffle import BILATERAL
 from bandlens.probes.family import Batch
 from bandlens.probes.noise import random_words, unit_normal_fields
 from bandlens.probes.octaves import OCTAVE_MASK
-from bandlens.probes.suppression import BILATERAL
 
 from .bench import Bench
 from .networks import cells_of, open_networks, variant_named

@@ -25,7 +25,6 @@ from ...core.untrusted import first_line
 from ...export.model_files import OnnxFile
 from ...export.onnx.parity import measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
-from ...export.photographs import photograph_crops
 from ...export.plans.plan_builder import GRAPHS, TensorRT, gpu_settings, last_error, setting_choices, trt_logger
 from ...export.plans.plans import (
     Target,
@@ -35,6 +34,7 @@ from ...export.plans.plans import (
     onnx_for_tensorrt,
     record_parity,
 )
+from ...export.reference_images import photograph_crops
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
 from ..device.gpu_errors import COMMITTED, first_error, gpu_errors, memory_errors

@@ -24,7 +24,7 @@ from ...core.records import Condition, SessionInfo, Variant
 from ...core.untrusted import first_line
 from ...export.onnx.parity import TOLERANCE, measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
-from ...export.photographs import photograph_crops
+from ...export.reference_images import photograph_crops
 from ...probes.arrays import Array
 from ...probes.attacks import band_of, gradients_of
 from ..device.devices import gpus, processor_name, readiness

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import ExportError, UsageError
 from ...core.records import Model
 from ..model_files import OnnxFile, check_precision, read_onnx_file, save_onnx_file, verify_model
-from ..photographs import photograph_crops
+from ..reference_images import photograph_crops
 from .parity import Parity, check_finite, measure_parity, onnx_logits
 
 if TYPE_CHECKING:

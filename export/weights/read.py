@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...core.errors import CheckpointError, some_of
 from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
-from ..onnx.finished import is_onnx
+from ..onnx.import_file import is_onnx
 from .fetch import html_title
 from .pickles import read_archive, read_legacy
 from .study_checkpoints import KeyRule, ema_names, key_rule

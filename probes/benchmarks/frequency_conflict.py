@@ -4,7 +4,7 @@
 
 low is the low-pass of probes/spectral.py before its clip, so that the mean is A's. Every image of the set gives its low
 frequencies to one conflict and its high ones to another; which, is drawn. What a network names is a decision for the
-low frequencies, for the high ones, or for neither: see `analysis.measures.cues`.
+low frequencies, for the high ones, or for neither: see `analysis.metrics.families.cue_conflict`.
 
 Source: after Gavrikov et al. 2025, whose 1,280 images of 16 classes are not these: the filter, the cutoff and the pairs
 are this module's.
@@ -24,9 +24,9 @@ from ...core.errors import ImageSetError, UsageError
 from ...core.protocol import FREQUENCY_CUES
 from ...core.records import ImageSetInfo
 from ..images.image_set import ImageSet, open_image_set
-from ..images.options import USUAL, How
 from ..images.pack import Photograph, finish_set, hash_rows
-from ..images.set_files import PIXELS, Index, need_space, new_folder
+from ..images.pack_options import USUAL, How
+from ..images.storage import PIXELS, Index, need_space, new_folder
 from ..spectral import lowpass, spectrum
 
 if TYPE_CHECKING:

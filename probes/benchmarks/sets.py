@@ -21,9 +21,9 @@ from ..images.decision_spaces import decision_space, names_of
 from ..images.image_set import ImageSet, open_image_set
 from ..images.image_sources import ImageSource, open_source
 from ..images.labels import places_in_classes
-from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
-from ..images.set_files import Lists, need_space, writing
+from ..images.pack_options import USUAL, How
+from ..images.storage import Lists, need_space, writing
 from .layouts import (
     IN_PATHS,
     LAYOUTS,

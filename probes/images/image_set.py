@@ -15,9 +15,9 @@ from ...core.jobs import Progress, in_parallel, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
 from ...core.untrusted import as_record
 from .labels import Slices, read_attributes, select_images, spread
-from .options import Draw
+from .pack_options import Draw
 from .pixels import PackedPixels, Stream
-from .set_files import ABOUT, INDEX, Index, Lists, earlier_indexes, image_keys, read_description, read_index
+from .storage import ABOUT, INDEX, Index, Lists, earlier_indexes, image_keys, read_description, read_index
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import MOST_LABELS, MULTILABEL, label_set_in_words
 from ...core.untrusted import check_rows, read_text, regular, words_of
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
-from .set_files import ATTRIBUTES, damaged, writing
+from .storage import ATTRIBUTES, damaged, writing
 
 ALL_SPACE = decision_space("all")
 LABELS_ADVICE = "give --labels a CSV file, or `folders` for the names of the images' folders"

@@ -39,9 +39,9 @@ from .labels import (
     spread,
     write_attributes,
 )
-from .options import USUAL, WHOLE_SOURCE, Contents, How
+from .pack_options import USUAL, WHOLE_SOURCE, Contents, How
 from .pixels import finish_pixels, write_row
-from .set_files import (
+from .storage import (
     PIXELS,
     Index,
     Lists,

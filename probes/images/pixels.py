@@ -25,7 +25,7 @@ from ...core.records import Crop
 from ...core.untrusted import regular, words_of
 from .decode import BrokenImageError, cropped
 from .image_sources import read_file
-from .set_files import PIXELS, damaged, writing
+from .storage import PIXELS, damaged, writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

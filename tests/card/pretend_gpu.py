@@ -13,7 +13,7 @@ from pretend_onnxruntime import pretend_onnxruntime
 from pretend_tensorrt import pretend_plan, pretend_tensorrt
 
 from bandlens.app.study import resolve
-from bandlens.engine import tuning, workbench
+from bandlens.engine import task_context, tuning
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends import torch as torch_session
@@ -36,7 +36,7 @@ def pretend_gpu(
         monkeypatch.setattr(arrays, "cuda_function", launcher)
     for module in (tensorrt_session, torch_session, tuning):
         monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
-    for module in (tensorrt_session, torch_session, tuning, workbench):
+    for module in (tensorrt_session, torch_session, tuning, task_context):
         monkeypatch.setattr(module, "arrays_of", lambda _: xp)
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt(xp.card))
     monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)

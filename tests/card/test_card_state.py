@@ -16,7 +16,7 @@ from small import make_model
 
 from bandlens.app.study.record import RunRecord
 from bandlens.core.records import Failed, SessionInfo, Variant
-from bandlens.engine import workbench
+from bandlens.engine import task_context
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.device.nvidia import CardState, _open_nvml, card_state, throttling
 
@@ -86,13 +86,13 @@ def test_the_card_is_asked_in_the_thread_that_commits(monkeypatch: pytest.Monkey
     def store_parts(_: object, infos: dict[Variant, SessionInfo]) -> None:
         committed.extend(info.card for info in infos.values())
 
-    monkeypatch.setattr(workbench, "card_state", state)
+    monkeypatch.setattr(task_context, "card_state", state)
     store: Any = SimpleNamespace(commit=store_parts)
     infos = {variant_of(make_model(tmp_path), "tensorrt", "fp32"): SessionInfo("a card", 8, 0, "{}")}
     failure: Any = Failed(None, "it raised")
     with RunRecord([], store, lambda: "study@1", {}) as record:
         for _ in range(3):
-            record.commit([failure], partial(workbench.with_card_state, infos))
+            record.commit([failure], partial(task_context.with_card_state, infos))
     assert threads == ["commit_0"] * 3
     assert committed == [json.dumps(asdict(state()))] * 3
     assert len(record.throttled) == 1

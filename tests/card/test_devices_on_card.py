@@ -14,7 +14,7 @@ from small import make_images, make_model, make_pictures, rows_of
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError
 from bandlens.engine import processes

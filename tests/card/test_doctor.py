@@ -15,7 +15,7 @@ from gpu_traces import H100, build_tree
 from small import Command
 
 import bandlens
-from bandlens.app.machine import PACKAGES
+from bandlens.app.api.hardware import PACKAGES
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import devices
 from bandlens.engine.device.nvidia import find_gpus

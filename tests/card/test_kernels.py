@@ -28,10 +28,10 @@ from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.probes import arrays, critical_band, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, KERNELS, SOURCE, to_numpy
+from bandlens.probes.blur_and_shuffle import BILATERAL
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.noise import fields_in_arrays, polar, random_words, unit_normal_fields, words_in_arrays
 from bandlens.probes.spectral import HIGHPASS, LOWPASS
-from bandlens.probes.suppression import BILATERAL
 
 CLOSE = 2e-6
 """The largest distance of a GPU's results from NumPy's: twice what CUDA's own functions may differ by, see below."""

@@ -15,8 +15,8 @@ from small import make_images, make_model, make_pictures
 
 from bandlens.core.records import Cell, Failed
 from bandlens.engine.backends.base import variant_of
+from bandlens.engine.task_context import Workbench
 from bandlens.engine.tasks import Task
-from bandlens.engine.workbench import Workbench
 from bandlens.probes.grid import make_grid
 
 COUNT = 6

@@ -38,13 +38,13 @@ from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
 from bandlens.engine.device.streams import network_stream, new_stream
+from bandlens.engine.task_context import Workbench
 from bandlens.engine.tasks import Outcome, Task
-from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import save_onnx_file
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import read_for_cpu
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.decision_spaces import decision_space

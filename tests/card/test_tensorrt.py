@@ -24,8 +24,8 @@ from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.run import make_resources
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
+from bandlens.export.reference_images import photograph_crops
 from bandlens.probes.arrays import to_numpy
 
 BATCH = 8

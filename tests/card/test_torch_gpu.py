@@ -14,8 +14,8 @@ from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Cell
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
+from bandlens.engine.task_context import Workbench
 from bandlens.engine.tasks import Task
-from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
@@ -75,7 +75,7 @@ def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
         free_bytes.append(card.free)
         raise EngineError("this is all")
 
-    monkeypatch.setattr("bandlens.engine.workbench.open_attacker", open_attacker)
+    monkeypatch.setattr("bandlens.engine.task_context.open_attacker", open_attacker)
     clean = Cell(variant_of(model, "tensorrt", "fp32"), images.info, grid.clean[0], 0)
     attacked = Cell(attack_variant(model, "tensorrt"), images.info, grid.attacks[0], 0)
     with Workbench(grid, 4, 1, lambda _: images) as place:

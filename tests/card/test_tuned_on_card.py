@@ -16,7 +16,7 @@ from pretend_cupy import PretendCupy
 from pretend_gpu import pretend_gpu
 from small import ask, make_images, make_model, make_pictures
 
-from bandlens.app.export import Lowering, lower
+from bandlens.app.api.export import Lowering, lower
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
@@ -28,8 +28,8 @@ from bandlens.engine.device import devices
 from bandlens.engine.device.devices import Readiness
 from bandlens.engine.device.streams import network_stream
 from bandlens.export.onnx.precisions import make_onnx_file
-from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.plans import ensure_trt_plan
+from bandlens.export.reference_images import photograph_crops
 from bandlens.probes.arrays import to_numpy
 
 BATCHES = (2, 4, 8)

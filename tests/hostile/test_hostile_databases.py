@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 from fuzzing import refusal
 from hostile_databases import DAMAGED, NEW_ROWS, TRICKS, change, make_hostile
@@ -124,3 +125,13 @@ def test_a_merge_reaches_no_other_file(change_database: Callable[[str], Path], s
     path = change_database("CREATE OR REPLACE VIEW cell_detail AS SELECT content AS id FROM read_text('/etc/hostname')")
     merged = merge([path, sound], tmp_path / "out.duckdb")
     assert (merged.cells, merged.predictions) == (1, 4)
+
+
+def test_serialized_sql_cannot_show_a_view_of_the_file(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.duckdb"
+    path.write_bytes(sound.read_bytes())
+    with duckdb.connect(path) as connection:
+        connection.execute("CREATE OR REPLACE VIEW accuracy AS SELECT 'another' AS view")
+        [(query,)] = connection.execute("SELECT json_serialize_sql('FROM accuracy')").fetchall()
+    with open_store(path, read_only=True) as store, pytest.raises(StoreError, match="json_execute_serialized_sql"):
+        store.frame(f"FROM json_execute_serialized_sql('{query}')")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bandlens.core.records import Crop
-from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.pack_options import How
 
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (20, 17), **options: Any) -> bytes:
@@ -132,7 +132,7 @@ def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
     code = """
 import PIL.Image, pyarrow
 from pathlib import Path
-from bandlens.probes.images.options import How
+from bandlens.probes.images.pack_options import How
 from bandlens.probes.images.pack import pack
 limit(1500)
 for source in sys.argv[2:]:

@@ -14,7 +14,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from report_page import ReportPage
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.core.records import Failed, Model, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid

@@ -22,9 +22,9 @@ from bandlens.analysis.published.imports import read_parquet
 from bandlens.core.records import Crop
 from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.labels import read_attributes
-from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.probes.images.set_files import read_index
+from bandlens.probes.images.pack_options import How
+from bandlens.probes.images.storage import read_index
 
 FILES = ("set.json", "index.parquet", "pixels.npy")
 COUNT, SIZE = 4, 32

@@ -19,7 +19,8 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.app.sql_answers import MOST_ROWS, print_answers
+from bandlens.app.cli.query_output import MOST_ROWS, print_answers
+from bandlens.core.errors import StoreError
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,18 @@ def test_the_time_of_whoever_reads_does_not_count(database: Path, monkeypatch: p
             reading += 1000
             assert batch.num_rows
     assert reading == 3000
+
+
+def test_reader_time_limit_counts_work_on_fetched_rows(store: Store) -> None:
+    def work_on_each_batch() -> None:
+        with store.reader("FROM range(100000000000)", seconds=0.5) as reader:
+            for _ in reader:
+                end = time.thread_time() + 0.6
+                while time.thread_time() < end:
+                    pass
+
+    with pytest.raises(StoreError, match="query took more than"):
+        work_on_each_batch()
 
 
 @pytest.mark.parametrize("timeout", ["-1", "nan"])

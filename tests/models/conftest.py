@@ -16,7 +16,7 @@ from networks import (  # noqa: F401 - a fixture
     tiny,
 )
 
-from bandlens.app.console import listen
+from bandlens.app.cli.console import listen
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from pages import FENCE, ROOT, compare, environment_in, printed_by
 from small import ask
 
-from bandlens.app.commands.look import MODEL
+from bandlens.app.cli.commands.look import MODEL
 
 TUTORIAL = (ROOT / "docs" / "guide" / "tutorial.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from small import failure, invoke, make_images, make_model, make_pictures
 from torchvision.models import resnet50
 
-from bandlens.app.console import listen
+from bandlens.app.cli.console import listen
 from bandlens.export.model_files import load_model
 
 FP16 = ("--image-size", 64, "--precision", "fp16", "--format", "json")

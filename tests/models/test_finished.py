@@ -22,13 +22,13 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from small import Command
 from torch import nn
 
-from bandlens.app.export import Lowering, lower
+from bandlens.app.api.export import Lowering, lower
 from bandlens.core.errors import CheckpointError, ExportError, UsageError
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.export.assembly import import_onnx
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import GREY, NORMALIZATIONS, ONE_LOGIT, describe_model, load_model, verify_model
-from bandlens.export.onnx.finished import is_onnx
+from bandlens.export.onnx.import_file import is_onnx
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.pipeline import export_network
@@ -338,7 +338,7 @@ def test_a_file_that_never_comes_back_is_one_line(
     model, _ = import_onnx(tmp_path / "ends.onnx", "ends", NO_NORMALIZATION, tmp_path / "models")
     assert model.classes == 3
     endless(tmp_path / "mine.onnx", images_at_most)
-    monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
+    monkeypatch.setattr("bandlens.export.onnx.subprocess_run.TRIAL_SECONDS", 4.0)
     with pytest.raises(ExportError) as error:
         import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
     file = tmp_path / "mine.onnx" if images_at_most == 0 else f"the model of {tmp_path / 'mine.onnx'}"
@@ -361,7 +361,7 @@ def test_functions_that_call_each_other_twice_are_one_line(tmp_path: Path, monke
     {{ z = own.f0 (x) y = ReduceMean <axes = [2, 3], keepdims = 0> (z) }}
     {functions}<domain: "own", opset_import: ["": 17]> f40 (x) => (y) {{ y = Identity (x) }}"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "mine.onnx")
-    monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
+    monkeypatch.setattr("bandlens.export.onnx.subprocess_run.TRIAL_SECONDS", 4.0)
     with pytest.raises(ExportError, match="does not come back from 12 images within 4 s"):
         import_onnx(tmp_path / "mine.onnx", "mine", NO_NORMALIZATION, tmp_path / "models")
 

@@ -15,7 +15,7 @@ from small import Answer, ask, make_images, make_model, make_pictures, make_stud
 from torch import nn
 
 import bandlens
-from bandlens.app.export import Lowering, lower
+from bandlens.app.api.export import Lowering, lower
 from bandlens.core.errors import ExportError
 from bandlens.core.records import Crop, Head
 from bandlens.export.model_files import load_model

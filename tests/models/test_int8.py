@@ -19,14 +19,14 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from bandlens.app.commands.look import MODEL
+from bandlens.app.cli.commands.look import MODEL
 from bandlens.core.errors import ExportError, UsageError
 from bandlens.export.model_files import NORMALIZATIONS, load_model, verify_model
 from bandlens.export.onnx.fp16 import emulate_in_fp32, to_bf16, to_fp16
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 
 Images = NDArray[np.float32]
 
@@ -215,7 +215,7 @@ def test_int8_needs_images_and_nncf(
 QUIET = """
 import sys
 from pathlib import Path
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.export.onnx.int8 import to_int8
 Path("int8.onnx").write_bytes(to_int8(Path("fp32.onnx").read_bytes(), [photograph_crops(64)]))
 from nncf.telemetry import decorator

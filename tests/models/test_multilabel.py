@@ -16,12 +16,12 @@ from small import Answer, ask, make_images, make_model, make_pictures, make_stud
 from torch import nn
 
 import bandlens
-from bandlens.app.export import Lowering, lower
+from bandlens.app.api.export import Lowering, lower
 from bandlens.core.errors import UsageError
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import LABEL_SETS, describe_model, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.probes.images.image_set import open_image_set
 
 Command = Callable[..., Answer]

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 from small import make_batch, make_model
 
-from bandlens.app.commands.look import MODEL
+from bandlens.app.cli.commands.look import MODEL
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends import openvino as openvino_session

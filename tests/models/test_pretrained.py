@@ -16,12 +16,12 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.app.api.inputs import take_images, take_model
+from bandlens.app.api.coerce import take_images, take_model
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.export.weights.architectures import pool_pretrained, pretrained
 from bandlens.probes.images.decode import planar
 from bandlens.probes.images.pack import pack_arrays

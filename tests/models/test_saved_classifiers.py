@@ -21,8 +21,8 @@ import bandlens
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import PHOTOGRAPH_FOLDER, photograph_crops
-from bandlens.export.weights.classifiers import read_preprocessing
+from bandlens.export.reference_images import PHOTOGRAPH_FOLDER, photograph_crops
+from bandlens.export.weights.transformers_folder import read_preprocessing
 from bandlens.probes.images.pack import pack
 
 NAMES = {0: "ant", 1: "bee", 2: "cat"}

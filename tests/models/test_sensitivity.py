@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from small import Command, make_images, make_model, make_pictures, pack_folders, tune_by_hand
 
-from bandlens.app import frequency_content
+from bandlens.app.api import spectrum
 from bandlens.app.api.models import sensitivity
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.jobs import processors
@@ -86,7 +86,7 @@ def test_gradients_are_taken_in_the_tuned_batch(
         batches.append(batch)
         return open_attacker(variant, batch, threads)
 
-    monkeypatch.setattr(frequency_content, "open_attacker", opened)
+    monkeypatch.setattr(spectrum, "open_attacker", opened)
     sensitivity("wave", images.folder, tmp_path)
     assert batches == [8]
 

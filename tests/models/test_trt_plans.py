@@ -15,8 +15,8 @@ from bandlens.core.errors import ExportError
 from bandlens.core.records import Model
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.plans import Target, ensure_trt_plan
+from bandlens.export.reference_images import photograph_crops
 
 
 @pytest.fixture

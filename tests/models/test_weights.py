@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from bandlens.core.errors import CheckpointError
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.export.weights.read import Weights, apply_rule, load_strictly, read, read_weights
 from bandlens.export.weights.study_checkpoints import KeyRule, checkpoints, key_rule
 

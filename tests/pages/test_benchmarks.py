@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
-QUICK = ["cli", "critical_band", "explore", "families", "heads", "merge", "packing", "releases", "spectral", "store"]
+QUICK = [
+    "cli",
+    "critical_band",
+    "database_size",
+    "explore",
+    "families",
+    "heads",
+    "merge",
+    "packing",
+    "releases",
+    "spectral",
+    "store",
+]
 HEAVY = ["attack", "engines", "many_models", "memory", "run_rate", "whole_study"]
 """They export a ResNet-50 or make thousands of models: only their help is asked for."""
 

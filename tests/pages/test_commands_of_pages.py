@@ -11,7 +11,7 @@ import pytest
 from imports_of_folders import PACKAGE, SOURCES
 from typer.main import get_command
 
-from bandlens.app.cli import app
+from bandlens.app.cli.main import app
 
 FAQ = PACKAGE / "docs" / "faq.md"
 PAGES = [PACKAGE / "README.md", PACKAGE / "CONTRIBUTING.md", FAQ, *sorted((PACKAGE / "docs" / "guide").glob("*.md"))]

@@ -25,8 +25,8 @@ from campaigns import run_campaign
 
 from bandlens.core.errors import ProbeError
 from bandlens.core.records import Condition, digest_of
+from bandlens.probes.custom import UserProbe
 from bandlens.probes.family import Batch
-from bandlens.probes.user import UserProbe
 
 IMAGES, SIZE = 512, 8
 PIXELS = np.random.default_rng(0).integers(64, 192, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)

@@ -154,7 +154,7 @@ from pathlib import Path
 from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 study, database, commits = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 execute, acknowledged = Store.execute, database.with_name("{ACKNOWLEDGED[1:]}")
 def executed(self, sql, *arguments):

@@ -36,7 +36,7 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import BandlensError
 from bandlens.engine.cluster import import_ray
@@ -162,7 +162,7 @@ def _run(
 def start(*arguments: Any) -> Any:
     """`_run` in a process that has import_ray everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults", "bandlens.app.study.study_run", "onnxruntime", "ray"])
+    context.set_forkserver_preload(["faults", "bandlens.app.study.runner", "onnxruntime", "ray"])
     process = context.Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process

@@ -25,7 +25,7 @@ from small import make_images, make_model, make_pictures, make_study
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.signals import MESSAGE
+from bandlens.app.cli.signals import MESSAGE
 
 INTERRUPTED = re.compile(
     re.escape(MESSAGE).replace(

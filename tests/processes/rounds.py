@@ -23,7 +23,7 @@ from small import ask, make_images, make_model, make_pictures, make_study
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 
 MODELS, IMAGES = 4, 12
 PROBES = "critical_band = {noise_sd = [0.02, 0.04, 0.08, 0.16], grey = false}"

@@ -22,7 +22,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.engine import schedule
 from bandlens.engine.processes import device_workers
 from bandlens.engine.schedule import Computer
@@ -194,7 +194,7 @@ WITHOUT = """
 import sys
 {preamble}
 sys.argv = ["bandlens", "run", "{study}", "--executor", "ray", "--db", "{database}", *{options}]
-from bandlens.app.cli import main
+from bandlens.app.cli.main import main
 main()
 """
 

@@ -16,13 +16,13 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.workers import Workers
 
 RUN = """
 import sys
 from pathlib import Path
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.errors import BandlensError

@@ -13,7 +13,7 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.engine import processes, schedule
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.engine import run
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 

@@ -25,7 +25,7 @@ def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[
 COMMAND = """
 import sys
 sys.argv[0] = "bandlens"
-from bandlens.app.cli import main
+from bandlens.app.cli.main import main
 try: main()
 except SystemExit as end: assert not end.code
 """
@@ -45,7 +45,7 @@ ENGINES = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
         ("import bandlens, bandlens.core.records; bandlens.UsageError; dir(bandlens)", HEAVY),
         ("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")),
         ("import bandlens.engine.device.devices", ENGINES),
-        ("import bandlens.app.commands.models, bandlens.app.commands.export", (*HEAVY, "torchvision", "onnx")),
+        ("import bandlens.app.cli.commands.models, bandlens.app.cli.commands.export", (*HEAVY, "torchvision", "onnx")),
         (
             "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')",
             ("torch", "torchvision", "PIL", "pyarrow", "duckdb"),
@@ -79,14 +79,14 @@ def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
     command = [sys.executable, "-I", "-S", "-c", OBEYED, str(PACKAGE)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     modules = set(result.stdout.split())
-    ours = {"bandlens", "bandlens.__main__", "bandlens.app", "bandlens.app.signals"}
+    ours = {"bandlens", "bandlens.__main__", "bandlens.app", "bandlens.app.cli.signals"}
     assert {name for name in modules if name.startswith("bandlens")} == ours
     assert not modules & {"typing", "re", "json", "pathlib", "dataclasses", "difflib", "urllib"}
 
 
 def test_a_command_is_loaded_without_the_others() -> None:
-    commands = tuple(f"bandlens.app.commands.{name}" for name in ("images", "published", "studies", "sql"))
-    assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.commands.studies"}
+    commands = tuple(f"bandlens.app.cli.commands.{name}" for name in ("images", "published", "studies", "sql"))
+    assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.cli.commands.studies"}
 
 
 def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplace: Path) -> None:

@@ -13,7 +13,7 @@ from waiting import wait_until
 
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import Crop
-from bandlens.probes.images.change import add_images, remove_images
+from bandlens.probes.images.edit import add_images, remove_images
 from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.pack import pack
 
@@ -52,7 +52,7 @@ def test_a_killed_pack_leaves_no_set_and_the_next_one_clears_up(tmp_path: Path) 
 ADD = """
 import sys
 from pathlib import Path
-from bandlens.probes.images.change import add_images
+from bandlens.probes.images.edit import add_images
 add_images(*map(Path, sys.argv[1:]))
 """
 

@@ -31,7 +31,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["bandlens.app.cli", "duckdb"])
+@pytest.mark.parametrize("module", ["bandlens.app.cli.main", "duckdb"])
 def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "r.duckdb").touch()
     result = subprocess.run(

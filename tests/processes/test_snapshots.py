@@ -103,7 +103,7 @@ def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
     study, copy = make_study(workplace, probes="slow = {file = 'slow.py'}"), workplace / "copy.duckdb"
     (workplace / "slow.py").write_text(WAITS)
     code = (
-        "import sys; from pathlib import Path; from bandlens.app.study.study_run import run_study; "
+        "import sys; from pathlib import Path; from bandlens.app.study.runner import run_study; "
         "from bandlens.app.study.file import Study; from bandlens.app.study.resolve import resolve; "
         "study, database, copy = map(Path, sys.argv[1:]); "
         "run_study(resolve(Study.read(study)), database, range_seconds=0, snapshot=copy)"

@@ -18,9 +18,9 @@ from queried import QUERY, make_queried, refusal
 from small import Command
 from waiting import LIMIT_SECONDS, wait_until
 
+from bandlens.analysis.database.errors import NATIVE, PLAIN
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.queries import NATIVE, PLAIN
-from bandlens.app.sql_answers import BINARY, write_answer
+from bandlens.app.cli.query_output import BINARY, write_answer
 from bandlens.core.errors import UsageError
 
 

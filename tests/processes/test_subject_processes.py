@@ -16,8 +16,8 @@ from made_up_results import cell, condition, image_set, model, part, python, sto
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures import compute as module
-from bandlens.analysis.measures.compute import compute_measures, open_processes
+from bandlens.analysis.metrics import compute as module
+from bandlens.analysis.metrics.compute import compute_measures, open_processes
 from bandlens.core.errors import EngineError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
@@ -72,7 +72,7 @@ def test_a_process_that_was_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 PROGRAM = """
-from bandlens.analysis.measures import compute
+from bandlens.analysis.metrics import compute
 print("once")
 compute.processors = lambda: 2
 with compute.open_processes(100) as rows_of:

@@ -18,7 +18,7 @@ from bandlens.probes.benchmarks.layouts import Labels, find_benchmark
 from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.probes.images.options import USUAL, How
+from bandlens.probes.images.pack_options import USUAL, How
 
 WNIDS = list(imagenet_classes())
 PARTIAL = Subset(partial=True)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.export.onnx.parity import onnx_logits
 
 MODELS, IMAGES = 6, 40

@@ -17,7 +17,7 @@ PROGRAMS = sorted(file for folder in ("tests", "benchmarks", "docs") for file in
 
 
 def module_of(file: Path) -> str:
-    """`app.cli` for app/cli.py, `app` for app/__init__.py, and nothing for the package itself."""
+    """`app.cli` for app/cli/main.py, `app` for app/__init__.py, and nothing for the package itself."""
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 

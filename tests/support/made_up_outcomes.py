@@ -8,8 +8,8 @@ import numpy as np
 from made_up_results import condition
 from numpy.typing import ArrayLike, NDArray
 
-from bandlens.analysis.measures.base import Available
-from bandlens.analysis.measures.outcomes import (
+from bandlens.analysis.metrics.base import Available
+from bandlens.analysis.metrics.predictions import (
     CellOutcomes,
     CleanPairs,
     ConditionKey,

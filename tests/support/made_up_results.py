@@ -144,7 +144,7 @@ def database_of(
     measured: bool = False,
 ) -> Path:
     """A database in the folder with a study of these cells, and with its measures where these are asked for."""
-    from bandlens.analysis.measures.compute import compute_measures
+    from bandlens.analysis.metrics.compute import compute_measures
 
     with open_store(folder / file) as store:
         label = store_study(store, name, images, parts)

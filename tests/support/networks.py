@@ -26,7 +26,7 @@ from torch import nn
 from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.int8 import to_int8
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 
 Randomize = Callable[[nn.Module], nn.Module]
 

@@ -9,7 +9,7 @@ import numpy as np
 from made_up_results import cell, condition, database_of, image_set, model, part
 
 from bandlens.app.report.data import ReportData
-from bandlens.app.report.measured import measured_sections
+from bandlens.app.report.metric_sections import measured_sections
 from bandlens.app.report.page import Section
 from bandlens.core.protocol import CATEGORIES
 from bandlens.core.records import Condition, Model

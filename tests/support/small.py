@@ -28,8 +28,8 @@ from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE
 from bandlens.export.model_files import save_model
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.pack_options import Contents
 
 CLASSES = 12
 PROBES = """
@@ -238,7 +238,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> P
 
 def invoke(*words: object, catch_exceptions: bool = True) -> Result:
     """A command in this process."""
-    from bandlens.app.cli import app
+    from bandlens.app.cli.main import app
 
     return CliRunner().invoke(app, list(map(str, words)), catch_exceptions=catch_exceptions)
 

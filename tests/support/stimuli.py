@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandlens.core.records import Condition
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch, Family
 from bandlens.probes.grid import FAMILIES

@@ -14,7 +14,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 
 DOCS = Path(__file__).parents[2] / "docs"
 QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "guide" / "results.md").read_text(encoding="utf-8"), re.DOTALL)

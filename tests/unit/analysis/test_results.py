@@ -19,8 +19,8 @@ from polars.testing import assert_frame_equal
 import bandlens
 from bandlens.analysis.charts.grammar import CONFIG, ENLARGED
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.critical_band import center
-from bandlens.analysis.measures.psychometric import THRESHOLDS
+from bandlens.analysis.metrics.families.critical_band import center
+from bandlens.analysis.metrics.families.psychometric import THRESHOLDS
 from bandlens.core.errors import StoreError, UsageError
 
 HOSTILE = ("a|b \\textbf{x}", "\u202egnp.exe")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from explored import explored, limited  # noqa: F401 - fixtures
 
-from bandlens.app.console import listen
+from bandlens.app.cli.console import listen
 from bandlens.app.study.resolve import Work
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ import bandlens
 from bandlens.core.protocol import BIAS_CUTOFFS
 from bandlens.export.model_files import load_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_crops
+from bandlens.export.reference_images import photograph_crops
 
 USUAL: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "image_size": 64}
 FILTERS = {probe: {"cutoff": list(BIAS_CUTOFFS)} for probe in ("lowpass", "highpass")}

@@ -15,12 +15,12 @@ from pairs_of_observers import kappa
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 
-from bandlens.analysis.comparison.cells import Run, compare_cells, two_of
-from bandlens.analysis.comparison.measures import compare_measures
+from bandlens.analysis.comparison.cell_pairs import Run, compare_cells, two_of
+from bandlens.analysis.comparison.metric_pairs import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.core.errors import UsageError
 from bandlens.core.protocol import BIAS_CUTOFFS

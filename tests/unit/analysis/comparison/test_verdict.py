@@ -13,7 +13,7 @@ from made_up_results import cell, condition, database_of, image_set, model, part
 from small import ask
 
 import bandlens
-from bandlens.analysis.comparison.cells import CELLS, Run, two_of
+from bandlens.analysis.comparison.cell_pairs import CELLS, Run, two_of
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.comparison.verdict import (
     NAMED_MODELS,
@@ -23,8 +23,8 @@ from bandlens.analysis.comparison.verdict import (
     value_in_words,
 )
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import REMEDIES, State
-from bandlens.analysis.measures.registry import GRID_MEASURES
+from bandlens.analysis.metrics.base import REMEDIES, State
+from bandlens.analysis.metrics.registry import GRID_MEASURES
 from bandlens.core.protocol import BIAS_CUTOFFS
 
 SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}

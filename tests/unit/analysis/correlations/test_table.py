@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import norm, permutation_test, spearmanr
 from statsmodels.stats.multitest import multipletests
 
-from bandlens.analysis.correlations.model_values import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate
+from bandlens.analysis.correlations.table_inputs import SUBSET_FILTERS
 from bandlens.analysis.published.study_figures import BIASES, shipped_figures
 from bandlens.analysis.statistics import Floats
 from bandlens.core.errors import StoreError, UnknownName

@@ -12,7 +12,7 @@ from small import Command, study_in
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 
 COUNT = 40
 PROBES = (

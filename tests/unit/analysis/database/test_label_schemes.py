@@ -8,7 +8,7 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.outcomes import PredictionReader, subjects
+from bandlens.analysis.metrics.predictions import PredictionReader, subjects
 
 LOW = condition("lowpass", cutoff=0.5)
 

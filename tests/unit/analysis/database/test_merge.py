@@ -14,7 +14,7 @@ from made_up_results import SESSION, Images, cell, condition, database_of, image
 from small import Command, ask, rows_of
 
 from bandlens.analysis.comparison.gates import Limits
-from bandlens.analysis.comparison.precision import gate_precision
+from bandlens.analysis.comparison.precision_gate import gate_precision
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import GROUPS, IDENTITIES, REFERENCES, merge
 from bandlens.analysis.database.open import open_store
@@ -246,6 +246,11 @@ CHANGES = {
     "image_attribute": "UPDATE image_attribute SET value = 'B'",
     "image_set": "UPDATE image_set SET count = 2",
     "condition": "UPDATE condition SET parameters = '{}', probe = 'lowpass'",
+    "frequency of a condition": "UPDATE condition SET cycles_per_pixel = 0.25",
+    "filter of a condition": "UPDATE condition SET cuts = NOT cuts",
+    "native Nyquist limit": "UPDATE image_set SET own_cycles = 12",
+    "head of a checkpoint": "UPDATE checkpoint SET head = '{}'",
+    "architecture of a checkpoint": "UPDATE checkpoint SET architecture = 'other'",
     "cell": "UPDATE cell SET precision = 'int8'",
     "best_rank": "UPDATE prediction SET best_rank = 1",
     "last digit of a confidence": "UPDATE prediction SET confidence = confidence + power(2, -24)",

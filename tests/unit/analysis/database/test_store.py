@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from made_up_results import SESSION, cell, condition, image_set, model, part, st
 from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.outcomes import read_decisions
+from bandlens.analysis.metrics.predictions import read_decisions
 from bandlens.core.errors import BandlensError, StoreError, UsageError
 from bandlens.core.records import UNKNOWN_RANK, Facts, Failed
 from bandlens.probes.attacks import ATTACKS
@@ -267,6 +268,47 @@ def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
     assert f"{log} belongs to a database that is gone" in refusal(path)
     assert log.read_bytes() == b"what a killed run left"
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["results.duckdb.wal", "results.duckdb.tmp", "results.duckdb.checkpoint.wal"])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_open_store_refuses_a_link_beside_the_database(tmp_path: Path, name: str, is_new: bool) -> None:
+    database, victim = tmp_path / "results.duckdb", tmp_path / "elsewhere" / "notes.txt"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    if not is_new:
+        with open_store(database):
+            pass
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(StoreError, match="is a link") as caught, open_store(database) as store:
+        store.execute("CHECKPOINT")
+    assert name in str(caught.value)
+    assert victim.read_text() == "mine"
+
+
+def test_open_store_refuses_a_hard_link_and_a_pipe_in_place_of_the_log(tmp_path: Path) -> None:
+    database, log, victim = (tmp_path / name for name in ("results.duckdb", "results.duckdb.wal", "notes.txt"))
+    with open_store(database):
+        pass
+    victim.write_text("mine")
+    log.hardlink_to(victim)
+    assert "is a link" in refusal(database)
+    log.unlink()
+    os.mkfifo(log)
+    assert "no ordinary file" in refusal(database)
+    assert victim.read_text() == "mine"
+
+
+def test_large_transactions_leave_few_free_blocks(tmp_path: Path) -> None:
+    """130,000 rows are a full row group of DuckDB and a small one, which its checkpoint would rewrite together."""
+    path, images, random = tmp_path / "results.duckdb", image_set(26_000), np.random.default_rng(0)
+    with open_store(path) as store:
+        for seed in range(3):
+            cells = [replace(cell(images), seed=10 * seed + k) for k in range(5)]
+            store_study(store, f"s{seed}", images, [part(c, random.integers(0, 1000, 26_000)) for c in cells])
+    with duckdb.connect(path, read_only=True) as connection:
+        [(free, total)] = connection.execute("SELECT free_blocks, total_blocks FROM pragma_database_size()").fetchall()
+    assert free <= max(1, 0.02 * total)
 
 
 # Messages of DuckDB

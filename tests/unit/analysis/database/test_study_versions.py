@@ -20,7 +20,7 @@ from bandlens.analysis.database.study_versions import (
     study_label,
     study_versions,
 )
-from bandlens.analysis.measures.error_consistency import write_consistencies
+from bandlens.analysis.metrics.families.error_consistency import write_consistencies
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.records import Finished
 

@@ -13,8 +13,8 @@ from scipy.stats import t
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
-from bandlens.analysis.measures.octaves import interactions
+from bandlens.analysis.metrics.families.octaves import MASKS as MEASURED_MASKS
+from bandlens.analysis.metrics.families.octaves import interactions
 from bandlens.app.report.data import read_data
 from bandlens.core.protocol import CUTOFFS
 from bandlens.core.records import Condition, Finished

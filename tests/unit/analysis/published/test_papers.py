@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bandlens.analysis.measures.critical_band import CHANNEL, fit_band
+from bandlens.analysis.metrics.families.critical_band import CHANNEL, fit_band
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 pytestmark = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.correlations.table import correlate_study
-from bandlens.analysis.measures.registry import MEASURES
+from bandlens.analysis.metrics.registry import MEASURES
 from bandlens.analysis.published.study_figures import BIASES, SHIPPED, published_table, shipped_figures
 from bandlens.core.protocol import ACCURACIES, GROUPS
 

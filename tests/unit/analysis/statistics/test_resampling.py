@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from bandlens.analysis.statistics import Floats, resampling
 from bandlens.analysis.statistics.coefficients import METHODS, Method
+from bandlens.analysis.statistics.proportions import share_of
 from bandlens.analysis.statistics.resampling import (
     Spread,
     bca_intervals,
@@ -21,7 +22,6 @@ from bandlens.analysis.statistics.resampling import (
     permutation_p,
     shared_factors,
 )
-from bandlens.analysis.statistics.shares import share_of
 
 
 @pytest.fixture(autouse=True)

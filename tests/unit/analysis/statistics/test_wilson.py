@@ -13,7 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics import Floats, Ints
-from bandlens.analysis.statistics.shares import share_interval, share_of
+from bandlens.analysis.statistics.proportions import share_interval, share_of
 from bandlens.analysis.statistics.wilson import SampledShare, counted_share
 
 

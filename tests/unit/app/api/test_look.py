@@ -18,7 +18,7 @@ from small import Command, ask, make_model, make_pictures
 
 import bandlens
 from bandlens import UsageError
-from bandlens.app.commands.look import print_look
+from bandlens.app.cli.commands.look import print_look
 from bandlens.export.onnx.parity import join_outputs, run_in_batches, split_batches
 from bandlens.probes.images.image_set import open_image_set
 
@@ -33,7 +33,7 @@ def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def compute(content: bytes, images: NDArray[np.float32], batch: int, file: str) -> NDArray[np.float32]:
         return join_outputs(run_in_batches(content, split_batches(images, batch), file), file)
 
-    monkeypatch.setattr("bandlens.export.onnx.finished.try_logits", compute)
+    monkeypatch.setattr("bandlens.export.onnx.import_file.try_logits", compute)
 
 
 @pytest.fixture

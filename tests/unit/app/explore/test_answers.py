@@ -22,8 +22,8 @@ from small import ask
 import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
-from bandlens.app.recorded_images import Conditions, find_sets
-from bandlens.app.sheets import grid_of
+from bandlens.app.study.file import grid_of
+from bandlens.app.study.set_lookup import Conditions, find_sets
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.octaves import MASKS

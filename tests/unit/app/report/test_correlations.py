@@ -11,9 +11,9 @@ import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from reported import GRID
 
-from bandlens.analysis.correlations.model_values import StudyTable
+from bandlens.analysis.correlations.table_inputs import StudyTable
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.analysis.published.study_figures import published_table
 from bandlens.app.report.correlations import atlas_section, correlations_section
 from bandlens.app.report.data import read_data

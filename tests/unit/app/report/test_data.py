@@ -9,11 +9,11 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import measured_section
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.app.report import data
 from bandlens.app.report.correlations import atlas_section
 from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
-from bandlens.app.report.measured import consistency_section, measured_sections
+from bandlens.app.report.metric_sections import consistency_section, measured_sections
 
 MODELS, PLACES, UNSEEN = 9, 8, 4
 """Models of a study, the places that charts have for them here, and the one by accuracy that the choice leaves out."""

@@ -13,9 +13,9 @@ import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 
 import bandlens
-from bandlens.analysis.comparison.cells import Run, compare_cells
+from bandlens.analysis.comparison.cell_pairs import Run, compare_cells
 from bandlens.analysis.comparison.gates import Limits
-from bandlens.analysis.comparison.precision import gate_precision
+from bandlens.analysis.comparison.precision_gate import gate_precision
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import read_data

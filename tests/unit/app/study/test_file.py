@@ -15,7 +15,7 @@ import pytest
 from small import make_images, make_model, make_pictures, make_study, refusal
 
 from bandlens.analysis.comparison.gates import Limits
-from bandlens.analysis.measures.own import read_measures
+from bandlens.analysis.metrics.custom import read_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.core.errors import UsageError

@@ -21,11 +21,11 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.record import RunRecord
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.core.errors import StoreError
 from bandlens.core.records import Cell, Crop, Failed
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
-from bandlens.probes.images.change import add_images, remove_images
+from bandlens.probes.images.edit import add_images, remove_images
 from bandlens.probes.images.pack import pack
 
 PROBES = """

@@ -15,7 +15,7 @@ from small import make_images, make_model, make_pictures, make_study, tune_by_ha
 from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness

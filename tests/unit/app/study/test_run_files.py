@@ -26,10 +26,10 @@ from bandlens.app.study.run_files import (
     read_crashes,
     read_progress,
 )
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
+from bandlens.core.custom.call import crash_notes
 from bandlens.core.files import HOST
 from bandlens.core.jobs import silent
-from bandlens.core.user_functions import crash_notes
 
 DUMP = """{digest}
 Fatal Python error: Segmentation fault

@@ -16,7 +16,7 @@ from bandlens.app.api import studies as api
 from bandlens.app.study import workers as study_workers
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.study_run import run_study
+from bandlens.app.study.runner import run_study
 from bandlens.app.study.workers import Reply, Request, StudyComputer, computer_of
 from bandlens.core.errors import DeviceError, EngineError, StoreError, UsageError
 from bandlens.export.model_files import load_model

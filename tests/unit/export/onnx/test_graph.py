@@ -19,7 +19,7 @@ from bandlens.export.model_files import verify_model
 from bandlens.export.onnx.graph import append_head, append_label_sets, append_pool, cut_graph
 from bandlens.export.onnx.outputs import pool_features
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.onnx.trial import try_logits
+from bandlens.export.onnx.subprocess_run import try_logits
 from bandlens.export.torch.network import OnnxNetwork
 
 IMAGES = make_pictures(6, 64).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)

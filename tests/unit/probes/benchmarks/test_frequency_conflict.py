@@ -14,7 +14,7 @@ from small import make_images, make_pictures
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.benchmarks.frequency_conflict import draw_partners, pack_frequency_conflict
 from bandlens.probes.images.image_set import ImageSet, check_image_set
-from bandlens.probes.images.options import How
+from bandlens.probes.images.pack_options import How
 
 LABELS = [0, 0, 1, 2, 1, 3, 0, 2]
 

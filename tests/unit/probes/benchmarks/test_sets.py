@@ -22,8 +22,8 @@ from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
 from bandlens.probes.benchmarks.sets import Subset, pack_benchmark
 from bandlens.probes.images.image_set import ImageSet, Scheme, check_image_set, open_image_set
-from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.pack_options import Contents, Draw, How
 
 SIDE = 16
 PARTIAL = Subset(partial=True)

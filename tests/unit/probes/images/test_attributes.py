@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bandlens.core.errors import ImageSetError
 from bandlens.probes.images.labels import make_slices, read_attributes, select_images, write_attributes
-from bandlens.probes.images.set_files import ATTRIBUTES
+from bandlens.probes.images.storage import ATTRIBUTES
 
 PATHS = [f"{k}.png" for k in range(6)]
 VALUES = st.dictionaries(

@@ -19,8 +19,8 @@ from small import write_pictures
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
-from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
+from bandlens.probes.images.pack_options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 
 
 def picture(seed: int) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ from PIL import Image
 from bandlens.core.errors import ImageSetError
 from bandlens.core.records import Crop
 from bandlens.probes.images.image_sources import open_source
-from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.pack_options import How
 
 Mode = Literal["w", "w:gz", "w:xz"]
 pack_small = partial(pack, crop=Crop(8, 8))

@@ -17,14 +17,14 @@ from small import make_images, make_model, make_pictures
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import Cell, Finished
 from bandlens.engine.backends.base import variant_of
+from bandlens.engine.task_context import Workbench
 from bandlens.engine.tasks import Task
-from bandlens.engine.workbench import Workbench
 from bandlens.probes.grid import make_grid
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
-from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.pack_options import How
 from bandlens.probes.images.pixels import Stream
-from bandlens.probes.images.set_files import read_index, write_index
+from bandlens.probes.images.storage import read_index, write_index
 
 SIDE = 32
 STREAM = How(stream=True)

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bandlens.app.commands.images import read_range
+from bandlens.app.cli.commands.images import read_range
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import PERCENTILES, Crop
 from bandlens.probes.images.decode import BrokenImageError, cropped, pillow_warnings
 from bandlens.probes.images.image_set import check_image_set
-from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.pack_options import How
 
 CROP = Crop(24, 24, squash=True)
 

@@ -1,0 +1,379 @@
+"""Gates of releases: whether a model answers no worse than the one before it.
+
+The loss is the mean of d_i, by how much image i got worse: with accuracies 1 where only the release before was right
+(negative flips), and -1 where only this one is. Its interval and one-sided p are those of `paired`. The share of
+negative flips has the interval of `wilson`, and is relative to what independent errors would give (Yan et al. 2021):
+
+    relative flips = negative flips / ((1 - error before) * error now)
+
+A row has two tests, with the margin M of the loss, or the limit L of negative flips:
+
+    p_pass   the loss is M or more, or the share of negative flips L or more       rejected: pass
+    p_fail   the loss is 0 or less, or the share of negative flips L or less       rejected: fail
+
+Holm's correction takes in all rows, at 0.025 for each side: the chance is at most 5 % that a table has any row that
+fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
+images would decide at the level 0.025 / rows. Cells that are one and the same pass without a test.
+
+Without labels an image is right that is answered as the clean one is by the same release. These clean answers are right
+where they are those of the release before: else one that answers everything with one class would lose nothing.
+
+The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval has the level
+of the normal quantile that 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
+Chetverikov & Kato 2013):
+
+    T = sum_u g_u (D_u - n_u d) / (n * standard error),   g_u ~ N(0, 1) a cluster,   D_u = sum of d over its n_u images
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy
+from numpy.typing import NDArray
+
+from ...core.errors import UnknownName, UsageError, plural, some_of
+from ...core.records import in_words as parameters_in_words
+from ..metrics.base import Measure
+from ..metrics.predictions import CellOutcomes, Outcomes
+from ..metrics.registry import CONDITION_MEASURES
+from ..statistics import ALPHA, Floats, Ints, Mask
+from ..statistics.coefficients import holm
+from ..statistics.paired import PairedDifference, paired_difference, sums_by_cluster
+from ..statistics.wilson import NO_SPREAD, SampledShare
+from .cell_pairs import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
+from .gates import FLIPS, NOTE_OF_CLEAN, NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
+from .metric_pairs import Side, by_condition, read_sides
+from .precision_gate import flip_share, two_digits
+
+LEVEL = ALPHA / 2
+"""The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
+DRAWS = 2000
+"""Draws of the largest statistic."""
+BLOCK_NUMBERS = 4_000_000
+"""Numbers in the largest array of draws."""
+MEASURES: Mapping[str, Measure[CellOutcomes]] = {
+    measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
+}
+"""Name -> measure that a release can be judged by."""
+
+
+Slice = tuple[str, Ints]
+"""The name of a slice, and its images; that of all images is empty."""
+
+
+def _classes(outcomes: Outcomes) -> Iterator[Slice]:
+    """The classes of the labels, by name where it is known."""
+    label, names = outcomes.images.label, next(iter(outcomes.cells.values())).class_names
+    for number in np.unique(label[label >= 0]).tolist():
+        yield f"class {names.get(number, number)}", np.flatnonzero(label == number)
+
+
+def _attributes(outcomes: Outcomes) -> Iterator[Slice]:
+    """The values of the attributes of images."""
+    for (name, value), images in outcomes.images.slices.items():
+        yield f"{name}={value}", images
+
+
+SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes, "attribute": _attributes}
+"""Kind of slices -> the slices of an image set."""
+
+
+STATISTICS = ("gained", "lost", "images", "unseen", "freedom")
+"""Columns of a `PairedDifference` that is a loss; `images` and `unseen` are also those of a share of negative flips."""
+SCHEMA = ROWS | dict.fromkeys(STATISTICS, pl.Float64)
+"""Columns of the rows, and of what their verdicts are made of."""
+Contributions = tuple[Ints, Floats]
+"""Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasePair:
+    """Two releases of a model on the same images, under the same conditions."""
+
+    conditions: pl.DataFrame
+    """The columns that tell the conditions apart, a row each."""
+    hits: tuple[Mask, Mask]
+    """(conditions, n): what is right before and now."""
+    values: Mapping[str, tuple[Floats, Floats]]
+    """Measure -> (conditions, n) before and now; NaN for images that do not count."""
+    clusters: Ints
+    """(n,): images with the same number are not independent."""
+
+    def judge(self, slices: Iterable[Slice], limits: Limits) -> tuple[pl.DataFrame, list[Contributions]]:
+        """The rows of slices, each a name and its images, before `decide` corrects them; and what makes up their T."""
+        rows, contributions = [pl.DataFrame(schema=SCHEMA)], list[Contributions]()
+        flip_mask, limit = self.hits[0] & ~self.hits[1], limits.negative_flips
+        for name, images in slices:
+            flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (flip_mask, *self.hits))
+            relative = relative_flips(flips, 1 - share_a, 1 - share_b)
+            slice_columns = {"slice": name, "flips": flips, "relative_flips": relative}
+            for measure, values in self.values.items():
+                places = images[~np.isnan(values[0][:, images] + values[1][:, images]).any(axis=0)]
+                if not len(places):
+                    continue
+                values_a, values_b = (numbers[:, places] for numbers in values)
+                d = MEASURES[measure].display.sense * (values_a - values_b)
+                loss, (sums, sizes, clusters) = d.mean(axis=1), sums_by_cluster(d, self.clusters[places])
+                compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
+                low, high = compared.ends()
+                block = {"measure": measure, "n": len(places), "margin": float(limits.margin)}
+                block |= {"before": values_a.mean(axis=1), "now": values_b.mean(axis=1), "loss": loss}
+                block |= {"loss_low": low, "loss_high": high}
+                block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
+                block |= {name: getattr(compared, name) for name in STATISTICS}
+                rows.append(self._block(slice_columns | block))
+                # Rows in which no image differs from another have no statistic.
+                error = np.where(compared.error > NO_SPREAD, compared.error, np.inf)
+                influences = (sums - sizes * loss[:, None]) / d.shape[1] / error[:, None]
+                order = np.argsort(clusters)
+                contributions.append((clusters[order], influences.T[order].astype(np.float32)))
+            if limit is not None:
+                sampled = flip_share(flip_mask[:, images], self.clusters[images])
+                low, high = sampled.ends()
+                block = {"measure": FLIPS, "n": len(images), "margin": limit, "before": share_a, "now": share_b}
+                block |= {"loss": flips, "loss_low": low, "loss_high": high}
+                block |= {"p_pass": sampled.p_below(limit), "p_fail": sampled.p_above(limit)}
+                block |= {"images": sampled.effective, "unseen": sampled.unseen}
+                rows.append(self._block(slice_columns | block))
+        return pl.concat(rows, how="diagonal"), contributions
+
+    def _block(self, columns: Mapping[str, Any]) -> pl.DataFrame:
+        """A row for each condition, from columns of a value each or of one value."""
+        shape = len(self.conditions)
+        return self.conditions.with_columns(
+            pl.Series(name, np.broadcast_to(values, shape), nan_to_null=True) for name, values in columns.items()
+        )
+
+
+def draw_largest(contributions: Sequence[Contributions], clusters: Ints, seed: int) -> Floats:
+    """(DRAWS,): the largest |T| of all rows in each draw; a cluster of (n,) images has one weight in all of them."""
+    ids, maxima = np.unique(clusters), np.zeros(DRAWS)
+    random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
+    for first in range(0, DRAWS, size):
+        block = maxima[first : first + size]
+        weights = random.standard_normal((len(block), len(ids)), np.float32)
+        for some_ids, per_cluster in contributions:
+            has_all = len(some_ids) == len(ids)
+            statistics = (weights if has_all else weights[:, np.searchsorted(ids, some_ids)]) @ per_cluster
+            np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
+    return maxima
+
+
+def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Floats:
+    """Negative flips as a share of those that independent errors would give; NaN where these would give none."""
+    expected = np.asarray((1 - error_before) * error_now)
+    return np.divide(flips, expected, out=np.full_like(expected, np.nan), where=expected > 0)
+
+
+def decide(rows: pl.DataFrame) -> pl.DataFrame:
+    """Correct the p of all rows of a table, and add verdict and needed."""
+    p_pass, p_fail, n, loss, margin = _numbers(rows, "p_pass", "p_fail", "n", "loss", "margin")
+    p_pass, p_fail, difference = holm(p_pass), holm(p_fail), PairedDifference(*_numbers(rows, *STATISTICS))
+    quantile = float(scipy.special.ndtri(1 - LEVEL / max(1, len(rows))))
+    to_pass = np.where(loss < margin, difference.growth(margin, quantile), np.inf)
+    to_fail = np.where(loss > 0, difference.growth(np.zeros_like(margin), quantile), np.inf)
+    flips = SampledShare(loss, difference.images, difference.unseen).growth(margin, quantile)
+    counts = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
+    counts = np.maximum(counts * n, n + 1)
+    table = rows.with_columns(
+        p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
+    ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
+    return table.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(counts)))
+
+
+def _numbers(rows: pl.DataFrame, *names: str) -> Floats:
+    """(names, rows): columns, NaN where they are null."""
+    return rows.select(pl.col(names).cast(pl.Float64).fill_null(np.nan)).to_numpy().T
+
+
+def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
+    """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
+
+    `maxima` has the largest statistic of the table in each draw.
+    """
+    candidates = rows.filter(pl.col("gained").is_not_null(), pl.col("loss_low").is_not_null())
+    if candidates.is_empty():
+        return None
+    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
+    low, high = PairedDifference(*_numbers(candidates, *STATISTICS)).ends(alpha)
+    row = int(np.argmax(low))
+    return candidates.select(*ROWS).row(row, named=True) | {"loss_low": float(low[row]), "loss_high": float(high[row])}
+
+
+def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Gated:
+    """Judge the cells of `b` against the matching ones of `a`, the release before. `advance` gets numbers of cells.
+
+    Raises UsageError where the two are one and the same, have no cell in common, or a limit names what they lack.
+    """
+    check_names(limits)
+    label = f"{b.name_beside(a)} against {a.name_beside(b)}"
+    if a.is_same_as(b):
+        raise UsageError(
+            f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION, or judge a "
+            "precision: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
+        )
+    cells_a, cells_b = (_select_cells(run, limits) for run in (a, b))
+    pairs = match_cells(a, b, cells_a, cells_b)
+    sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
+    lacking = [words for side in sides if (words := _rest_in_words(*side))]
+    if pairs.is_empty():
+        rest = "; ".join(lacking) or "neither has any"
+        raise UsageError(f"{label}: no cell in common: {rest}; run both on the same sets")
+    side_a, side_b = read_sides(a, b)
+    differing_cells = pairs.filter(~pl.col("same"))
+    frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
+    for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):
+        pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
+        kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
+        all_slices = [*chain.from_iterable(slices_by_kind.values())]
+        # A single cluster has no interval: its row could never be decided.
+        slices = [(name, images) for name, images in all_slices if not name or np.ptp(pair.clusters[images])]
+        if small := len(all_slices) - len(slices):
+            lacking.append(f"{plural(small, 'slice')} of {image_set} of a single image or cluster")
+        pair_rows, contributions = pair.judge(slices, limits)
+        frames.append(pair_rows)
+        # Checkpoints on the same images share the draws of these.
+        np.maximum(maxima, draw_largest(contributions, pair.clusters, int(group["digest"][0][:8], 16)), out=maxima)
+        for (name, *_), column in zip(sides, ("n", "n_b"), strict=True):
+            if unmatched := group[column][0] - len(pair.clusters):
+                lacking.append(f"{plural(unmatched, 'image')} of {image_set} of {name} alone")
+        advance(len(group))
+    rows = decide(pl.concat(frames, how="diagonal"))
+    if absences := [name for name in limits.measures if len(differing_cells) and name not in rows["measure"]]:
+        raise UsageError(
+            f"{label}: no image has a number of {', '.join(absences)}; leave it out of {name_limit('measures')}"
+        )
+    if absences := [kind for kind in limits.slices if len(differing_cells) and kind not in kinds]:
+        raise UsageError(
+            f"{label}: no image has a known {' or '.join(absences)}; leave it out of {name_limit('slices')}"
+        )
+    flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
+    rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
+    table = pl.concat([rows.select(*ROWS), _same_rows(pairs.filter("same"), limits)], how="diagonal_relaxed")
+    return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking="; ".join(dict.fromkeys(lacking)))
+
+
+def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
+    """Rows of cells that are one and the same, which pass: they lose nothing, whatever a measure makes of them."""
+    words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": NOTE_OF_SAME}
+    constants = (
+        dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), 0.0) | {"margin": float(limits.margin)} | words
+    )
+    return cells.select(
+        *MATCH, CYCLES, "n", cell="cell_b", **{name: pl.lit(value) for name, value in constants.items()}
+    )
+
+
+def check_names(limits: Limits) -> None:
+    """UnknownName for a measure or kind of slices that no release can be judged by."""
+    check_known("measures", limits.measures, MEASURES)
+    check_known("slices", limits.slices, SLICES)
+
+
+def check_known(key: str, names: Iterable[str], choices: Collection[str]) -> None:
+    """UnknownName for a name in a key of [gate] that is none of these."""
+    for name in names:
+        if name not in choices:
+            raise UnknownName(f"name in {name_limit(key)}", name, choices)
+
+
+def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
+    """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
+    cells = read_cells(run)
+    check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
+    return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
+
+
+def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -> str:
+    """The number of cells of a run that another lacks, and their checkpoints, image sets, probes or settings."""
+    remainder, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
+    partly = remainder
+    for column in MATCH[:3]:
+        values = remainder.join(counterparts, on=column, how="anti", maintain_order="left")[column].unique(
+            maintain_order=True
+        )
+        if len(values):
+            words.append(f"{column.replace('_', ' ')} {some_of(values)}")
+            partly = partly.filter(~pl.col(column).is_in(values.implode()))
+    if len(partly):
+        settings = partly.select("probe", "parameters").unique(maintain_order=True).rows()
+        words += [some_of(f"{probe} {parameters_in_words(json.loads(text).items())}" for probe, text in settings)]
+    return f"{plural(len(remainder), 'cell')} of {name} alone ({', '.join(words)})" if len(remainder) else ""
+
+
+def _read_pair(
+    side_a: Side, side_b: Side, cells: pl.DataFrame, limits: Limits, key: tuple[str, str]
+) -> tuple[ReleasePair, dict[str, list[Slice]]]:
+    """Read cells of one checkpoint and image set on the images that both have, and the slices of these by kind.
+
+    All images are a slice without a name, of a kind without a name.
+    """
+    where = " on ".join(key)
+    outcomes_a, outcomes_b = side_a.outcomes(key), side_b.outcomes(key)
+    images_a, images_b, clusters = common_images(side_a.predictions.store, side_b.predictions.store, cells)
+    if outcomes_a is None or outcomes_b is None or not len(clusters):
+        raise UsageError(f"{where}: no image in common; pack both sets with the same paths")
+    if outcomes_a.images.labelled != outcomes_b.images.labelled:
+        raise UsageError(f"{where}: only one of the two has labels; pack both sets with labels")
+    settings = cells.select("probe", "parameters").rows()
+    cells_a, cells_b = (
+        [by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b)
+    )
+    if any(cell.hits is None for cell in (*cells_a, *cells_b)):
+        raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
+    for place in np.flatnonzero(cells["itself"]):
+        decisions = cells_b[place].decisions
+        answers_before = decisions.predicted.copy()
+        answers_before[images_b] = cells_a[place].decisions.predicted[images_a]
+        cells_b[place] = replace(cells_b[place], clean=replace(decisions, predicted=answers_before))
+    names = limits.measures or [name for name, measure in MEASURES.items() if measure.display.primary]
+
+    def stack(numbers: Callable[[CellOutcomes], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(cells, images) before and now: numbers of each image that both have."""
+        return (
+            np.stack([numbers(cell)[images_a] for cell in cells_a]),
+            np.stack([numbers(cell)[images_b] for cell in cells_b]),
+        )
+
+    pair = ReleasePair(
+        cells.select(
+            *MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b", note=pl.when("itself").then(pl.lit(NOTE_OF_CLEAN))
+        ),
+        stack(lambda cell: np.asarray(cell.hits)),
+        {
+            name: stack(partial(_values, MEASURES[name]))
+            for name in names
+            if MEASURES[name].applies(outcomes_a.available) and MEASURES[name].applies(outcomes_b.available)
+        },
+        clusters,
+    )
+    for side in (side_a, side_b):
+        side.predictions.forget()
+    slices: dict[str, list[Slice]] = {"": [("", np.arange(len(clusters)))]}
+    for kind in limits.slices:
+        # A set may have got attributes since the release before ran.
+        slices[kind] = _common_slices(kind, outcomes_b, images_b) or _common_slices(kind, outcomes_a, images_a)
+    return pair, slices
+
+
+def _common_slices(kind: str, outcomes: Outcomes, common: Ints) -> list[Slice]:
+    """The slices of a kind, with their places among the common images."""
+    places = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
+    return [(name, images) for name, images in places if len(images)]
+
+
+def _values(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Floats:
+    """(n,): the measure of each image, NaN where it has none."""
+    numbers = measure.values(cell) if measure.values else None
+    if numbers is None:
+        return np.full(len(cell.images), np.nan)
+    mask = np.ones(len(numbers.values), bool) if numbers.mask is None else numbers.mask
+    return np.asarray(np.where(mask, numbers.values, np.nan))

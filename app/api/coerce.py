@@ -1,0 +1,202 @@
+"""The model and the images that `look` and a release are given, in any form, exported and packed where they are not."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import BandlensError, UsageError, did_you_mean, plural
+from ...core.files import sha256_of
+from ...core.jobs import Progress, silent
+from ...core.log import log
+from ...core.protocol import CLASSES, SIZE
+from ...core.records import PUBLISHED_CROP, Crop, Model
+from ...export.model_files import load_model, model_names, normalization_name
+from ...export.weights.study_checkpoints import checkpoints
+from .export import name_sources, read_normalization
+from .models import TIMM, channels_of, export_function, export_model, is_of_timm
+from .parameters import Layout
+
+if TYPE_CHECKING:
+    from ...probes.images.image_set import ImageSet
+
+DATABASE = "results.duckdb"
+"""The file of a look's results in its folder."""
+MOST_IMAGES = 2_000
+"""The most images that are packed; they are decoded in a few seconds, and their intervals are 0.02 wide each way."""
+MODEL_ADVICE = "give an ONNX file, a checkpoint's name, timm:NAME, or weights with their --architecture"
+
+
+class UnknownNormalization(UsageError):
+    """Nobody has said how the images of a model are normalized."""
+
+
+def take_model(
+    model: Any,
+    models: Path,
+    out: Path | None = None,
+    *,
+    name: str | None = None,
+    architecture: str | None = None,
+    normalization: str | None = None,
+    image_size: int | None = None,
+    version: str | None = None,
+    layout: Layout = "nhwc",
+) -> Model:
+    """The model that `look` takes, exported unless it is in the folder `models`, or elsewhere.
+
+    An export goes into `out`, by default `models`.
+    """
+    if isinstance(model, Model):
+        return model
+    torch, channels = sys.modules.get("torch"), None
+    model = getattr(model, "_orig_mod", model)  # Exported compiled, it took two minutes.
+    if normalization is not None:
+        mean, std = read_normalization(normalization)
+        channels = channels_of("mean", mean), channels_of("std", std)
+    if isinstance(model, (str, PathLike)):
+        file = Path(model)
+        if not file.exists() and architecture is None:
+            return _named_model(str(model), models, has_options=(name, normalization) != (None, None))
+        if file.is_dir() and not (file / "config.json").exists():
+            files = sorted(path for path in file.iterdir() if path.suffix in (".onnx", ".pth", ".pt"))
+            inside = f"give a file, such as {files[0]}" if files else MODEL_ADVICE
+            raise UsageError(f"{file} is a folder without config.json; {inside}")
+        title = next(iter(name_sources([file], name)))
+        with suppress(BandlensError):  # which a file raises that was not exported
+            exported = load_model(file.parent, file.stem)
+            if channels is not None:
+                log.warning(f"bandlens: warning: {file} was exported with its normalization, which is taken")
+            return exported
+        if file.is_file() and title in model_names(models):
+            earlier = load_model(models, title)
+            is_same = channels is None or earlier.normalization == normalization_name(channels)
+            if is_same and earlier.weights_sha256 == sha256_of(file):
+                return earlier
+        knows_normalization = file.is_dir()
+    elif torch is not None and isinstance(model, torch.nn.Module):
+        knows_normalization = is_of_timm(model)
+        own_name = getattr(model, "pretrained_cfg", {}).get("architecture") if knows_normalization else None
+        title = name or own_name or type(model).__name__
+    elif isinstance(model, type):
+        raise UsageError(f"model is the class {model.__name__}; give {model.__name__}(), an instance")
+    elif not callable(model):
+        raise UsageError(f"model is of {type(model).__name__}; give a path, a name, a network or a function")
+    elif version is None:
+        raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
+    elif channels is not None:
+        raise UsageError("a function gets images in [0, 1]; leave out --normalization, and normalize inside")
+    else:
+        title = name or str(getattr(model, "__name__", "function")).strip("<>")  # as of <lambda>
+        return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=out or models)
+    if channels is None and not knows_normalization:
+        raise UnknownNormalization(
+            f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
+        )
+    return export_model(
+        model,
+        title,
+        architecture=architecture,
+        mean=channels and channels[0],
+        std=channels and channels[1],
+        image_size=image_size,
+        out=out or models,
+    )
+
+
+def _named_model(word: str, models: Path, has_options: bool) -> Model:
+    """One of the 48 or of timm, which is exported unless it is there; or a model that was exported before."""
+    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(None)
+    name, is_published = word.removeprefix(TIMM), word in published or word.startswith(TIMM)
+    if not is_published and word not in (*exported, *model_names(models)):
+        near = did_you_mean(word, [*published, *exported, *map(str, Path(word).parent.glob("*"))])
+        raise UsageError(f"there is no file {word}, and no model of this name{near}; {MODEL_ADVICE}")
+    if has_options:
+        raise UsageError(f"{word} has its own name and normalization; leave out --name and --normalization")
+    if name in model_names(models):
+        return load_model(models, name)
+    return export_model(word, out=models) if is_published else load_model(None, word)
+
+
+def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
+    """The image set that `look` takes: a packed one, or one that is packed anew into the folder, as the model takes it.
+
+    A set that lies there is replaced where its images differ; UsageError where a look was at others alone.
+    """
+    import numpy as np
+
+    from ...probes.images.image_set import open_image_set
+    from ...probes.images.image_sources import open_source
+    from ...probes.images.in_memory import pictures_of
+    from ...probes.images.pack import NO_LABELS, pack, pack_arrays
+    from ...probes.images.pack_options import Contents, Draw, How
+    from ...probes.images.storage import ABOUT
+    from ..study.compatibility import match_images
+    from ..study.label_checks import doubt_numbers
+
+    is_path = isinstance(images, (str, PathLike))
+    if is_path and (Path(images) / ABOUT).is_file():
+        if labels is not None:
+            raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
+        return open_image_set(Path(images))
+    is_none = isinstance(labels, str) and Path(labels) == NO_LABELS
+    if labels is not None and not is_none and is_path != isinstance(labels, (str, PathLike)):
+        raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; of arrays, a list")
+    if labels is None and model.classes != CLASSES:  # then folders that are called as classes of ImageNet say nothing
+        labels = NO_LABELS if is_path else None
+    name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
+    out = folder / f"{name}.set"
+    crop, size = crop_of(model), model.image_size
+    if model.crop is None and side_of(images) == size:
+        crop = Crop(size, size)  # they are cropped already
+    with TemporaryDirectory(prefix=".packing-", dir=folder) as draft:
+        new = Path(draft) / out.name
+        how = How(is_path, progress=progress, say=lambda text: log.info(text.replace(str(new), str(out))))
+        if is_path:
+            count = len(open_source(Path(images)).paths)
+            if count > MOST_IMAGES:
+                log.info(f"{images}: {MOST_IMAGES:,} of {count:,} images are taken, evenly from all classes")
+            contents = Contents(name, draw=Draw(min(MOST_IMAGES, count)))
+            packed = pack(images, new, crop=crop, labels=labels, contents=contents, how=how)
+            if labels is None and packed.info.labelled:
+                log.info(f"{images}: its folders are WordNet ids, and so its labels; --labels none takes none")
+        else:
+            pictures, classes, names = pictures_of(images, labels, MOST_IMAGES)
+            packed = pack_arrays(
+                pictures, new, crop=crop, labels=classes, class_names=names, contents=Contents(name), how=how
+            )
+        if packed.class_names and (doubts := doubt_numbers([model], [match_images(packed, [model])])):
+            raise UsageError(f"{doubts[0]}; or measure agreement: --labels none")
+        earlier = open_image_set(out) if out.exists() else packed
+        if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
+            raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")
+        if not out.exists() or (earlier.info.digest, earlier.class_names) != (packed.info.digest, packed.class_names):
+            shutil.rmtree(out, ignore_errors=True)
+            new.rename(out)
+    if packed.skipped:
+        log.info(
+            f"{images}: {plural(len(packed.skipped), 'broken image')} left out, such as {next(iter(packed.skipped))}"
+        )
+    return open_image_set(out)
+
+
+def side_of(images: Any) -> int | None:
+    """The side of square pictures in memory, pixels; None for all else, and for large ones of PIL: to be resized."""
+    from ...probes.images.in_memory import pictures_of
+
+    if isinstance(images, (str, PathLike)):
+        return None
+    sides = {side for _, pixels in pictures_of(images, "none", 2)[0] for side in pixels.shape[:2]}
+    picture = images[0][0] if isinstance(images[0], tuple) else images[0]
+    is_photograph = hasattr(picture, "convert") and max(sides) > SIZE
+    return sides.pop() if len(sides) == 1 and not is_photograph else None
+
+
+def crop_of(model: Model) -> Crop:
+    """The crop of a model that has none of its own: the published one, at its size."""
+    return model.crop or Crop(model.image_size, round(model.image_size * PUBLISHED_CROP.resize / SIZE))

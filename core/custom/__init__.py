@@ -1,0 +1,1 @@
+"""Custom probes, metrics and models: loading, identifying and calling a user's functions."""
