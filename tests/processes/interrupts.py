@@ -53,7 +53,7 @@ import atexit
 if not moment:
     atexit.register(lambda: os.write(2, f"{events}".encode()))
 from bandlens.__main__ import main
-from bandlens.app import signals
+from bandlens.app.cli import signals
 obey = signals.obey
 def obey_from_here():
     obey()

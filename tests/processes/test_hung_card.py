@@ -145,7 +145,7 @@ def test_what_cannot_be_freed_on_a_lost_card_is_no_traceback_each() -> None:
 STUCK = """
 import sys, threading
 from bandlens import __main__
-from bandlens.app import cli
+from bandlens.app.cli import main as cli
 from bandlens.core.timeouts import TimedCalls
 def app():
     try:
@@ -153,7 +153,7 @@ def app():
     finally:
         import atexit
         atexit.register(print, "unloaded")
-cli.app = app
+cli.main = app
 __main__.main()
 """
 

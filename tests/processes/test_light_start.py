@@ -43,7 +43,7 @@ ENGINES = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
     ("code", "libraries"),
     [
         ("import bandlens, bandlens.core.records; bandlens.UsageError; dir(bandlens)", HEAVY),
-        ("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")),
+        ("import bandlens.app.study.runner, bandlens.app.study.plan", ("torch", "onnxruntime")),
         ("import bandlens.engine.device.devices", ENGINES),
         ("import bandlens.app.cli.commands.models, bandlens.app.cli.commands.export", (*HEAVY, "torchvision", "onnx")),
         (
@@ -65,7 +65,7 @@ spec = spec_from_file_location("bandlens", f"{folder}/__init__.py", submodule_se
 sys.modules["bandlens"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["bandlens"])
 from bandlens.__main__ import main
-from bandlens.app import signals
+from bandlens.app.cli import signals
 def obey():
     print(*sys.modules, flush=True)
     os._exit(0)
@@ -79,7 +79,7 @@ def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
     command = [sys.executable, "-I", "-S", "-c", OBEYED, str(PACKAGE)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     modules = set(result.stdout.split())
-    ours = {"bandlens", "bandlens.__main__", "bandlens.app", "bandlens.app.cli.signals"}
+    ours = {"bandlens", "bandlens.__main__", "bandlens.app", "bandlens.app.cli", "bandlens.app.cli.signals"}
     assert {name for name in modules if name.startswith("bandlens")} == ours
     assert not modules & {"typing", "re", "json", "pathlib", "dataclasses", "difflib", "urllib"}
 

@@ -98,7 +98,7 @@ HASTE = """
 import sys
 from bandlens.core import jobs
 jobs.SLOW_SECONDS = 0.1
-from bandlens.app import console
+from bandlens.app.cli import console
 console.LINE_SECONDS = 0.2
 from bandlens.__main__ import main
 sys.argv[0] = "bandlens"

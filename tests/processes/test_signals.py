@@ -48,7 +48,7 @@ IN_NATIVE_IMPORT = """
 import os, signal, sys
 from importlib.machinery import ExtensionFileLoader
 from bandlens.__main__ import main
-from bandlens.app import cli
+from bandlens.app.cli import main as cli
 def strike(frame, event, argument):
     if frame.f_code.co_filename.endswith("enum.py"):
         sys.setprofile(None)
@@ -93,7 +93,7 @@ def test_a_signal_while_a_finished_command_leaves_is_one_line(number: signal.Sig
 
 STUBBORN = """
 import io, sys, time
-from bandlens.app import signals
+from bandlens.app.cli import signals
 class Slow(io.StringIO):
     def flush(self):
         time.sleep(0.2)
@@ -168,7 +168,7 @@ def test_a_run_that_is_told_to_end_ends_soon_and_stores_what_is_computed(workpla
 
 IGNORED = """
 import signal
-from bandlens.app import signals
+from bandlens.app.cli import signals
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 signals.obey()
 signal.raise_signal(signal.SIGHUP)
@@ -184,7 +184,7 @@ def test_under_nohup_hanging_up_ends_nothing() -> None:
 UNREAD = """
 import signal, sys, time
 from bandlens.__main__ import main
-from bandlens.app import cli
+from bandlens.app.cli import main as cli
 def work():
     print("ready", flush=True)
     sys.stdin.read()
