@@ -153,7 +153,7 @@ def app():
     finally:
         import atexit
         atexit.register(print, "unloaded")
-cli.main = app
+cli.app = app
 __main__.main()
 """
 
