@@ -100,7 +100,8 @@ def logits_of(
     """(n, classes) of (n, 3, size, size) images in [0, 1]; EngineError, which begins with the name, for all else."""
     shape = (len(images), "classes" if classes is None else classes)
     wanted = f"it must give {shape[0]} x {shape[1]} logits"
-    given = np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == "nhwc" else images
+    # A copy, which the function may write into: other models get the same images after it.
+    given = np.array(images.transpose(0, 2, 3, 1) if layout == "nhwc" else images, order="C")
     try:
         answer = function(given)
         logits = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer).astype(np.float32)

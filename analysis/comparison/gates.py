@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import copysign
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -82,6 +83,8 @@ class Gated:
     """Cells and images that only one of the two has, and slices too small to judge; empty where there are none."""
     run_summary: Any = None
     """The summary of the run of what lacked, as `bandlens.run` returns it; None of a release that was run before."""
+    databases: Sequence[Path] = ()
+    """The files of the databases that were compared."""
 
     def __repr__(self) -> str:
         return self.headline

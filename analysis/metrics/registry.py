@@ -1,6 +1,6 @@
 """All measures, in the order in which they are computed and shown, and which of them a study has.
 
-A new measure is a file of this folder and its row here.
+A new measure is a file of the folder `families/` and its row here.
 """
 
 from __future__ import annotations

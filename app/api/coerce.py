@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from contextlib import suppress
 from os import PathLike
@@ -16,8 +16,10 @@ from ...core.jobs import Progress, silent
 from ...core.log import log
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model
-from ...export.model_files import load_model, model_names, normalization_name
+from ...core.untrusted import parse_json, read_text
+from ...export.model_files import ENDINGS, load_model, model_names, normalization_name
 from ...export.weights.study_checkpoints import checkpoints
+from ...probes.images.storage import ABOUT
 from .export import name_sources, read_normalization
 from .models import TIMM, channels_of, export_function, export_model, is_of_timm
 from .parameters import Layout
@@ -29,6 +31,8 @@ DATABASE = "results.duckdb"
 """The file of a look's results in its folder."""
 MOST_IMAGES = 2_000
 """The most images that are packed; they are decoded in a few seconds, and their intervals are 0.02 wide each way."""
+MADE_BY = {"made_by": "bandlens look"}
+"""The mark of an image set or a model that a look made, in its description: a look replaces nothing else."""
 MODEL_ADVICE = "give an ONNX file, a checkpoint's name, timm:NAME, or weights with their --architecture"
 
 
@@ -50,7 +54,8 @@ def take_model(
 ) -> Model:
     """The model that `look` takes, exported unless it is in the folder `models`, or elsewhere.
 
-    An export goes into `out`, by default `models`.
+    An export goes into `out`, by default `models`. UsageError where it would later take the place of a model in
+    `models` that no look made.
     """
     if isinstance(model, Model):
         return model
@@ -93,11 +98,13 @@ def take_model(
         raise UsageError("a function gets images in [0, 1]; leave out --normalization, and normalize inside")
     else:
         title = name or str(getattr(model, "__name__", "function")).strip("<>")  # as of <lambda>
+        _refuse_other_model(models, title, out)
         return export_function(model, title, version, layout=layout, image_size=image_size or SIZE, out=out or models)
     if channels is None and not knows_normalization:
         raise UnknownNormalization(
             f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
         )
+    _refuse_other_model(models, title, out)
     return export_model(
         model,
         title,
@@ -123,6 +130,46 @@ def _named_model(word: str, models: Path, has_options: bool) -> Model:
     return export_model(word, out=models) if is_published else load_model(None, word)
 
 
+def _refuse_other_model(models: Path, name: str, out: Path | None) -> None:
+    """UsageError where a model that is exported into `out` would replace one in `models` that no look made."""
+    files = [models / f"{name}{ending}" for ending in (".json", *ENDINGS)]
+    if out not in (None, models) and not _made_by_look(files[0]):
+        for file in files:
+            if os.path.lexists(file):
+                raise UsageError(
+                    f"{file} is there already, and no look made it; name another folder with --out, or the model with "
+                    "--name"
+                )
+
+
+def _made_by_look(description: Path) -> bool:
+    """Whether the description of a model or an image set has the mark of a look."""
+    try:
+        return dict(parse_json(read_text(description))).items() >= MADE_BY.items()
+    except (OSError, ValueError, TypeError):  # there is none, or it is something else
+        return False
+
+
+def set_of(images: Any, folder: Path) -> Path:
+    """The place of the image set of some images: themselves if they are packed, or else a folder in `folder`.
+
+    UsageError where something is in that place that no look made.
+    """
+    if _is_packed(images):
+        return Path(images)
+    name = Path(images).absolute().name.partition(".")[0] if isinstance(images, (str, PathLike)) else "images"
+    out = folder / f"{name}.set"
+    if os.path.lexists(out) and not _made_by_look(out / ABOUT):
+        raise UsageError(
+            f"{out} is there already, and no look made it; give it as the images, or name another folder with --out"
+        )
+    return out
+
+
+def _is_packed(images: Any) -> bool:
+    return isinstance(images, (str, PathLike)) and (Path(images) / ABOUT).is_file()
+
+
 def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: Progress = silent) -> ImageSet:
     """The image set that `look` takes: a packed one, or one that is packed anew into the folder, as the model takes it.
 
@@ -135,12 +182,12 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
     from ...probes.images.in_memory import pictures_of
     from ...probes.images.pack import NO_LABELS, pack, pack_arrays
     from ...probes.images.pack_options import Contents, Draw, How
-    from ...probes.images.storage import ABOUT
+    from ...probes.images.storage import changed_folder, read_description, write_description
     from ..study.compatibility import match_images
     from ..study.label_checks import doubt_numbers
 
-    is_path = isinstance(images, (str, PathLike))
-    if is_path and (Path(images) / ABOUT).is_file():
+    is_path, out = isinstance(images, (str, PathLike)), set_of(images, folder)
+    if _is_packed(images):
         if labels is not None:
             raise UsageError(f"{images} is packed, and has the labels that it was packed with; leave out --labels")
         return open_image_set(Path(images))
@@ -149,8 +196,7 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         raise UsageError("labels of a folder are 'folders', those at its top, or a CSV file; of arrays, a list")
     if labels is None and model.classes != CLASSES:  # then folders that are called as classes of ImageNet say nothing
         labels = NO_LABELS if is_path else None
-    name = Path(images).absolute().name.partition(".")[0] if is_path else "images"
-    out = folder / f"{name}.set"
+    name = out.stem
     crop, size = crop_of(model), model.image_size
     if model.crop is None and side_of(images) == size:
         crop = Crop(size, size)  # they are cropped already
@@ -175,9 +221,13 @@ def take_images(images: Any, labels: Any, model: Model, folder: Path, progress: 
         earlier = open_image_set(out) if out.exists() else packed
         if (folder / DATABASE).exists() and not np.isin(packed.keys, earlier.keys).any():
             raise UsageError(f"{folder} holds a look at other images called {name}; name another folder with --out")
-        if not out.exists() or (earlier.info.digest, earlier.class_names) != (packed.info.digest, packed.class_names):
-            shutil.rmtree(out, ignore_errors=True)
+        write_description(new, read_description(new) | MADE_BY)
+        if not out.exists():
             new.rename(out)
+        elif (earlier.info.digest, earlier.class_names) != (packed.info.digest, packed.class_names):
+            with changed_folder(out) as changed:
+                for file in new.iterdir():
+                    file.rename(changed / file.name)
     if packed.skipped:
         log.info(
             f"{images}: {plural(len(packed.skipped), 'broken image')} left out, such as {next(iter(packed.skipped))}"

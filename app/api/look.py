@@ -22,8 +22,8 @@ from ...core.files import write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Model, enlarged_in_words
-from ...export.model_files import NORMALIZATIONS, normalization_option
-from .coerce import DATABASE, UnknownNormalization, crop_of, side_of, take_images, take_model
+from ...export.model_files import NORMALIZATIONS, normalization_option, update_description
+from .coerce import DATABASE, MADE_BY, UnknownNormalization, crop_of, set_of, side_of, take_images, take_model
 from .export import read_normalization
 from .models import is_of_timm
 from .parameters import File, Layout
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..study.plan import Plan
     from .verdict_view import Look
 
-MODELS, STUDY, REPORT = "models", "look.toml", "report.html"
+MODELS, STUDY, REPORT, FLIPS = "models", "look.toml", "report.html", "flips.png"
 """The folder of a look's models, and its files."""
 FEWEST_IMAGES = 20
 """The images that a first look takes at least, where there are as many: fewer have no interval of a bias."""
@@ -62,6 +62,7 @@ def look(
     image_size: Annotated[int | None, typer.Option(min=8)] = None,
     version: str | None = None,
     layout: Layout = "nhwc",
+    allow_code: Annotated[bool, typer.Option("--allow-code")] = False,
     progress: Progress = silent,
 ) -> Look:
     """Find out which frequencies a model lives on: one call, about a minute.
@@ -86,6 +87,7 @@ def look(
         image_size: side of the model's images, pixels; by default an ONNX file's, that of square arrays, or 224.
         version: of a function, which nobody can see a change in; another whenever it changes.
         layout: of a function's images: `nhwc`, (n, height, width, 3), or `nchw`.
+        allow_code: run the Python files that a study file in `out` names; without it they are listed and not run.
 
     Raises UsageError in one line for whatever lacks; what was made until then stays.
     """
@@ -96,6 +98,10 @@ def look(
     start, folder = time.monotonic(), Path(out)
     if isinstance(images, (str, PathLike)) and not Path(images).exists():
         open_source(Path(images))  # which says what is near
+    _refuse_other_files(folder)
+    if not allow_code:
+        _refuse_code(folder / STUDY)
+    set_of(images, folder)  # which refuses one that no look made
     if image_size is None and callable(model) and not is_of_timm(model):
         image_size = side_of(images)  # nothing else says what it takes
     options: dict[str, Any] = {"name": name, "architecture": architecture, "image_size": image_size}
@@ -123,6 +129,24 @@ def look(
     enlarged = enlarged_in_words(image_set.info.name, image_set.own_cycles) if image_set.own_cycles else ""
     notes = [*filter(None, [conditions, more, enlarged])]
     return read_look(folder / STUDY, folder / DATABASE, image_set, notes, commands)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """UsageError where a look would write to files that no look made: its study file is the first one of them all."""
+    if not (folder / STUDY).exists():
+        for file in (folder / DATABASE, folder / REPORT, folder / FLIPS):
+            if os.path.lexists(file):
+                raise UsageError(f"{file} is there already, and no look made it; name another folder with --out")
+
+
+def _refuse_code(file: Path) -> None:
+    """UsageError, which lists them, where a study file that was found names Python files: they may be anyone's."""
+    from ..study.file import Study
+
+    if file.exists() and (programs := Study.read(file).programs):
+        raise UsageError(
+            f"{file} was found there, and runs code ({some_of(programs)}); read it, and give --allow-code to run it"
+        )
 
 
 @contextmanager
@@ -154,7 +178,10 @@ def _keep_model(model: Model, draft: Path, folder: Path) -> Model:
     if model.path.parent != draft:
         return model
     (folder / MODELS).mkdir(exist_ok=True)
-    for file in draft.iterdir():
+    update_description(model, MADE_BY)
+    for file in sorted(
+        draft.iterdir(), key=lambda file: file.suffix != ".json"
+    ):  # the mark first: after a kill it is there
         file.replace(folder / MODELS / file.name)
     return replace(model, path=folder / MODELS / model.path.name)
 

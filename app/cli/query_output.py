@@ -96,7 +96,12 @@ def write_answers(store: Store, query: str, seconds: float, answer_format: str, 
     if out is None:
         write_all(_TerminalSink() if sys.stdout.isatty() else sys.stdout.buffer)
     else:
-        with writing(out, "name another file with --out"), replacing(out) as temporary, temporary.open("wb") as sink:
+        # Who may not read the database may not read what is in it either.
+        with (
+            writing(out, "name another file with --out"),
+            replacing(out, [store.path]) as temporary,
+            temporary.open("wb") as sink,
+        ):
             write_all(sink)
 
 

@@ -75,7 +75,7 @@ def gate_study_precision(
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             gated = gate_precision(store, summary.label, pairs, study.gate, advance)
-            return replace(gated, run_summary=summary)
+            return replace(gated, run_summary=summary, databases=[database])
 
 
 def _resolve_precision(study: Study, option: str, text: str) -> Work:
@@ -130,7 +130,7 @@ def gate_study_release(
             store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
-    return replace(gated, run_summary=summary)
+    return replace(gated, run_summary=summary, databases=[store_a.path, store_b.path])
 
 
 NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")

@@ -16,7 +16,7 @@ import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,6 +161,28 @@ def _instance(kind: Any, *_arguments: Any) -> Any:
     return object.__new__(kind)  # type: ignore[arg-type]
 
 
+def _check_keys(keys: Iterable[Any]) -> None:
+    """UnpicklingError for a key of a mapping, or a member of a set, that is a tuple of tuples.
+
+    Python computes the hash of a tuple anew from all of its parts each time. Sixty levels of a tuple that holds the
+    level below twice take longer than anybody waits, without a way to interrupt it, and a hundred thousand levels of
+    one part overflow the stack of the process. The keys of real files are text and numbers.
+    """
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise pickle.UnpicklingError("one of its keys is made of nested tuples")
+
+
+def _checking_keys(operation: int, keys_of: Callable[[Any], Iterable[Any]]) -> Callable[[Any], None]:
+    """The unpickler's own operation, after a look at the keys that it takes from the stack."""
+
+    def check_and_do(unpickler: Any) -> None:
+        _check_keys(keys_of(unpickler))
+        pickle._Unpickler.dispatch[operation](unpickler)
+
+    return check_and_do
+
+
 class _Unpickler(pickle._Unpickler):
     """Python's own unpickler in Python: that in C calls no operations of ours."""
 
@@ -168,6 +190,12 @@ class _Unpickler(pickle._Unpickler):
         pickle.BUILD[0]: _drop_state,
         pickle.NEWOBJ[0]: _make_object(1),
         pickle.NEWOBJ_EX[0]: _make_object(2),
+        # The stack has what came since the last mark: keys and values by turns, or members.
+        pickle.SETITEM[0]: _checking_keys(pickle.SETITEM[0], lambda unpickler: unpickler.stack[-2:-1]),
+        pickle.SETITEMS[0]: _checking_keys(pickle.SETITEMS[0], lambda unpickler: unpickler.stack[::2]),
+        pickle.DICT[0]: _checking_keys(pickle.DICT[0], lambda unpickler: unpickler.stack[::2]),
+        pickle.ADDITEMS[0]: _checking_keys(pickle.ADDITEMS[0], lambda unpickler: unpickler.stack),
+        pickle.FROZENSET[0]: _checking_keys(pickle.FROZENSET[0], lambda unpickler: unpickler.stack),
     }
 
     def __init__(
@@ -220,21 +248,51 @@ def _rebuild_tensor(
     return torch.empty(0, dtype=storage.dtype).set_(storage.memory, offset, tuple(size), tuple(stride))
 
 
+def _of_pairs(kind: type[Any]) -> Callable[..., Any]:
+    """A function that makes a mapping of nothing, of another mapping, or of pairs."""
+
+    def make(*arguments: Any) -> Any:
+        for argument in arguments:
+            if not isinstance(argument, Mapping):
+                _check_keys(key for key, _ in argument)
+        return kind(*arguments)
+
+    return make
+
+
+def _of_members(kind: type[Any]) -> Callable[..., Any]:
+    """A function that makes a set, or a count, of nothing or of members."""
+
+    def make(*arguments: Any) -> Any:
+        for argument in arguments:
+            _check_keys(argument)
+        return kind(*arguments)
+
+    return make
+
+
+def _device(*kind_and_index: Any) -> str:
+    """The text of a device, such as cuda:0."""
+    if not all(type(part) in (str, int) for part in kind_and_index):  # the text of nested tuples has no end either
+        raise pickle.UnpicklingError("it holds a device that cannot be")
+    return ":".join(map(str, kind_and_index))
+
+
 ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, _requires_grad, _hooks: tensor,
     "torch.Size": torch.Size,
-    "torch.device": lambda *kind_and_index: ":".join(map(str, kind_and_index)),
-    "collections.Counter": collections.Counter,
+    "torch.device": _device,
+    "collections.Counter": _of_members(collections.Counter),
     "collections.defaultdict": lambda *_factory: {},
-    "collections.OrderedDict": collections.OrderedDict,
+    "collections.OrderedDict": _of_pairs(collections.OrderedDict),
     "copyreg._reconstructor": _instance,
     "_codecs.encode": lambda text, _latin1: text.encode("latin1"),
     **{
-        f"{module}.{kind.__name__}": kind
+        f"{module}.{name}": make
         for module in ("builtins", "__builtin__")
-        for kind in (set, frozenset, complex)
+        for name, make in {"set": _of_members(set), "frozenset": _of_members(frozenset), "complex": complex}.items()
     },
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
 }

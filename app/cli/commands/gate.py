@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ....core.errors import BandlensError, Undecided, UnknownName, UsageError, duration, plural, writing
+from ....core.files import write_bytes
 from ....probes.grid import condition_in_words
 from ...api import studies
 from ...api.parameters import File
@@ -77,7 +79,7 @@ def print_verdicts(
 
     rows = [{"condition": condition_in_words(row)} | row | decision_of(row) for row in gated.rows.to_dicts()]
     if junit is not None:
-        _write_junit(Path(junit), gated.label, rows)
+        _write_junit(Path(junit), gated.label, rows, gated.databases)
     headline = gated.headline
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
@@ -166,7 +168,8 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
         note(f"{len(open_rows) - MOST_ROWS:,} more do not pass; --format json lists all")
 
 
-def _write_junit(file: Path, title: str, rows: Rows) -> None:
+def _write_junit(file: Path, title: str, rows: Rows, databases: Sequence[Path]) -> None:
+    """Write the verdicts as JUnit's XML; whoever may not read the databases may not read the file either."""
     suites: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         name = ", ".join(filter(None, (row["condition"], row["slice"], row["measure"])))
@@ -176,7 +179,7 @@ def _write_junit(file: Path, title: str, rows: Rows) -> None:
         message = f"{row['verdict']}: {'; '.join(filter(None, parts))}"
         suites.setdefault(f"{row['checkpoint']} on {row['image_set']}", []).append((name, row["verdict"], message))
     with writing(file, "name another with --junit"):
-        file.write_text(junit_text(title, suites), encoding="utf-8")
+        write_bytes(file, junit_text(title, suites).encode(), databases)
 
 
 app.command("release")(command(studies.gate, print_verdicts))

@@ -57,6 +57,18 @@ def test_a_study_of_a_function_is_that_of_the_same_network(tmp_path: Path, netwo
     assert answers["nhwc"] == answers["nchw"] == answers["file"] != []
 
 
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_a_function_that_writes_into_its_images_changes_them_for_no_other(layout: functions.Layout) -> None:
+    def darken(images: Images) -> Images:
+        images *= 0.5
+        return images.reshape(len(images), -1)[:, :5]
+
+    images = np.random.default_rng(0).random((4, 3, 8, 8), np.float32)
+    before = images.copy()
+    functions.logits_of(darken, images, layout, "darken")
+    np.testing.assert_array_equal(images, before)
+
+
 def test_a_version_is_an_identity(tmp_path: Path) -> None:
     def answer(images: Images) -> Images:
         return images.mean((1, 2))

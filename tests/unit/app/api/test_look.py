@@ -94,6 +94,62 @@ def test_it_goes_on_with_more_images(folder: Path) -> None:
     assert second.sentences == first.sentences
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("photos.set/set.json", "photos.set/index.parquet", "models/mine.json", "models/mine.onnx"),
+        *("results.duckdb", "report.html", "flips.png"),
+    ],
+)
+def test_what_no_look_made_is_refused_and_stays(folder: Path, name: str) -> None:
+    file = folder / "here" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    before = files_in(folder)
+    with pytest.raises(UsageError, match=r"here/.* is there already, and no look made it; .*another folder with `out`"):
+        bandlens.look(*NETWORK, normalization="none", out="here")
+    assert files_in(folder) == before
+
+
+def test_a_set_and_a_model_of_the_user_stay(folder: Path, command: Command) -> None:
+    assert command("images", "pack", "photos", "--out", "photos.set", "--size", "128").code == 0
+    make_model(folder, classes=3, name="mine").path.rename(folder / "other.onnx")
+    before = files_in(folder)
+    for out in (".", folder):
+        with pytest.raises(
+            UsageError, match=r"photos\.set is there already, and no look made it; give it as the images"
+        ):
+            bandlens.look(*NETWORK, normalization="none", out=out)
+    assert files_in(folder) == before
+
+
+def test_a_set_that_a_look_made_is_replaced_with_what_lies_in_it(folder: Path) -> None:
+    bandlens.look(*NETWORK, normalization="none", minutes=60)
+    Path("look/photos.set/notes.txt").write_text("mine")
+    Path("photos/cat/0.png").unlink()
+    assert bandlens.look(*NETWORK, normalization="none", minutes=60).images.info.count == 23
+    assert Path("look/photos.set/notes.txt").read_text() == "mine"
+    assert open_image_set(Path("look/photos.set")).info.count == 23
+
+
+def test_code_that_a_folder_names_is_listed_and_does_not_run_unasked(folder: Path, command: Command) -> None:
+    study = bandlens.look(*NETWORK, normalization="none", minutes=60).file
+    text = study.read_text(encoding="utf-8")
+    Path("look/found.py").write_text("open('ran', 'w').close()\ndef found(image):\n    return image\n")
+    study.write_text(text.replace("[probes]", "[probes]\nfound = { file = 'found.py' }"), encoding="utf-8")
+    answer = command("look", *NETWORK, "--normalization", "none", "--minutes", "60")
+    assert answer.code == 2
+    assert "look/look.toml was found there, and runs code (probe found: look/found.py)" in answer.err
+    assert "--allow-code" in answer.err
+    assert not Path("ran").exists()
+    bandlens.look(*NETWORK, normalization="none", minutes=60, allow_code=True)
+    assert Path("ran").exists()
+
+
 def test_a_function_and_images_in_memory(folder: Path) -> None:
     pixels = make_pictures(20)
     labels = [int(picture.mean() > 127.5) for picture in pixels]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from small import make_images, make_model, make_pictures, make_study
 
 import bandlens
+from bandlens.export.functions import function_of
 from bandlens.export.model_files import load_model
 from bandlens.probes.images.image_set import open_image_set
 
@@ -56,6 +57,13 @@ def test_the_same_model_passes_and_nothing_is_kept(earlier: Path) -> None:
     gated = bandlens.assert_no_worse(model, earlier / "images.set", against=earlier / "main.duckdb")
     assert (gated.counts, gated.same) == ({"pass": 2, "fail": 0, "undecided": 0}, 2)
     assert sorted(earlier.rglob("*")) == before
+
+
+def test_a_function_of_the_same_name_stays_what_it_is(earlier: Path, tmp_path: Path) -> None:
+    model = bandlens.export_function(darkness, "dark", "1", image_size=128, out=tmp_path)
+    against = f"{earlier / 'main.duckdb'}:bright"
+    bandlens.assert_no_worse(brightness, earlier / "bright.set", against=against, margin=0.2, name="dark")
+    assert function_of(model)[0] is darkness
 
 
 def test_a_worse_model_fails_with_its_worst_rows(earlier: Path) -> None:

@@ -44,6 +44,53 @@ class Wants:
         return self.call
 
 
+TWICE = b"\x85" + b"2\x86" * 60
+"""Pickle operations that make a tuple of what is on the stack, and sixty times a tuple that holds the last one twice.
+
+Its hash would be computed of 2 to the power of 60 parts.
+"""
+LEVELS = b"\x85" * 300_000
+"""Pickle operations that put what is on the stack into so many tuples, whose hash would overflow the stack."""
+
+
+@pytest.mark.parametrize("key", [b"K\x01" + TWICE, b"K\x01" + LEVELS], ids=["twice each", "deep"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"}", b"K\x01s"),
+        (b"}(", b"K\x01u"),
+        (b"(", b"K\x01d"),
+        (b"\x8f(", b"\x90"),
+        (b"(", b"\x91"),
+        (b"cbuiltins\nset\n](", b"e\x85R"),
+        (b"cbuiltins\nfrozenset\n](", b"e\x85R"),
+        (b"ccollections\nCounter\n](", b"e\x85R"),
+        (b"ccollections\nOrderedDict\n](", b"K\x01\x86e\x85R"),
+        (b"ctorch\ndevice\n", b"\x85R"),
+    ],
+    ids=[
+        "SETITEM",
+        "SETITEMS",
+        "DICT",
+        "ADDITEMS",
+        "FROZENSET",
+        "set",
+        "frozenset",
+        "Counter",
+        "OrderedDict",
+        "device",
+    ],
+)
+def test_keys_of_nested_tuples_are_refused(key: bytes, before: bytes, after: bytes, tmp_path: Path) -> None:
+    """Where they are not, the process hangs and no signal interrupts it, or it ends by SIGSEGV."""
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/data.pkl", b"\x80\x04" + before + key + after + b".")
+    with pytest.raises(CheckpointError, match=r"cannot read weights from .*(nested tuples|device that cannot be)"):
+        read(path)
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize(("function", "name"), [(os.system, f"{os.name}.system"), (builtins.exec, "__builtin__.exec")])
 def test_a_file_that_wants_to_run_code_is_refused(function: Any, name: str, legacy: bool, tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_the_study_says_margin_and_conditions_and_options_take_their_place(comma
     ]
 
 
+def test_who_may_not_read_the_database_may_not_read_the_verdicts(command: Command, db: Path, tmp_path: Path) -> None:
+    db.chmod(0o600)
+    file = tmp_path / "gate.xml"
+    command("gate", "worse", "--against", "old", "--junit", file, "--db", db)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_path: Path) -> None:
     with open_store(db) as store:
         store.execute("UPDATE study SET toml = ''")
@@ -200,8 +207,8 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
     [
         (["--slices", "clas"], "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (
-            ["--junit", "/nowhere/gate.xml"],
-            "cannot write /nowhere/gate.xml: No such file or directory; name another with --junit",
+            ["--junit", "/dev/null/gate.xml"],
+            "cannot write /dev/null/gate.xml: File exists; name another with --junit",
         ),
         (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
         (

@@ -38,6 +38,16 @@ def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.parquet", "a.arrow", "a.md"])
+def test_who_may_not_read_the_database_may_not_read_an_answer(
+    command: Command, database: Path, tmp_path: Path, name: str
+) -> None:
+    database.chmod(0o600)
+    words = ["--format", "markdown"] if name.endswith(".md") else []
+    assert command("sql", QUERY, "--db", database, "--out", tmp_path / name, *words).code == 0
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_path: Path) -> None:
     message = refusal(command("sql", "-f", tmp_path / "none.sql", "--db", database), 2)
     assert f"cannot read a query from {tmp_path}/none.sql: No such file or directory; give --file" in message
