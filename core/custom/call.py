@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import BandlensError, UsageError
 from ..jobs import step
 from ..untrusted import one_line
-from .load import UserCode, UserModules, UserObject, parse_uses, runs_users_code
+from .load import UserCode, UserObject, load_file, parse_uses, runs_users_code
 
 log = logging.getLogger("bandlens")
 
@@ -54,7 +54,7 @@ def user_function(
         raise UsageError(f"{heading}: no file {file}; `file` is relative to the study's folder")
     if file.suffix != ".py":
         raise UsageError(f"{heading}: {file} does not end in .py")
-    modules = UserModules(file, uses)
+    modules = load_file(file, uses)
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
     with _running(modules, heading), _in_one_line(f"{heading}: {file} does not load", modules, UsageError):

@@ -23,7 +23,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
@@ -31,6 +31,7 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+from weakref import WeakValueDictionary, finalize
 
 from ..errors import BandlensError, UsageError
 from ..untrusted import words_of
@@ -151,59 +152,39 @@ def parse_uses(heading: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-class UserModules(UserCode, MetaPathFinder, Loader):
-    """A user's file and the files that belong to it, as they are now, and the package of their modules.
+class _Finder(MetaPathFinder, Loader):
+    """Finds and loads the modules of all users' files. One is installed, whatever number of files is loaded.
 
-    The digest is that of the names and contents of the files, in a fixed order.
+    It holds no package: one that no function needs any more, such as an older version of a file, is collected, and its
+    modules leave `sys.modules`.
     """
 
-    def __init__(self, file: Path, uses: Sequence[str] = ()) -> None:
-        root, names, digest = file.parent, list[str](), hashlib.sha256()
-        self._modules = dict[str, tuple[Path, bytes]]()
-        """The file of each module and its content, by the name that import statements call the module."""
-        for path in _source_files(file, uses):
-            name, content = path.relative_to(root).as_posix(), path.read_bytes()
-            names.append(name)
-            digest.update(f"{name}\0".encode() + content + b"\0")
-            if ending := next(filter(name.endswith, MODULE_ENDINGS), None):
-                module = name.removesuffix(ending).removesuffix("/__init__").replace("/", ".")
-                self._modules[module] = path.absolute(), content
-        super().__init__(root.absolute(), uses, names, digest.hexdigest())
-        self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
+    def __init__(self) -> None:
+        self._packages: WeakValueDictionary[str, UserModules] = WeakValueDictionary()
 
-    def load(self, file: Path) -> ModuleType:
-        """Import the file, unless this process has done so."""
-        if self.package not in sys.modules:
+    def add(self, modules: UserModules) -> UserModules:
+        """Return the modules of that package which are registered, or register these."""
+        if self not in sys.meta_path:
             sys.meta_path.append(self)
-        return import_module(f"{self.package}.{file.stem}")
-
-    def owns(self, variables: Mapping[str, Any]) -> bool:
-        return str(variables.get("__name__")).partition(".")[0] == self.package
+        registered = self._packages.setdefault(modules.package, modules)
+        if registered is modules:
+            finalize(modules, _forget_modules, modules.package).atexit = False
+        return registered
 
     def find_spec(self, fullname: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        """The spec of a module of the package; None where the identity has no such module."""
         package, _, module = fullname.partition(".")
-        if package != self.package:
-            return None
-        if module not in self._modules:
-            path = self.folder.joinpath(*module.split("."))
-            if _thread.code:  # an import of a file counts as its reading
-                _thread.code.opened_files |= {f"{path}{ending}" for ending in MODULE_ENDINGS}
-            return ModuleSpec(fullname, None, is_package=True) if path.is_dir() else None
-        path, _ = self._modules[module]
-        if path.suffix != ".py":
-            return spec_from_file_location(fullname, path)
-        spec = ModuleSpec(fullname, self, origin=str(path), is_package=path.name == "__init__.py")
-        spec.has_location = True
-        return spec
+        modules = self._packages.get(package)
+        return None if modules is None else modules.find_module(fullname, module)
 
     def exec_module(self, module: ModuleType) -> None:
-        path, content = self._modules[module.__name__.partition(".")[2]]
-        module.__dict__["__builtins__"] = vars(builtins) | {"__import__": self._import}
+        package, _, name = module.__name__.partition(".")
+        path, content = self._packages[package].modules[name]
+        module.__dict__["__builtins__"] = vars(builtins) | {"__import__": partial(self._import, package)}
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - it is an import
 
     def _import(
         self,
+        package: str,
         name: str,
         globals: Any = None,  # noqa: A002 - as __import__ has it
         locals: Any = None,  # noqa: A002
@@ -212,10 +193,67 @@ class UserModules(UserCode, MetaPathFinder, Loader):
     ) -> ModuleType:
         """Import what a statement of the user's names, from the package where it is there."""
         top = name.partition(".")[0]
-        if level or not any(module.partition(".")[0] == top for module in self._modules):
+        modules = self._packages.get(package)
+        if level or modules is None or not any(module.partition(".")[0] == top for module in modules.modules):
             return __import__(name, globals, locals, fromlist or (), level)
-        module = __import__(f"{self.package}.{name}", globals, locals, fromlist or ())
-        return module if fromlist else sys.modules[f"{self.package}.{top}"]
+        module = __import__(f"{package}.{name}", globals, locals, fromlist or ())
+        return module if fromlist else sys.modules[f"{package}.{top}"]
+
+
+def _forget_modules(package: str) -> None:
+    """Remove the modules of a package from `sys.modules`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+_finder = _Finder()
+
+
+def load_file(file: Path, uses: Sequence[str] = ()) -> UserModules:
+    """The modules of a file as it is now: those that are loaded already where nothing of it has changed."""
+    return _finder.add(UserModules(file, uses))
+
+
+class UserModules(UserCode):
+    """A user's file and the files that belong to it, as they are now, and the package of their modules.
+
+    The digest is that of the names and contents of the files, in a fixed order.
+    """
+
+    def __init__(self, file: Path, uses: Sequence[str] = ()) -> None:
+        root, names, digest = file.parent, list[str](), hashlib.sha256()
+        self.modules = dict[str, tuple[Path, bytes]]()
+        """The file of each module and its content, by the name that import statements call the module."""
+        for path in _source_files(file, uses):
+            name, content = path.relative_to(root).as_posix(), path.read_bytes()
+            names.append(name)
+            digest.update(f"{name}\0".encode() + content + b"\0")
+            if ending := next(filter(name.endswith, MODULE_ENDINGS), None):
+                module = name.removesuffix(ending).removesuffix("/__init__").replace("/", ".")
+                self.modules[module] = path.absolute(), content
+        super().__init__(root.absolute(), uses, names, digest.hexdigest())
+        self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
+
+    def load(self, file: Path) -> ModuleType:
+        """Import the file, unless this process has done so."""
+        return import_module(f"{self.package}.{file.stem}")
+
+    def owns(self, variables: Mapping[str, Any]) -> bool:
+        return str(variables.get("__name__")).partition(".")[0] == self.package
+
+    def find_module(self, fullname: str, module: str) -> ModuleSpec | None:
+        """The spec of a module of the package; None where the identity has no such module."""
+        if module not in self.modules:
+            path = self.folder.joinpath(*module.split("."))
+            if _thread.code:  # an import of a file counts as its reading
+                _thread.code.opened_files |= {f"{path}{ending}" for ending in MODULE_ENDINGS}
+            return ModuleSpec(fullname, None, is_package=True) if path.is_dir() else None
+        path, _ = self.modules[module]
+        if path.suffix != ".py":
+            return spec_from_file_location(fullname, path)
+        spec = ModuleSpec(fullname, _finder, origin=str(path), is_package=path.name == "__init__.py")
+        spec.has_location = True
+        return spec
 
 
 def _source_files(file: Path, uses: Sequence[str]) -> list[Path]:

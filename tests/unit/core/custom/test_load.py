@@ -162,6 +162,17 @@ def test_a_function_that_was_loaded_stays_what_it_was_as_its_file_changes(tmp_pa
         np.testing.assert_allclose(perturb(grid), PIXELS / 255 * value**2, atol=1e-6)
 
 
+def test_versions_of_a_file_leave_neither_finders_nor_modules(tmp_path: Path, write: Write) -> None:
+    write("", "part.py")
+    states = []
+    for value in range(10):
+        write(f"import part\ndef mirror(images):\n    return images * {value / 10}\n")
+        (images,) = run(tmp_path, {}, PIXELS).values()
+        np.testing.assert_allclose(images, PIXELS / 255 * (value / 10), atol=1e-6)
+        states.append((len(sys.meta_path), len(sys.modules)))
+    assert len(set(states)) == 1
+
+
 def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
     """It may have kept what it read."""
     write("0.5", "mask.txt")
