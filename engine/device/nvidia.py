@@ -2,7 +2,7 @@
 
 The operating system is asked through files, and then the driver through ctypes, so that no CUDA package has to be
 installed or to work for it. Where the driver fails, the files decide what that means: a problem if they show a GPU, and
-an ordinary machine without one if they do not.
+an ordinary machine without one if they do not. Once a GPU computes, nvidia-ml-py reads its clocks and temperature.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ctypes import byref
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import EngineError
 
@@ -216,18 +217,8 @@ def _explained(cuda: ctypes.CDLL, function: str, code: int) -> str:
 
 # The state of a card, by NVML: clocks, power, temperature, and what holds the clocks down
 
-SM, MEMORY = 1, 2
-"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
 POWER_CAP = "software power cap"
 """The reason that is usual for a card at full load."""
-THROTTLE_REASONS = {
-    0x4: POWER_CAP,
-    0x8: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "hardware power brake",
-}
-"""Bits of nvmlDeviceGetCurrentClocksThrottleReasons that slow a card down; idling and clocks that were set do not."""
 BUS_ID_BYTES = 32
 
 
@@ -246,16 +237,16 @@ class CardState:
     """Whether the card is split into instances (MIG), each of which has a part of its rate."""
 
 
-def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> CardState | None:
+def card_state(cuda: str = "libcuda.so.1") -> CardState | None:
     """The state of the first card that CUDA offers this process; None where a library, or the card, is missing.
 
     The card is found by its place on the PCI bus, since NVML counts cards that CUDA_VISIBLE_DEVICES hides.
+
+    Args:
+        cuda: the driver's library, by name or path. NVML's library is the one that the loader finds by its usual name.
     """
-    try:
-        card = _open_nvml(cuda, nvml)
-        return None if card is None else _state(*card)
-    except (OSError, AttributeError):  # there is no such library, or it is too old to have a function
-        return None
+    handle = _open_nvml(cuda)
+    return None if handle is None else _state(handle)
 
 
 def throttling(card: str | None) -> str | None:
@@ -271,29 +262,51 @@ def throttling(card: str | None) -> str | None:
 
 
 @cache
-def _open_nvml(cuda: str, nvml: str) -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
-    """NVML, started once in a process, and the card in it."""
-    place, handle = ctypes.create_string_buffer(BUS_ID_BYTES), ctypes.c_void_p()
-    driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
-    if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
+def _open_nvml(cuda: str) -> object | None:
+    """NVML's handle of the first card that CUDA offers. NVML is started once, and answers until the process ends."""
+    try:
+        import pynvml
+
+        driver = ctypes.CDLL(cuda)
+    except (ImportError, OSError):
         return None
-    return None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else (library, handle)
+    place = ctypes.create_string_buffer(BUS_ID_BYTES)
+    if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0):
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle: object = pynvml.nvmlDeviceGetHandleByPciBusId(place.value)
+    except pynvml.NVMLError:
+        return None
+    return handle
 
 
-def _state(library: ctypes.CDLL, handle: ctypes.c_void_p) -> CardState:
-    def number(function: str, *arguments: int) -> int | None:
-        value = ctypes.c_ulonglong()  # zeros beyond what a function writes
-        return None if getattr(library, function)(handle, *arguments, byref(value)) else value.value
+def _state(handle: object) -> CardState:
+    import pynvml as nvml
 
-    current, pending = ctypes.c_uint(), ctypes.c_uint()
-    has_mig = not library.nvmlDeviceGetMigMode(handle, byref(current), byref(pending))
-    milliwatts, reasons = number("nvmlDeviceGetPowerUsage"), number("nvmlDeviceGetCurrentClocksThrottleReasons")
+    def ask(function: Callable[..., Any], *arguments: int) -> Any:
+        """Return None where this card or its driver does not support the function."""
+        try:
+            return function(handle, *arguments)
+        except nvml.NVMLError:
+            return None
+
+    slowdowns = {  # Idling, and clocks that somebody has set, are no reasons to warn.
+        nvml.nvmlClocksEventReasonSwPowerCap: POWER_CAP,
+        nvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+        nvml.nvmlClocksEventReasonSwThermalSlowdown: "software thermal slowdown",
+        nvml.nvmlClocksEventReasonHwThermalSlowdown: "hardware thermal slowdown",
+        nvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "hardware power brake",
+    }
+    milliwatts = ask(nvml.nvmlDeviceGetPowerUsage)
+    reasons = ask(nvml.nvmlDeviceGetCurrentClocksEventReasons)
+    mig_mode = ask(nvml.nvmlDeviceGetMigMode)
     return CardState(
-        sm_mhz=number("nvmlDeviceGetClockInfo", SM),
-        largest_sm_mhz=number("nvmlDeviceGetMaxClockInfo", SM),
-        memory_mhz=number("nvmlDeviceGetClockInfo", MEMORY),
+        sm_mhz=ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+        largest_sm_mhz=ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
+        memory_mhz=ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
         watts=None if milliwatts is None else milliwatts / 1000,
-        celsius=number("nvmlDeviceGetTemperature", 0),
-        throttled=None if reasons is None else tuple(name for bit, name in THROTTLE_REASONS.items() if reasons & bit),
-        mig=bool(current.value) if has_mig else None,
+        celsius=ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        throttled=None if reasons is None else tuple(name for bit, name in slowdowns.items() if reasons & bit),
+        mig=None if mig_mode is None else bool(mig_mode[0]),
     )

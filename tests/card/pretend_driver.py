@@ -69,7 +69,7 @@ NVML = (
     + r"""
 static int is_open;
 
-int nvmlInit_v2(void) { is_open++; return setting("FAKE_NVML", 0); }
+int nvmlInitWithFlags(unsigned flags) { is_open++; return flags ? 2 : setting("FAKE_NVML", 0); }
 int nvmlShutdown(void) { is_open--; return 0; }
 int nvmlDeviceGetHandleByPciBusId_v2(const char *place, void **handle) {
     *handle = &is_open;
@@ -82,7 +82,7 @@ int nvmlDeviceGetClockInfo(void *handle, int kind, unsigned *mhz) {
 int nvmlDeviceGetMaxClockInfo(void *handle, int kind, unsigned *mhz) { *mhz = 1980; return kind != 1; }
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) { *milliwatts = 698500; return handle != &is_open; }
 int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *celsius) { *celsius = 71; return sensor; }
-int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons) {
+int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *reasons) {
     *reasons = setting("FAKE_REASONS", 0);
     return 0;
 }
@@ -94,11 +94,13 @@ int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
 )
 
 
-def build_nvml(folder: Path) -> Path:
+def build_nvml(folder: Path, without: str = "") -> Path:
     """A libnvidia-ml.so.1 that knows the H100 of `build_driver`.
 
-    The environment changes it: FAKE_NVML (the code of nvmlInit_v2), FAKE_REASONS, FAKE_MIG (negative: not supported).
+    The environment changes it: FAKE_NVML (the code of nvmlInitWithFlags), FAKE_REASONS, FAKE_MIG (negative: not
+    supported). `without` names a function that the library does not have.
     """
     file = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=NVML, text=True, check=True)
+    source = NVML.replace(f"int {without}(", "static int unused(") if without else NVML
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=source, text=True, check=True)
     return file

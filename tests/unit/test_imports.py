@@ -34,6 +34,7 @@ HEAVY = {
         "app/explore", "app/report", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/cli", "probes/images"},
+    "pynvml": {"engine/device"},
     "ray": {"engine"},
     "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {
