@@ -13,20 +13,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError, quoted, some_of
 from ...core.records import PREDICTION_COLUMNS
 from ..database.store import Store
 from ..database.study_versions import ORDER
-from ..metrics.predictions import read_decisions
-from ..statistics import ALPHA, Ints, Mask
-from ..statistics.chance_agreement import MatchedAnswers
+from ..metrics.predictions import PredictionReader
+from ..statistics import ALPHA
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import PairedDifference, paired, undetermined
 from ..statistics.power import detected_widths
-from ..statistics.proportions import AT_FLOOR
+from .paired_outcomes import PairedOutcomes, read_paired_outcomes
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
 """Columns in which two cells that are compared agree."""
@@ -157,10 +155,10 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     for _, group in pairs.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
         words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
         paired_cells = pair_cells(a.store, b.store, group)
-        numbers, at_floor = paired_cells.rows, pl.Series(paired_cells.at_floor)
-        if at_floor.any():  # without images in common there is no p
-            note = pl.coalesce("note", pl.when(at_floor).then(pl.lit(NOTE_AT_FLOOR)))
-            numbers = numbers.with_columns(p=pl.when(~at_floor).then("p"), note=note)
+        numbers, at_chance = paired_cells.rows, pl.Series(paired_cells.outcomes.at_chance)
+        if at_chance.any():  # without images in common there is no p
+            note = pl.coalesce("note", pl.when(at_chance).then(pl.lit(NOTE_AT_FLOOR)))
+            numbers = numbers.with_columns(p=pl.when(~at_chance).then("p"), note=note)
         rows.append(pl.concat([words, numbers], how="horizontal"))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
@@ -225,23 +223,19 @@ def read_cells(run: Run) -> pl.DataFrame:
     return cells
 
 
-# One pair of cells, image by image
+# Pairs of cells, image by image
 
 
 @dataclass(frozen=True, slots=True)
 class PairedCells:
-    """Pairs of cells on the images that both have."""
+    """The numbers of pairs of cells on the images that both have."""
 
     rows: pl.DataFrame
     """The numbers of `pair_cells`, one row a pair."""
-    changed: Mask
-    """(pairs, n): images with another predicted class."""
-    clusters: Ints
-    """(n,): images with the same number are not independent."""
+    outcomes: PairedOutcomes
+    """The outcomes that the numbers are computed from."""
     difference: PairedDifference
     """The differences of the accuracies, (pairs,), whether they are comparable or not."""
-    at_floor: Mask
-    """(pairs,): whether neither agrees with its clean predictions beyond its floor (`statistics.floor`)."""
 
 
 def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
@@ -249,106 +243,26 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
 
     `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
     only. difference is top1_b - top1_a with its 95 % interval, p McNemar's, kappa the error consistency of the two.
-    Where accuracies cannot be compared, `note` says why, and all of them but n and changed are null.
-
-    Args:
-        pairs: cells of one checkpoint and image set on either side: the columns cell, clean_cell, image_set_id,
-            labelled and itself of cell_detail, digest of the image set, and the same with the ending _b for `b`. Where
-            the digests differ, also image_set (the name of the set), decision_space and decision_space_b.
+    Where accuracies cannot be compared, `note` says why, and all of them but n and changed are null. `pairs` are as
+    `read_paired_outcomes` takes them.
 
     Raises UsageError where two sets give an image different labels.
     """
-    images_a, images_b, clusters = common_images(a, b, pairs)
-    rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
-    if not len(clusters):
-        return PairedCells(
-            rows,
-            np.zeros((len(pairs), 0), np.bool_),
-            clusters,
-            undetermined(len(pairs)),
-            np.zeros(len(pairs), np.bool_),
-        )
-    predicted_a, right_a, floor_a = _outcomes(a, pairs, "", images_a, clusters)
-    predicted_b, right_b, floor_b = _outcomes(b, pairs, "_b", images_b, clusters)
-    compared, changes = paired(right_a, right_b, clusters), predicted_a != predicted_b
+    reader_a = PredictionReader(a)
+    outcomes = read_paired_outcomes(reader_a, reader_a if a is b else PredictionReader(b), pairs)
+    n = len(outcomes.clusters)
+    rows = pairs.select(note=outcomes.reason, n=pl.lit(n, pl.Int64))
+    if not n:
+        return PairedCells(rows, outcomes, undetermined(len(pairs)))
+    right_a, right_b = outcomes.correct_a, outcomes.correct_b
+    compared = paired(right_a, right_b, outcomes.clusters)
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(compared, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
-    agreement = 1 - (compared.lost + compared.gained) / len(clusters)
+    agreement = 1 - (compared.lost + compared.gained) / n
     numbers["kappa"] = kappa_of(agreement, numbers["top1_a"], numbers["top1_b"])
     when_comparable = pl.when(pl.col("note").is_null())
     rows = rows.with_columns(
-        changed=pl.Series(changes.sum(axis=1), dtype=pl.Int64),
+        changed=pl.Series(outcomes.changed.sum(axis=1), dtype=pl.Int64),
         **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
-    return PairedCells(rows, changes, clusters, compared.paired_difference, floor_a & floor_b)
-
-
-def _why_not(n: int) -> pl.Expr:
-    """The reason why accuracies cannot be compared, or null."""
-    return (
-        pl.when(pl.lit(n == 0))
-        .then(pl.lit("no image in common"))
-        .when(pl.col("labelled") != pl.col("labelled_b"))
-        .then(pl.lit("only one of the runs has labels"))
-        .when("itself")
-        .then(pl.lit("agrees with itself by definition"))
-        .when(~pl.col("labelled") & (pl.col("clean_cell").is_null() | pl.col("clean_cell_b").is_null()))
-        .then(pl.lit("no clean prediction to agree with"))
-    )
-
-
-def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
-    """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
-
-    UsageError where two sets give one of them different labels, or further right classes: being right would mean two
-    things.
-    """
-    query = (
-        "SELECT path, image_index, cluster, label FROM image LEFT JOIN (SELECT image_set, image_index, "
-        "array_to_string(list_sort(list(DISTINCT class)), ';') AS label FROM label WHERE own_scheme(scheme) "
-        "OR scheme = 'several' GROUP BY ALL) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
-    )
-    first = cells.row(0, named=True)
-    images_a = a.frame(query, [first["image_set_id"]])
-    if first["digest"] == first["digest_b"]:
-        images = images_a.with_columns(image_index_b="image_index")
-    else:
-        images_b = b.frame(query, [first["image_set_id_b"]])
-        unique = [side.filter(pl.col("path").is_unique()) for side in (images_a, images_b)]
-        images = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
-        # A number is another class in another decision space: there `differs_in` says what is compared.
-        conflicts = images.filter(pl.col("label") != pl.col("label_b"))
-        if len(conflicts) and first["decision_space"] == first["decision_space_b"]:
-            path, label, label_b = conflicts.select("path", "label", "label_b").row(0)
-            raise UsageError(
-                f"image set {first['image_set']}: {path} has label {label} in A and {label_b} in B, the first "
-                f"of {len(conflicts)} of {len(images)} images in common whose labels differ; pack both with the same "
-                "labels"
-            )
-    index_a, index_b, cluster = (images[name].to_numpy() for name in ("image_index", "image_index_b", "cluster"))
-    return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
-
-
-def _outcomes(
-    store: Store, cells: pl.DataFrame, suffix: str, images: Ints, clusters: Ints
-) -> tuple[NDArray[np.uint16], Mask, Mask]:
-    """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one.
-
-    The third is (cells,): whether the agreement with that prediction is at its floor.
-    """
-    perturbed_cells, clean_cells = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
-    ids = pl.concat([perturbed_cells, clean_cells]).drop_nulls().unique().sort()
-    decisions = read_decisions(store, ids.to_list())
-    classes = np.stack([outcome.predicted for outcome in decisions])[:, images]
-    place = ids.search_sorted(perturbed_cells).to_numpy()
-    predicted = classes[place]
-    if cells[f"labelled{suffix}"][0]:
-        correct = np.stack([outcome.rank == 0 for outcome in decisions])[:, images]
-        return predicted, correct[place], np.zeros(len(place), np.bool_)
-    clean = classes[ids.search_sorted(clean_cells.fill_null(ids[0])).to_numpy()]
-    ids_of_clusters, answers = np.unique(clusters, return_inverse=True)[1], predicted.astype(np.int64)
-    p = [
-        MatchedAnswers((row == reference)[None], row[None], reference, 0.0, ids_of_clusters).p
-        for row, reference in zip(answers, clean.astype(np.int64), strict=True)
-    ]
-    return predicted, predicted == clean, np.array(p) > AT_FLOOR
+    return PairedCells(rows, outcomes, compared.paired_difference)

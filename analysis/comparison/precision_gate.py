@@ -146,7 +146,8 @@ def gate_precision(
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
     compared = pair_cells(store, store, pairs)
-    flips, n = flip_share(compared.changed, compared.clusters), len(compared.clusters)
+    outcomes = compared.outcomes
+    flips, n = flip_share(outcomes.changed, outcomes.clusters), len(outcomes.clusters)
     flips_low, flips_high = flips.ends()
     rows = pl.concat([pairs, compared.rows], how="horizontal").with_columns(
         flips=pl.Series(np.asarray(flips.share)), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)

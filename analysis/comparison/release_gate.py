@@ -29,15 +29,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy
-from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError, plural, some_of
 from ...core.records import in_words as parameters_in_words
@@ -48,9 +46,10 @@ from ..statistics import ALPHA, Floats, Ints, Mask
 from ..statistics.coefficients import holm
 from ..statistics.paired import PairedDifference, paired_difference, sums_by_cluster
 from ..statistics.wilson import NO_SPREAD, SampledShare
-from .cell_pairs import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
+from .cell_pairs import CYCLES, DIFFERS_IN, MATCH, Run, match_cells, read_cells
 from .gates import FLIPS, NOTE_OF_CLEAN, NOTE_OF_SAME, ROWS, Gated, Limits, in_words, name_limit
 from .metric_pairs import Side, by_condition, read_sides
+from .paired_outcomes import NO_CLEAN_PREDICTION, NO_COMMON_IMAGE, ONE_IS_LABELED, read_paired_outcomes
 from .precision_gate import flip_share, two_digits
 
 LEVEL = ALPHA / 2
@@ -82,6 +81,12 @@ def _attributes(outcomes: Outcomes) -> Iterator[Slice]:
         yield f"{name}={value}", images
 
 
+REFUSALS = {
+    NO_COMMON_IMAGE: "no image in common; pack both sets with the same paths",
+    ONE_IS_LABELED: "only one of the two has labels; pack both sets with labels",
+    NO_CLEAN_PREDICTION: "neither labels nor a clean prediction to agree with; add clean images",
+}
+"""Reason why a pair of cells cannot be compared -> what an error says of it. Clean images without labels are judged."""
 SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes, "attribute": _attributes}
 """Kind of slices -> the slices of an image set."""
 
@@ -316,52 +321,41 @@ def _read_pair(
 
     All images are a slice without a name, of a kind without a name.
     """
-    where = " on ".join(key)
-    outcomes_a, outcomes_b = side_a.outcomes(key), side_b.outcomes(key)
-    images_a, images_b, clusters = common_images(side_a.predictions.store, side_b.predictions.store, cells)
-    if outcomes_a is None or outcomes_b is None or not len(clusters):
-        raise UsageError(f"{where}: no image in common; pack both sets with the same paths")
-    if outcomes_a.images.labelled != outcomes_b.images.labelled:
-        raise UsageError(f"{where}: only one of the two has labels; pack both sets with labels")
+    paired = read_paired_outcomes(side_a.predictions, side_b.predictions, cells)
+    for reason in paired.reason.unique():
+        if reason in REFUSALS:
+            raise UsageError(f"{' on '.join(key)}: {REFUSALS[reason]}")
+    outcomes_a, outcomes_b = (side.predictions.outcomes(side.subjects[key]) for side in (side_a, side_b))
     settings = cells.select("probe", "parameters").rows()
     cells_a, cells_b = (
         [by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b)
     )
-    if any(cell.hits is None for cell in (*cells_a, *cells_b)):
-        raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
-    for place in np.flatnonzero(cells["itself"]):
-        decisions = cells_b[place].decisions
-        answers_before = decisions.predicted.copy()
-        answers_before[images_b] = cells_a[place].decisions.predicted[images_a]
-        cells_b[place] = replace(cells_b[place], clean=replace(decisions, predicted=answers_before))
     names = limits.measures or [name for name, measure in MEASURES.items() if measure.display.primary]
-
-    def stack(numbers: Callable[[CellOutcomes], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(cells, images) before and now: numbers of each image that both have."""
-        return (
-            np.stack([numbers(cell)[images_a] for cell in cells_a]),
-            np.stack([numbers(cell)[images_b] for cell in cells_b]),
-        )
-
-    pair = ReleasePair(
-        cells.select(
-            *MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b", note=pl.when("itself").then(pl.lit(NOTE_OF_CLEAN))
-        ),
-        stack(lambda cell: np.asarray(cell.hits)),
-        {
-            name: stack(partial(_values, MEASURES[name]))
-            for name in names
-            if MEASURES[name].applies(outcomes_a.available) and MEASURES[name].applies(outcomes_b.available)
-        },
-        clusters,
+    hits, values = (paired.correct_a, paired.correct_b), dict[str, tuple[Floats, Floats]]()
+    for name in names:
+        measure = MEASURES[name]
+        if measure.applies(outcomes_a.available) and measure.applies(outcomes_b.available):
+            # The main accuracy of a cell is what `paired` has: clean images without labels have another reference there.
+            values[name] = (
+                (hits[0].astype(np.float64), hits[1].astype(np.float64))
+                if measure.display.primary
+                else (
+                    np.stack([_values(measure, cell)[paired.images_a] for cell in cells_a]),
+                    np.stack([_values(measure, cell)[paired.images_b] for cell in cells_b]),
+                )
+            )
+    conditions = cells.select(
+        *MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b", note=pl.when("itself").then(pl.lit(NOTE_OF_CLEAN))
     )
     for side in (side_a, side_b):
         side.predictions.forget()
-    slices: dict[str, list[Slice]] = {"": [("", np.arange(len(clusters)))]}
+    slices: dict[str, list[Slice]] = {"": [("", np.arange(len(paired.clusters)))]}
     for kind in limits.slices:
         # A set may have got attributes since the release before ran.
-        slices[kind] = _common_slices(kind, outcomes_b, images_b) or _common_slices(kind, outcomes_a, images_a)
-    return pair, slices
+        slices[kind] = _common_slices(kind, outcomes_b, paired.images_b) or _common_slices(
+            kind, outcomes_a, paired.images_a
+        )
+    return ReleasePair(conditions, hits, values, paired.clusters), slices
 
 
 def _common_slices(kind: str, outcomes: Outcomes, common: Ints) -> list[Slice]:
