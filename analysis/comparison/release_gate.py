@@ -335,7 +335,7 @@ def _read_pair(
     for name in names:
         measure = MEASURES[name]
         if measure.applies(outcomes_a.available) and measure.applies(outcomes_b.available):
-            # The main accuracy of a cell is what `paired` has: clean images without labels have another reference there.
+            # `paired` has the main accuracy of a cell, in which clean images without labels have another reference.
             values[name] = (
                 (hits[0].astype(np.float64), hits[1].astype(np.float64))
                 if measure.display.primary
