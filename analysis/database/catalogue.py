@@ -15,29 +15,9 @@ from pathlib import Path
 
 import duckdb
 
-from ...core.errors import StoreError, some_of
 from ...core.protocol import LEAST_PROBABILITY, OCTAVE_PROBE, STIMULI, STIMULUS_PROBES, UNCOUNTED_CONDITIONS
 
 SCHEMA_VERSION = 14
-PLAIN_TABLES = """
-    SELECT table_name FROM duckdb_tables()
-    WHERE database_name = ? AND schema_name = 'main' AND NOT contains(sql, ' GENERATED ')
-"""
-"""Tables whose rows are stored: a column may be computed as it is read, by an expression that never ends."""
-TRIGGERS = "UNION ALL SELECT 'trigger', trigger_name, sql, database_name FROM duckdb_triggers()"
-DEFINITIONS = f"""
-    WITH definitions(kind, name, definition, file) AS (
-        -- DuckDB 1 writes a default of false otherwise.
-        SELECT 'table', concat_ws('.', schema_name, table_name), replace(sql, 'CAST(''f'' AS BOOLEAN)', 'false'),
-            database_name FROM duckdb_tables()
-        UNION ALL SELECT 'index', concat_ws('.', schema_name, index_name), sql, database_name FROM duckdb_indexes()
-        {"" if duckdb.__version__.startswith("1.") else TRIGGERS}
-        UNION ALL SELECT 'sequence', sequence_name, concat_ws(' ', min_value, max_value, increment_by, cycle),
-            database_name FROM duckdb_sequences()
-    )
-    SELECT kind, name, coalesce(definition, '') FROM definitions WHERE file = ?
-"""  # noqa: S608
-"""All definitions that have a part in storing rows. DuckDB 1 has no triggers, and opens no file that holds one."""
 LISTING_WORDS = frozenset({"show", "information_schema"})
 """Words of statements that list the names there are."""
 
@@ -132,46 +112,6 @@ class TemporaryViews:
             if name in names:
                 self._connection.execute(definition)
         self.names |= names
-
-
-def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, file: str, exact: bool) -> None:
-    """StoreError for a file that holds no results, or those of another schema, or whose tables are none.
-
-    Args:
-        connection: names are looked up in DuckDB's own catalogue, see `TemporaryViews`.
-        path: names the file in errors.
-        file: its name in the connection.
-        exact: everything that has a part in storing rows has to be as bandlens makes it: a trigger could delete some.
-    """
-    tables = {name for (name,) in connection.execute(PLAIN_TABLES, [file]).fetchall()}
-    if "meta" not in tables:
-        raise StoreError(f"{path} is not a results database; name another file")
-    query = f"SELECT schema_version, bandlens FROM {identifier(file)}.main.meta LIMIT 1"  # noqa: S608
-    rows = connection.execute(query).fetchall()
-    version, bandlens = rows[0] if rows else (None, None)
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version} (written by bandlens {bandlens}), and this is version "
-            f"{SCHEMA_VERSION}; run the study again with a new --db"
-        )
-    differences = [f"table {name}" for name in schema_tables() if name not in tables]
-    if exact:
-        changes = frozenset(connection.execute(DEFINITIONS, [file]).fetchall()) ^ _schema_definitions()
-        differences = sorted({f"{kind} {name.removeprefix('main.')}" for kind, name, _ in changes})
-    if differences:
-        raise StoreError(
-            f"{path} is not as bandlens made it: {some_of(differences)}; put that right with DuckDB, or run the study "
-            "again with a new --db"
-        )
-
-
-@cache
-def _schema_definitions() -> frozenset[tuple[str, str, str]]:
-    """The kind, name and definition, as DuckDB writes it, of an empty database's tables and sequence."""
-    statements = re.findall(r"^CREATE (?:TABLE|SEQUENCE) .*?;$", schema(), re.MULTILINE | re.DOTALL)
-    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
-        connection.execute("".join(statements))
-        return frozenset(connection.execute(DEFINITIONS, ["memory"]).fetchall())
 
 
 def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:

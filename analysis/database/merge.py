@@ -1,6 +1,7 @@
 """Results databases of several machines as one: what each of them holds, once, under new ids.
 
-One database alone is copied as it is: the copy lacks the room of what was deleted.
+One database alone is copied as it is: the copy lacks the room of what was deleted. A copy of a database of an earlier
+schema version is migrated to the present one.
 
 A row is known by its content: a checkpoint, an image set, a condition and a cell by their digests, a study by name,
 version and digest. Ids follow an order of the content, and where databases have different names of one thing, such as
@@ -31,9 +32,8 @@ from ...core.files import open_draft, put_beside, share_access
 from ...core.jobs import Progress, silent
 from ...core.records import PREDICTION_COLUMNS
 from ...core.untrusted import words_of
-from .catalogue import schema_tables
 from .integrity import check_database
-from .open import attached, open_store, write_empty
+from .open import attached, open_store, read_schema_version, write_empty, write_migrated, write_tables
 from .store import SESSION
 from .study_versions import ORDER
 
@@ -177,16 +177,44 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
             raise no_database(path)
     preference = NOBODY if prefer is None else _place_of(prefer, paths)
     with new_file(out) as draft:
+        if len(paths) == 1:
+            return _copy(paths[0], out, draft)
         write_empty(draft, out)
         with attached(paths, draft, out) as connection:
-            merger = _Merger(connection, paths, out, preference)
-            merged = merger.fill(progress) if len(paths) > 1 else merger.copy()
+            merged = _Merger(connection, paths, out, preference).fill(progress)
             connection.execute("DETACH merged")
         if merged.written:
             _verify(draft, out)
             share_access(draft, paths)
             put_beside(draft, out)
     return merged
+
+
+def _copy(path: Path, out: Path, draft: Path) -> Merged:
+    """Copy all rows of one database, under their ids; the copy of one of an earlier schema version is migrated."""
+    version = read_schema_version(path)
+    write_tables(draft, out, version)
+    with attached([path], draft, out, migratable=True) as connection:
+        tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'merged'").fetchall()
+        for (table,) in tables:
+            if table != "meta":
+                connection.execute(f"INSERT INTO merged.{table} BY NAME FROM database0.{table}")
+        _take_ids(connection, "SELECT last_value FROM duckdb_sequences() WHERE database_name = 'database0'")
+        connection.execute("DETACH merged")
+    write_migrated(draft, out, version)
+    _verify(draft, out)
+    with open_store(draft, read_only=True) as store:
+        studies = store.frame("SELECT label FROM study_version JOIN study ON id = study_id ORDER BY name, version")
+        cells, predictions = (store.frame(f"SELECT count(*) FROM {name}").item() for name in ("cell", "prediction"))
+    share_access(draft, [path])
+    put_beside(draft, out)
+    return Merged(out, studies["label"].to_list(), cells, 0, predictions, [], written=True)
+
+
+def _take_ids(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Take all ids up to the one that the query gives from the sequence of the merged database."""
+    ((last,),) = connection.execute(query).fetchall()
+    connection.execute(f"SELECT max(nextval('merged.id')) FROM range({last or 0})")
 
 
 @contextmanager
@@ -237,16 +265,6 @@ class _Merger:
     out: Path
     preference: int
     """The number of the database that is right where several contradict each other, or NOBODY."""
-
-    def copy(self) -> Merged:
-        """Fill the draft with all rows of the only database, under their ids."""
-        for table in set(schema_tables()) - {"meta"}:
-            self._run(f"INSERT INTO merged.{table} FROM database0.{table}")
-        self._take_ids("SELECT last_value FROM duckdb_sequences() WHERE database_name = 'database0'")
-        studies = self._run("SELECT name || '@' || version FROM merged.study ORDER BY name, version")
-        ((cells,),) = self._run("SELECT count(*) FROM merged.cell")
-        ((predictions,),) = self._run("SELECT count(*) FROM merged.prediction")
-        return Merged(self.out, [label for (label,) in studies], cells, 0, predictions, [], written=True)
 
     def fill(self, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
@@ -397,13 +415,8 @@ class _Merger:
             for origin, path in enumerate(self.paths):
                 advance(self._copy_predictions(origin, path))
         ids = " UNION ALL ".join(f"SELECT max(id) AS last FROM merged.{table}" for table in IDENTITIES)
-        self._take_ids(f"SELECT max(last) FROM ({ids})")
+        _take_ids(self.connection, f"SELECT max(last) FROM ({ids})")
         return int(total)
-
-    def _take_ids(self, query: str) -> None:
-        """Take all ids up to the one that the query gives from the sequence."""
-        ((last,),) = self._run(query)
-        self._run(f"SELECT max(nextval('merged.id')) FROM range({last or 0})")
 
     def _copy_groups(self, table: str, subject: str) -> None:
         """Copy the rows about each subject from the preferred database, the one that decided last, or any of them."""

@@ -23,8 +23,9 @@ from ...core import __version__
 from ...core.errors import BandlensError, StoreError, UsageError, did_you_mean, no_database
 from ...core.files import behind_links, open_draft, partial_prefix, remove_partial_files, take_name
 from ...core.untrusted import words_of
-from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema, text
+from .catalogue import SCHEMA_VERSION, TemporaryViews, text
 from .errors import explained
+from .schema_versions import check_tables, migrate, tables_of
 from .store import Store
 
 MEMORY_LIMIT = "2GB"
@@ -143,13 +144,33 @@ def create(path: Path) -> None:
 
 def write_empty(draft: Path, path: Path) -> None:
     """Write a database without rows, on the way to `path`, which errors name."""
+    write_tables(draft, path, SCHEMA_VERSION)
+    write_migrated(draft, path, SCHEMA_VERSION)
+
+
+def write_tables(draft: Path, path: Path, version: int) -> None:
+    """Write the empty tables of a schema version, an earlier one too; `write_migrated` makes a database of them."""
     with _connected(draft, path) as connection, explained(path):
-        connection.execute("BEGIN")
-        connection.execute(schema())
-        explain_columns(connection)
-        connection.execute("INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__])
-        connection.execute("COMMIT")
+        connection.execute(tables_of(version))
+        connection.execute("INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [version, __version__])
+
+
+def write_migrated(draft: Path, path: Path, version: int) -> None:
+    """Make a database of the present schema of the tables of an earlier version, or of its own, and of their rows."""
+    with _connected(draft, path) as connection, explained(path):
+        migrate(connection, version)
         connection.execute("CHECKPOINT")
+
+
+def read_schema_version(path: Path) -> int:
+    """The schema version of a database: that of this release, or an earlier one that can be migrated.
+
+    Raises:
+        StoreError: the file is not a database, is of another schema version, or lacks tables.
+    """
+    with _connected(path, path, read_only=True) as connection, explained(path):
+        views = TemporaryViews(connection, read_only=True)
+        return check_tables(connection, path, views.file, exact=False, migratable=True)
 
 
 @contextmanager
@@ -189,8 +210,12 @@ def _spill_folder() -> TemporaryDirectory[str]:
 
 
 @contextmanager
-def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def attached(
+    databases: Sequence[Path], draft: Path, path: Path, migratable: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to databases, attached for reading as database0 and so on, and to a draft of `path` as merged.
+
+    They may be of earlier schema versions where these are `migratable`.
 
     It reaches no other file, but for those in the draft's folder, which takes what does not fit into memory.
     """
@@ -205,7 +230,7 @@ def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duc
         for number, database in enumerate(databases):
             with explained(database):
                 connection.execute(f"ATTACH {text(str(database))} AS database{number} (READ_ONLY)")
-                check_tables(connection, database, f"database{number}", exact=True)
+                check_tables(connection, database, f"database{number}", exact=True, migratable=migratable)
         yield connection
 
 

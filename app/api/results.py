@@ -486,7 +486,8 @@ def merge(
 ) -> Merged:
     """Write what several databases hold into a new one: each cell once, studies under their names.
 
-    A single database is copied without the room of what was deleted. Where two have other predictions of a cell, or
+    A single database is copied without the room of what was deleted, and migrated where it is of an earlier schema
+    version. Where two have other predictions of a cell, or
     other labels, paths, names or figures of one thing, nothing is written unless one is preferred.
 
     Args:

@@ -1,7 +1,7 @@
-"""A small database of each released schema version: `python tests/unit/analysis/database/released.py`.
+"""A small database of each released schema version: `python -P tests/support/released.py`.
 
-It writes released/VERSION.duckdb.xz and the rows of all views, released/VERSION.json, with the version of the code that
-runs it. Files of earlier versions stay as they are: nothing can make them again.
+It writes VERSION.duckdb.xz and the rows of all views, VERSION.json, with the version of the code that runs it. Files of
+earlier versions stay as they are: nothing can make them again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-sys.path[:0] = [str(Path(__file__).parents[3] / "support")]
+sys.path.insert(0, str(Path(__file__).parent))  # for a run without pytest
 
 from made_up_results import SESSION, cell, condition, image_set, model, part, store_study, store_trials, trials_of
 
@@ -29,7 +29,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_measures
 from bandlens.core.records import Failed, Finished
 
-FOLDER = Path(__file__).parent / "released"
+FOLDER = Path(__file__).parents[1] / "unit/analysis/database/released"
 VIEWS = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name <> 'temp' ORDER BY 1"
 
 CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3))]
@@ -74,7 +74,12 @@ def fill(store: Store) -> None:
     parts.append(outcome(UNLABELLED, CONDITIONS[1], "two"))
     label = store_study(store, "first", [SITES, PHOTOGRAPHS, UNLABELLED, STIMULI], parts)
     persons = [
-        trials_of("contrast", (["c30"] * 2 + ["c50"] * 2) * 7 + ["c30"] * 2, f"subject-0{k}", np.random.default_rng(k).random(30) < 0.6)
+        trials_of(
+            "contrast",
+            (["c30"] * 2 + ["c50"] * 2) * 7 + ["c30"] * 2,
+            f"subject-0{k}",
+            np.random.default_rng(k).random(30) < 0.6,
+        )
         for k in (1, 2)
     ]
     store_trials(store, *persons)
