@@ -16,7 +16,7 @@ from ...export.class_names import class_names_of
 from ...export.model_files import training_keys_of
 from ...export.weights.study_checkpoints import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
-from ...probes.images.image_set import ImageSet, Scheme, open_image_set
+from ...probes.images.image_set import ImageSet, Scheme
 
 ALL_SPACE = decision_space("all")
 
@@ -132,7 +132,7 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
         )
     (numbers,) = numberings
     if numbers != as_packed:
-        images = open_image_set(images.folder, images.draw, numbers)
+        images = images.renumber(numbers)
     return replace(images, class_names=class_names_of(named_model))
 
 
@@ -186,4 +186,4 @@ def without_training_images(images: ImageSet, models: Sequence[Model], overlap: 
     if not len(rows):
         raise UsageError(f"{trained_on}, and no image remains; pack others")
     log.info(f"bandlens: {trained_on}; {count - len(rows)} images are left out")
-    return open_image_set(images.folder, [images.paths[row] for row in rows])
+    return images.select(rows)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...analysis.comparison.cell_pairs import MATCH, Run, two_of
@@ -21,6 +22,7 @@ from ...core.log import log
 from ...engine.backends.base import ENGINES, engine_of
 from ...engine.tasks import by_attack
 from ...probes.grid import condition_in_words
+from ...probes.images.image_set import PackedSet
 from .file import Study, stored_limits
 from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
@@ -42,7 +44,9 @@ def gate_study_precision(
     """
     # Both run on the engine of the study, which may be that of a tuning of its own precision.
     study = replace(study, engine=settle_engine(study, database)[0].engine)
-    works = _resolve_precision(study, "reference", reference), _resolve_precision(study, "candidate", candidate)
+    trusted = _resolve_precision(study, "reference", reference)
+    packed_sets = {images.folder: images.packed for images in trusted.image_sets}
+    works = trusted, _resolve_precision(study, "candidate", candidate, packed_sets)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
     # A finished file of another precision runs at its own, whichever is asked for.
     pairs = list(zip(works[0].cells, works[1].cells, strict=True))
@@ -78,11 +82,14 @@ def gate_study_precision(
             return replace(gated, run_summary=summary, databases=[database])
 
 
-def _resolve_precision(study: Study, option: str, text: str) -> Work:
+def _resolve_precision(
+    study: Study, option: str, text: str, packed_sets: Mapping[Path, PackedSet] = MappingProxyType({})
+) -> Work:
     engine, _, precision = text.rpartition(":")
     if not precision or (":" in text and not engine) or text in ENGINES:
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
-    work = resolve(replace(study, engine=engine or study.engine, precision=precision))
+    study = replace(study, engine=engine or study.engine, precision=precision)
+    work = resolve(study, packed_sets=packed_sets)
     # Attacks have a precision of their own.
     return replace(work, cells=by_attack(work.cells)[0])
 

@@ -15,7 +15,7 @@ from ...core.errors import plural, some_of
 from ...core.protocol import CLASSES
 from ...core.records import SEVERAL, Model
 from ...engine.decision import ALL_SPACE
-from ...probes.images.image_set import ImageSet, open_image_set
+from ...probes.images.image_set import ImageSet
 from .compatibility import takes_images
 from .resolve import Work
 
@@ -54,7 +54,7 @@ def doubt_numbers(models: Sequence[Model], image_sets: Sequence[ImageSet]) -> li
 
 def _count_classes(images: ImageSet) -> int:
     """The number of classes of a set's labels, those of images that were not drawn included."""
-    whole = images if images.rows is None else open_image_set(images.folder)
+    whole = images if images.rows is None else images.packed.select()
     labels = whole.schemes[SEVERAL].classes if SEVERAL in whole.schemes else whole.labels
     return 0 if labels is None else len(np.unique(labels))
 

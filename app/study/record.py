@@ -20,7 +20,7 @@ from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.device.nvidia import throttling
 from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
-from ...probes.images.image_set import Earlier, earlier_sets, open_image_set
+from ...probes.images.image_set import Earlier, earlier_sets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -282,7 +282,7 @@ def _smaller_draws(images: ImageSet, store: Store) -> Iterator[Earlier]:
     """Yield the sets of the database that are the first images of a set, as those of a smaller limit are."""
     query = "SELECT digest, count FROM image_set WHERE name = ? AND size = ? AND count < ? ORDER BY count DESC"
     for digest, count in store.frame(query, [images.info.name, images.info.size, images.info.count]).rows():
-        if open_image_set(images.folder, images.paths[:count], images.numbers).info.digest == digest:
+        if images.select(np.arange(count)).info.digest == digest:
             yield Earlier(digest, np.arange(count))
 
 

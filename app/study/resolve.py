@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from ...analysis.database.open import open_store
 from ...core.errors import ProbeError, UnknownName, UsageError
@@ -19,7 +20,7 @@ from ...engine.tuning import read_tuning
 from ...export.model_files import FUNCTION, load_model, load_onnx_file, model_names, models_folder
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import PUBLISHED, Grid, make_grid
-from ...probes.images.image_set import ImageSet, open_image_set
+from ...probes.images.image_set import ImageSet, PackedSet, read_image_set
 from ...probes.images.pack_options import Draw
 from ...probes.images.storage import ABOUT
 from .compatibility import check_attackable, check_fits, match_images, takes_images, without_training_images
@@ -48,13 +49,22 @@ class Work:
         return Workbench(self.grid, self.study.batch, self.study.thread_count, sets.__getitem__)
 
 
-def resolve(study: Study, database: Path | None = None) -> Work:
-    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels.
+def resolve(
+    study: Study, database: Path | None = None, packed_sets: Mapping[Path, PackedSet] = MappingProxyType({})
+) -> Work:
+    """Find the models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels.
 
     A study that names no engine keeps to that of the predictions which the database has of its models, if it has any.
+    Each image set is read once. `packed_sets` are those that were read before, by folder.
     """
     try:
-        return _resolve(*settle_engine(study, database))
+        study, choices = settle_engine(study, database)
+        # The paths of models go to processes that have another current folder.
+        models = _models(study.checkpoints, (study.folder / study.models).absolute() if study.models else None)
+        perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
+        folders = dict.fromkeys([*perturbed, *clean])
+        packed = [packed_sets.get(folder) or read_image_set(folder) for folder in folders]
+        return _resolve(study, choices, models, packed, perturbed)
     except OSError as error:  # a path that no file can have
         raise UsageError(f"study {study.name}: {error.filename}: {words_of(error)}; mend the path") from None
 
@@ -110,14 +120,15 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
         return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
 
-def _resolve(study: Study, choices: list[str]) -> Work:
-    # The paths of models go to processes that have another current folder.
-    folder = (study.folder / study.models).absolute() if study.models else None
-    models = _models(study.checkpoints, folder)
-    perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
-    draw = Draw(study.limit, study.seed) if study.limit else None
-    paths = (*perturbed, *(path for path in clean if path not in perturbed))
-    image_sets = [_open_for(models, path, draw, study.overlap) for path in paths]
+def _resolve(
+    study: Study,
+    choices: list[str],
+    models: list[Model],
+    packed_sets: Sequence[PackedSet],
+    perturbed: Collection[Path],
+) -> Work:
+    """Resolve a study of these models and image sets; those in the folders `perturbed` are not run clean alone."""
+    image_sets = [_select_images(packed, models, study) for packed in packed_sets]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
@@ -185,11 +196,11 @@ def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
     return max(counts, key=lambda batch: (counts[batch], batch), default=BATCH[ENGINES[engine].arrays])
 
 
-def _open_for(models: Sequence[Model], path: Path, draw: Draw | None, overlap: str) -> ImageSet:
-    """The image set, with labels in the numbers of the models that take its images, and no image of their training."""
-    images = open_image_set(path, draw)
+def _select_images(packed: PackedSet, models: Sequence[Model], study: Study) -> ImageSet:
+    """The images of a study, with labels in the numbers of the models that take them, and none of their training."""
+    images = packed.draw(Draw(study.limit, study.seed) if study.limit else None)
     takers = [model for model in models if takes_images(model, images.info)]
-    return match_images(without_training_images(images, takers, overlap), takers)
+    return match_images(without_training_images(images, takers, study.overlap), takers)
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:

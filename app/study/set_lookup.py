@@ -62,7 +62,7 @@ def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
     )
     if len(rows) != recorded[0]["count"] or not set(rows["path"]) <= set(images.paths):
         return None
-    selection = open_image_set(images.folder, rows["path"].to_list(), _numbers_of(images, rows))
+    selection = images.packed.select(images.packed.find_rows(rows["path"].to_list()), _numbers_of(images, rows))
     return selection if selection.info.digest == digest else None
 
 

@@ -27,7 +27,8 @@ from bandlens.engine.device.requirements import usable
 from bandlens.probes.arrays import array_module
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
-from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.image_set import ImageSet, PackedSet
+from bandlens.probes.images.storage import Index
 
 ROOT = Path(bandlens.__file__).parent
 
@@ -155,19 +156,19 @@ def image_set(count: int, side: int) -> ImageSet:
     """Photographs over and over, or else patches of colour, labelled at random."""
     random = np.random.default_rng(0)
     pixels = photographs(count, side) if has_photographs() else patches(count, side)
-    return ImageSet(
-        info=ImageSetInfo("made-up", "own", "", count, side, "made up", labelled=True),
-        labels=random.integers(0, CLASSES, count, np.int32),
-        schemes={},
-        clusters=np.arange(count, dtype=np.int32),
-        keys=random.integers(0, 2**64, count, np.uint64),
-        paths=[f"{k}.png" for k in range(count)],
-        class_names=None,
+    packed = PackedSet(
         folder=Path(),
-        skipped={},
-        ignored=0,
+        info=ImageSetInfo("made-up", "own", "", count, side, "made up", labelled=True),
+        index=Index(
+            paths=[f"{k}.png" for k in range(count)],
+            labels=random.integers(0, CLASSES, count, np.int32),
+            clusters=np.arange(count, dtype=np.int32),
+            sha256s=[""] * count,
+        ),
+        keys=random.integers(0, 2**64, count, np.uint64),
         source=PixelArray(pixels),  # type: ignore[arg-type]
     )
+    return packed.select()
 
 
 def patches(count: int, side: int) -> NDArray[np.uint8]:

@@ -35,7 +35,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
     """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`."""
     with storage.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, old_count = storage.read_index(path, images.info.count), images.info.count
+        index, old_count = images.packed.index, images.info.count
         crop, clustering = _crop(images, source), _clustering(path, index)
         photographs = open_source(source)
         old_paths, total = set(index.paths), len(photographs.paths)
@@ -76,7 +76,7 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
     """
     with storage.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, paths = storage.read_index(path, images.info.count), set(names)
+        index, paths = images.packed.index, set(names)
         if unknown := paths.difference(index.paths):
             raise UnknownName("image", min(unknown), index.paths, f"{path / storage.INDEX} has the paths")
         rows = [row for row, name in enumerate(index.paths) if name not in paths]

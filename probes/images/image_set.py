@@ -1,4 +1,4 @@
-"""An open image set: its pixels, packed or decoded on demand, with labels and clusters."""
+"""Image sets: a packed set, read once, and the images of it that a study takes, with labels and clusters."""
 
 from __future__ import annotations
 
@@ -42,9 +42,82 @@ class Scheme(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """An open image set. Hand `folder`, not this, to other processes: pickling would copy the pixels."""
+class PackedSet:
+    """An image set as its folder has it. Its files are read once: `select` gives sets of its images without them."""
 
+    folder: Path
+    info: ImageSetInfo = field(repr=False)
+    index: Index = field(repr=False)
+    keys: NDArray[np.uint64] = field(repr=False)
+    """(n,) the keys of the images' noise: see `storage.image_keys`."""
+    source: PackedPixels | Stream = field(repr=False)
+    """The open pixels.npy, or the files to decode."""
+    crop: Crop | None = field(default=None, repr=False)
+    """The crop that photographs were packed with; None for a set that was made in another way."""
+    class_names: list[str] | None = field(default=None, repr=False)
+    """The names of the user's own classes, in their order; None where the classes are those of a decision space."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Broken files that were left out, and why."""
+    ignored: int = 0
+    """The number of files that were no images by their suffix."""
+
+    @cached_property
+    def attributes(self) -> Slices:
+        """Name and value of an attribute -> the images that have it; ImageSetError where its file is damaged."""
+        return read_attributes(self.folder, self.info.count)
+
+    def select(self, rows: NDArray[np.int64] | None = None, numbers: Sequence[int] | None = None) -> ImageSet:
+        """Select images, and number their classes.
+
+        Args:
+            rows: (k,) the images' places here; the result is the set that packing these alone, in their order, would
+                have made. All images by default.
+            numbers: the number of each packed class in the result; by default the packed one.
+
+        Raises ImageSetError where a label is beyond `numbers`.
+        """
+        info, index, keys = self.info, self.index, self.keys
+        if rows is not None:
+            index, keys = index_of_rows(index, rows), keys[rows]
+        if numbers is not None:
+            index = _renumbered(self.folder / INDEX, index, numbers)
+        if rows is not None or numbers is not None:
+            info = replace(info, count=len(index.paths), digest=digest(index, info))
+        return ImageSet(
+            packed=self,
+            info=info,
+            labels=index.labels,
+            schemes={name: _flat(lists) for name, lists in index.schemes.items()},
+            clusters=index.clusters,
+            keys=keys,
+            paths=index.paths,
+            class_names=self.class_names,
+            own_cycles=_own_cycles(index.sides, self.crop),
+            rows=rows,
+            numbers=None if numbers is None else tuple(numbers),
+        )
+
+    def draw(self, draw: Draw | None) -> ImageSet:
+        """Select the images that packing so many of them would have drawn; a set that has no more stays whole."""
+        if draw is None or draw.limit >= len(self.index.paths):
+            return self.select()
+        return self.select(spread(self.index.labels, self.index.paths, *draw))
+
+    def find_rows(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """(k,) the places of images by their paths; KeyError for a path that the set does not have."""
+        places = {path: row for row, path in enumerate(self.index.paths)}
+        return np.array([places[path] for path in paths], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """All images of a packed set or some of them, with numbers of their classes.
+
+    Hand `folder`, not this, to other processes: pickling would copy the index.
+    """
+
+    packed: PackedSet
+    """The set in the folder, from which these images are selected."""
     info: ImageSetInfo
     labels: NDArray[np.int32] | None = field(repr=False)
     """(n,) class indices."""
@@ -54,37 +127,48 @@ class ImageSet:
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) the keys of the images' noise: see `set_files.image_keys`."""
+    """(n,) the keys of the images' noise: see `storage.image_keys`."""
     paths: list[str] = field(repr=False)
     """The images' paths, relative to what was packed, with '/'."""
     class_names: list[str] | None = field(repr=False)
     """The names of the user's own classes, in their order; None where the classes are those of a decision space."""
-    folder: Path
-    skipped: dict[str, str]
-    """Broken files that were left out, and why."""
-    ignored: int
-    """The number of files that were no images by their suffix."""
-    source: PackedPixels | Stream = field(repr=False)
-    """The open pixels.npy, or the files to decode."""
-    crop: Crop | None = field(default=None, repr=False)
-    """The crop that photographs were packed with; None for a set that was made in another way."""
     own_cycles: float | None = None
     """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
     enlarged; None where fewer were, or it is not known."""
-    draw: Draw | Sequence[str] | None = None
-    """The draw or paths that chose this set's images among those in `folder`; None where all of them are in it."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
-    """(n,) the images' places in `source`; None where they all lie there in their order."""
+    """(n,) the images' places in `packed`; None where they are all of its images in their order."""
     numbers: tuple[int, ...] | None = None
     """The number that each of the packed classes has here; None where it is the packed one."""
+
+    @property
+    def folder(self) -> Path:
+        return self.packed.folder
+
+    @property
+    def source(self) -> PackedPixels | Stream:
+        """The open pixels.npy of all packed images, or the files to decode."""
+        return self.packed.source
+
+    @property
+    def crop(self) -> Crop | None:
+        """The crop that photographs were packed with; None for a set that was made in another way."""
+        return self.packed.crop
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Broken files that were left out, and why."""
+        return self.packed.skipped
+
+    @property
+    def ignored(self) -> int:
+        """The number of files that were no images by their suffix."""
+        return self.packed.ignored
 
     @cached_property
     def attributes(self) -> Slices:
         """Name and value of an attribute -> the images that have it; ImageSetError where its file is damaged."""
-        if self.rows is None:
-            return read_attributes(self.folder, self.info.count)
-        packed = len(self.source.paths)
-        return select_images(read_attributes(self.folder, packed), self.rows, packed)
+        packed = self.packed.attributes
+        return packed if self.rows is None else select_images(packed, self.rows, len(self.packed.index.paths))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -116,18 +200,24 @@ class ImageSet:
         """(k, 3, size, size): copies of images; ImageSetError where one is not the image that was packed or indexed."""
         return self.source.take(rows if self.rows is None else self.rows[rows], out)
 
+    def select(self, rows: NDArray[np.int64]) -> ImageSet:
+        """The set of some of these images, by their places here and in this order; classes keep their numbers."""
+        return self.packed.select(rows if self.rows is None else self.rows[rows], self.numbers)
 
-def open_image_set(
-    path: Path, draw: Draw | Sequence[str] | None = None, numbers: Sequence[int] | None = None
-) -> ImageSet:
-    """Open a set: its files must be there and fit each other; pixels are not read (see `check`).
+    def renumber(self, numbers: Sequence[int]) -> ImageSet:
+        """The set of the same images, where each packed class has another number."""
+        return self.packed.select(self.rows, numbers)
 
-    With `draw` it is the set that packing so many of its images would have made; one that has no more stays whole.
-    With paths it is the set that packing these alone, in their order, would have made. With `numbers` it is the set
-    whose labels are `numbers[class]` for each packed class.
 
-    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format, KeyError for
-    a path that it does not have.
+def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
+    """Open a set, or the images that packing so many of them would have drawn: see `read_image_set`."""
+    return read_image_set(path).draw(draw)
+
+
+def read_image_set(path: Path) -> PackedSet:
+    """Read the files of a set: they must be there and fit each other; pixels are not read (see `check_image_set`).
+
+    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
     """
     description = read_description(path)
     try:
@@ -154,31 +244,7 @@ def open_image_set(
         keys = image_keys(index.sha256s)
     except ValueError as error:
         raise ImageSetError(f"{path / INDEX}: damaged ({error}); pack the images again") from error
-    rows = _rows(index, draw)
-    if rows is not None:
-        index, keys = index_of_rows(index, rows), keys[rows]
-    if numbers is not None:
-        index = _renumbered(path / INDEX, index, numbers)
-    if rows is not None or numbers is not None:
-        info = replace(info, count=len(index.paths), digest=digest(index, info))
-    return ImageSet(
-        info=info,
-        labels=index.labels,
-        schemes={name: _flat(lists) for name, lists in index.schemes.items()},
-        clusters=index.clusters,
-        keys=keys,
-        paths=index.paths,
-        class_names=class_names,
-        folder=path,
-        skipped=skipped,
-        ignored=ignored,
-        source=source,
-        crop=crop,
-        own_cycles=_own_cycles(index.sides, crop),
-        draw=draw if rows is not None else None,
-        rows=rows,
-        numbers=None if numbers is None else tuple(numbers),
-    )
+    return PackedSet(path, info, index, keys, source, crop, class_names, skipped, ignored)
 
 
 def _crop(table: Mapping[str, Any], size: int) -> Crop:
@@ -196,15 +262,6 @@ def _own_cycles(sides: NDArray[np.int32] | None, crop: Crop | None) -> float | N
         return None
     shorter = np.sort(sides.min(axis=1))[len(sides) // 10]
     return float(shorter / 2 * crop.size / crop.resize) if shorter < crop.resize else None
-
-
-def _rows(index: Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:
-    if isinstance(draw, Draw):
-        return spread(index.labels, index.paths, *draw) if draw.limit < len(index.paths) else None
-    if draw is None:
-        return None
-    place = {path: row for row, path in enumerate(index.paths)}
-    return np.array([place[path] for path in draw], np.int64)
 
 
 def index_of_rows(index: Index, rows: NDArray[np.int64]) -> Index:
@@ -258,7 +315,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
     names = [] if images.rows is not None else earlier_indexes(images.folder)
     if not names:
         return []
-    pictures = _pictures(read_index(images.folder, images.info.count), images.labels)
+    pictures = _pictures(images.packed.index, images.labels)
     sets = []
     for name in names:
         index = read_index(images.folder, None, name)
@@ -283,7 +340,7 @@ def _pictures(index: Index, labels: NDArray[np.int32] | None) -> list[tuple[str,
 def check_image_set(path: Path, *, progress: Progress = silent) -> ImageSet:
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
-    info, index = images.info, read_index(path, images.info.count)
+    info, index = images.info, images.packed.index
     with progress("checking", info.count, "images") as advance:
         for _ in in_parallel(images.source.read, range(info.count)):
             advance(1)

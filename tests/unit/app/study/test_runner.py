@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from file_openings import count_openings
 from local_workers import TWO, work_here
-from small import ask, make_study, study_in
+from small import ask, make_model, make_study, pack_folders, study_in
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.runner import run_study
@@ -27,6 +29,7 @@ from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
+from bandlens.export.class_names import name_classes
 from bandlens.export.model_files import load_model, save_model
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
@@ -175,3 +178,24 @@ def test_another_content_of_a_name_is_a_version_that_says_how_it_differs(
     run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
     (message,) = [text for text in caplog.messages if "study@3 is" in text]
     assert message.endswith("study@3 is a new version of study@2: also 4 conditions of lowpass")
+
+
+def test_a_run_opens_the_files_of_an_image_set_once(tmp_path: Path) -> None:
+    """Labels are matched by name, and images drawn of the set include those of earlier draws."""
+    names = ["ant", "bee", "crow"]
+    images = pack_folders(tmp_path, names).folder
+    name_classes(make_model(tmp_path / "models"), [*reversed(names), *map(str, range(9))])
+    database = tmp_path / "results.duckdb"
+    for limit in (3, 4, 5):
+        study = Study.read(make_study(tmp_path, probes="", limit=limit))
+        with count_openings(images) as openings:
+            summary = run_study(resolve(study, database), database)
+        assert summary.predictions == (3 if limit == 3 else 1), "the first images are reused"
+        assert openings == {"set.json": 1, "index.parquet": 1, "pixels.npy": 1}
+
+
+def test_a_gate_of_two_precisions_opens_the_files_of_an_image_set_once(tmp_path: Path) -> None:
+    study = Study.read(study_in(tmp_path, 4, ""))
+    with count_openings(tmp_path / "images.set") as openings:
+        gate_study_precision(study, tmp_path / "results.duckdb", "onnxruntime:fp32", "openvino:fp32")
+    assert openings == {"set.json": 1, "index.parquet": 1, "pixels.npy": 1}

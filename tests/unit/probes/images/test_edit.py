@@ -109,7 +109,7 @@ def test_new_images_and_classes_follow_those_that_were_there_and_are_not_decoded
     assert superset.labels.tolist() == [0, 1, 1, 2, 2]
     assert earlier_sets(superset)[0].digest == original.info.digest
     numbers = (5, 4, 3)
-    renumbered = earlier_sets(open_image_set(out, numbers=numbers))[0]
+    renumbered = earlier_sets(open_image_set(out).renumber(numbers))[0]
     assert renumbered.places.tolist() == [0, 1, 2]
     assert renumbered.digest != original.info.digest
 

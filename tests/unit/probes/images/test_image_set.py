@@ -18,7 +18,7 @@ from small import write_pictures
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
-from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
+from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set, read_image_set
 from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
 from bandlens.probes.images.pack_options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 
@@ -127,19 +127,20 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
         every = np.arange(limit)
         assert np.array_equal(sample.take(every), limit_set.take(every))
         assert np.array_equal(sample.take(every[::-1]), limit_set.take(every[::-1]))
-        path_set = open_image_set(tmp_path / "whole", limit_set.paths)
+        whole = read_image_set(tmp_path / "whole")
+        path_set = whole.select(whole.find_rows(limit_set.paths))
         assert path_set.info == sample.info
         assert np.array_equal(path_set.take(every), limit_set.take(every))
     assert open_image_set(tmp_path / "whole", Draw(99)).info == full_set.info
     with pytest.raises(KeyError, match=r"no\.png"):
-        open_image_set(tmp_path / "whole", ["no.png"])
+        read_image_set(tmp_path / "whole").find_rows(["no.png"])
 
 
 def test_two_names_of_one_class_are_one_class_of_an_image(photos: Path, tmp_path: Path) -> None:
     rows = zip(PATHS, ["crane;crane bird", "ox", "crane bird", "ox;crane"], strict=True)
     (tmp_path / "labels.csv").write_text("path,class\n" + "".join(f"{path},{cell}\n" for path, cell in rows))
     pack(photos, tmp_path / "set", crop=CROP, labels=tmp_path / "labels.csv")
-    several = open_image_set(tmp_path / "set", numbers=(134, 134, 345)).schemes["several"]
+    several = read_image_set(tmp_path / "set").select(numbers=(134, 134, 345)).schemes["several"]
     assert several.image_index.tolist() == [0, 1, 2, 3, 3]
     assert several.classes.tolist() == [134, 345, 134, 345, 134]
 

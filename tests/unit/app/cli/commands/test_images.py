@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from small import invoke, write_pictures
 
 from bandlens.core.errors import ImageSetError, UsageError
-from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.images.image_set import open_image_set, read_image_set
 
 
 def noise(seed: int) -> NDArray[np.uint8]:
@@ -117,8 +117,9 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     result = invoke("images", "check", tmp_path / "set")
     assert ("nothing of their own above 16 cycles per image" in result.stderr) == (own_cycles is not None)
     assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
-    assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
-    assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
+    packed = read_image_set(tmp_path / "set")
+    assert packed.select(packed.find_rows(["00.png", "19.png"])).own_cycles == 40 / 2 * 64 / 80
+    assert packed.select(packed.find_rows(["18.png", "19.png"])).own_cycles is None
     write_pictures(tmp_path / "photos", {"20.png": np.full((100, 90, 3), 20, np.uint8)})
     addition = invoke("images", "add", tmp_path / "set", tmp_path / "photos", "--format", "json")
     assert [row["images"] for row in json.loads(addition.stdout)] == [21]
