@@ -99,6 +99,7 @@ class Workbench:
         starts: Mapping[str, int] | None = None,
         range_seconds: float = inf,
         progress: Callable[[int], None] = lambda _: None,
+        last: int | None = None,
     ) -> Generator[list[Outcome]]:
         """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
 
@@ -107,6 +108,7 @@ class Workbench:
             starts: cell key -> number of its images that are done: it goes on from there.
             range_seconds: parts are yielded after about this time.
             progress: called with the number of predictions made since the last call.
+            last: the image that ends the task, itself left out; all by default.
 
         Raises DeviceError when the device is lost or out of memory, and what image sets raise when they are opened.
         """
@@ -127,7 +129,7 @@ class Workbench:
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._resources = self._resources or make_resources(xp, self.images(digest), self.sessions)
         cells = [(cell, starts.get(cell.key, 0)) for cell in task.cells]
-        yield from run(cells, self.grid, self._resources, range_seconds, progress)
+        yield from run(cells, self.grid, self._resources, range_seconds, progress, last)
 
     def pending(self) -> list[Outcome]:
         """Give what is computed of the present task and not yet yielded; for another thread, once it is interrupted."""

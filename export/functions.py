@@ -1,8 +1,8 @@
 """Classifiers that are functions of Python, from an array of images to logits: of JAX, TensorFlow, a web service.
 
-Nobody can tell whether two functions compute the same, so its user gives each a name and a version. These are its
-identity, in models/NAME.function, and a description lies beside it as beside an ONNX file. The function itself stays in
-the process that gave it.
+Nobody can tell whether two functions compute the same, so a name and a version identify a function: in
+models/NAME.function, with a description beside it as beside an ONNX file. A version that its user does not give is a
+random one, which no other function has. The function itself stays in the process that gave it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.custom.load import parse_version, private_version, register
 from ..core.errors import EngineError, UsageError, plural
 from ..core.records import Model
 from ..core.untrusted import words_of
@@ -36,14 +37,14 @@ _functions: dict[str, tuple[Function, Layout]] = {}
 
 
 def export_function(
-    function: Function, name: str, version: str, folder: Path, layout: Layout, image_size: int
+    function: Function, name: str, version: str | None, folder: Path, layout: Layout, image_size: int
 ) -> Model:
     """Describe a function in a folder of models, and keep it for sessions of this process.
 
-    It is called twice with the same two images, to count its classes. Raises UsageError for what is no such function.
+    It is called twice with the same two images, to count its classes. Raises UsageError for what is no such function,
+    and for a name and version of another function in this process.
     """
-    if not version:
-        raise UsageError(f"function {name} has no version; give version='1', and another whenever it changes")
+    version = private_version() if version is None else parse_version(f"function {name}", {"version": version})
     if not 1 <= image_size <= MOST_PIXELS:
         raise UsageError(f"image_size {image_size} must be from 1 to {MOST_PIXELS:,} pixels")
     images = np.random.default_rng(0).random((2, 3, image_size, image_size), np.float32)
@@ -66,6 +67,7 @@ def export_function(
     identity = {"name": name, "version": version, "layout": layout, "image_size": image_size, "classes": classes}
     content = json.dumps(identity).encode()
     sha256 = hashlib.sha256(content).hexdigest()
+    register(f"function {name}", sha256, version, function)
     model = Model(
         name=name,
         category="own",

@@ -6,9 +6,8 @@
 
 `images` is a NumPy array of the function's own, (n, 3, size, size) float32 in [0, 1]. One that takes `xp` gets the
 run's own arrays, and their module: CuPy in a run on a GPU, so that the images never leave it. What comes back is an
-array of NumPy or CuPy, or a tensor of torch, of the same shape, finite and in [0, 1]. The probe's identity is the
-source of its file, of the modules beside it that it imports, and what the study says that it `uses` beside it, so that
-an edit re-runs exactly what it changes. A file beside it that it reads and that is none of these is refused.
+array of NumPy or CuPy, or a tensor of torch, of the same shape, finite and in [0, 1]. `core.custom.load` says what
+identifies a function.
 
 Every image must be treated by itself: batches are cut as it suits the engine. What a built-in probe has, a function is
 given under reserved names (see RESERVED). One that takes `rng` gets, for each image, a generator that belongs to the
@@ -20,7 +19,7 @@ seed, the image and the condition, so that nothing depends on batch, order or ma
         images[:, :, dice > 1 - share / 2] = 1
         return images
 
-The function is called in the thread that perturbs (see `core.user_functions`). Whatever it raises ends its cells with
+The function is called in the thread that perturbs (see `core.custom.call`). Whatever it raises ends its cells with
 an error in one line.
 """
 

@@ -24,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...core.errors import EngineError
+from ...core.errors import EngineError, UsageError
 from ...core.jobs import Progress, end_with_parent, processors, silent
 from ...core.records import digest_of
 from ..database.store import Store
@@ -112,7 +112,8 @@ def compute_own(
 ) -> list[str]:
     """Compute measures of the user's own for one version of a study, and keep them; gives the names of those.
 
-    A measure whose files, parameters and cells are those of its stored values is not computed again.
+    A measure whose identity, parameters and cells are those of its stored values is not computed again. Raises
+    UsageError where one of a function in memory has other values by now under the version that identifies it.
     """
     study_subjects = subjects(store, study)
     study_id = study_subjects[0].study_id
@@ -124,6 +125,9 @@ def compute_own(
     digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
     previous = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
     todo = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
+    for measure in measures:
+        if measure.function.in_memory and measure not in todo:
+            _check_stored_value(store, study_subjects, measure)
     if not todo:
         return []
     for measure in todo:
@@ -141,6 +145,32 @@ def compute_own(
     values = _without_condition_first(parts)
     store.write_own_values(values, study_id, pl.DataFrame(described), map(answer_table, todo))
     return [measure.name for measure in todo]
+
+
+STORED_VALUE = """
+SELECT checkpoint, image_set, condition, value FROM measure_value
+WHERE study = ? AND metric = ? AND condition IS NOT NULL AND value IS NOT NULL ORDER BY ALL LIMIT 1
+"""
+
+
+def _check_stored_value(store: Store, study_subjects: Sequence[Subject], measure: OwnMeasure) -> None:
+    """Compute a stored value of a measure again; UsageError where it is another one."""
+    for checkpoint_id, image_set_id, condition_id, stored in store.frame(
+        STORED_VALUE, [study_subjects[0].study_id, measure.name]
+    ).rows():
+        [subject] = [
+            subject
+            for subject in study_subjects
+            if (subject.checkpoint_id, subject.image_set_id) == (checkpoint_id, image_set_id)
+        ]
+        cells = PredictionReader(store).outcomes(subject).cells
+        [cell] = [cell for key, cell in cells.items() if key.condition_id == condition_id]
+        value = measure.estimates(cell)[measure.name].value
+        if not np.isclose(value, stored):
+            raise UsageError(
+                f"measure {measure.name} has other values than those that are stored of its version ({stored:.6g} is "
+                f"now {value:.6g}); give it another version"
+            )
 
 
 def _without_condition_first(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:

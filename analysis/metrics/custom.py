@@ -64,7 +64,7 @@ def read_measures(tables: Mapping[str, Any], folder: Path) -> list[OwnMeasure]:
     """Import a study's own measures.
 
     Args:
-        tables: the study's [measures]: name -> file, uses, function, unit, and values of parameters.
+        tables: the study's [measures]: name -> file, files, version, function, unit, and values of parameters.
         folder: the study's folder, which a measure's `file` is relative to.
 
     Raises UsageError where a table, or the function that it names, is none of a measure.

@@ -92,8 +92,6 @@ def take_model(
         raise UsageError(f"model is the class {model.__name__}; give {model.__name__}(), an instance")
     elif not callable(model):
         raise UsageError(f"model is of {type(model).__name__}; give a path, a name, a network or a function")
-    elif version is None:
-        raise UsageError("nobody can see the version of a function; give name='mine', version='1'")
     elif channels is not None:
         raise UsageError("a function gets images in [0, 1]; leave out --normalization, and normalize inside")
     else:

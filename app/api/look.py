@@ -22,7 +22,7 @@ from ...core.files import write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Model, enlarged_in_words
-from ...export.model_files import NORMALIZATIONS, normalization_option, update_description
+from ...export.model_files import FUNCTION, NORMALIZATIONS, normalization_option, update_description
 from .coerce import DATABASE, MADE_BY, UnknownNormalization, crop_of, set_of, side_of, take_images, take_model
 from .export import read_normalization
 from .models import is_of_timm
@@ -85,9 +85,9 @@ def look(
         architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
         normalization: by name, or per RGB channel of images in [0, 1]: 0.5:0.5, or 127/255:128/255.
         image_size: side of the model's images, pixels; by default an ONNX file's, that of square arrays, or 224.
-        version: of a function, which nobody can see a change in; another whenever it changes.
+        version: of a function, another one whenever it changes; without a version no later call continues the look.
         layout: of a function's images: `nhwc`, (n, height, width, 3), or `nchw`.
-        allow_code: run the Python files that a study file in `out` names; without it they are listed and not run.
+        allow_code: run the Python files that a study file in the folder names; without it they are listed and not run.
 
     Raises UsageError in one line for whatever lacks; what was made until then stays.
     """
@@ -171,6 +171,11 @@ def _keep_model(model: Model, draft: Path, folder: Path) -> Model:
         with open_store(folder / DATABASE, read_only=True) as store:
             sha256s = store.frame("SELECT model_sha256 FROM checkpoint WHERE name = ?", [model.name])["model_sha256"]
         if len(sha256s) and model.sha256 not in sha256s:
+            if model.architecture == FUNCTION:
+                raise UsageError(
+                    f"{folder} holds a look at another {model.name}: its version differs; give the function that one, "
+                    "or name another folder with --out"
+                )
             raise UsageError(
                 f"{folder} holds a look at another {model.name}: its weights, code, normalization or image size "
                 "differ, or another torch exported it; name another folder with --out"

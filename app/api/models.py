@@ -183,7 +183,7 @@ def export_model(
 def export_function(
     function: Callable[..., Any],
     name: str,
-    version: str,
+    version: str | None = None,
     *,
     layout: Layout = "nhwc",
     image_size: int = SIZE,
@@ -192,17 +192,20 @@ def export_function(
     """Make a model of a function from images to logits: of JAX, TensorFlow, scikit-learn, a web service.
 
     Studies run it in this process, with the engine `function`. Nobody can see whether two functions are the same, so
-    predictions are known by the name and the version.
+    predictions belong to the name and the version. Without a version they belong to this call alone, and later calls
+    do not reuse them.
 
     Args:
         function: from float32 RGB images in [0, 1] to (n, classes) logits, an array of any library.
         name: what studies call the model.
-        version: another one whenever the function changes.
+        version: another one whenever the function changes. A run that finds predictions of the version first computes
+            some of them again, and refuses a function that gives others.
         layout: `nhwc`, images of shape (n, height, width, 3); or `nchw`, (n, 3, height, width).
         image_size: width and height of the images, pixels.
         out: the folder of the models; by default $BANDLENS_HOME/models.
 
-    Raises UsageError for a function that gives no such logits of two images, or others when it is asked again.
+    Raises UsageError for a function that gives no such logits of two images, or others when it is asked again, and for
+    a name and version that stand for another function in this process.
     """
     from ...export import functions
 

@@ -95,7 +95,7 @@ def measure(
         file: a Python file, or a function.
         study: name or name@version; it must stand for one study.
         name: of the measure and its function; by default that of the file or function.
-        settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
+        settings: values of the function's parameters; and perhaps `unit`, `function`, `files` and `version`.
     """
     from ...analysis.database.open import open_store
     from ...analysis.database.study_versions import study_label

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...analysis.comparison.gates import Limits
+from ...core.custom.load import private_version
 from ...core.errors import UnknownName, UsageError, did_you_mean, some_of
 from ...core.jobs import processors
 from ...core.records import Model
@@ -84,7 +85,8 @@ class Study:
         toml = _write_toml(where, keys)
         checked = _check_table(where, _parse_toml(where, toml))
         for (key, name), function in functions.items():
-            checked[key][name]["function"] = function
+            # A version that nobody gave lasts as long as the study, so that an interrupted run can be continued.
+            checked[key][name] = {"version": private_version()} | checked[key][name] | {"function": function}
         for key, value in ({"toml": toml} | checked).items():
             object.__setattr__(self, key, value)
 

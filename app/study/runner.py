@@ -20,6 +20,7 @@ from ...core.log import log
 from ...core.records import Failed
 from ...engine.task_context import with_card_state
 from ...engine.tasks import by_attack, whole_tasks
+from .function_checks import check_functions
 from .label_checks import doubt_numbers, doubt_results
 from .record import RunRecord, Summary, failures_in_words, images_left, record_study, stored_images
 from .resolve import Work
@@ -153,7 +154,11 @@ def run_here(
         record.pending, record.computed = bench.pending, 0
         record.sessions = lambda: with_card_state(bench.infos())
         bench.prepare(work.cells, cells_left, progress)
+        cells = [cell for cell in record.cells if cell.condition.digest not in crashes]
+        checked = check_functions(cells, work.study.probes_in_memory, record.store, bench)
         record.begin()
+        # Cells may have got predictions of other image sets by now.
+        check_functions(cells, work.study.probes_in_memory, record.store, bench, checked)
         record.commit([Failed(cell, error) for cell in record.todo if (error := crashes.get(cell.condition.digest))])
         for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
             with progress(activity, images_left(cells, record.image_counts), "predictions") as advance:

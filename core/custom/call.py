@@ -7,8 +7,7 @@
 
 Whatever it raises is one line with the file and line number of its code, SystemExit and GeneratorExit too; an interrupt
 is the user's own where it may be. What its thread prints with Python goes to standard error, since standard output is
-for results. Files that it reads beside its own, and that are no part of its identity, are refused. State that belongs
-to the whole process, such as torch's default dtype, stays as the function leaves it.
+for results. State that belongs to the whole process, such as torch's default dtype, stays as the function leaves it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 from ..errors import BandlensError, UsageError
 from ..jobs import step
 from ..untrusted import one_line
-from .load import UserCode, UserObject, load_file, parse_uses, runs_users_code
+from .load import TABLE_KEYS, Code, MemoryCode, load_file, parse_declared_files, parse_version
 
 log = logging.getLogger("bandlens")
 
@@ -40,24 +39,25 @@ def user_function(
     Args:
         heading: how errors begin, such as `probe blur`.
         name: the function's name in its file, unless the table says another.
-        table: the study's table of it, with `file` or with a `function` in memory, and perhaps `uses`.
+        table: the study's table of it, with `file` or with a `function` in memory, and perhaps `files` and `version`.
         folder: the study's folder.
         first: what examples call its first parameter.
         error: the class of errors of calls.
     """
     reference = table.get("function") or name
+    files, version = parse_declared_files(heading, table), parse_version(heading, table)
     if callable(reference):
-        code = UserObject(heading, reference, folder, parse_uses(heading, table))
+        code = MemoryCode(heading, reference, folder, files, version)
         return UserFunction(heading, getattr(reference, "__name__", name), None, code, reference, error)
-    file, uses = folder / str(table["file"]), parse_uses(heading, table)
+    file = folder / str(table["file"])
     if not file.is_file():
         raise UsageError(f"{heading}: no file {file}; `file` is relative to the study's folder")
     if file.suffix != ".py":
         raise UsageError(f"{heading}: {file} does not end in .py")
-    modules = load_file(file, uses)
+    modules = load_file(file, files, version)
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
-    with _running(modules, heading), _in_one_line(f"{heading}: {file} does not load", modules, UsageError):
+    with _running(heading), _in_one_line(f"{heading}: {file} does not load", modules, UsageError):
         function = getattr(modules.load(file), str(reference), None)
     if not callable(function):
         raise UsageError(
@@ -74,13 +74,13 @@ class UserFunction:
         heading: str,
         name: str,
         file: Path | None,
-        code: UserCode,
+        code: Code,
         function: Callable[..., Any],
         error: type[BandlensError],
     ) -> None:
         self.heading, self.name, self.file, self.code = heading, name, file, code
         self._function, self._error = function, error
-        with _running(code, heading), _in_one_line(f"{self} cannot be used", code, UsageError):
+        with _running(heading), _in_one_line(f"{self} cannot be used", code, UsageError):
             docstring = function.__doc__
             lines = inspect.cleandoc(docstring).splitlines() if isinstance(docstring, str) else []
             self.title = one_line(lines[0]) if lines else None
@@ -99,6 +99,11 @@ class UserFunction:
         return f"{self.heading}: {self.name}{self.place}"
 
     @property
+    def in_memory(self) -> bool:
+        """Whether its version alone identifies it."""
+        return self.file is None
+
+    @property
     def place(self) -> str:
         """Words that follow its name: where it is defined."""
         return f" in {self.file}" if self.file else ""
@@ -107,13 +112,12 @@ class UserFunction:
     def at_work(self, note: str = "") -> Iterator[None]:
         """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
 
-        `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
-        the function's identity.
+        `note` is what `crash_notes` get.
         """
         if note:
             for take in crash_notes:
                 take(note)
-        with _running(self.code, self.heading, self._error):
+        with _running(self.heading):
             yield
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
@@ -127,14 +131,14 @@ crash_notes: list[Callable[[str], None]] = []
 
 
 @contextmanager
-def _running(code: UserCode, heading: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
-    """Run a user's code in the block, which errors call `heading`."""
-    with step(heading), _standard_error(), code.at_work(heading, error):
+def _running(heading: str) -> Iterator[None]:
+    """Run a user's code in the block, which progress lines call `heading`."""
+    with step(heading), _standard_error():
         yield
 
 
 @contextmanager
-def _in_one_line(beginning: str, code: UserCode, error: type[BandlensError]) -> Iterator[None]:
+def _in_one_line(beginning: str, code: Code, error: type[BandlensError]) -> Iterator[None]:
     """Turn whatever a user's code raises into one line that says where; its stack begins in that code."""
     try:
         yield
@@ -191,6 +195,10 @@ def settings_of(
                 "parameter something else"
             )
     for name, default in parameters.items():
+        if name in TABLE_KEYS:
+            raise UsageError(
+                f"{function} takes {name}, which is a key of its table in the study; call the parameter something else"
+            )
         if name.startswith("*"):
             raise UsageError(
                 f"{function} takes {name}; name each parameter, if need be in a function of yours that calls it"
@@ -203,6 +211,15 @@ def settings_of(
     return {name: default for name, default in parameters.items() if name not in reserved}
 
 
+class _Thread(threading.local):
+    """A thread, and how many blocks it is in that run a user's code."""
+
+    blocks = 0
+
+
+_thread = _Thread()
+
+
 class _Output:
     """Standard output while a user's code runs in some threads: these get standard error."""
 
@@ -210,7 +227,7 @@ class _Output:
         self.stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr if runs_users_code() else self.stream, name)
+        return getattr(sys.stderr if _thread.blocks else self.stream, name)
 
 
 _output_lock, _output_users = threading.Lock(), 0
@@ -224,9 +241,11 @@ def _standard_error() -> Iterator[None]:
         if not _output_users:
             sys.stdout = _Output(sys.stdout)
         _output_users += 1
+    _thread.blocks += 1
     try:
         yield
     finally:
+        _thread.blocks -= 1
         with _output_lock:
             _output_users -= 1
             if not _output_users and isinstance(sys.stdout, _Output):

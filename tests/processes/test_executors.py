@@ -38,7 +38,7 @@ def blur(images, strength):
 PROBES = """
 lowpass = {cutoff = [0.1, 0.3]}
 critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
-blur = {file = "blur.py", uses = ["scale.txt"], strength = 0.5}
+blur = {file = "blur.py", files = ["scale.txt"], strength = 0.5}
 pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8

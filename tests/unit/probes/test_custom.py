@@ -106,9 +106,13 @@ TAKES_REST = "def mirror(images, *rest):\n    return images\n"
         (FLIP, {"rng": 3}, "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the cond"),
         (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),
         (FLIP, {"strength": float("inf")}, "must be a finite number or a string, not inf"),
-        (FLIP, {"uses": "none.npy"}, r"mine.py uses 'none.npy', and its folder has no such file; uses = \[…\] names "),
-        (FLIP, {"uses": "../here/mine.py"}, "its folder has no such file"),
-        (FLIP, {"uses": [3]}, "probe mirror: uses must be a list of files beside its file, not "),
+        (
+            FLIP,
+            {"files": "none.npy"},
+            r"mine.py declares 'none.npy', and its folder has no such file; files = \[…\] names ",
+        ),
+        (FLIP, {"files": "../here/mine.py"}, "its folder has no such file"),
+        (FLIP, {"files": [3]}, "probe mirror: files must be a list of files beside its file, not "),
     ],
 )
 def test_bad_files_and_parameters(
@@ -179,7 +183,7 @@ def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
     write("1, 2\n", "curve.csv")
     probes = {
         "mirror": {"file": "mine.py", "strength": [0, 0.5, 1.0]},
-        "swap": {"file": "two.py", "function": "mirror", "uses": ["*.csv"], "strength": 1},
+        "swap": {"file": "two.py", "function": "mirror", "files": ["*.csv"], "strength": 1},
     }
     grid = make_grid(probes, tmp_path)
     assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS
@@ -302,7 +306,7 @@ def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Wr
     write("", "masks/1.npy")
     write("import other\n", "named.py")
     write("", "other.py")
-    table = {"file": "mine.py", "uses": ["masks/*.npy", "named.py"], "strength": 1}
+    table = {"file": "mine.py", "files": ["masks/*.npy", "named.py"], "strength": 1}
     files = make_grid({"mirror": table}, tmp_path).families["mirror"].files
     assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
 

@@ -280,6 +280,24 @@ def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path
         bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
 
 
+def test_a_function_in_memory_is_computed_anew_or_compared_with_what_is_stored(database: Path) -> None:
+    def factor(confidence: Any) -> Any:
+        return level * confidence
+
+    level = 0.5
+    for version in ({}, {"version": "1"}):
+        halves = bandlens.measure(factor, database, "s", **version)["value"]
+        assert bandlens.measure(factor, database, "s", **version)["value"].equals(halves)
+    level = 0.25
+    with pytest.raises(
+        UsageError, match=r"measure factor has other values than those that are stored .* is now 0\.\d+"
+    ):
+        bandlens.measure(factor, database, "s", version="1")
+    for version in ({}, {"version": "2"}):
+        quarters = bandlens.measure(factor, database, "s", **version)["value"]
+        assert (quarters / halves).to_list() == pytest.approx([0.5] * len(halves))
+
+
 def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> None:
     page = (Path(__file__).parents[4] / "docs" / "guide" / "measures.md").read_text(encoding="utf-8")
     for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):

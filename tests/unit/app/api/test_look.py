@@ -164,7 +164,7 @@ def test_a_function_and_images_in_memory(folder: Path) -> None:
     ):
         bandlens.look(*NETWORK, normalization="none")
     for other, pictures, version in (("another bright", pixels, "2"), ("other images", make_pictures(20, 96), "1")):
-        with pytest.raises(UsageError, match=f"look holds a look at {other}.*; name another folder with `out`"):
+        with pytest.raises(UsageError, match=f"look holds a look at {other}.* name another folder with `out`"):
             bandlens.look(brightness, pictures, labels, name="bright", version=version, image_size=128)
     assert bandlens.look(brightness, pixels, name="bright", version="1", image_size=128, minutes=60).label == "look@2"
     with pytest.raises(UsageError, match=r"images\.set is packed, and has the labels that it was packed with"):
@@ -231,12 +231,6 @@ def test_what_lacks_is_one_line(folder: Path, command: Command, words: tuple[str
 @pytest.mark.parametrize(
     ("model", "images", "settings", "message"),
     [
-        (
-            brightness,
-            np.zeros((3, 8, 8, 3), np.uint8),
-            {},
-            "nobody can see the version of a function; give name='mine', ver",
-        ),
         (3, np.zeros((3, 8, 8, 3), np.uint8), {}, "model is of int; give a path, a name, a network or a function"),
         (torch.nn.Flatten, "photos", {}, r"model is the class Flatten; give Flatten\(\), an instance"),
         (brightness, "photos", {"version": "1", "normalization": "none"}, "leave out `normalization`, and norm"),
@@ -289,7 +283,7 @@ def test_labels_are_matched_by_name_or_refused(folder: Path, command: Command) -
     with pytest.raises(UsageError, match=r"and seven has 7, so .*; or measure agreement: `labels` none"):
         bandlens.look("seven.onnx", dataset)
     assert set(bandlens.look("seven.onnx", dataset, "none", minutes=60).curve["measure"]) == {"agreement"}
-    model = bandlens.export_function(brightness, "bright", "1", image_size=128, out="named/models")
+    model = bandlens.export_function(brightness, "bright", "named", image_size=128, out="named/models")
     bandlens.name_classes(model, ["dark", "bright"])
     with bandlens.look(model, dataset, minutes=60, out="named").results as results:
         assert results.sql("SELECT top1 FROM accuracy WHERE probe = 'clean'").item() == 1

@@ -27,7 +27,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_images(folder / "images.set", make_pictures(COUNT), labels=[k % 12 for k in range(COUNT)])
     labels = [int(picture.mean() > 128) for picture in make_pictures(COUNT)]
     make_images(folder / "bright.set", make_pictures(COUNT), labels=labels)
-    model = bandlens.export_function(brightness, "bright", "1", image_size=128, out=folder / "functions")
+    model = bandlens.export_function(brightness, "bright", "released", image_size=128, out=folder / "functions")
     probes = "lowpass = {cutoff = [0.3]}\n[gate]\nnegative_flips = 0.4\n"
     for name, keys in {
         "bright": {"models": str(model.path.parent), "images": ["bright.set"], "engine": "auto"},
@@ -60,7 +60,7 @@ def test_the_same_model_passes_and_nothing_is_kept(earlier: Path) -> None:
 
 
 def test_a_function_of_the_same_name_stays_what_it_is(earlier: Path, tmp_path: Path) -> None:
-    model = bandlens.export_function(darkness, "dark", "1", image_size=128, out=tmp_path)
+    model = bandlens.export_function(darkness, "dark", "released", image_size=128, out=tmp_path)
     against = f"{earlier / 'main.duckdb'}:bright"
     bandlens.assert_no_worse(brightness, earlier / "bright.set", against=against, margin=0.2, name="dark")
     assert function_of(model)[0] is darkness

@@ -241,8 +241,11 @@ def test_a_function_may_stand_for_a_probe_or_a_measure_and_its_name_runs_nothing
     study = Study("mine", ["*"], ["set"], probes=probes, measures={"worst": blur})
     assert study.probes_in_memory == ["blur", "blurs"]
     for copy in (study, replace(study, engine="torch")):
-        assert copy.probes == probes | {"blur": {"function": blur}}
-        assert copy.measures == {"worst": {"function": blur}}
+        tables = {name: dict(copy.probes[name]) for name in probes} | {"worst": dict(copy.measures["worst"])}
+        versions = {name: table.pop("version", None) for name, table in tables.items()}
+        assert tables == probes | {"blur": {"function": blur}, "worst": {"function": blur}}
+        assert versions.pop("lowpass") is None
+        assert len(set(versions.values())) == 3, "each has a version of its own"
         grid = make_grid(copy.probes, copy.folder)
         assert [str(condition) for condition in grid.conditions[2:]] == [
             "blur sigma=1",

@@ -1,17 +1,16 @@
-"""A user's code: what its identity covers, what it reads beside that, and whose modules it gets."""
+"""Custom functions: what their identity covers, and whose modules a file gets."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import linecache
 import os
 import py_compile
-import site
+import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,22 +19,9 @@ from numpy.typing import NDArray
 from own_probes import PIXELS, Write, run
 
 from bandlens.core.custom.call import user_function
-from bandlens.core.custom.load import UserObject, is_of_python
 from bandlens.core.errors import ProbeError, UsageError
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
-
-READERS = {
-    "as it is loaded": "mask = np.load(HERE / 'masks/0.npy')\ndef mirror(images):\n    return images * mask\n",
-    "as it runs": "def mirror(images):\n    return images * np.load(HERE / 'masks/0.npy')\n",
-    "below Python's open": (
-        "def mirror(images):\n    os.close(os.open(HERE / 'masks/0.npy', os.O_RDONLY))\n    return images\n"
-    ),
-    "from where it is": ("def mirror(images):\n    os.chdir(HERE / 'masks')\n    return images * np.load('0.npy')\n"),
-    "a module by name, as it runs": (
-        "def mirror(images):\n    return images * importlib.import_module('.masks.' + 'part', __package__).X\n"
-    ),
-}
 
 
 def perturb(grid: Grid, place: int = 1) -> NDArray[np.float32]:
@@ -47,60 +33,54 @@ def perturb(grid: Grid, place: int = 1) -> NDArray[np.float32]:
     return images
 
 
-@pytest.mark.parametrize("body", READERS.values(), ids=READERS)
-def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(
-    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, body: str
-) -> None:
-    monkeypatch.chdir(tmp_path)  # since a function goes elsewhere
-    folder = tmp_path / "here"
-    module = "module" if "import_module" in body else ""
-    read = "masks/part.py" if module else "masks/0.npy"
+def test_declared_files_are_part_of_its_identity(tmp_path: Path, write: Write) -> None:
     write(
-        f"import importlib, os\nimport numpy as np\nfrom pathlib import Path\nHERE = Path(__file__).parent\n{body}",
-        "here/mine.py",
-    )
-    write("X = 0.5\n", "here/masks/part.py")
-    np.save(folder / "masks/0.npy", 0.5)
-    with pytest.raises((ProbeError, UsageError)) as error:
-        run(folder, {}, PIXELS)
-    assert str(error.value) == (
-        f"probe mirror reads {read}, and nothing says that its results depend on that; add to its table in the study: "
-        f'uses = ["{read}"]'
-    )
-    table = {"file": "mine.py", "uses": [read]}
-    images = run(folder, table, PIXELS)["mirror"]
-    digest = make_grid({"mirror": table}, folder).conditions[1].digest
-    write("X = 1.0\n", "here/masks/part.py")
-    np.save(folder / "masks/0.npy", 1.0)
-    assert make_grid({"mirror": table}, folder).conditions[1].digest != digest
-    if "os.open" not in body:
-        np.testing.assert_allclose(run(folder, table, PIXELS)["mirror"], images * 2, atol=1e-6)
-
-
-def test_files_that_it_writes_and_those_of_python_and_its_libraries_are_none_of_its_identity(
-    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A hidden folder beside it, such as an environment, is Python's, and so is the environment that runs it."""
-    assert is_of_python(f"{site.getusersitepackages()}/library/__init__.py")
-    assert not is_of_python(f"{sys.prefix}/src/app/probes.py")
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
-    write("", ".venv/lib/big.py")
-    write("", "env/share/zones")
-    write(
-        "import email.mime.text, sys\n"
-        "from pathlib import Path\n"
-        "HERE = Path(__file__).parent\n"
-        "sys.path.append(str(HERE / '.venv/lib'))\n"
-        "import big\n"
+        "import importlib\nimport numpy as np\nfrom pathlib import Path\nHERE = Path(__file__).parent\n"
         "def mirror(images):\n"
-        "    (HERE / 'log').write_text('x')\n"
-        "    (HERE / '.venv/lib/big.py').read_text() + (HERE / 'env/share/zones').read_text()\n"
-        "    try:\n"
-        "        open(HERE / 'no such file')\n"
-        "    except OSError:\n"
-        "        return images * (big is sys.modules['big'])\n"
+        "    part = importlib.import_module('.masks.' + 'part', __package__)\n"
+        "    return images * np.load(HERE / 'masks/0.npy') * part.X\n"
     )
-    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+    table = {"file": "mine.py", "files": ["masks/part.py", "masks/0.npy"]}
+    digests = set()
+    for mask, factor in ((0.5, 0.5), (1.0, 0.5), (1.0, 1.0)):
+        write(f"X = {factor}\n", "masks/part.py")
+        np.save(tmp_path / "masks/0.npy", mask)
+        grid = make_grid({"mirror": table}, tmp_path)
+        digests.add(grid.conditions[1].digest)
+        np.testing.assert_allclose(perturb(grid), PIXELS / 255 * mask * factor, atol=1e-6)
+    assert len(digests) == 3
+
+
+def test_a_module_that_is_not_declared_is_not_found(tmp_path: Path, write: Write) -> None:
+    """An import by a name that is made as it runs, which nobody can see in the source."""
+    write("X = 1\n", "masks/part.py")
+    write(
+        "import importlib\ndef mirror(images):\n"
+        "    return images * importlib.import_module('.masks.' + 'part', __package__).X\n"
+    )
+    line = r'ModuleNotFoundError: masks/part.py is not declared; add it to .*: files = \["masks/part.py"\] \(mine.py, l'
+    with pytest.raises(ProbeError, match=line):
+        run(tmp_path, {}, PIXELS)
+    assert run(tmp_path, {"files": "masks/part.py"}, PIXELS)
+
+
+def test_a_version_is_part_of_the_identity_of_a_file(tmp_path: Path, write: Write) -> None:
+    write("def mirror(images):\n    return images\n")
+    tables: list[dict[str, Any]] = [{}, {"version": "1"}, {"version": "2"}, {"version": "1"}]
+    grids = [make_grid({"mirror": {"file": "mine.py", **table}}, tmp_path) for table in tables]
+    digests = [grid.conditions[1].digest for grid in grids]
+    assert digests[1] == digests[3]
+    assert len(set(digests)) == 3
+    for version in ("", 2):
+        with pytest.raises(UsageError, match='probe mirror: version must be text, such as version = "1", not '):
+            make_grid({"mirror": {"file": "mine.py", "version": version}}, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["files", "version"])
+def test_a_parameter_that_is_called_as_a_key_is_refused(tmp_path: Path, write: Write, key: str) -> None:
+    write(f"def mirror(images, {key}='1'):\n    return images\n")
+    with pytest.raises(UsageError, match=f"takes {key}, which is a key of its table in the study; call the parameter"):
+        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
 
 
 def test_it_runs_as_its_digest_says_whatever_bytecode_lies_there(tmp_path: Path, write: Write) -> None:
@@ -173,58 +153,6 @@ def test_versions_of_a_file_leave_neither_finders_nor_modules(tmp_path: Path, wr
     assert len(set(states)) == 1
 
 
-def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
-    """It may have kept what it read."""
-    write("0.5", "mask.txt")
-    write(
-        "from pathlib import Path\nmasks = []\n"
-        "def mirror(images, strength):\n"
-        "    masks[:] = masks or [float(Path(__file__).with_name('mask.txt').read_text())]\n"
-        "    return images * masks[0]\n"
-    )
-    grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
-    for place in (1, 2):
-        with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
-            perturb(grid, place)
-
-
-CELL = """
-import itertools
-import numpy as np
-from scipy.ndimage import gaussian_filter
-
-MASK = np.linspace(0, 1, 16)
-NAMES = {"a", "b", "c"}
-
-class Strength:
-    def __init__(self, value):
-        self.value = value
-    def half(self):
-        return FACTOR * self.value
-
-FACTOR = 0.5
-STRENGTH = Strength(2)
-
-def helper(images):
-    return images * MASK if len(images) else blur(images)
-
-def blur(images, sigma=1):
-    return [helper(gaussian_filter(image, sigma)) * STRENGTH.half() for image in itertools.chain(images) if NAMES]
-
-UNUSED = 3
-"""
-CHANGES = [
-    ("np.linspace(0, 1, 16)", "np.linspace(0, 2, 16)"),
-    ('"c"', '"d"'),
-    ("FACTOR * self.value", "self.value * FACTOR"),
-    ("FACTOR = 0.5", "FACTOR = 0.25"),
-    ("Strength(2)", "Strength(3)"),
-    ("images * MASK", "MASK * images"),
-    ("sigma=1", "sigma=2"),
-    ("import gaussian_filter", "import uniform_filter as gaussian_filter"),
-]
-
-
 def cell(source: str) -> ModuleType:
     """Run the text of a notebook's cell, whose source Python knows as it knows that of a cell."""
     module = ModuleType("__main__")
@@ -234,72 +162,103 @@ def cell(source: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Classes of a cell are looked for in its text, since these modules are not in `sys.modules`."""
-    getsource = inspect.getsource
-
-    def cell_source(value: Any) -> str:
-        if isinstance(value, type) and value.__module__ == "__main__":
-            return "".join(getsource(member) for member in vars(value).values() if isinstance(member, FunctionType))
-        return getsource(value)
-
-    monkeypatch.setattr(inspect, "getsource", cell_source)
+class Shape:
+    sigma = 1
 
 
-def digest(function: Callable[..., Any], folder: Path = Path(), *uses: str) -> str:
-    return UserObject("probe blur", function, folder, uses).digest
+class Pickled:
+    """An object whose pickle says nothing of its state."""
+
+    def __init__(self) -> None:
+        self.sigma = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pickled, ()
 
 
-def test_whatever_its_results_depend_on_is_its_identity() -> None:
-    identity = digest(cell(CELL).blur)
-    assert digest(cell(CELL.replace("UNUSED = 3", "UNUSED = 4")).blur) == identity
-    digests = {digest(cell(CELL.replace(*change)).blur) for change in CHANGES}
-    assert len(digests | {identity}) == len(CHANGES) + 1
+SHAPE, PICKLED, LEVELS = Shape(), Pickled(), [1]
 
 
-def test_modules_of_the_users_count_by_their_source(
-    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = set()
-    for value in (1, 2):
-        write("import deeper_of_mine\n", "helper_of_mine.py")
-        write(f"X = {value}\n", "deeper_of_mine.py")
-        monkeypatch.delitem(sys.modules, "helper_of_mine", raising=False)
-        imports = "import helper_of_mine, pydoc_data.topics"
-        inside = cell(f"def blur(images):\n    {imports}\n    return helper_of_mine.X\n").blur
-        above = "import helper_of_mine\ndef blur(images):\n    return helper_of_mine.X\n"
-        digests |= {digest(inside), digest(cell(above).blur), digest(inside)}
-    assert (len(digests), "pydoc_data" in sys.modules) == (4, False), "of libraries the names alone count"
+def by_class(images: Any) -> Any:
+    return images * SHAPE.sigma
 
 
-def scaler(level: float) -> Callable[..., Any]:
-    return lambda images: images * level
+def by_pickled(images: Any) -> Any:
+    return images * PICKLED.sigma
 
 
-NO_IDENTITY = {
-    "a closure": (scaler(0.5), "probe blur: <lambda> takes level from the function that made it, and a closure has no"),
-    "no source": (cell("exec('def blur(images): pass')").blur, "probe blur: the source of blur is not known; put it"),
-    "a file": (
-        cell("import os\nNULL = open(os.devnull)\ndef blur(images):\n    return NULL\n").blur,
-        "probe blur: its function uses a value that cannot be pickled (cannot pickle '",
+def by_attribute(images: Any) -> Any:
+    return images * getattr(by_attribute, "sigma", 1)
+
+
+def by_globals(images: Any) -> Any:
+    return images * globals()["LEVELS"][0]
+
+
+def by_module(images: Any) -> Any:
+    return images * getattr(string, "sigma", 1)
+
+
+@functools.wraps(by_class)
+def wrapped(images: Any) -> Any:
+    return by_class(images)
+
+
+PAIR = [lambda images: images, lambda images: images * 0.5]  # two on one line
+
+CHANGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[pytest.MonkeyPatch], None]]] = {
+    "a class attribute": (by_class, by_class, lambda patch: patch.setattr(Shape, "sigma", 2)),
+    "the state of a module": (by_module, by_module, lambda patch: patch.setattr(string, "sigma", 2, raising=False)),
+    "a function's attribute": (
+        by_attribute,
+        by_attribute,
+        lambda patch: patch.setattr(by_attribute, "sigma", 2, False),
     ),
+    "what it wraps": (wrapped, wrapped, lambda patch: patch.setattr(wrapped, "__wrapped__", by_pickled)),
+    "another function on the line": (PAIR[0], PAIR[1], lambda _: None),
+    "what its pickle leaves out": (by_pickled, by_pickled, lambda patch: patch.setattr(PICKLED, "sigma", 2)),
+    "globals by name": (by_globals, by_globals, lambda patch: patch.setitem(globals(), "LEVELS", [2])),
 }
 
 
-@pytest.mark.parametrize(("function", "line"), NO_IDENTITY.values(), ids=NO_IDENTITY)
-def test_what_has_no_identity_is_refused(function: Callable[..., Any], line: str) -> None:
-    with pytest.raises(UsageError) as error:
-        digest(function)
-    assert str(error.value).startswith(line)
+def digest(function: Callable[..., Any], **table: Any) -> str:
+    table = {"function": function, **table}
+    return user_function("probe blur", "blur", table, Path(), "images", ProbeError).code.digest
 
 
-def test_wrapped_and_partial_functions_count_by_what_they_call() -> None:
-    blur, blur_2 = (cell(f"def blur(images):\n    return images * {value}\n").blur for value in (1, 2))
-    wrappers: list[Callable[[Any], Any]] = [lambda f: functools.partial(f, 3), functools.cache]
-    for wrap in wrappers:
-        assert digest(wrap(blur)) == digest(wrap(blur)) != digest(wrap(blur_2))
+@pytest.mark.parametrize(("before", "after", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_function_in_memory_is_never_taken_for_what_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[..., Any],
+    after: Callable[..., Any],
+    change: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    earlier = digest(before)
+    change(monkeypatch)
+    assert digest(after) != earlier
+
+
+def test_a_version_identifies_a_function_in_memory_and_stands_for_one_alone() -> None:
+    shape = cell("class Shape:\n    def blur(self, images):\n        return images\n").Shape
+    first, second = shape(), shape()
+    assert digest(first.blur, version="of one shape") == digest(first.blur, version="of one shape")
+    assert digest(second.blur, version="of another shape") != digest(first.blur, version="of one shape")
+    line = "^probe blur: version 'of one shape' is another function in this process; give this one a version of its own"
+    for other in (second.blur, PAIR[0]):
+        with pytest.raises(UsageError, match=line):
+            digest(other, version="of one shape")
+
+
+def test_declared_files_of_a_function_in_memory_are_part_of_its_identity(tmp_path: Path, write: Write) -> None:
+    def blur(images: Any) -> Any:
+        return images
+
+    table = {"function": blur, "files": "mask.txt", "version": "1"}
+    digests = set()
+    for text in ("1", "2"):
+        write(text, "mask.txt")
+        digests.add(user_function("probe masked", "masked", table, tmp_path, "images", ProbeError).code.digest)
+    assert len(digests) == 2
 
 
 def test_its_errors_name_the_line_of_its_cell(tmp_path: Path) -> None:
