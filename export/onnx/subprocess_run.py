@@ -5,13 +5,11 @@
 A file of somebody else's can loop for ever, take all memory, or crash ONNX Runtime; and the checker of ONNX, which no
 signal interrupts, takes twice as long for each function that calls the next one twice. Then this process ends, and the
 command says so in a line. FOLDER has the file as model.onnx and its images as images.npy; the process writes its output
-into output.npy, or what is wrong with the file, which errors call FILE, into error.txt.
+into output.npy. Errors call the file FILE.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from ...core.child_process import run_child, serve_parent
 from ...core.errors import ExportError
-from ...core.jobs import describe_exit, end_with_parent
 from ...core.untrusted import first_line
 from .parity import join_outputs, run_in_batches, split_batches
 
@@ -41,26 +39,16 @@ def try_logits(content: bytes, images: NDArray[np.float32], batch: int, file: st
         (folder / "model.onnx").write_bytes(content)
         np.save(folder / "images.npy", images)
         try:
-            process = subprocess.run(
-                [sys.executable, "-P", "-m", __name__, name, str(batch), file],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for this process, which ends that one
-                timeout=TRIAL_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
+            run_child(__name__, folder, str(batch), file, timeout_s=TRIAL_SECONDS, error_class=ExportError)
+        except TimeoutError as error:
             raise ExportError(
                 f"{file} does not come back from {len(images)} images within {TRIAL_SECONDS:g} s, and so nothing was "
                 "written; does it loop without an end?"
-            ) from None
-        if (error := folder / "error.txt").exists():
-            raise ExportError(error.read_text(encoding="utf-8"))
-        if process.returncode:
+            ) from error
+        except ChildProcessError as error:
             raise ExportError(
-                f"{file} cannot be run: its process {describe_exit(process.returncode)}; nothing was written; "
-                "export it again"
-            )
+                f"{file} cannot be run: its process {error}; nothing was written; export it again"
+            ) from error
         output: NDArray[np.float32] = np.load(folder / "output.npy")
         return output
 
@@ -78,17 +66,12 @@ def _check_graph(content: bytes, file: str) -> None:
         raise ExportError(f"{file} is not valid ONNX: {first_line(error)}; export it again") from error
 
 
-def main() -> None:
-    end_with_parent()
-    folder, batch, file = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def _run(folder: Path, batch: str, file: str) -> None:
     images, content = np.load(folder / "images.npy", mmap_mode="r"), (folder / "model.onnx").read_bytes()
-    try:
-        _check_graph(content, file)
-        outputs = run_in_batches(content, split_batches(images, batch), file)
-        np.save(folder / "output.npy", join_outputs(outputs, file))
-    except ExportError as error:
-        (folder / "error.txt").write_text(str(error), encoding="utf-8")
+    _check_graph(content, file)
+    outputs = run_in_batches(content, split_batches(images, int(batch)), file)
+    np.save(folder / "output.npy", join_outputs(outputs, file))
 
 
 if __name__ == "__main__":
-    main()
+    serve_parent(_run)

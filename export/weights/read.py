@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import CheckpointError, some_of
-from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
 from ..onnx.import_file import is_onnx
 from .fetch import html_title
-from .pickles import read_archive, read_legacy
+from .parsed_content import read_in_child
+from .pickles import explain_damage, is_archive, refuse_other_archives
 from .study_checkpoints import KeyRule, ema_names, key_rule
 
 TOP = "top level"
@@ -65,27 +64,19 @@ def read(path: Path, trust: bool = False) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
-    try:
+    with explain_damage(path):
         with path.open("rb") as file:
             head = file.read(1 << 12)
-            _refuse_other_kinds(path, head)
-            if head[8:9] == b"{":  # the length of the JSON header in eight bytes, then the header
-                return _read_safetensors(path)
-            is_archive = head.startswith(b"PK\x03\x04")
-            if is_archive:
-                _refuse_other_archives(path)
-            if not trust:
-                return read_archive(path) if is_archive else read_legacy(file, path)
+        _refuse_other_kinds(path, head)
+        if head[8:9] == b"{":  # the length of the JSON header in eight bytes, then the header
+            return _read_safetensors(path)
+        if not trust:
+            return read_in_child(path)
+        if is_archive(head):
+            refuse_other_archives(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of what it then reads, or refuses, all the same
             return torch.load(path, map_location="cpu", weights_only=False)
-    except CheckpointError:
-        raise
-    # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
-    except Exception as error:
-        # The parser of pickles looks an instruction up by its byte, and has no more words than that for a text file.
-        reason = "it is no file of weights, or damaged" if isinstance(error, KeyError) else first_line(error)
-        raise CheckpointError(f"cannot read weights from {path}: {reason}; fetch the file again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -113,18 +104,6 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
             raise CheckpointError(f"{path} is {kind}")
     if head and head.isascii() and "".join(head.decode().split()).isprintable():
         raise CheckpointError(f"{path} is text, {_SAVE}")
-
-
-def _refuse_other_archives(path: Path) -> None:
-    """CheckpointError for a TorchScript program, and for archives of other libraries."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if names and all(name.endswith(".npy") for name in names):
-        raise CheckpointError(
-            f"{path} holds NumPy arrays, not weights of torch; save the module's state_dict() instead"
-        )
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from fuzzing import damaged, fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
+from small import failure, invoke
 
 from bandlens.export.weights.read import load_strictly, read_weights
 
@@ -144,3 +145,77 @@ def test_pickles_set_no_attributes_of_types_and_replace_no_methods_of_containers
     program = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
     (folder / "weights.pth").write_bytes(in_zip(program))
     assert "holds no tensors, only" in str(refusal(lambda: load_file(folder / "weights.pth")))
+
+
+# Files that would hang, fill or crash their parser
+
+LEVELS = 100_000
+COLLIDING = b"".join(b"\x8a\x0a" + (count * (2**61 - 1)).to_bytes(10, "little") + b"N" for count in range(300_000))
+"""Keys of one hash, each of which is compared with all before it, and their values."""
+PROGRAMS = {
+    # A key that is a tuple which holds the next one twice: its hash would be computed of 2 to the power of 60 parts.
+    "key of nested tuples": (b"}K\x01\x85" + b"2\x86" * 60 + b"K\x01s", "nested tuples"),
+    # OrderedDict([(1, OrderedDict([(1, …)]))]), each made of the one inside it.
+    "nested calls": (
+        b"ccollections\nOrderedDict\nq\x00" + b"h\x00]K\x01" * LEVELS + b"K\x02" + b"\x86a\x85R" * LEVELS,
+        "nested more than 100 levels deep",
+    ),
+    "nested lists": (b"]" * LEVELS + b"a" * (LEVELS - 1), "nested more than 100 levels deep"),
+    "nested stand-ins": (b"codd\nThing\nq\x000" + b"h\x00)\x81" * LEVELS + b"b" * (LEVELS - 1), "holds one odd.Thing"),
+    # A list that holds the next one twice, and is no key.
+    "doubling lists": (b"]" + b"q\x000](h\x00h\x00e" * 60, "holds one list"),
+    "list in itself": (b"]2a", "holds one list"),
+    "keys of one hash": (b"}(" + COLLIDING + b"u", "its parser takes more than 4 s"),
+    "array of 16 GiB": (b"\x96" + struct.pack("<Q", 1 << 34), "more than 2.15 GB of memory"),
+    "number of many digits": (b"\x8b" + struct.pack("<i", 1 << 20) + bytes((1 << 20) - 1) + b"\x01", "cannot read"),
+    "much text": (b"]q\x00(" + b"X\x40\x42\x0f\x00" + bytes(1_000_000) + b"q\x01" + b"h\x01" * 80 + b"e", "67.1 MB"),
+}
+"""Name -> a pickle, and a part of the line that refuses it."""
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_pickles_that_would_hang_or_crash_are_one_line(
+    name: str, compression: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, message = PROGRAMS[name]
+    (folder / "weights.pth").write_bytes(in_zip(b"\x80\x05" + program + b".", compression))
+    monkeypatch.setattr("bandlens.export.weights.parsed_content.MIN_TIMEOUT_S", 4.0 if "hash" in name else 240.0)
+    assert message in str(refusal(lambda: load_file(folder / "weights.pth")))
+
+
+def test_an_archive_that_says_to_grow_far_is_not_unpacked(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "weights.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(1 << 16))
+        archive.infolist()[-1].file_size = 3 << 29
+    assert "unpacked to 1,610,612,7" in str(refusal(lambda: load_file(folder / "weights.pth")))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_storage_that_says_to_be_huge_takes_no_memory(legacy: bool, folder: Path) -> None:
+    content = save_to_bytes({"fc.weight": torch.zeros(7)}, legacy)
+    count = b"\x8a\x06" + (1 << 40).to_bytes(6, "little")
+    if legacy:
+        huge = content.replace(b"K\x07", count).replace(struct.pack("<q", 7), struct.pack("<q", 1 << 40))
+    else:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            huge = in_zip(archive.read("archive/data.pkl").replace(b"K\x07", count), count=7)
+    (folder / "weights.pth").write_bytes(huge)
+    assert "storage" in str(refusal(lambda: load_file(folder / "weights.pth")))
+
+
+def test_compressed_weights_are_unpacked(folder: Path) -> None:
+    (folder / "weights.pth").write_bytes(in_zip(b"", zipfile.ZIP_DEFLATED, count=1000))
+    assert torch.equal(read_weights([(folder / "weights.pth", "own")]).tensors["a"], torch.zeros(1000))
+
+
+def test_a_command_ends_with_one_line_where_the_parser_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "weights.pth").write_bytes(in_zip(b"\x80\x05}(" + COLLIDING + b"u."))
+    monkeypatch.setattr("bandlens.export.weights.parsed_content.MIN_TIMEOUT_S", 4.0)
+    words = ("--architecture", "resnet18", "--normalization", "none", "--out", folder / "models")
+    error = failure(invoke("export", folder / "weights.pth", *words))
+    assert error.exit_code == 1
+    assert re.fullmatch(r"cannot read weights from .*: its parser takes more than 4 s; .*--trust", str(error))
+    assert not list(folder.glob("models/*"))

@@ -46,6 +46,7 @@ ENGINES = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
         ("import bandlens.app.study.runner, bandlens.app.study.plan", ("torch", "onnxruntime")),
         ("import bandlens.engine.device.devices", ENGINES),
         ("import bandlens.app.cli.commands.models, bandlens.app.cli.commands.export", (*HEAVY, "torchvision", "onnx")),
+        ("import bandlens.export.weights.parse_process", (*HEAVY, "onnx", "safetensors")),
         (
             "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')",
             ("torch", "torchvision", "PIL", "pyarrow", "duckdb"),

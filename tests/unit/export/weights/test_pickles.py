@@ -51,9 +51,11 @@ Its hash would be computed of 2 to the power of 60 parts.
 """
 LEVELS = b"\x85" * 300_000
 """Pickle operations that put what is on the stack into so many tuples, whose hash would overflow the stack."""
+SETS = b"q\x010" + b"(h\x01K\x01\x86h\x01K\x02\x86\x91q\x010" * 60 + b"h\x01"
+"""Pickle operations that make sixty times a set of two tuples that hold the last set, whose text has no end."""
 
 
-@pytest.mark.parametrize("key", [b"K\x01" + TWICE, b"K\x01" + LEVELS], ids=["twice each", "deep"])
+@pytest.mark.parametrize("key", [TWICE, LEVELS, SETS], ids=["twice each", "deep", "sets"])
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -86,7 +88,7 @@ def test_keys_of_nested_tuples_are_refused(key: bytes, before: bytes, after: byt
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/version", "3")
-        archive.writestr("archive/data.pkl", b"\x80\x04" + before + key + after + b".")
+        archive.writestr("archive/data.pkl", b"\x80\x04" + before + b"K\x01" + key + after + b".")
     with pytest.raises(CheckpointError, match=r"cannot read weights from .*(nested tuples|device that cannot be)"):
         read(path)
 
@@ -152,8 +154,20 @@ def test_plain_containers_are_read_whole_and_a_view_shares_its_storage(protocol:
     assert copy["view"].untyped_storage().data_ptr() == copy["shared"].untyped_storage().data_ptr()
 
 
+def test_containers_lie_where_they_lay(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {"a": torch.ones(2)}
+    content: dict[str, Any] = {"first": inner, "second": [inner, (inner,)]}
+    content["whole"] = content
+    content["second"].append(content["second"])
+    torch.save(content, tmp_path / "weights.pth")
+    copy = read(tmp_path / "weights.pth")
+    assert copy["whole"] is copy
+    assert copy["second"][2] is copy["second"]
+    assert copy["first"] is copy["second"][0] is copy["second"][1][0]
+
+
 LAYOUTS: dict[str, Any] = {
-    **{str(dtype): torch.arange(-3, 5).to(dtype) for dtype in sorted(set(DTYPES.values()), key=str)},
+    **{dtype.name: torch.arange(-3, 5).to(getattr(torch, dtype.name)) for dtype in DTYPES.values()},
     "no dimension": torch.tensor(2.5),
     "no element": torch.zeros(0, 3),
     "shared": (BASE := torch.arange(24.0)),
