@@ -29,8 +29,6 @@ WITHOUT_A_MODULE = {
     "test_generated_pages.py": "docs/generate.py",
     "test_imports.py": "imports, joins and names of measures in the whole package",
     "test_mirror.py": "the folders of the tests",
-    "test_names.py": "names and parameters of the whole package",
-    "test_sentences.py": "docstrings and comments of the whole package",
     "test_results_page.py": "docs/guide/results.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""
