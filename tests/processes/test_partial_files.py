@@ -28,6 +28,25 @@ else:
 """
 
 
+KILLED_AT_A_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from bandlens.core.files import exchange_folders
+
+renames_left = int(sys.argv[1])
+
+def kill(event, arguments):
+    global renames_left
+    if event == "os.rename":
+        if not renames_left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        renames_left -= 1
+
+sys.addaudithook(kill)
+exchange_folders(*map(Path, sys.argv[2:]))
+"""
+
+
 def hidden_files(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.name.startswith(".")]
 
@@ -46,6 +65,16 @@ def test_what_a_killed_process_left_is_gone_after_the_next_use(kind: str, tmp_pa
             assert hidden_files(tmp_path) == [temporary.parent.name]
             temporary.touch()
     assert path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names in one step")
+@pytest.mark.parametrize("renames", range(3))
+def test_exchange_folders_leaves_a_folder_in_place_when_killed_at_any_rename(renames: int, tmp_path: Path) -> None:
+    draft, folder = tmp_path / "draft", tmp_path / "set"
+    draft.mkdir()
+    folder.mkdir()
+    subprocess.run(python(KILLED_AT_A_RENAME, renames, draft, folder), check=False, timeout=LIMIT_SECONDS)
+    assert folder.is_dir()
 
 
 def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
