@@ -1,1 +1,1 @@
-"""Perturbations of images, and the image sets they are applied to."""
+"""Image perturbations (probes) and the image sets that they are applied to."""

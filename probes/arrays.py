@@ -1,4 +1,8 @@
-"""The array module: NumPy here, CuPy on a GPU. This is the only module that imports CuPy."""
+"""Select the array library (NumPy on CPUs, CuPy on GPUs) and launch the CUDA kernels.
+
+This is the only module of the probes that imports CuPy. Probe functions take the array module as their argument `xp`,
+so the same code runs on both.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,15 @@ from ..core.extras import naming_extras
 from ..core.untrusted import first_line, words_of
 
 Array = Any
-"""An array of the module in use: native in, native out."""
+"""An array of the library in use: `numpy.ndarray` or `cupy.ndarray`. Functions return the type that they receive."""
 
 
 def array_module(name: str) -> ModuleType:
-    """`numpy` or `cupy`; EngineError where CuPy or a GPU that it can use is absent."""
+    """Import and return the array module `numpy` or `cupy`.
+
+    Raises:
+        EngineError: CuPy is not installed, or it cannot use a GPU on this machine.
+    """
     if name == "numpy":
         return np
     try:
@@ -38,32 +46,50 @@ def array_module(name: str) -> ModuleType:
 
 
 def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
-    """Slices that cover `count` images: one at a time on NumPy, where an image and its spectrum then stay in the
-    second-level cache (1.45 times faster than 16 at once), and all at once on a GPU.
+    """Return slices that split `count` images into chunks.
+
+    On NumPy a chunk is one image, because an image and its spectrum then fit into the L2 cache (1.45 times faster than
+    chunks of 16 images). On a GPU all images are one chunk.
     """
     step = 1 if xp is np else max(count, 1)
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def unit_range(xp: ModuleType, pixels: Array, out: Array | None = None) -> Array:
-    """uint8 [0, 255] to float32 [0, 1] by division, as torchvision's ToTensor does, into `out` where that is given."""
+    """Convert uint8 images in [0, 255] to float32 in [0, 1] by dividing by 255, as torchvision's `ToTensor` does.
+
+    Args:
+        xp: Array module of `pixels`.
+        pixels: uint8 array of any shape.
+        out: float32 array of the same shape for the result. A new array is allocated by default.
+    """
     out = xp.empty(pixels.shape, dtype=xp.float32) if out is None else out
     return xp.divide(pixels, xp.float32(255), out=out)
 
 
 def constants(xp: ModuleType, matrices: Iterable[np.ndarray]) -> tuple[Array, ...]:
-    """Float32 copies to keep. On a GPU other streams may read them once the run that made them has ended."""
+    """Copy matrices to float32 arrays of the library in use, for functions that cache them.
+
+    On a GPU, other CUDA streams may read the copies only after the run that created them has finished.
+    """
     return tuple(xp.asarray(matrix, dtype=xp.float32) for matrix in matrices)
 
 
 CUDA_OPTIONS = ("-std=c++17",)
+"""Options of the CUDA compiler."""
 
 
 @cache
 def cuda_function(source: Path, name: str) -> Callable[..., None]:
-    """A kernel of a CUDA source, compiled for the GPU once a process; CuPy keeps what is compiled between processes.
+    """Compile a kernel from a CUDA source file.
 
-    It is called with (blocks along x, y), (threads in a block,) and its arguments, and runs in the current stream.
+    The result is cached per process, and CuPy caches compiled code on disk.
+
+    Call the kernel with the grid size (x, y), the block size (threads,) and its arguments. It runs in the current
+    stream.
+
+    Raises:
+        DeviceError: The source does not compile for this GPU.
     """
     import cupy
 
@@ -78,22 +104,22 @@ def cuda_function(source: Path, name: str) -> Callable[..., None]:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The array in host memory."""
+    """Copy an array to host memory. NumPy arrays are returned unchanged."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.get())
 
 
-# The CUDA kernels of kernels.cu: their arguments, and how they are started on arrays of CuPy
+# CUDA kernels of kernels.cu: their signatures, and a function that launches them on CuPy arrays.
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 
 
 class Kernel(NamedTuple):
-    """How a kernel is called."""
+    """Signature and block size of a CUDA kernel."""
 
     block: int
-    """Threads in a block."""
+    """Threads per block."""
     arguments: tuple[str, ...]
-    """Their types by NumPy's names; a star marks an array."""
+    """NumPy names of the argument types. A trailing star marks an array."""
 
 
 KERNELS = {
@@ -106,25 +132,35 @@ KERNELS = {
     "cut_block": Kernel(256, ("float32*", "float32*", *["uint32"] * 6)),
     "join_quarters": Kernel(256, ("float32*", "float32*", "uint8*", *["float32*"] * 4, "uint32", "uint32")),
     "clip_sum": Kernel(256, ("float32*", "float32*", "float32*", "uint32", "uint32")),
-    # A block is a warp, and reduces a row: a batch has few rows, and they are to be spread over all multiprocessors.
+    # One block is one warp and reduces one row. A batch has few rows, so small blocks are needed to use all
+    # multiprocessors.
     "reduce_logits": Kernel(32, ("uint16*", "uint16*", *["float32*"] * 3, "int32*", "uint32", "uint32")),
 }
 
 
 def launch(name: str, threads: tuple[int, int], *arguments: Any) -> None:
-    """Start a kernel in the current stream, with a thread for each of (along x, along y); at most 65,535 along y.
+    """Launch a kernel in the current stream.
 
-    None stands for an array that is absent. EngineError where an array is not what the kernel takes.
+    Args:
+        name: A key of `KERNELS`.
+        threads: Number of threads along x and y. At most 65,535 along y, where each block has one thread.
+        arguments: Arguments of the kernel. Pass None for an optional array that is not used.
+
+    Raises:
+        EngineError: An array has the wrong data type or is not C-contiguous.
     """
     kernel = KERNELS[name]
     typed = tuple(_argument(name, *pair) for pair in zip(kernel.arguments, arguments, strict=True))
-    if all(threads):  # CuPy would make one block of none
+    if all(threads):  # for an empty grid CuPy would still launch one block
         across, down = threads
         cuda_function(SOURCE, name)((-(-across // kernel.block), down), (kernel.block,), typed)
 
 
 def _argument(name: str, kind: str, value: Any) -> Any:
-    """The value in the type that the kernel reads: it is handed over as bits, so this is the last place to look."""
+    """Convert an argument to the type in the kernel's signature.
+
+    The kernel reinterprets the memory without conversion, so a wrong data type or layout has to be detected here.
+    """
     if not kind.endswith("*"):
         return np.dtype(kind).type(value)
     if value is not None and (value.dtype != kind[:-1] or not value.flags.c_contiguous):
