@@ -1,4 +1,7 @@
-"""Statistics that know nothing of the database. All share these kinds of arrays, and the level of their intervals."""
+"""Statistics on NumPy arrays, independent of the results database.
+
+This module defines the array types and the significance level that all statistics functions share.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ Mask: TypeAlias = NDArray[np.bool_]
 Index: TypeAlias = NDArray[np.intp]
 
 ALPHA = 0.05
-"""The share of true values that a 95 % interval misses, and the p below which something counts as significant."""
+"""Significance level. It is also the probability that a 95% confidence interval misses the true value."""
 LEVEL = 1 - ALPHA
-"""The share of true values that a 95 % interval holds."""
+"""Nominal coverage of a confidence interval."""
 EXACT_MODELS = 8
-"""Models up to which a correlation's p counts all permutations: 40,320 for eight."""
+"""Largest number of models for which a correlation test enumerates all permutations, 40,320 of eight models."""
 Z = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution."""
+"""The 97.5% quantile of the standard normal distribution."""

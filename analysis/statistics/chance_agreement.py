@@ -1,36 +1,46 @@
-"""The floor of accuracy and agreement: how often answers are right that have nothing to do with the images.
+"""Chance level of accuracy and agreement: how often predictions that are unrelated to the images would be correct.
 
-Let x_i be the label of image i, or the answer to it when clean, y_ij the answer under condition j of J, a_j the share
-of the n images with y_ij = x_i, and r_k and c_jk the numbers of images whose x and y is class k. Answers that keep
-these numbers, and fall on any images, are right on the share
+The chance level is estimated from the observed class frequencies. A model that predicts one class for most images
+agrees with the labels more often than random guesses over all classes would, without recognizing anything.
+
+Let x_i be the label of image i, or its prediction on the clean image if there are no labels, and y_ij the prediction
+under condition j of J. a_j is the proportion of the n images with y_ij = x_i. r_k and c_jk are the numbers of images
+for which x and y is class k. If the predictions keep these class frequencies but are assigned to images at random, the
+expected proportion of matches is
 
     f_j = (sum_k r_k c_jk - M_j) / (n^2 - sum_u n_u^2)
 
-where M_j counts the pairs of images of one cluster u, of n_u images, with y_i'j = x_i. Where a share of the answers is
-that for the clean image (j = 0), and all others are independent of x, this share is
+Pairs of images of the same cluster u, of n_u images, do not count because they are not independent: M_j is the number
+of such pairs with y_i'j = x_i. If a proportion of the predictions equals that for the clean image (j = 0) and all
+others are independent of x, this proportion is
 
     kept = mean_j (a_j - f_j) / (a_0 - f_0)
 
-An image adds psi_ij / n to the error of a_j - f_j:
+Image i contributes psi_ij / n to the error of a_j - f_j:
 
     psi_ij = [y_ij = x_i] - a_j - (c_j,x_i / n + r_y_ij / n - 2 E_j),     E_j = sum_k r_k c_jk / n^2
 
-Answers are above their floor, over all J conditions together, where p <= 0.005 for a = mean a_j and E = mean E_j:
+Predictions are above chance, over all J conditions together, if p <= 0.005 for a = mean a_j and E = mean E_j:
 
     p = I_q(e s, e - e s + 1),     s = (a - least) / reach,     q = (E - least) / reach,     e = q (1 - q) reach^2 / V
 
     least = mean_j sum_k max(0, r_k + c_jk - n) / n,     least + reach = mean_j sum_k min(r_k, c_jk) / n
 
-I is the incomplete beta function, so that p is exact for e independent answers. Permutations of x have an a from least
-to least + reach, ends that lie close together where most labels and most answers are of one class. V is the variance
-of a over all permutations (Hoeffding 1951). In C clusters it is C / (C - 1) sum_u (sum_i mean_j psi_ij / n)^2 where
-that is larger, up to sum_u n_u^2 / n times as much, as where each cluster is answered as a whole. With N_ii' the number
-of conditions under which y_i' is x_i, and means over i, i' or both,
+I is the regularized incomplete beta function, so p is exact for e independent predictions. `least` and `least + reach`
+are the smallest and the largest a that permutations of x can have. They are close together if most labels and most
+predictions are of one class.
+
+V is the variance of a over all permutations of x (Hoeffding 1951). With N_ii' the number of conditions under which y_i'
+equals x_i, and means over i, i' or both,
 
     V = (sum N^2 - n sum (mean_i' N)^2 - n sum (mean_i N)^2 + n^2 (mean N)^2) / ((n - 1) n^2 J^2)
 
-Where all labels are of one class, or images have several right classes, f and E are the accuracy of a blind guess, psi
-lacks its bracket, least is 0 and reach 1, and e is n_e of `wilson`. A single cluster counts as one an image.
+For C clusters, V is replaced by the between-cluster variance C / (C - 1) sum_u (sum_i mean_j psi_ij / n)^2 if that is
+larger. The increase is limited to the factor sum_u n_u^2 / n, which applies if all images of a cluster get the same
+prediction. If all images belong to one cluster, they are treated as independent.
+
+If all labels are of one class, or images have several accepted classes, f and E are the accuracy of random guessing,
+psi lacks the term in parentheses, `least` is 0, `reach` is 1, and e is the effective sample size n_e of `wilson`.
 """
 
 from __future__ import annotations
@@ -44,38 +54,48 @@ from . import Floats, Index, Ints, Mask
 from .proportions import p_above, p_above_chance, share_of
 
 SHIFT = 1 << 16
-"""A number above those of all classes."""
+"""An integer greater than every class index. It combines a cluster and a class into one key."""
 
 
 @dataclass(frozen=True)
 class MatchedAnswers:
-    """Answers to n images under J conditions, and what is right."""
+    """Predictions for n images under J conditions, compared with a reference.
+
+    The module header defines the symbols.
+    """
 
     hits: Mask
-    """(J, n): whether the answer is right."""
+    """Whether each prediction is correct, (J, n)."""
     classes: Ints
-    """(J, n) y: the class that is answered."""
+    """Predicted classes y, (J, n)."""
     reference: Ints | None
-    """(n,) x: the class that is right; None where the floor is the accuracy of a blind guess."""
+    """Reference classes x, (n,): labels or clean predictions.
+
+    None if the chance level is the accuracy of random guessing.
+    """
     chance: float
-    """Accuracy of a blind guess."""
+    """Accuracy of random guessing."""
     ids: Index
-    """(n,): clusters, numbered from 0."""
+    """Cluster index of each image, (n,), from 0 to C - 1."""
 
     @cached_property
     def sizes(self) -> Floats:
-        """(C,): images of each cluster."""
+        """Number of images in each cluster, (C,)."""
         return np.bincount(self.ids).astype(np.float64)
 
     def _counts(self, reference: Ints) -> tuple[Ints, Ints]:
-        """(classes,) r_k and (J, classes) c_jk."""
+        """Return the class counts r_k, (classes,), and c_jk, (J, classes)."""
         rows = np.vstack([reference[None], self.classes])
         counts = np.stack([np.bincount(row, minlength=int(rows.max()) + 1) for row in rows])
         return counts[0], counts[1:]
 
     @cached_property
     def _matches(self) -> tuple[Floats, Floats]:
-        """(J, n) each: the shares c_j,x_i / n of images whose answer is x_i, and r_y_ij / n, whose x is the answer."""
+        """Return the relative frequencies c_j,x_i / n and r_y_ij / n, (J, n) each.
+
+        The first is the proportion of predictions that equal x_i, the second the proportion of references that equal
+        y_ij.
+        """
         if self.reference is None:
             chances = np.full(self.classes.shape, self.chance)
             return chances, chances
@@ -84,16 +104,16 @@ class MatchedAnswers:
 
     @cached_property
     def expected(self) -> Floats:
-        """(J,) E_j."""
+        """Expected proportion of matches E_j of independent predictions, (J,)."""
         return np.asarray(self._matches[1].mean(axis=1))
 
     @cached_property
     def above(self) -> Floats:
-        """(J,) a_j - f_j."""
+        """Chance-corrected proportion of correct predictions, a_j - f_j, (J,)."""
         n, shares = len(self.ids), self.hits.mean(axis=1)
         if self.reference is None:
             return np.asarray(shares - self.chance)
-        matches, pairs = self.hits.sum(axis=1), n  # within clusters, of which each image is one
+        matches, pairs = self.hits.sum(axis=1), n  # Without clusters, each image forms a pair with itself only.
         if 1 < len(self.sizes) < n:
             keys, counts = np.unique(self.ids * SHIFT + self.reference, return_counts=True)
             answers = self.ids * SHIFT + self.classes
@@ -103,7 +123,14 @@ class MatchedAnswers:
         return np.asarray(shares - (n**2 * self.expected - matches) / max(1, n**2 - pairs))
 
     def deviations(self, weights: Floats) -> Floats:
-        """(C,): what each cluster adds to the error of the sum of weights (J,) times what is above the floor."""
+        """Compute the contribution of each cluster to the error of the weighted sum of a_j - f_j.
+
+        Args:
+            weights: Weight of each condition, (J,).
+
+        Returns:
+            Contributions, (C,).
+        """
         by_answer, by_reference = self._matches
         psi = self.hits - self.hits.mean(axis=1, keepdims=True)
         if self.reference is not None:
@@ -112,12 +139,13 @@ class MatchedAnswers:
 
     @cached_property
     def p(self) -> float:
-        """One-sided p that the answers are at their floor."""
+        """One-sided p-value of the null hypothesis that the predictions are at chance over all conditions together."""
         if self.reference is None:
             return p_above_chance(share_of(self.hits.mean(axis=0), self.ids), self.chance)
         (conditions, n), clusters = self.hits.shape, len(self.sizes)
         by_answer, by_reference = (matches.sum(axis=0) for matches in self._matches)
-        # Each answer is counted as often as other conditions have the same: N^2 in O(n J^2), without sorting.
+        # For each prediction, count the conditions with the same prediction. This gives sum N^2 in O(n J^2) without
+        # sorting.
         squares = sum(
             float((self.classes == answers).sum(axis=0) @ matches)
             for answers, matches in zip(self.classes, self._matches[1], strict=True)
@@ -128,7 +156,8 @@ class MatchedAnswers:
         if clusters < n:
             deviations = self.deviations(np.full(conditions, 1 / conditions))
             between = np.square(deviations).sum() * clusters / max(1, clusters - 1)
-            # Deviations are larger where answers are kept, which is no variance of answers that keep nothing.
+            # Predictions that are retained from the clean image increase the between-cluster variance. That is no
+            # variance under the null hypothesis, so the increase is limited.
             variance = min(max(variance, between), variance * np.square(self.sizes).sum() / n)
         by_reference, by_answer = self._counts(self.reference)
         least = np.maximum(0, by_reference + by_answer - n).sum() / (conditions * n)

@@ -1,26 +1,29 @@
-"""Spearman and Pearson of many variables, under many weightings of the observations at once.
+"""Spearman's and Pearson's correlation coefficients, vectorized over variables and bootstrap resamples.
 
-Both are one formula, Daniels' generalized coefficient (Daniels 1944): the cosine of two vectors of scores,
+Both are special cases of Daniels' generalized correlation coefficient (Daniels 1944), the cosine of two vectors of
+scores s and t. w is the weight of an observation:
 
     r = sum w s t / sqrt(sum w s^2 * sum w t^2)
 
     pearson    s_i = x_i - mean(x)
     spearman   s_i = average rank of x_i - mean = 1/2 sum_j w_j sign(x_i - x_j)
 
-An observation that counts w times in a resample is there w times, ranks and ties included.
+Weights make bootstrap resampling fast. An observation that a resample draws w times gets the weight w, which gives the
+same ranks, ties included, as w copies of it.
 
-From nine models on, `p` is two-sided, from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; of fewer it
-is that of all permutations (`resampling`). The partial coefficient holds z fixed, with n - 3 degrees of freedom, and
-has no p of fewer than nine models, whose permutations are not exact for it:
+For nine or more models, the p-value is two-sided and follows from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of
+freedom. For fewer models, it is computed by enumerating all permutations (see `resampling`). The partial correlation
+coefficient of x and y given z is tested with n - 3 degrees of freedom. It has no p-value for fewer than nine models,
+because a permutation test of a partial correlation is not exact:
 
     r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))
 
-p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
+The p-values p_(1) <= ... <= p_(m) of the m tests of a table are adjusted for multiple testing:
 
     Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
     Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
 
-Arrays are (…, variables, observations).
+Arrays have the shape (..., variables, observations).
 """
 
 from __future__ import annotations
@@ -38,24 +41,40 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def coefficients(method: Method, x: Floats, y: Floats, weights: Floats) -> Floats:
-    """(…, a, b) of x (…, a, n) with y (…, b, n), where observation i counts weights[…, i] times.
+    """Compute the correlation of every variable in x with every variable in y.
 
-    NaN where a variable does not vary.
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (..., a, n).
+        y: Variables, (..., b, n).
+        weights: Number of times that each observation counts, (..., n). Leading dimensions broadcast, for example over
+            bootstrap resamples.
+
+    Returns:
+        Coefficients in [-1, 1], (..., a, b). NaN where a variable is constant.
     """
     score = centred_ranks if method == "spearman" else _deviations
     return _cosine(score(x, weights), score(y, weights), weights)
 
 
 def centred_ranks(x: Floats, weights: Floats) -> Floats:
-    """Average ranks of x (…, a, n) less their mean, (…, a, n). Halves of whole numbers, so a constant is exactly 0.
+    """Compute average ranks minus their mean.
 
-    An observation has half of the weights below its value, less half of those above: differences of sums over sorted
-    observations, which are exact where weights are whole numbers.
+    The score of an observation is half the total weight of smaller values minus half the total weight of larger values.
+    Both are differences of cumulative sums over sorted observations. They are exact for integer weights, so the scores
+    of a constant variable are exactly 0.
+
+    Args:
+        x: Variables, (..., a, n).
+        weights: Number of times that each observation counts, (..., n).
+
+    Returns:
+        Scores, (..., a, n). They are multiples of 1/2 for integer weights.
     """
     count = x.shape[-1]
     order = np.argsort(x, axis=-1)
     ordered = np.take_along_axis(x, order, axis=-1)
-    # Equal values begin at one place and end at one: those of the first and of the last of them.
+    # For each observation, find the first and the last position of its value in sorted order.
     begins = np.ones((*x.shape[:-1], count + 1), bool)
     begins[..., 1:-1] = ordered[..., 1:] != ordered[..., :-1]
     places = np.arange(count + 1)
@@ -73,7 +92,10 @@ def centred_ranks(x: Floats, weights: Floats) -> Floats:
 
 
 def _deviations(x: Floats, weights: Floats) -> Floats:
-    """Values (…, a, n) less their mean; from an observation that is there, so that a constant is exactly 0."""
+    """Return values minus their weighted mean, (..., a, n).
+
+    Values are first taken relative to an observation with positive weight, so that a constant variable gives exactly 0.
+    """
     observed = np.argmax(weights > 0, axis=-1)[..., None, None]
     x, observed = np.broadcast_arrays(x, observed)
     offsets = x - np.take_along_axis(x, observed[..., :1], axis=-1)
@@ -90,9 +112,15 @@ def _cosine(s: Floats, t: Floats, weights: Floats) -> Floats:
 
 
 def partial(r: Floats, xz: Floats, yz: Floats) -> Floats:
-    """The coefficients (a, b) of x with y given one variable z, from r (a, b), xz (a,), yz (b,).
+    """Compute partial correlation coefficients given one variable z.
 
-    NaN where x or y is z in other units.
+    Args:
+        r: Coefficients of x with y, (a, b).
+        xz: Coefficients of x with z, (a,).
+        yz: Coefficients of y with z, (b,).
+
+    Returns:
+        Coefficients in [-1, 1], (a, b). NaN where x or y is a linear function of z.
     """
     unexplained = (1 - xz[:, None] ** 2) * (1 - yz[None, :] ** 2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -101,7 +129,15 @@ def partial(r: Floats, xz: Floats, yz: Floats) -> Floats:
 
 
 def t_test(r: Floats, freedom: int) -> Floats:
-    """Two-sided p of coefficients under independence; NaN without a degree of freedom."""
+    """Compute two-sided p-values of correlation coefficients by the t-test.
+
+    Args:
+        r: Coefficients of any shape.
+        freedom: Degrees of freedom: n - 2, or n - 3 for a partial correlation.
+
+    Returns:
+        p-values of the same shape. NaN if there is no degree of freedom.
+    """
     if freedom < 1:
         return np.full_like(r, np.nan)
     with np.errstate(divide="ignore"):  # r = 1 gives t = inf and p = 0
@@ -109,22 +145,39 @@ def t_test(r: Floats, freedom: int) -> Floats:
     return np.asarray(2 * scipy.special.stdtr(freedom, -t))
 
 
-# Adjusted p values. NaN is a test that was not made, and does not count.
+# Adjustment of p-values for multiple testing. A NaN is a test that was not made: it stays NaN and does not count.
 def holm(p: Floats) -> Floats:
-    """Holm 1979: the chance of any false discovery stays below alpha, whatever the dependence of the tests."""
+    """Adjust p-values by the method of Holm (1979).
+
+    It controls the family-wise error rate: rejecting at alpha keeps the probability of any false discovery at most
+    alpha, however the tests depend on each other.
+
+    Args:
+        p: p-values, (m,).
+
+    Returns:
+        Adjusted p-values, (m,).
+    """
     return _adjusted(p, lambda ordered, rank: np.maximum.accumulate((len(ordered) - rank + 1) * ordered))
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """Benjamini & Hochberg 1995: the expected share of false discoveries stays below alpha.
+    """Adjust p-values by the method of Benjamini & Hochberg (1995).
 
-    This is so for tests that are independent or positively dependent.
+    It controls the false discovery rate: rejecting at alpha keeps the expected proportion of false discoveries at most
+    alpha, if the tests are independent or positively dependent.
+
+    Args:
+        p: p-values, (m,).
+
+    Returns:
+        Adjusted p-values, (m,).
     """
     return _adjusted(p, lambda ordered, rank: np.minimum.accumulate((len(ordered) * ordered / rank)[::-1])[::-1])
 
 
 def _adjusted(p: Floats, rule: Callable[[Floats, Floats], Floats]) -> Floats:
-    """Apply the rule, which is given ascending p-values and their ranks from 1."""
+    """Apply a rule, which receives the p-values in ascending order and their ranks from 1."""
     order = np.flatnonzero(~np.isnan(p))
     order = order[np.argsort(p[order], kind="stable")]
     adjusted = np.full(len(p), np.nan)

@@ -1,25 +1,29 @@
-"""Error consistency: whether two observers err on the same images more than their accuracies imply.
+"""Error consistency: whether two observers err on the same images more often than their accuracies imply.
 
-    observed = share of images on which both are right or both wrong
-    expected = p q + (1 - p) (1 - q)             p, q: the two accuracies
+An observer is a model or a person. Error consistency is Cohen's kappa of the correctness of their responses (Cohen
+1960; Geirhos, Meding & Wichmann 2020). For two observers with accuracies p and q:
+
+    observed = proportion of images on which both are correct or both are incorrect
+    expected = p q + (1 - p) (1 - q)             `observed` if errors were independent
     kappa    = (observed - expected) / (1 - expected)
-    least    = (|p + q - 1| - expected) / (1 - expected)     the lowest that two such accuracies allow
-    most     = (1 - |p - q| - expected) / (1 - expected)     the greatest
+    least    = (|p + q - 1| - expected) / (1 - expected)     minimum of kappa for these accuracies
+    most     = (1 - |p - q| - expected) / (1 - expected)     maximum of kappa for these accuracies
     p_copy   = kappa (1 - expected) / (2 p (1 - p)),  p >= q
-    needed   = n (k s / kappa)^2                             k and s as in `power`, s of the interval
+    needed   = n (k s / kappa)^2                             k as in `power`, s the standard error from the interval
 
-Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is NaN for an observer who is always
-right, or always wrong. Intervals are percentiles over resampled images, or clusters, which are 20 at least. The kappa
-arises if the less accurate observer copies the other's decision on a share p_copy of the images (Klein et al. 2025).
-80 % of studies with `needed` images tell it from 0.
+Kappa is NaN if an observer is always correct or always incorrect. Confidence intervals are percentile intervals over
+resampled images, or over resampled clusters if there are at least 20 of them. p_copy is the proportion of images on
+which the less accurate observer would have to copy the other's response to produce this kappa (Klein et al. 2025). With
+`needed` images, a test has 80% power to distinguish kappa from 0.
 
-The mean kappa of one observer and others, or of pairs and conditions, is a mean over images to first order (delta
-method): with r the share both right, D = p + q - 2 r, E = p + q - 2 p q and kappa = 1 - D / E, an image on which they
-are a and b, 0 or 1, adds
+The mean kappa of one observer with others, or over pairs and conditions, is to first order a mean over images (delta
+method). With r the proportion of images on which both are correct, D = p + q - 2 r, E = p + q - 2 p q and kappa = 1 - D
+/ E, an image with the outcomes a and b (1 correct, 0 incorrect) contributes
 
     (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
 
-averaged over the others. `shares` makes its interval, and that of its difference from another condition.
+averaged over the other observers. `proportions` computes the confidence interval of this mean, and of its difference
+from another condition.
 """
 
 from __future__ import annotations
@@ -34,11 +38,20 @@ from .power import detected_widths
 from .resampling import FEWEST_CLUSTERS, count_right, draws_are_kept, intervals
 
 ENOUGH = 0.95
-"""The share of resamples that must have a kappa."""
+"""Minimum proportion of resamples in which kappa must be defined for an interval."""
 
 
 def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
-    """Kappa of shares; NaN where an accuracy is 0 or 1."""
+    """Compute Cohen's kappa from proportions.
+
+    Args:
+        observed: Proportion of images on which both observers are correct or both are incorrect.
+        p: Accuracy of the first observer.
+        q: Accuracy of the second observer.
+
+    Returns:
+        Kappa in [-1, 1], of the broadcast shape. NaN where an accuracy is 0 or 1.
+    """
     expected = p * q + (1 - p) * (1 - q)
     varied = (p > 0) & (p < 1) & (q > 0) & (q < 1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -46,7 +59,16 @@ def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
 
 
 def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) -> Floats:
-    """p_copy of a kappa and two accuracies, by the formula above; NaN where kappa is NaN or below 0."""
+    """Compute p_copy, the proportion of copied responses that explains a kappa, by the formula in the module header.
+
+    Args:
+        kappa: Cohen's kappa.
+        p: Accuracy of the first observer.
+        q: Accuracy of the second observer.
+
+    Returns:
+        Proportion of images. NaN where kappa is NaN or negative.
+    """
     better, expected = np.maximum(p, q), np.multiply(p, q) + np.multiply(np.subtract(1, p), np.subtract(1, q))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(kappa) >= 0, kappa * (1 - expected) / (2 * better * (1 - better)), np.nan)
@@ -55,10 +77,18 @@ def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) ->
 def error_consistencies(
     first: Mask, seconds: Mask, clusters: Ints | None = None, resamples: int = 2000
 ) -> dict[str, NDArray[Any]]:
-    """Name of each number above -> its values (m,), of one observer (n,) with each of m others (m, n).
+    """Compute the error consistency of one observer with each of several others.
 
-    They are NaN where they are undefined; p_copy is so below a kappa of 0 too, which no copies explain. low and high
-    are the ends of the 95 % interval of kappa. Each pair has the draws that it would have alone.
+    Args:
+        first: Whether the first observer is correct on each of n images, (n,).
+        seconds: The same for m other observers, (m, n).
+        clusters: Cluster number of each image, (n,). None if the images are independent.
+        resamples: Number of bootstrap resamples for the confidence interval of kappa.
+
+    Returns:
+        Maps each quantity in the module header to its values, (m,): among them `kappa` and its 95% confidence interval
+        `low` and `high`. Undefined values are NaN. `p_copy` is also NaN for a negative kappa, which copying cannot
+        explain. All pairs use the same random seed, so the result for a pair does not depend on the other pairs.
     """
     n, shared_hits = len(first), seconds & first
     if clusters is None and not draws_are_kept(n, resamples):
@@ -92,9 +122,13 @@ def error_consistencies(
 
 
 def _counts_by_kind(first: Mask, seconds: Mask, shared_hits: Mask, resamples: int) -> tuple[Floats, Floats, Floats]:
-    """Images that the first, the second and both have right, (m, 1 + resamples) each, of the data before resamples.
+    """Count the images that the first, the second and both observers classify correctly, in the data and in resamples.
 
-    Each image is one of four kinds, and nothing but their counts matters: many images are drawn as fast as few.
+    An image is one of four kinds: correct for both, for either one, or for neither. Only the counts of the four kinds
+    matter, so each resample is one multinomial draw, and its cost does not depend on the number of images.
+
+    Returns:
+        Three arrays of shape (m, 1 + resamples). Column 0 is the data.
     """
     n, all_first, all_second, all_both = len(first), first.sum(), seconds.sum(axis=1), shared_hits.sum(axis=1)
     kinds = np.stack([n - all_first - all_second + all_both, all_second - all_both, all_first - all_both, all_both])
@@ -103,6 +137,7 @@ def _counts_by_kind(first: Mask, seconds: Mask, shared_hits: Mask, resamples: in
     random = np.random.default_rng(0)
     start = random.bit_generator.state
     for row, shares in enumerate(kinds.T / n):
+        # Reset the generator, so that each pair gets the draws that it would get on its own.
         random.bit_generator.state = start
         counts[:, row, 1:] = random.multinomial(n, shares, resamples).T
     _, second_alone, first_alone, both_right = counts
@@ -110,7 +145,14 @@ def _counts_by_kind(first: Mask, seconds: Mask, shared_hits: Mask, resamples: in
 
 
 def kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
-    """Ends (m,) of the intervals of kappas (m, 1 + resamples), of the data first; NaN with too few that have one."""
+    """Compute 95% percentile intervals of kappa.
+
+    Args:
+        kappa: Kappa of the data in column 0 and of the resamples in the others, (m, 1 + resamples).
+
+    Returns:
+        Lower and upper limits, (m,). NaN where kappa is undefined in the data or in more than 5% of the resamples.
+    """
     low, high = np.full((2, len(kappa)), np.nan)
     undefined = np.isnan(kappa)
     complete_rows = ~undefined.any(axis=1)
@@ -124,13 +166,16 @@ def kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
 
 
 def consistency_with_others(hits: Mask) -> Floats:
-    """(m, n) contributions of each image to the mean kappa of each of m observers with the m - 1 others.
+    """Compute the contribution of each image to the mean error consistency of each observer with all others.
+
+    The mean over images is the mean kappa, and the variance over images gives its confidence interval. The module
+    header has the formula.
 
     Args:
-        hits: (m, n), which of the same n images each has right; m is at least 2.
+        hits: Whether each of m observers is correct on each of n images, (m, n), m at least 2.
 
-    Their mean over images is the mean kappa, and they vary as it does, by the formula above. NaN for an observer of
-    whom a kappa is undefined.
+    Returns:
+        Contributions, (m, n). NaN for an observer that has an undefined kappa with another one.
     """
     outcomes = hits.astype(np.float64)
     count = outcomes.shape[1]
@@ -138,7 +183,7 @@ def consistency_with_others(hits: Mask) -> Floats:
     away, shared_share = outcomes - p[:, None], outcomes @ outcomes.T / count
     pairs = ~np.eye(len(p), dtype=bool)
     kappa = kappa_of(1 - p[:, None] - p + 2 * shared_share, p[:, None], p)
-    expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of each pair
+    expected = p[:, None] + p - 2 * np.outer(p, p)  # E of each pair
     with np.errstate(invalid="ignore", divide="ignore"):
         inverse = np.where(pairs & (expected > 0), 1 / expected, 0)
         slope = np.where(pairs, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)

@@ -1,32 +1,34 @@
-"""Resampling: of images, what another draw of photographs would have given; of models, intervals and tests.
+"""Resampling of images and of models: bootstrap intervals and permutation tests.
 
-Images of a cluster go together, with their outcomes under every condition (Field & Welsh 2007). Intervals are
-percentiles over 1,000 seeded resamples.
+Resampling images shows how a result varies with the choice of images. All images of a cluster are drawn together, along
+with their outcomes under every condition (Field & Welsh 2007). Confidence intervals are percentile intervals over 1,000
+resamples with a fixed seed.
 
-Correlations have permutation tests, and bootstrap intervals from nine models on. Permutations shuffle the models of one
-variable against the other, 10,000 times unless asked otherwise:
+Correlations over models are tested by permutation, and have bootstrap intervals if there are nine or more models. A
+permutation shuffles the models of one variable relative to the other. The default is 10,000 random permutations:
 
     p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
 
-Up to eight models, all n! permutations are counted, the data among them:
+For up to eight models, all n! permutations are enumerated, including the observed order:
 
-    p of Spearman's   share of permutations with |r*| >= |r|, ranks of ties averaged
-    p of Pearson's    2 min(share with r* >= r, share with r* <= r), at most 1
-    least possible    the p that the best order of the same values would have; 2 / n! without ties
+    p of Spearman's coefficient   proportion of permutations with |r*| >= |r|, with average ranks for ties
+    p of Pearson's coefficient    2 min(proportion with r* >= r, proportion with r* <= r), at most 1
+    smallest possible p           p of the order of the same values with the largest |r|; 2 / n! without ties
 
-Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; there is none
-where a variable does not vary in more than 5 % of them:
+Confidence intervals over models are bias-corrected and accelerated (BCa; Efron 1987), from resamples of n of n models
+with replacement. There is no interval if a variable is constant in more than 5% of the resamples:
 
-    ends at the quantiles Phi(z0 + (z0 ± 1.96) / (1 - a (z0 ± 1.96))) of the resampled coefficients
-    z0 = Phi^-1(share of resamples below r, equal ones half)
+    limits at the quantiles Phi(z0 + (z0 ± 1.96) / (1 - a (z0 ± 1.96))) of the resampled coefficients
+    z0 = Phi^-1(proportion of resamples below r, counting equal ones half)
     a  = sum d^3 / (6 (sum d^2)^(3/2)),   d = mean - r without model i
 
-Intervals over models and images also draw every value anew from its own interval (low, high) in each resample, once for
-a model drawn twice (Owen 2007):
+Confidence intervals over models and images also draw each value from its own confidence interval (low, high) in each
+resample. A model that is drawn twice has one value (Owen 2007):
 
     x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
 
-Errors of accuracies are drawn together for all models, correlated as their d_u (`shares`) are.
+The errors of accuracies are drawn jointly for all models, because models are evaluated on the same images. Their
+correlations are those of the contributions d_u in `proportions`.
 """
 
 from __future__ import annotations
@@ -46,28 +48,36 @@ from .coefficients import Method, centred_ranks, coefficients
 from .proportions import Share
 
 RESAMPLES = 1000
-"""Resamples of the images behind an interval."""
+"""Number of resamples of the images for a confidence interval."""
 FEWEST_CLUSTERS = 20
-"""Below it, percentiles over resampled clusters are too narrow to be believed."""
+"""Minimum number of clusters for a percentile interval. With fewer clusters, percentile intervals are too narrow."""
 _DRAWS_AT_ONCE = 1 << 20
-"""Numbers in the largest table of draws of clusters."""
+"""Number of elements in the largest array of cluster draws."""
 UNDEFINED = 0.05
-"""Share of resamples without a coefficient above which there is no interval."""
+"""Maximum proportion of resamples without a coefficient. If there are more, there is no interval."""
 BLOCK = 4_000_000
-"""Numbers in the largest temporary array."""
+"""Number of elements in the largest temporary array."""
 
 
-# Images
+# Resampling of images
 
 
 def count_right(correct: Mask, ids: Index, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Right answers (conditions, 1 + resamples) and images (1 + resamples,): the data first, then C clusters anew.
+    """Count correct predictions in the data and in bootstrap resamples of the clusters.
 
-    `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1. The draws are a function of `seed`.
+    Args:
+        correct: Whether each image is correct under each condition, (conditions, n).
+        ids: Cluster index of each image, (n,), from 0 to C - 1.
+        resamples: Number of resamples.
+        seed: Random seed. It determines the draws.
+
+    Returns:
+        Numbers of correct images, (conditions, 1 + resamples), and of images, (1 + resamples,). Column 0 is the data;
+        the others draw C clusters with replacement.
     """
     cluster_count = int(ids.max()) + 1
     table = np.stack([np.bincount(ids, weights=row, minlength=cluster_count) for row in correct] + [np.bincount(ids)])
-    # Float32 holds counts up to 2^24 as they are, and multiplies twice as fast.
+    # Float32 represents integers up to 2^24 exactly, and its matrix products are twice as fast.
     table = table.astype(np.float32 if len(ids) < 1 << 24 else np.float64)
     draws = _kept_draws if draws_are_kept(cluster_count, resamples) else _draws
     resampled = [table @ times.T for times in draws(cluster_count, resamples, seed)]
@@ -76,12 +86,12 @@ def count_right(correct: Mask, ids: Index, resamples: int, seed: int) -> tuple[F
 
 
 def draws_are_kept(cluster_count: int, resamples: int) -> bool:
-    """Whether draws of so many clusters are kept, since every model of a study asks for the same."""
+    """Return whether the draws are small enough to be cached. All models of a study use the same draws."""
     return resamples * cluster_count <= _DRAWS_AT_ONCE
 
 
 def _draws(cluster_count: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """(…, C): how often each cluster is drawn, for some resamples at a time."""
+    """Yield how often each cluster is drawn, (..., C), for a block of resamples at a time."""
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWS_AT_ONCE // cluster_count)
     for first in range(0, resamples, step):
@@ -97,59 +107,96 @@ def _kept_draws(cluster_count: int, resamples: int, seed: int) -> tuple[NDArray[
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """The central 95 % interval of resampled values."""
+    """Return the lower and upper limits of the central 95% of resampled values."""
     low, high = intervals(values)
     return float(low), float(high)
 
 
 def intervals(values: Floats) -> tuple[Floats, Floats]:
-    """The central 95 % of resampled values (…, resamples): low and high ends, (…)."""
+    """Compute the central 95% of resampled values.
+
+    Args:
+        values: Resampled values, (..., resamples).
+
+    Returns:
+        Lower and upper limits, (...).
+    """
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
     return low, high
 
 
-# Correlations over models
+# Resampling of models, for correlations over models
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """95 % intervals of a by b coefficients; NaN where more than 5 % of the resamples have no coefficient."""
+    """95% confidence intervals of a by b coefficients. NaN where more than 5% of the resamples have no coefficient."""
 
     low: Floats
+    """Lower limits, (a, b)."""
     high: Floats
+    """Upper limits, (a, b)."""
     undefined: Ints
-    """Resamples in which a variable does not vary."""
+    """Number of resamples in which one of the two variables is constant, (a, b)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far below and above its value a variable reaches within its own 95 % interval, (variables, models), >= 0."""
+    """Distances from values to the limits of their 95% confidence intervals, (variables, models), at least 0."""
 
     down: Floats
+    """Distance from the value down to the lower limit. 0 if it has no interval."""
     up: Floats
+    """Distance from the value up to the upper limit. 0 if it has no interval."""
 
     @property
     def has_interval(self) -> Mask:
-        """Which variables have an interval, of one model at least."""
+        """Whether a variable has a confidence interval for at least one model, (variables,)."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
     def move(self, values: Floats, normal: Floats) -> Floats:
-        """Move values by standard normal numbers; the ends of the interval are the 2.5 and 97.5 % quantiles."""
+        """Add random errors to values, so that the limits of an interval are the 2.5% and 97.5% quantiles of the
+        result.
+
+        Args:
+            values: Values, (..., variables, models).
+            normal: Standard normal random numbers of the same shape.
+        """
         return np.asarray(values + normal / Z * np.where(normal > 0, self.up, self.down))
 
 
 def resample_weights(n: int, resamples: int, seed: int) -> Floats:
-    """(resamples, n): how often each model is drawn, n draws with replacement."""
+    """Draw bootstrap weights.
+
+    Args:
+        n: Number of models.
+        resamples: Number of resamples of n models with replacement.
+        seed: Random seed.
+
+    Returns:
+        How often each model is drawn, (resamples, n).
+    """
     return np.concatenate([*_draws(n, resamples, seed)]).astype(np.float64)
 
 
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
-    """(resamples, a, b): the coefficients of x (a, n) with y (b, n), n models drawn with replacement."""
+    """Compute correlation coefficients of bootstrap resamples of the models.
+
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (a, n).
+        y: Variables, (b, n).
+        resamples: Number of resamples of n models with replacement.
+        seed: Random seed.
+
+    Returns:
+        Coefficients, (resamples, a, b). NaN where a variable is constant in a resample.
+    """
     return _weighted(method, x, y, resample_weights(x.shape[-1], resamples, seed))
 
 
 def _weighted(method: Method, x: Floats, y: Floats, weights: Floats) -> Floats:
-    """(m, a, b): the coefficients of x (a, n) with y (b, n) under each of the weights (m, n)."""
+    """Return the coefficients (m, a, b) of x (a, n) with y (b, n) for each row of the weights (m, n)."""
     return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(len(weights), x, y)])
 
 
@@ -163,17 +210,32 @@ def crossed_bootstrap(
     seed: int,
     shared: Floats | None = None,
 ) -> Floats:
-    """As `bootstrap`, and in each resample each model's values are drawn anew from their own intervals.
+    """Compute correlation coefficients of bootstrap resamples of models and images.
 
-    Models and images are resampled independently, and a model that is drawn twice has one value (Owen 2007).
+    Models are drawn as in `bootstrap`. In addition, each resample draws the value of each model from its own confidence
+    interval. The two are independent, and a model that is drawn twice has one value (Owen 2007).
 
-    shared: (a + b, n, factors), as from `shared_factors`, what the errors of the values have in common since they are
-    of the same images; the errors of a value with no factors are independent of all others.
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (a, n).
+        y: Variables, (b, n).
+        x_spread: Confidence intervals of x.
+        y_spread: Confidence intervals of y.
+        resamples: Number of resamples.
+        seed: Random seed.
+        shared: Factor loadings of the errors that values have in common because they are measured on the same images,
+            (a + b, n, factors), as computed by `shared_factors`. The error of a value whose loadings are all 0 is
+            independent of all others.
+
+    Returns:
+        Coefficients, (resamples, a, b). NaN where a variable is constant in a resample.
     """
     weights = resample_weights(x.shape[-1], resamples, seed)
+    # Separate random streams, so that `shared` does not change the errors of values without factors.
     random, factor_random = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
     resampled = []
-    # Accuracies alone have factors: the products of the biases, which are most variables, would be zeros.
+    # Only accuracies have factors. Skipping the bias metrics, which are most of the variables, saves products with
+    # zeros.
     has_factors = np.zeros((len(x) + len(y), 1), bool) if shared is None else (shared != 0).any(axis=-1)
     driven = np.flatnonzero(has_factors.any(axis=-1))
     for block in _blocks(resamples, x, y):
@@ -188,10 +250,16 @@ def crossed_bootstrap(
 
 
 def shared_factors(errors: Sequence[Share | None]) -> Floats:
-    """(values, factors): standard normal factors times these have the correlations of the errors of shares.
+    """Compute factor loadings that reproduce the correlations between the errors of proportions.
 
-    Errors are correlated as far as the shares are of the same clusters: the correlation of two is that of their d_u. A
-    row of zeros is a value whose error is not known, or 0.
+    Standard normal factors times the loadings have the same correlation matrix as the errors. Two errors are correlated
+    if the proportions are measured on the same clusters: their correlation is that of the contributions d_u.
+
+    Args:
+        errors: Proportions, or None for values whose error is unknown.
+
+    Returns:
+        Loadings, (values, factors). A row is 0 if the error is unknown or 0.
     """
     rows = [k for k, share in enumerate(errors) if share and share.deviations.any()]
     factors = np.zeros((len(errors), len(rows)))
@@ -201,15 +269,24 @@ def shared_factors(errors: Sequence[Share | None]) -> Floats:
         d = np.zeros((len(rows), len(clusters)), np.float32)
         for row, share in zip(d, shares, strict=True):
             row[np.searchsorted(clusters, share.clusters)] = share.deviations / np.sqrt((share.deviations**2).sum())
+        # The correlation matrix can be singular, so its square root comes from an eigendecomposition instead of a
+        # Cholesky decomposition. Eigenvalues that rounding makes negative are set to 0 below.
         length, direction = np.linalg.eigh((d @ d.T).astype(np.float64))
         factors[rows] = direction * np.sqrt(length.clip(0))
     return factors
 
 
 def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) -> list[Interval]:
-    """The bias-corrected and accelerated intervals (Efron 1987) of coefficients of x (a, n) with y (b, n).
+    """Compute bias-corrected and accelerated bootstrap intervals (Efron 1987) of correlation coefficients.
 
-    distributions: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (a, n).
+        y: Variables, (b, n).
+        *distributions: Resampled coefficients, (resamples, a, b), for example from `bootstrap` and `crossed_bootstrap`.
+
+    Returns:
+        95% confidence intervals, one for each distribution.
     """
     n = x.shape[-1]
     estimate, jackknife = coefficients(method, x, y, np.ones(n)), _weighted(method, x, y, 1 - np.eye(n))
@@ -227,6 +304,7 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) 
 
 
 def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:
+    """Return the given quantiles of the resampled coefficients, pair by pair."""
     missing = np.isnan(resampled)
     ends = np.full((2, *low.shape), np.nan)
     for pair in np.ndindex(low.shape):
@@ -237,25 +315,43 @@ def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:
 
 
 def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed: int) -> Floats:
-    """Two-sided p (a, b): the models of x are shuffled against those of y (Phipson & Smyth 2010)."""
+    """Compute two-sided p-values by random permutations (Phipson & Smyth 2010).
+
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (a, n). Their models are shuffled.
+        y: Variables, (b, n).
+        permutations: Number of random permutations.
+        seed: Random seed.
+
+    Returns:
+        p-values, (a, b). NaN where a variable is constant.
+    """
     n = x.shape[-1]
     order = np.random.default_rng([seed, 2]).permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
     once = np.ones(n)
-    if method == "spearman":  # ranks move with their models, so they are taken once
+    if method == "spearman":  # Ranks are permuted along with their models, so they are computed once.
         method, x, y = "pearson", centred_ranks(x, once), centred_ranks(y, once)
     observed = np.abs(coefficients(method, x, y, once))
     count = np.zeros(observed.shape)
     for block in _blocks(len(order), x, y):
         shuffled = np.moveaxis(x[:, order[block]], 0, 1)
-        # Equal but for rounding is equal.
+        # Coefficients that differ only by rounding count as equal.
         count += (np.abs(coefficients(method, shuffled, y, once)) >= observed - 1e-12).sum(axis=0)
     return np.where(np.isnan(observed), np.nan, (1 + count) / (1 + len(order)))
 
 
 def exact_p(method: Method, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Two-sided p of x (a, n) with y (b, n) by all permutations of n <= EXACT_MODELS models, and the least possible p.
+    """Compute two-sided p-values by enumerating all permutations.
 
-    Both are (a, b), and NaN where a variable does not vary.
+    Args:
+        method: "spearman" or "pearson".
+        x: Variables, (a, n), n at most `EXACT_MODELS`.
+        y: Variables, (b, n).
+
+    Returns:
+        p-values, and the smallest p-values that any order of the same values could have, (a, b) each. NaN where a
+        variable is constant.
     """
     n = x.shape[-1]
     if method == "spearman":
@@ -263,7 +359,7 @@ def exact_p(method: Method, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     orders = np.array(list(all_orders(range(n))))
     results = np.ones((2, len(x), len(y)))
     for j, block in product(range(len(y)), _blocks(len(x), orders, y)):
-        r = coefficients("pearson", y[j, orders], x[block], np.ones(n))  # the first order is that of the data
+        r = coefficients("pearson", y[j, orders], x[block], np.ones(n))  # The first permutation is the observed order.
         sides = [np.abs(r)] if method == "spearman" else [r, -r]
         for side in sides:
             for p, extreme in zip(results[:, block, j], (side[0], side.max(axis=0)), strict=True):
@@ -273,6 +369,6 @@ def exact_p(method: Method, x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:
-    """Slices of so many resamples, or variables under all orders, that their arrays stay small."""
+    """Yield slices of resamples, or of variables under all permutations, that limit the size of temporary arrays."""
     size = int(np.clip(BLOCK // ((len(x) + len(y)) * x.shape[-1]), 1, 500))
     return (slice(first, first + size) for first in range(0, count, size))

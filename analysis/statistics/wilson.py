@@ -1,24 +1,30 @@
-"""The 95 % interval of a share of images, which may depend on each other.
+"""Confidence interval of a proportion of images that may depend on each other.
 
-A share p of n images that is off by e = sum of d_u over C independent clusters u of n_u images has the variance
+Images that depend on each other, such as several photographs of one object, form a cluster. Images of different
+clusters are independent. A proportion p of n images in C clusters deviates from the true proportion by e = sum d_u,
+where d_u is the contribution of cluster u and n_u its number of images. Its variance V, effective sample size n_e and
+95% confidence interval (low, high) are
 
-    V         = max(S, M) * C / (C - 1), and at least v / n, what it would be if all images were independent
+    V         = max(S, M) * C / (C - 1), but at least v / n, the variance if all images were independent
     S, M      = sum d_u^2,  v / n (1 + rho (m - 1)),   m = sum n_u^2 / n,   v = p (1 - p)
-    rho       = 1 - (n v - sum n^2 d_u^2 / n_u) / (v (n - C + (m - 1) / 2)), from 0 to 1; 0 where all d_u are 0
-    n_e       = v / V, or n / m where all images are alike and hide V      (Franco, Little, Louis & Slud 2019)
-    g         = 2 (m / n)^2 (1 - 1 / m), or 0 where all images are alike
-    high      : (high - p)^2 = t(h)^2 (high (1 - high) / n_e + g (1 - high)^2)
+    rho       = 1 - (n v - sum n^2 d_u^2 / n_u) / (v (n - C + (m - 1) / 2)), limited to [0, 1]; 0 if all d_u are 0
+    n_e       = v / V; n / m if p is 0 or 1, where v and V are 0        (Franco, Little, Louis & Slud 2019)
+    g         = 2 (m / n)^2 (1 - 1 / m); 0 if p is 0 or 1
+    high      : the larger root of (high - p)^2 = t(h)^2 (high (1 - high) / n_e + g (1 - high)^2)
     t(h)      = Student's quantile with min(C - 1, 2 (S + g (1 - h)^2)^2 / sum d_u^4) degrees of freedom, at least 1
-    h         = the upper end with t(1)
+    h         = the upper limit computed with t(1) in place of t(h)
 
-The lower end is 1 less the upper end of the wrong images, whose share is 1 - p. The degrees of freedom are
-Satterthwaite's (1946). M is what V is expected to be where clusters differ in their sizes alone (Kish 1965). rho is the
-intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m images that are all alike added. g stands for
-clusters that are right or wrong as a whole and that the images happen to have none of: the variance of the clusters
-that are there cannot show it.
+By symmetry, the lower limit is 1 minus the upper limit of the proportion 1 - p of incorrect images.
 
-Independent images, of which each is a cluster, have V = v / n and no g: the ends are Wilson's (1927). Their t is the
-normal quantile, 1.96, or below 30 images Student's with n - 1 degrees of freedom.
+The terms have the following sources. The degrees of freedom are Satterthwaite's (1946). M is the expected value of V if
+clusters differ only in their sizes (Kish 1965). rho is the intraclass correlation of Fleiss & Cuzick (1979), to which
+half a cluster of m identical outcomes is added as a pseudo-observation. g accounts for clusters that are entirely
+correct or entirely incorrect but happen to be absent from the sample: the variance between the clusters in the sample
+cannot reflect them.
+
+If all images are independent, every cluster contains one image, V = v / n and g = 0. The interval is then Wilson's
+(1927). Its t is the normal quantile 1.96, or the quantile of Student's t with n - 1 degrees of freedom if there are
+fewer than 30 images.
 """
 
 from __future__ import annotations
@@ -31,65 +37,111 @@ import scipy
 from . import ALPHA, Floats, Ints
 
 NORMAL_IMAGES = 30
-"""Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""
+"""Minimum number of independent images for the normal quantile.
+
+With fewer images, Wilson's interval with the normal quantile covers the true proportion less often than its nominal
+level, so Student's t is used instead.
+"""
 UNSEEN = 0.5
-"""Weight of a cluster whose images are all alike, or all differ: it is counted among those that were seen."""
+"""Weight of the pseudo-cluster whose images are all alike, or all differ. It is added to the observed clusters."""
 PSEUDO_CLUSTERS = 2.0
-"""Weight of the squared deviation of a cluster that no image was seen of: the 2 in g."""
+"""Factor 2 in g: the weight of the squared deviation of clusters that are absent from the sample."""
 NO_SPREAD = 1e-9
-"""Deviations in images, a sum of their fourth powers, or a distance, up to which numbers differ by rounding alone."""
+"""Numerical tolerance.
+
+Deviations in images, sums of their fourth powers, and distances up to this size are treated as rounding errors.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledShare:
-    """Shares of right images as their intervals and one-sided tests take them: numbers of any shapes that broadcast."""
+    """Proportions of correct images in the form that confidence intervals and one-sided tests need.
+
+    All fields are scalars or arrays of any shapes that broadcast. The module header defines the symbols.
+    """
 
     share: Floats | float
-    """p, in [0, 1]."""
+    """Proportion p, in [0, 1]."""
     effective: Floats | float
-    """n_e, the number of independent images that say as much; above 0, and not always whole."""
+    """Effective sample size n_e: the number of independent images that would give the same variance.
+
+    Positive, not necessarily an integer.
+    """
     unseen: Floats | float = 0.0
-    """g: the variance by clusters that are not seen, were all others wrong."""
+    """Variance g that absent clusters would add if all observed images had the opposite outcome."""
     freedom_low: Floats | float = np.inf
-    """Degrees of freedom of the quantile of the lower end; infinite for the normal one."""
+    """Degrees of freedom of the quantile for the lower limit. Infinity selects the normal distribution."""
     freedom_high: Floats | float = np.inf
+    """Degrees of freedom of the quantile for the upper limit. Infinity selects the normal distribution."""
 
     def mirror(self) -> SampledShare:
-        """The shares of wrong images."""
+        """Return the proportions of incorrect images, 1 - p."""
         return SampledShare(1 - self.share, self.effective, self.unseen, self.freedom_high, self.freedom_low)
 
     def ends(self, alpha: float = ALPHA) -> tuple[Floats, Floats]:
-        """Ends (low, high) of the interval that misses `alpha` of true shares."""
+        """Compute the confidence interval.
+
+        Args:
+            alpha: Probability that the interval misses the true proportion, for example 0.05 for a 95% interval.
+
+        Returns:
+            Lower and upper limits, each in [0, 1].
+        """
         return self._lower_end(alpha), 1 - self.mirror()._lower_end(alpha)
 
     def _lower_end(self, alpha: float) -> Floats:
-        """The smaller root x of (p - x)^2 = t^2 (x (1 - x) / n_e + g x^2)."""
+        """Return the smaller root x of (p - x)^2 = t^2 (x (1 - x) / n_e + g x^2)."""
         share, z2 = np.asarray(self.share, np.float64), np.square(student(np.asarray(self.freedom_low), alpha))
         square, linear = 1 + z2 / self.effective - z2 * self.unseen, 2 * share + z2 / self.effective
         root = np.sqrt(np.maximum(0, linear**2 - 4 * square * share**2))
         return np.asarray(np.minimum(share, 2 * share**2 / (linear + root)))
 
     def p_above(self, limit: float) -> Floats:
-        """One-sided p that a share is `limit`, above 0 and below 1, or less: 0.025 where the interval begins there."""
+        """Compute a one-sided p-value of the null hypothesis that the true proportion is at most `limit`.
+
+        The p-value is 0.025 if `limit` equals the lower limit of the 95% confidence interval.
+
+        Args:
+            limit: Proportion to test against, strictly between 0 and 1.
+        """
         error = np.sqrt(limit * (1 - limit) / self.effective + self.unseen * limit**2)
         return np.asarray(scipy.special.stdtr(self.freedom_low, (limit - self.share) / error))
 
     def p_below(self, limit: float) -> Floats:
-        """One-sided p that a share is `limit`, above 0 and below 1, or more."""
+        """Compute a one-sided p-value of the null hypothesis that the true proportion is at least `limit`.
+
+        Args:
+            limit: Proportion to test against, strictly between 0 and 1.
+        """
         return self.mirror().p_above(1 - limit)
 
     def growth(self, limit: Floats | float, quantile: float) -> Floats:
-        """`growth` until the interval ends at a limit."""
+        """Compute the factor by which the sample must grow until a limit of the interval reaches `limit`: see `growth`.
+
+        Args:
+            limit: Proportion in [0, 1].
+            quantile: Half-width of the interval in standard errors.
+        """
         remainder = np.where(self.share > limit, limit, 1 - limit)
         variance = np.asarray(limit * (1 - limit) / self.effective)
         return growth(np.asarray(self.share - limit), variance, self.unseen * remainder**2, quantile)
 
 
 def growth(distance: Floats, variance: Floats, unseen: Floats, quantile: float) -> Floats:
-    """How many times as many images of the same kind have an interval that ends at a distance; infinite up to 1e-9.
+    """Compute the factor by which a sample must grow until its interval has a given half-width.
 
-    The two variances are those by the images and by clusters that are not seen. The first falls with the number of
-    images, and the second with its square.
+    The result is the solution k of distance^2 = quantile^2 (variance / k + unseen / k^2). The variance due to images is
+    inversely proportional to the number of images, the variance due to absent clusters to its square. It assumes that
+    additional images resemble the present ones.
+
+    Args:
+        distance: Half-width, the distance from the estimate to the limit of the interval.
+        variance: Variance due to the images in the sample.
+        unseen: Variance due to clusters that are absent from the sample.
+        quantile: Half-width of the interval in standard errors.
+
+    Returns:
+        Growth factors. Infinity where the distance is at most 1e-9.
     """
     spread, distance = quantile**2 * variance, np.where(np.abs(distance) > NO_SPREAD, distance, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -98,57 +150,86 @@ def growth(distance: Floats, variance: Floats, unseen: Floats, quantile: float) 
 
 
 def unseen_variance(weights: Floats, image_weights: float) -> float:
-    """Compute g of a mean, from the weights of clusters (clusters,) and the sum of squares of those of all images."""
+    """Compute g of a weighted mean.
+
+    Args:
+        weights: Sum of the image weights in each cluster, (clusters,).
+        image_weights: Sum of the squared weights of all images.
+    """
     clustered = float(np.square(weights).sum())
     return PSEUDO_CLUSTERS * clustered * max(0.0, clustered - image_weights)
 
 
 def independent_freedom(images: int) -> float:
-    """The degrees of freedom of a number of independent images: infinite, as of a normal one, from 30 of them on."""
+    """Return the degrees of freedom for a number of independent images: n - 1 below 30 images, otherwise infinity."""
     return images - 1.0 if images < NORMAL_IMAGES else np.inf
 
 
 def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
-    """The quantile of Student's distribution that alpha / 2 of it exceeds, with at least 1 degree of freedom."""
-    # The normal quantile is one rounding error away from Student's.
+    """Return the 1 - alpha / 2 quantile of Student's t distribution.
+
+    Args:
+        freedom: Degrees of freedom. Values below 1 are replaced by 1, and infinity selects the normal distribution.
+        alpha: Two-sided error probability.
+    """
+    # Infinite degrees of freedom need a separate branch: `stdtrit` then differs from the normal quantile by one
+    # rounding error.
     quantile = scipy.special.stdtrit(np.maximum(1, freedom), 1 - alpha / 2)
     return np.asarray(np.where(np.isinf(freedom), scipy.special.ndtri(1 - alpha / 2), quantile), dtype=np.float64)
 
 
 def contributing(deviations: Floats) -> float:
-    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of d_u (clusters,), in images."""
+    """Return the effective number of clusters that a variance consists of: (sum d_u^2)^2 / sum d_u^4.
+
+    Args:
+        deviations: Contribution d_u of each cluster in units of images, (clusters,). Contributions up to 1e-9 are
+            ignored.
+    """
     squares = np.square(deviations[np.abs(deviations) > NO_SPREAD])
     fourth = np.square(squares).sum()
     return float(np.float_power(squares.sum(), 2) / (fourth if fourth > 0 else 1))
 
 
 def widening(deviations: Floats, sizes: Floats | Ints, independent: Floats) -> Floats:
-    """How many times sum d_u^2 the variance of shares (…) is at least, by the sizes of clusters: max(1, M / sum d_u^2).
+    """Return the factor that raises an observed variance to the one expected from the cluster sizes.
+
+    It is max(1, M / sum d_u^2), with M as in the module header.
 
     Args:
-        deviations: d_u, (…, clusters).
-        sizes: images of each cluster, (clusters,), at least 1.
-        independent: v / n, (…).
+        deviations: Contributions d_u of the clusters, (..., clusters).
+        sizes: Number of images in each cluster, (clusters,), at least 1.
+        independent: Variance v / n if all images were independent, (...).
 
-    Where all images are alike, it is how many times fewer images n / m are than clusters. Clusters of one have 1.
+    Returns:
+        Factors of shape (...). They are 1 if each cluster contains one image. Where p is 0 or 1, the factor is the
+        number of clusters divided by the effective sample size n / m instead.
     """
     n, count = sizes.sum(), len(sizes)
     if count == n:
         return np.ones_like(independent)
     average = np.square(sizes).sum() / n
     alike = independent <= 0
-    spread = np.where(alike, 1, independent) * n**2  # n v, within and between clusters
+    spread = np.where(alike, 1, independent) * n**2  # n v: total sum of squares, within and between clusters
     within = spread - (np.square(deviations * n) / sizes).sum(axis=-1)
     rho = (1 - within * n / (spread * (n - count + UNSEEN * (average - 1)))).clip(0, 1)
     model, second = independent * (1 + rho * (average - 1)), np.square(deviations).sum(axis=-1)
-    # Clusters that all have the same share show no correlation, and have no variance to be widened.
+    # Clusters with equal proportions show no correlation. Their between-cluster variance is 0, so there is nothing to
+    # scale.
     apart = second * float(n) ** 2 > NO_SPREAD
     ratio = np.divide(model, second, out=np.ones_like(model), where=apart)
     return np.asarray(np.where(alike, count * average / n, ratio.clip(1)), np.float64)
 
 
 def counted_share(hits: Floats | Ints, sizes: Floats | Ints) -> SampledShare:
-    """The share sum hits / sum sizes, from right answers (…, clusters) and answers (clusters,), at least one each."""
+    """Compute the proportion sum hits / sum sizes from counts per cluster.
+
+    Args:
+        hits: Number of correct images in each cluster, (..., clusters).
+        sizes: Number of images in each cluster, (clusters,), at least 1.
+
+    Returns:
+        Proportions of shape (...), ready for confidence intervals and tests.
+    """
     n = sizes.sum()
     share = np.asarray(hits.sum(axis=-1) / n)
     deviations, independent = (hits - sizes * share[..., None]) / n, share * (1 - share) / n
@@ -159,10 +240,18 @@ def counted_share(hits: Floats | Ints, sizes: Floats | Ints) -> SampledShare:
 def sampled_share(
     share: Floats, deviations: Floats, independent: Floats, images: int, widest: Floats | float, unseen: float
 ) -> SampledShare:
-    """Shares (…) with their errors, from d_u as `deviations` (…, clusters).
+    """Combine proportions with the error terms of their clusters.
 
-    independent (…) is the variance if all of the images were independent of each other. They are where there are as
-    many clusters as images. widest (…) is what `widening` gives, unseen what `unseen_variance` gives.
+    Args:
+        share: Proportions, (...).
+        deviations: Contributions d_u of the clusters, (..., clusters).
+        independent: Variance if all images were independent of each other, (...).
+        images: Number of images n. The images are independent if this equals the number of clusters.
+        widest: Result of `widening`.
+        unseen: Result of `unseen_variance`.
+
+    Returns:
+        Proportions of shape (...), ready for confidence intervals and tests.
     """
     count = deviations.shape[-1]
     second, variance = (deviations**2).sum(axis=-1), independent
@@ -176,10 +265,13 @@ def sampled_share(
     spread, most = fourth * float(images) ** 4 > NO_SPREAD, max(1, count - 1)
 
     def freedom(total: Floats) -> Floats:
-        # The square of an array differs from that of a number in its last bit; float_power takes both for numbers.
+        # `**` rounds differently for arrays and for scalars, in the last bit. `float_power` treats both alike, so that
+        # a result does not depend on how many proportions are computed at once.
         estimate = np.where(spread, 2 * np.float_power(total, 2) / np.where(spread, fourth, 1), most)
         return np.asarray(estimate.clip(1, most))
 
+    # The degrees of freedom depend on the limit, and the limit on the degrees of freedom. Compute preliminary limits
+    # with t(1) first, then the degrees of freedom at these limits.
     low, high = SampledShare(share, effective, pseudo, freedom(second), freedom(second)).ends()
     freedoms = freedom(second + pseudo * low**2), freedom(second + pseudo * (1 - high) ** 2)
     return SampledShare(share, effective, pseudo, *freedoms)
