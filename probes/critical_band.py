@@ -1,24 +1,30 @@
-"""Octave-band noise on low-contrast grey images.
+"""Convert images to low-contrast grayscale and add noise that is one octave wide.
 
-    L = (19595 R + 38470 G + 7471 B + 32768) >> 16         Pillow's luma of the uint8 values
-    x = 0.2 (L / 255 - mean(L / 255)) + 0.449
-    n ~ N(0, noise_sd^2) for each pixel
-    s = band(n) rms(level 0 of n) / rms(band(n))            an RMS of 0.94 noise_sd
+    L = (19595 R + 38470 G + 7471 B + 32768) >> 16         luma of the uint8 values, as computed by Pillow
+    x = 0.2 (L / 255 - mean(L / 255)) + 0.449              grayscale image with contrast 0.2
+    n ~ N(0, noise_sd^2) for each pixel                    white noise
+    s = band(n) rms(level 0 of n) / rms(band(n))           band-pass noise, its RMS is 0.94 noise_sd
     y = x + s, the same in all three channels
 
-The band of `frequency` f (0 … 6), centred at 1.75 * 2^f * size / 224 cycles per image, is level 6 - f of the noise's
-Laplacian pyramid, brought back to full size; the last level holds the mean. y below 0 becomes 0.1 and y above 1 becomes
-0.9; where that would ask for an x outside of [0, 1], which happens where |s| > 0.9, the pixel's noise is drawn again
-until x and it fit. noise_sd 0 is the grey image, one condition for all frequencies.
+The noise band with `frequency` f = 0 … 6 has its center at 1.75 * 2^f * size / 224 cycles/image. It is level 6 - f of
+the Laplacian pyramid of the noise, upsampled to full size. The last level of the pyramid also contains the mean.
 
-With D_l the matrix that blurs level l and keeps every second sample, and U_l the one that inserts zeros and blurs,
-level l of noise n is P_l n P_l' - P_(l+1) n P_(l+1)' with P_l = U_0 … U_(l-1) D_(l-1) … D_0, and the last level is
-P_6 n P_6' alone. The blur is pyrtools' binom5, sqrt(2) [1, 4, 6, 4, 1] / 16, with edges mirrored without repeating them
-(reflect1). Bands are linear in the noise: one draw an image serves every band and every noise level, and each condition
-keeps its distribution (draw = "shared"). draw = "independent" draws anew for each, as the published scripts do.
+Pixels that leave [0, 1] are handled as in the published code: values below 0 are set to 0.1 and values above 1 to 0.9.
+This corresponds to a change of the image pixel x. If the changed x would itself be outside of [0, 1], which happens
+where |s| > 0.9, the noise of this pixel is drawn again until y is in [0, 1]. With noise_sd 0 the result is the
+grayscale image, and all frequencies are one condition.
 
-Source: Subramanian et al. 2023 ("Spatial-frequency channels, shape bias, and adversarial robustness"), on whose stimuli
-Gavrikov and Keuper 2024 rest their critical-band metrics.
+The pyramid is computed with matrices. Let D_l blur level l and keep every second sample, and let U_l insert zeros and
+blur. Level l of the noise n is P_l n P_l' - P_(l+1) n P_(l+1)' with P_l = U_0 … U_(l-1) D_(l-1) … D_0, and the last
+level is P_6 n P_6'. The blur filter is binom5 of pyrtools, sqrt(2) [1, 4, 6, 4, 1] / 16. Borders are mirrored without
+repeating the edge pixel (reflect1 in pyrtools).
+
+Bands are linear in the noise. With `draw = "shared"` (the default), one noise field per image is therefore used for all
+bands and noise levels, which does not change the distribution of any single condition. With `draw = "independent"`,
+each condition draws its own noise, as the published scripts do.
+
+Source: Subramanian et al. 2023 ("Spatial-frequency channels, shape bias, and adversarial robustness"). The
+critical-band metrics of Gavrikov and Keuper 2024 use these stimuli.
 """
 
 from __future__ import annotations
@@ -39,18 +45,26 @@ from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, in
 from .noise import unit_normal_fields, unit_normals_at
 
 LAST_LEVEL = len(FREQUENCIES) - 1
+"""Index of the last (coarsest) level of the pyramid."""
 BLUR = np.array([1, 4, 6, 4, 1]) * np.sqrt(2) / 16
+"""Filter binom5 of pyrtools."""
 
 CONTRAST, MEAN = 0.2, 0.449
+"""Contrast and mean of the grayscale images, in units of the image range."""
 REDRAW_ABOVE = 0.9
-"""Noise beyond this cannot be undone by shifting the pixel to 0.1 or 0.9, so it is drawn again."""
+"""Magnitude of noise above which changing the image pixel (to obtain 0.1 or 0.9) would move it out of [0, 1]. Such
+noise is drawn again."""
 DARKEST = MEAN - CONTRAST
-"""No pixel of a grey image is darker than this, nor brighter than the same distance below 1."""
+"""Lower bound of the pixels of a grayscale image. They are also at most 1 minus this value, so weaker noise cannot
+leave [0, 1]."""
 
 
 @cache
 def pyramid(size: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """(down, up) in float64: down[l] = D_l takes level l to l + 1, up[l] = U_0 … U_(l-1) takes level l to full size."""
+    """Return the matrices (down, up) of the pyramid in float64.
+
+    down[l] = D_l converts level l to level l + 1. up[l] = U_0 … U_(l-1) upsamples level l to full size.
+    """
     from scipy.ndimage import convolve1d
 
     down, up = [], [np.eye(size)]
@@ -63,18 +77,19 @@ def pyramid(size: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
 
 @cache
 def _operators(xp: ModuleType, size: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return the matrices of `pyramid` as float32 arrays of the array module."""
     down, up = pyramid(size)
     return constants(xp, down), constants(xp, up)
 
 
 def luma_in_arrays(xp: ModuleType, pixels: Array) -> Array:
-    """(n, size, size) uint32 in [0, 255]."""
+    """Return the luma, (n, size, size) uint32 in [0, 255], of uint8 RGB images."""
     red, green, blue = (pixels[:, channel].astype(xp.uint32) for channel in range(3))
     return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
 
 
 def luma_in_kernel(xp: ModuleType, pixels: Array) -> Array:
-    """`luma_in_arrays` on a GPU, as uint8."""
+    """Compute the same as `luma_in_arrays` on a GPU. The result is uint8."""
     luma = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.uint8)
     area = pixels.shape[2] * pixels.shape[3]
     launch("luma", (area, len(pixels)), luma, pixels, area)
@@ -82,22 +97,31 @@ def luma_in_kernel(xp: ModuleType, pixels: Array) -> Array:
 
 
 def low_contrast_grey(xp: ModuleType, pixels: Array) -> Array:
-    """(n, size, size) float32: PIL's luma of (n, 3, size, size) uint8 RGB, at contrast 0.2 around a mean of 0.449."""
+    """Convert (n, 3, size, size) uint8 RGB images to grayscale with contrast 0.2 and mean 0.449, (n, size, size)
+    float32.
+    """
     luma = luma_in_arrays(xp, pixels) if xp is np else luma_in_kernel(xp, pixels)
-    # The sum of whole numbers is exact in any order, so the mean is the same wherever the image lies in a batch.
+    # An integer sum is exact in any order, so the mean does not depend on the position of the image in its batch.
     mean = luma.sum(axis=(1, 2), keepdims=True, dtype=xp.int64) / (luma.shape[1] * luma.shape[2])
     scale = CONTRAST / 255
     return luma.astype(xp.float32) * xp.float32(scale) + (MEAN - scale * mean).astype(xp.float32)
 
 
 def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: Sequence[Array]) -> Sequence[Array]:
-    """Fill `out`, an (n, size, size) array a frequency, with bands of (n, size, size) float32 noise.
+    """Compute octave bands of white noise, each scaled to the RMS of pyramid level 0.
 
-    Each gets the RMS of level 0.
+    Args:
+        xp: Array module.
+        noise: (n, size, size) float32 white noise.
+        frequencies: Indices of the bands, 0 (lowest) to 6.
+        out: One (n, size, size) array per frequency, which is filled.
+
+    Returns:
+        `out`.
     """
     levels = [LAST_LEVEL - f for f in frequencies]
     down, up = _operators(xp, noise.shape[-1])
-    full_size = [noise]  # level l, brought back to full size
+    full_size = [noise]  # Gaussian pyramid: level l, upsampled to full size
     reduced_noise = noise
     for level in range(1, min(max(levels) + 1, LAST_LEVEL) + 1):
         reduced_noise = _from_both_sides(down[level - 1], reduced_noise)
@@ -114,15 +138,18 @@ def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: S
 
 
 def _from_both_sides(matrix: Array, images: Array) -> Array:
-    """Matrix x image x matrix' of each; the second product is one of two matrices, which a GPU starts at once."""
+    """Return matrix @ image @ matrix.T for each image.
+
+    The second product is written as one large matrix product, which a GPU executes as a single kernel.
+    """
     product = matrix @ images
     return (product.reshape(-1, product.shape[-1]) @ matrix.T).reshape(*product.shape[:-1], -1)
 
 
 def _rms(xp: ModuleType, images: Array) -> Array:
-    """(n, 1, 1) root of the mean square of (n, size, size) images.
+    """Return the root mean square of each of (n, size, size) images, (n, 1, 1).
 
-    A product of vectors is NumPy's fastest sum of squares; CuPy's norm reads the images once.
+    On NumPy a vector product is the fastest way to sum squares. On CuPy the norm needs only one pass over the images.
     """
     flat = images.reshape(len(images), 1, -1)
     squares = flat @ flat.transpose(0, 2, 1) if xp is np else xp.square(xp.linalg.norm(flat, axis=2, keepdims=True))
@@ -130,28 +157,33 @@ def _rms(xp: ModuleType, images: Array) -> Array:
 
 
 def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
-    """The published rule, in place: below 0 becomes 0.1 and above 1 becomes 0.9.
+    """Set pixels below 0 to 0.1 and pixels above 1 to 0.9, in place, as in the published code.
 
-    The rule shifts the image's pixel to get there. Gives the mask of the pixels that no shift can save, since the
-    shifted pixel itself would leave [0, 1] on the other side.
+    Returns:
+        Mask of the pixels whose noise has to be drawn again, because the rule would require an image pixel outside of
+            [0, 1].
     """
     underflow, overflow = mixed < 0, mixed > 1
-    xp.copyto(mixed, xp.float32(0.1), where=underflow)  # putmask takes four times as long
+    xp.copyto(mixed, xp.float32(0.1), where=underflow)  # four times faster than putmask
     xp.copyto(mixed, xp.float32(0.9), where=overflow)
     return (underflow & (noise < -REDRAW_ABOVE)) | (overflow & (noise > REDRAW_ABOVE))
 
 
 class NoiseStream(NamedTuple):
-    """The random numbers that the noise of a batch is drawn from."""
+    """Identify the random numbers of a batch's noise."""
 
     seed: int
     keys: Array
-    """(n,) uint64, the keys of the images."""
+    """Keys of the images, (n,) uint64."""
     draw: int
+    """Index of the noise field: 0 for the shared one, an odd number for a condition with independent noise."""
 
 
 def redraw(xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, stream: NoiseStream) -> None:
-    """Give the pixels `where` normal noise of their own, drawn until it fits: a truncated normal. In place."""
+    """Replace the noise of the pixels `where` by normal noise that is drawn until the pixel is in [0, 1], in place.
+
+    The redrawn noise follows a truncated normal distribution and is independent of the other pixels.
+    """
     image, row, column = xp.nonzero(where)
     attempt = 0
     while len(image):
@@ -167,12 +199,21 @@ def redraw(xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: fl
 def mix_in_arrays(
     xp: ModuleType, grey: Array, band: Array, noise_sd: float, peak: float, stream: NoiseStream, out: Array
 ) -> None:
-    """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`.
+    """Add noise_sd times a noise band to grayscale images, correct pixels outside of [0, 1], and write three equal
+    channels.
 
-    `peak` is the band's largest magnitude: at a small noise_sd no pixel can leave the range, and none is looked at.
+    Args:
+        xp: Array module.
+        grey: (n, size, size) grayscale images.
+        band: (n, size, size) noise band for noise_sd 1.
+        noise_sd: Standard deviation of the white noise.
+        peak: Largest magnitude in `band`. If noise_sd is so small that no pixel can leave [0, 1], the correction is
+            skipped.
+        stream: Random numbers for pixels that are drawn again.
+        out: (n, 3, size, size) array for the result.
     """
     mixed = out[:, 0]
-    noise = xp.multiply(band, xp.float32(noise_sd), out=out[:, 1])  # a place to work in
+    noise = xp.multiply(band, xp.float32(noise_sd), out=out[:, 1])  # temporarily uses the second channel
     xp.add(grey, noise, out=mixed)
     strongest = noise_sd * peak
     if strongest > DARKEST:
@@ -183,14 +224,18 @@ def mix_in_arrays(
 
 
 def mix_in_kernel(grey: Array, band: Array, noise_sd: float, stream: NoiseStream, out: Array) -> None:
-    """`mix_in_arrays` on a GPU, in one pass that does not wait: a pixel that needs it is redrawn where it is."""
+    """Compute the same as `mix_in_arrays` on a GPU.
+
+    The kernel draws again within its single pass, so the CPU does not have to wait for the GPU to find the affected
+    pixels.
+    """
     count, size = len(grey), grey.shape[-1]
     seed, keys, draw = stream
     launch("mix_noise", (size * size, count), out, grey, band, noise_sd, keys, seed, draw, size * size)
 
 
 def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """Yields the noiseless condition first, then the conditions of each draw together."""
+    """Yield the condition without noise first, then the other conditions grouped by noise field."""
     grey = xp.empty((len(batch.pixels), *batch.pixels.shape[2:]), dtype=xp.float32)
     for part in chunks(xp, len(grey)):
         grey[part] = low_contrast_grey(xp, batch.pixels[part])
@@ -199,7 +244,9 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 
 def _draw(condition: Condition) -> int:
-    """Which draw of an image's noise a condition takes: -1 none, 0 the shared one, else one of its own."""
+    """Return the index of a condition's noise field: -1 for no noise, 0 for the shared field, otherwise its own odd
+    number.
+    """
     if condition["noise_sd"] == 0:
         return -1
     return 0 if condition["draw"] == "shared" else int(condition.digest[:8], 16) | 1
@@ -208,9 +255,11 @@ def _draw(condition: Condition) -> int:
 def _one_draw(
     xp: ModuleType, batch: Batch, grey: Array, draw: int, conditions: list[Condition], buffer: Buffer
 ) -> Perturbed:
+    """Yield the conditions that use the same noise field."""
     count, size = len(grey), grey.shape[-1]
     frequencies = sorted({int(c["frequency"]) for c in conditions}) if draw >= 0 else []
-    # An array a band: one for all of them is so large that it would be mapped, and its pages cleared, for every batch.
+    # Allocate one array per band. An array for all bands is so large that the allocator would map new memory for every
+    # batch, and the operating system would clear its pages each time.
     bands = [xp.empty((count, size, size), dtype=xp.float32) for _ in frequencies]
     parts = list(chunks(xp, count))
     for part in parts if frequencies else ():
@@ -234,6 +283,7 @@ def _one_draw(
 
 
 def check_size(_: Condition, size: int) -> None:
+    """Raise ProbeError if the side length is odd or too small for the pyramid."""
     minimum = 2 ** (LAST_LEVEL + 1)
     if size < minimum or size % 2:
         raise ProbeError(
@@ -243,7 +293,7 @@ def check_size(_: Condition, size: int) -> None:
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
-    """Without noise there is neither a band nor a draw, so sd 0 is one condition."""
+    """Drop the other parameters if noise_sd is 0, since they have no effect without noise."""
     return {"noise_sd": 0.0} if setting["noise_sd"] == 0 else setting
 
 

@@ -1,34 +1,39 @@
-"""Noise of chosen frequencies on colour images: one wave, or noise whose power falls with frequency by a power law.
+"""Add noise of chosen spatial frequencies to color images: a single sinusoid, or noise with a power-law spectrum.
 
-fourier and fourier_bin add a wave of a fixed norm:
+`fourier` and `fourier_bin` add a sinusoidal wave of fixed L2 norm:
 
     y = clip(x + r_c norm U, 0, 1)
-    U(m, n) = sqrt(2) / size * cos(2 pi (row m + column n) / size + pi / 4),  whose sum of squares is 1
+    U(m, n) = sqrt(2) / size * cos(2 pi (row m + column n) / size + pi / 4)
 
-r_c is +1 or -1 for each channel of each image, the same for all waves. The phase pi/4 gives every wave the same norm,
-the highest frequencies and the constant one included. U is a sum of two outer products, cos(a + b) = cos a cos b -
-sin a sin b, so a wave costs an image no transform. (row, column) and (-row, -column) are one frequency and condition.
+The wave U has an L2 norm of 1. The sign r_c is +1 or -1, drawn for each channel of each image, and is the same for all
+waves. The phase pi/4 gives every wave the same norm, including the constant and the waves at the Nyquist limit. By
+cos(a + b) = cos a cos b - sin a sin b, U is the sum of two outer products, so no Fourier transform is needed. The
+frequencies (row, column) and (-row, -column) describe the same wave and are one condition.
 
-`fourier` adds the same wave to every image. `fourier_bin` draws one for each image, from the waves of an octave whose
-direction lies in a sector; orientation 0 varies across, 90 down, 45 towards bottom right:
+`fourier` adds the same wave to every image. `fourier_bin` draws a wave for each image from a bin: one octave and one 45
+degree sector of orientations. Orientation 0 varies horizontally, 90 vertically, and 45 towards the lower right:
 
     2^octave <= sqrt(row^2 + column^2) < 2^(octave + 1)
     -22.5 <= atan2(row, column) - orientation < 22.5 degrees, modulo 180
 
-Each wave of a bin is as likely as any other, so that the error is, but for chance, the mean of the map's over the
-bin: 1 wave of octave 0, 4 or 5 of octave 1, 301 or 302 of octave 4. The mean, wave (0, 0), and the map's corners
-beyond 32 cycles are in no bin. One draw an image serves all bins, which are of no publication.
+All waves of a bin have the same probability. The expected error rate of a bin is therefore the mean error rate of the
+`fourier` map over this bin. A bin contains 1 wave in octave 0, 4 or 5 in octave 1, and 301 or 302 in octave 4. No bin
+contains the constant (0, 0) or, up to octave 4, the corners of the map beyond 32 cycles/image. One random draw per
+image is used for all bins. The bins are not taken from a publication.
 
-Source: Yin et al. 2019 ("A Fourier perspective on model robustness in computer vision"), whose map has the 63 x 63
-lowest frequencies, 1,985 different ones, at a norm of 15.7 for 224 pixels: an RMS of 0.07 in each channel.
+Source of `fourier`: Yin et al. 2019 ("A Fourier perspective on model robustness in computer vision"). Their map
+contains the 63 x 63 lowest frequencies, 1,985 of which are distinct, at a norm of 15.7 for images of 224 pixels. This
+is an RMS of 0.07 in each channel.
 
-power_law_noise adds white, pink or brown noise, and what lies between and beyond:
+`power_law_noise` adds white, pink or brown noise, or noise with any other exponent:
 
-    n = inverse of (f^(-exponent / 2) F(w)),  w ~ N(0, 1) for each pixel, f = sqrt(row^2 + column^2) cycles per image
-    y = clip(x + noise_sd n / rms(n), 0, 1), the same noise in all three channels
+    n = inverse transform of (f^(-exponent / 2) F(w)),   w ~ N(0, 1) for each pixel,   f = sqrt(row^2 + column^2)
+    y = clip(x + noise_sd n / rms(n), 0, 1), with the same noise in all three channels
 
-The mean of n is 0. exponent 0 is white noise, 1 pink, 2 brown, and -1 blue; natural images have about 2. One w an image
-serves all exponents and levels. Source: the definition of 1/f noise in two dimensions.
+F is the Fourier transform and f the frequency in cycles/image. n has a mean of 0, and its power spectrum is
+proportional to f^-exponent. Exponent 0 is white noise, 1 pink noise, 2 brown noise and -1 blue noise. Natural images
+have an exponent of about 2. One field w per image is used for all exponents and noise levels. Source: the definition of
+1/f noise, applied to two dimensions.
 """
 
 from __future__ import annotations
@@ -59,18 +64,35 @@ from .family import (
 from .noise import FOURIER, POWER_LAW, random_words, unit_normal_fields
 
 MAP = tuple(range(-31, 32))
+"""Frequencies (rows and columns) of the map of Yin et al. 2019, in cycles/image."""
 NORM = 15.7
+"""L2 norm of the wave in one channel, from Yin et al. 2019."""
 HIGHEST_FREQUENCY = 10_000
+"""Largest row or column that the parameters accept, in cycles/image."""
 OCTAVES = (0, 1, 2, 3, 4)
-"""Octaves whose waves the map holds all of."""
+"""Octaves whose waves are all contained in the map."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
+"""Centers of the orientation sectors, in degrees."""
 SECTOR = 45
-"""Degrees that the directions of a bin span."""
+"""Width of an orientation sector, in degrees."""
 HIGHEST_OCTAVE = 9
+"""Largest octave that `fourier_bin` accepts."""
 
 
 def wave(xp: ModuleType, size: int, row: int | Array, column: int | Array) -> Array:
-    """U, (size, size) float32 of L2 norm 1, or (n, size, size) of (n, 1) rows and columns, in cycles per image."""
+    """Return the wave U, whose L2 norm is 1.
+
+    Args:
+        xp: Array module.
+        size: Side length of the images in pixels.
+        row: Vertical frequency in cycles/image: a number, or an (n, 1) array.
+        column: Horizontal frequency in cycles/image: a number, or an (n, 1) array.
+
+    Returns:
+        A (size, size) float32 array, or (n, size, size) if the frequencies are arrays.
+    """
+    # Integers are reduced modulo size before they are multiplied by 2 pi / size, so large frequencies lose no
+    # precision.
     turn = 2 * np.pi / size
     down = turn * (row * xp.arange(size) % size) + np.pi / 4
     across = turn * (column * xp.arange(size) % size)
@@ -80,16 +102,18 @@ def wave(xp: ModuleType, size: int, row: int | Array, column: int | Array) -> Ar
 
 
 def signs(xp: ModuleType, seed: int, keys: Array) -> Array:
-    """(n, 3, 1, 1) float32 of +1 and -1 for n images by their keys."""
+    """Draw the signs +1 or -1 of the channels of n images, as an (n, 3, 1, 1) float32 array."""
     words = random_words(xp, seed, keys, FOURIER, 3)[:, :, None, None]
     return (words >> xp.uint32(31)).astype(xp.float32) * 2 - 1
 
 
 def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the images with each condition's wave added."""
     size = batch.pixels.shape[-1]
     images = unit_range(xp, batch.pixels).reshape(-1, size, size)
     positive = (signs(xp, batch.seed, batch.keys).ravel() > 0).astype(int)
-    # A channel at a time on NumPy: it stays in the cache, and one number picks a wave without a copy.
+    # On NumPy, process one channel at a time. It stays in the cache, and indexing with an integer does not copy the
+    # wave.
     channels = range(len(images)) if xp is np else [slice(None)]
     for condition in conditions:
         noise = wave(xp, size, int(condition["row"]), int(condition["column"])) * xp.float32(condition["norm"])
@@ -104,7 +128,10 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 @cache
 def waves_of(octave: int, orientation: float) -> NDArray[np.int64]:
-    """(k, 2) rows and columns of the waves of a bin, one of each pair of opposite frequencies."""
+    """Return the (row, column) frequencies of the k waves in a bin, (k, 2).
+
+    Of two opposite frequencies, which describe the same wave, only one is included.
+    """
     end = 2 ** (octave + 1)
     row, column = np.mgrid[:end, 1 - end : end]
     direction = np.degrees(np.arctan2(row, column))
@@ -115,9 +142,10 @@ def waves_of(octave: int, orientation: float) -> NDArray[np.int64]:
 
 
 def perturb_by_bin(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """One draw an image serves all bins: the same share of the way through each bin's waves.
+    """Yield the images with a random wave of each condition's bin added.
 
-    It is the fourth word of FOURIER; the signs are made of the other three.
+    One random word per image is scaled to an index into the waves of every bin. It is the fourth word of the draw
+    FOURIER. The first three words determine the signs.
     """
     size = batch.pixels.shape[-1]
     images = unit_range(xp, batch.pixels)
@@ -137,11 +165,12 @@ def perturb_by_bin(xp: ModuleType, batch: Batch, conditions: Sequence[Condition]
 
 
 def check_size(condition: Condition, size: int) -> None:
+    """Raise ProbeError if the wave is above the Nyquist limit of the images."""
     check_highest(condition, max(abs(int(condition[name])) for name in ("row", "column")), size)
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
-    """A frequency and its opposite are one: the one whose row is positive, or whose column is where the row is 0."""
+    """Choose one of two opposite frequencies: the one with positive row, or with positive column if the row is 0."""
     if (setting["row"], setting["column"]) >= (0, 0):
         return setting
     return setting | {name: -int(setting[name]) for name in ("row", "column")}
@@ -183,9 +212,12 @@ FOURIER_BIN = Family(
 
 @cache
 def _gains(xp: ModuleType, size: int, exponent: float) -> Array:
-    """(size, size / 2 + 1) float32: f^(-exponent / 2), laid out as the spectra of `rfft2` are; 0 for the mean.
+    """Return the gains f^(-exponent / 2), (size, size / 2 + 1) float32, in the layout of `rfft2`.
 
-    Relative to the gain at 1 cycle or at size / 2, whichever is larger, so that none is out of float32's range.
+    The gain of the mean is 0.
+
+    The gains are normalized to a maximum of 1, which is at 1 cycle/image for positive exponents and at the highest
+    frequency for negative ones. Otherwise large exponents would exceed the range of float32.
     """
     f = np.hypot(np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size))
     f[0, 0] = np.inf if exponent > 0 else 1
@@ -196,7 +228,10 @@ def _gains(xp: ModuleType, size: int, exponent: float) -> Array:
 
 
 def unit_noise(xp: ModuleType, white: Array, exponent: float) -> Array:
-    """(n, size, size) float32 of mean 0 and RMS 1, of (n, size, size) white noise."""
+    """Filter (n, size, size) white noise to the given exponent.
+
+    The result is float32 with mean 0 and RMS 1 in each image.
+    """
     size = white.shape[-1]
     noise = xp.fft.irfft2(xp.fft.rfft2(white) * _gains(xp, size, exponent), s=(size, size))
     noise /= xp.sqrt(xp.square(noise).mean(axis=(1, 2), keepdims=True))
@@ -204,7 +239,10 @@ def unit_noise(xp: ModuleType, white: Array, exponent: float) -> Array:
 
 
 def add_power_law_noise(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """Yields the conditions of each exponent together."""
+    """Yield the images with power-law noise added.
+
+    Conditions with the same exponent are consecutive and share their noise.
+    """
     size = batch.pixels.shape[-1]
     images = unit_range(xp, batch.pixels)
     white = unit_normal_fields(xp, batch.seed, batch.keys, POWER_LAW, size)

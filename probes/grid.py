@@ -1,4 +1,4 @@
-"""The conditions of a study, and how they are grouped so that a group shares its transforms and noise."""
+"""Expand the [probes] table of a study into conditions, grouped so that related ones share transforms and noise."""
 
 from __future__ import annotations
 
@@ -34,18 +34,22 @@ FAMILIES = {
         *(OCTAVE_MASK, BANDPASS, BANDSTOP),
     )
 }
+"""Built-in probes that perturb images without a model, by name."""
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lowpass", "highpass", "critical_band")}
-"""The study's grid: clean, 22 spectral and 29 critical-band conditions."""
+"""Probes of the published study with default parameters: clean images, 22 conditions with spectral filters and 29 with
+critical-band noise."""
 
 
 PROBES: Mapping[str, Family] = FAMILIES | ATTACKS
+"""All built-in probes, including attacks, by name."""
 
 
 def setting_in_words(probe: str, parameters: Mapping[str, Value], cycles: float | None = None) -> str:
-    """The setting of a condition, as `Facts.setting` words it; of a user's probe all parameters are shown.
+    """Format the parameters of a condition as text, as in `Facts.setting`.
 
-    Where the cycles per image of a filter or band are known, its setting has them.
+    For custom probes all parameters are included. If `cycles` is given, the frequency of a filter or noise band is
+    formatted in cycles/image.
     """
     if probe not in PROBES:
         return in_words(parameters.items())
@@ -54,29 +58,31 @@ def setting_in_words(probe: str, parameters: Mapping[str, Value], cycles: float 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The families of a study and all of their conditions."""
+    """Probe families of a study and all of their conditions."""
 
     families: Mapping[str, Family]
+    """Families by name."""
     conditions: tuple[Condition, ...]
-    """Those that perturb an image for all checkpoints alike."""
+    """Conditions whose perturbed images are the same for all checkpoints."""
     attacks: tuple[Condition, ...] = ()
-    """Those that each checkpoint needs images of its own for."""
+    """Conditions whose images are computed for each checkpoint separately."""
 
     @property
     def clean(self) -> tuple[Condition, ...]:
-        """The condition that changes nothing, alone."""
+        """Return the condition without perturbation, as a tuple of one."""
         return self.conditions[:1]
 
     def family(self, condition: Condition) -> Family:
+        """Return the family of a condition."""
         return self.families[condition.probe]
 
     def check_size(self, size: int) -> None:
-        """ProbeError where a condition cannot be made of images of so many pixels a side."""
+        """Raise ProbeError if a condition cannot be applied to images with a side length of `size` pixels."""
         for condition in (*self.conditions, *self.attacks):
             self.family(condition).check_size(condition, size)
 
     def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
-        """The conditions by the function that perturbs for them, in the grid's order."""
+        """Group conditions by their perturbation function, in the order of the grid."""
         grouped: dict[Perturb, list[Condition]] = {}
         for condition in conditions:
             grouped.setdefault(self.family(condition).perturb, []).append(condition)
@@ -84,12 +90,18 @@ class Grid:
 
 
 def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
-    """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
+    """Create the grid for the [probes] table of a study.
+
+    The grid always contains `clean`, because curves and metrics are relative to it.
 
     Args:
-        probes: family name -> parameter name -> value or list of values; a table with `file`, or with a `function`
-            in memory, is a user's probe.
-        folder: what a user's `file` is relative to.
+        probes: Probe name -> parameter name -> one value or a list of values. A table with `file`, or with a `function`
+            in memory, defines a custom probe.
+        folder: Folder that the `file` of a custom probe is relative to.
+
+    Raises:
+        UnknownName: No probe or parameter has the given name.
+        UsageError: A table is invalid, or a custom probe has the name of a built-in one.
     """
     families: dict[str, Family] = {"clean": CLEAN}
     conditions: list[Condition] = CLEAN.conditions({})
@@ -118,7 +130,7 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
 
 
 def _with_axes(family: Family, axis: Any) -> Family:
-    """The family of a user's probe, drawn over the axes that its table names."""
+    """Return the family of a custom probe with the plot axes that its table specifies."""
     names = [axis] if isinstance(axis, str) else axis
     if not isinstance(names, list) or len(names) > 2 or not all(isinstance(parameter, str) for parameter in names):
         raise UsageError(f"probe {family.name}: axis must be a parameter, or a list of two for a map, not {axis!r}")
@@ -130,9 +142,12 @@ def _with_axes(family: Family, axis: Any) -> Family:
 
 
 def condition_in_words(row: Mapping[str, Any]) -> str:
-    """The condition of a row with probe, parameters, which SQL gives as JSON, and cycles, by which filters are named.
+    """Format the condition of a result row, for example `critical_band noise_sd=0.2, frequency=3`.
 
-    It is `noise_sd=0.2, frequency=3` behind the probe, or with cycles per image `lowpass below 22 cycles/image`.
+    If `cycles` is not null, filters and noise bands are formatted with it, for example `lowpass below 22 cycles/image`.
+
+    Args:
+        row: Row with the columns `probe`, `parameters` (JSON text, as returned by SQL) and `cycles`.
     """
     setting = setting_in_words(row["probe"], json.loads(row["parameters"] or "{}"), row["cycles"])
     return f"{row['probe'] or ''} {setting}".strip()

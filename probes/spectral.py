@@ -1,14 +1,19 @@
-"""Low-pass and high-pass filters with a square mask in the shifted spectrum, as separable matrix products.
+"""Apply ideal low-pass and high-pass filters with a square pass band.
 
-The published filter keeps (low-pass) or removes (high-pass) the block [-r, r) x [-r, r) of an n x n spectrum, takes the
-real part and clips to [0, 1]; r = int(c * n / 2) for a low-pass at cutoff c and int((1 - c) * n / 2) for a high-pass.
-The block is one-sided: it holds frequency -r without +r. In the real orthonormal Fourier basis Q (constant, then a sine
-and a cosine for each frequency) an image is X = Q' x Q, and its low-pass is Q Z Q' where Z is X cut to the frequencies
-up to r, with the two edges at r weighted 1/2 and the 2 x 2 corner [[a, b], [c, d]] turned into
-[[a - d, b + c], [b + c, d - a]] / 4: what the missing +r leaves of the complex projection's real part.
+The published filters work on the shifted n x n spectrum. They keep (low-pass) or remove (high-pass) the block of
+frequencies [-r, r) x [-r, r), take the real part of the inverse transform and clip it to [0, 1]. The radius is r =
+int(c * n / 2) for a low-pass filter with cutoff c, and r = int((1 - c) * n / 2) for a high-pass filter.
 
-A high-pass is what the low-pass of the same radius leaves, so both cost one inverse; all cutoffs share the forward
-transform. Source: Gavrikov and Keuper 2024, after Wang et al. 2020 ("High-frequency component helps explain …").
+This implementation computes the same result with real matrix products. Let Q be the real orthonormal Fourier basis: a
+constant, then a sine and a cosine for each frequency. An image x has the spectrum X = Q' x Q, and its low-pass filtered
+version is Q Z Q'. Z is X limited to the frequencies up to r, with a correction because the published block contains the
+frequency -r but not +r. Taking the real part of the result halves the two edges of Z at frequency r, and turns its 2 x
+2 corner [[a, b], [c, d]] into [[a - d, b + c], [b + c, d - a]] / 4.
+
+A high-pass filtered image is the image minus its low-pass filtered version of the same radius, so both need only one
+inverse transform. All cutoffs share the forward transform.
+
+Source: Gavrikov and Keuper 2024, after Wang et al. 2020 ("High-frequency component helps explain …").
 """
 
 from __future__ import annotations
@@ -26,22 +31,25 @@ from .arrays import Array, chunks, constants, launch, unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
 
 PARITIES = tuple(product(range(2), repeat=2))
-"""Rows of even and of odd frequencies (or the top and the bottom), by columns of these."""
+"""All pairs of 0 and 1: even or odd row frequency and even or odd column frequency. Also used for the rows and columns
+of 2 x 2 blocks."""
 
 
 def radius(condition: Condition, size: int) -> int:
-    """Half the side of the block, in cycles per image."""
+    """Return half the side length of the filter's block, in cycles/image."""
     cutoff = float(condition["cutoff"])
     return int((cutoff if condition.probe == "lowpass" else 1 - cutoff) * (size // 2))
 
 
 @cache
 def fourier_bases(xp: ModuleType, size: int) -> tuple[Array, Array]:
-    """The first size / 2 rows of Q as two matrices in float32, the columns of even and those of odd frequencies.
+    """Return the first size / 2 rows of Q as two float32 matrices: the columns of even and of odd frequencies.
 
-    1, sin, cos, sin, cos … of frequency 0, 2, 2, 4, 4 …; and sin, cos … of 1, 1, 3, 3 …. In the other rows, half a
-    period on, even frequencies repeat and odd ones change sign. `size` is even, and its last frequency,
-    size / 2, is left out: only the whole image has it.
+    The columns of the first matrix are 1, sin, cos, sin, cos … of the frequencies 0, 2, 2, 4, 4 …. Those of the second
+    are sin, cos … of the frequencies 1, 1, 3, 3 …. The remaining rows of Q need not be stored: half a period further
+    on, waves of even frequency repeat and waves of odd frequency change sign.
+
+    `size` must be even. The Nyquist frequency size / 2 is omitted, because only the unfiltered image contains it.
     """
     half = size // 2
     position = np.arange(half)[:, None]
@@ -53,9 +61,13 @@ def fourier_bases(xp: ModuleType, size: int) -> tuple[Array, Array]:
 
 
 def spectrum(xp: ModuleType, images: Array) -> Array:
-    """X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images; the even frequencies come first."""
+    """Return the spectrum X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images.
+
+    Even frequencies come first.
+    """
     even, odd = fourier_bases(xp, images.shape[-1])
     half = images.shape[-1] // 2
+    # Adding and subtracting the two halves first (as an FFT does) halves the cost of each product.
     left_half, right_half = images[..., :half], images[..., half:]
     rows = xp.concatenate([(left_half + right_half) @ even, (left_half - right_half) @ odd], axis=-1)
     top_half, bottom_half = rows[..., :half, :], rows[..., half:, :]
@@ -63,7 +75,14 @@ def spectrum(xp: ModuleType, images: Array) -> Array:
 
 
 def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
-    """The low-pass of radius r in [0, n / 2] of (..., n, n) float32 images and their spectrum, before the clip."""
+    """Return low-pass filtered images, without clipping.
+
+    Args:
+        xp: Array module.
+        images: (..., n, n) float32 images.
+        transformed: Their spectrum, as returned by `spectrum`.
+        r: Radius of the filter, 0 to n / 2. 0 returns zeros, and n / 2 returns `images` itself.
+    """
     size = images.shape[-1]
     if r == 0:
         return xp.zeros_like(images)
@@ -86,12 +105,12 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
 
 
 def _count_rows(r: int) -> tuple[int, int]:
-    """How many rows of a spectrum up to frequency r are of even frequencies, and how many of odd ones."""
+    """Return the number of spectrum rows up to frequency r, separately for even and odd frequencies."""
     return 1 + r // 2 * 2, (r + 1) // 2 * 2
 
 
 def _cut(transformed: Array, r: int, inner: Array) -> None:
-    """Fill `inner` with the spectrum up to frequency r, whose edges are weighed as the one-sided block does."""
+    """Fill `inner` with the spectrum up to frequency r, including the correction for the one-sided block."""
     evens, _ = _count_rows(r)
     parts, first = (slice(evens), slice(evens, None)), (0, _count_rows(transformed.shape[-1] // 2)[0])
     for row, column in PARITIES:
@@ -103,6 +122,7 @@ def _cut(transformed: Array, r: int, inner: Array) -> None:
             block[..., -2:, :] *= 0.5
         if column == r % 2:
             block[..., -2:] *= 0.5
+    # The corner has been halved twice by now, which is the factor 1/4 of the formula.
     corner = inner[..., parts[r % 2], parts[r % 2]][..., -2:, -2:]
     a, b, c, d = (corner[..., row, column].copy() for row, column in PARITIES)
     corner[..., 0, 0], corner[..., 0, 1] = a - d, b + c
@@ -110,11 +130,11 @@ def _cut(transformed: Array, r: int, inner: Array) -> None:
 
 
 Fill = Callable[[int, Sequence[tuple[Condition, Array]]], None]
-"""Fills the output of each condition, all of one radius and of different probes, with what it makes of the images."""
+"""Write the filtered images of one radius to the buffers of its conditions. Each probe may occur once."""
 
 
 def filters_in_arrays(xp: ModuleType, pixels: Array) -> Fill:
-    """The filters of (n, 3, size, size) uint8 images, whose transform is taken here."""
+    """Compute the spectrum of (n, 3, size, size) uint8 images and return a function that filters them."""
     count, size = len(pixels), pixels.shape[-1]
     images = unit_range(xp, pixels)
     transformed = xp.empty((count, 3, size - 1, size - 1), dtype=xp.float32)
@@ -134,15 +154,19 @@ def filters_in_arrays(xp: ModuleType, pixels: Array) -> Fill:
 
 @cache
 def _waves(xp: ModuleType, size: int) -> tuple[Array, ...]:
-    """The bases' columns as rows: the first of them are contiguous, and CuPy copies what is not before a product."""
+    """Return the transposed bases as contiguous arrays.
+
+    Only a slice of leading rows is needed for a radius, and slices of rows stay contiguous. CuPy copies operands that
+    are not contiguous before a product.
+    """
     return constants(xp, [np.ascontiguousarray(basis.T) for basis in fourier_bases(np, size)])
 
 
 def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
-    """`filters_in_arrays` on a GPU, with kernels in front of the products and behind them.
+    """Compute the same as `filters_in_arrays` on a GPU, with custom kernels before and after the matrix products.
 
-    Quarters of images, and blocks of spectra of even or odd frequencies, are (rows, channels of all images, columns):
-    so a product from either side is one of two matrices.
+    Quarters of images, and blocks of the spectrum with even or odd frequencies, are stored as (rows, channels of all
+    images, columns). A product with a matrix from the left or from the right is then a single large matrix product.
     """
     half, channels = pixels.shape[-1] // 2, 3 * len(pixels)
     waves = _waves(xp, 2 * half)
@@ -163,7 +187,7 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
         counts, quarters = _count_rows(r), []
         for (row, column), block in zip(PARITIES, blocks, strict=True):
             height, width = counts[row], counts[column]
-            # Rows and columns from here on are those of frequency r itself.
+            # Index of the first row and column of frequency r, to which the correction for the one-sided block applies.
             edges = [count - 2 if parity == r % 2 else count for count, parity in ((height, row), (width, column))]
             cut = xp.empty((height, channels, width), dtype=xp.float32)
             launch("cut_block", (height * width, channels), cut, block[:height], *cut.shape, block.shape[-1], *edges)
@@ -176,14 +200,14 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
 
 
 def _times(row_matrix: Array, block: Array, column_matrix: Array) -> Array:
-    """(rows, channels, columns) multiplied by a matrix from either side."""
+    """Multiply a (rows, channels, columns) array by one matrix from the left and another from the right."""
     rows, channels, columns = block.shape
     product = (row_matrix @ block.reshape(rows, -1)).reshape(-1, columns) @ column_matrix
     return product.reshape(len(row_matrix), channels, -1)
 
 
 def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """Yields the conditions by radius, a low-pass and the high-pass of the same radius together."""
+    """Yield the conditions ordered by radius. A low-pass and a high-pass filter of the same radius are consecutive."""
     size = batch.pixels.shape[-1]
     fill = (filters_in_arrays if xp is np else filters_in_kernels)(xp, batch.pixels)
     for r, members in groupby(sorted(conditions, key=lambda c: radius(c, size)), key=lambda c: radius(c, size)):
@@ -194,7 +218,11 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 
 def _pairs(members: Sequence[Condition]) -> Iterator[list[Condition]]:
-    """One of each probe at a time: cutoffs so close that they share a radius must not hold a buffer each."""
+    """Split the conditions of one radius into groups with at most one low-pass and one high-pass filter.
+
+    Close cutoffs can have the same radius. Without this split, they would exceed the number of buffers that a family
+    may hold (see `family.Buffer`).
+    """
     probes = ([condition for condition in members if condition.probe == name] for name in ("lowpass", "highpass"))
     return ([condition for condition in pair if condition] for pair in zip_longest(*probes))
 
