@@ -15,16 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ...core.log import log
 from ...core.untrusted import printable
 from .table_layout import NUMBER, cell_text, fill, join_intervals, lay_out
-
-if TYPE_CHECKING:
-    pass
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table: column -> value."""
