@@ -19,11 +19,9 @@ from ...core.errors import plural, quoted
 from ...core.protocol import CUES
 from ..database.store import Store
 from ..database.study_versions import read_conditions, with_facts
-from ..metrics.base import REMEDIES, UNLABELLED_REMEDIES, State
+from ..metrics.base import REMEDIES, UNLABELLED_REMEDIES, Measure, State, Words
 from ..metrics.compute import has_values
-from ..metrics.registry import GRID_MEASURES, MEASURES, title_of, without_replaced
-from ..metrics.slices import ACCURACY as SLICE
-from ..metrics.slices import LOSS, WORST_SLICE
+from ..metrics.registry import CONDITION_MEASURES, GRID_MEASURES, MEASURES, title_of, without_replaced
 from ..statistics import ALPHA, Z
 from .cell_pairs import DIFFERS, Run, compare_cells, two_of
 from .metric_pairs import METRIC_KEYS, OTHER_IMAGES, compare_measures
@@ -32,16 +30,22 @@ STATE_WORDS = {
     measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict
 }
 """Measure -> what a model does in each state."""
-CHANGES = {
-    "clean": ("is", "accurate without perturbation"),
-    "accuracy": ("is", "accurate"),
-    "agreement": ("agrees", "with its clean predictions"),
-} | {measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change}
-"""Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
-AGREEMENT_CHANGES = CHANGES | {
-    measure.name: measure.display.words.agreement for measure in GRID_MEASURES if measure.display.words.agreement
+CLEAN = "clean {}"
+"""The measure of a row of clean images, by the name of their main accuracy."""
+MAIN: Sequence[Measure[Any]] = [measure for measure in CONDITION_MEASURES if measure.display.primary]
+COMPARED: Sequence[Measure[Any]] = [measure for measure in (*MAIN, *GRID_MEASURES) if measure.display.words.change]
+WORDS = {
+    CLEAN.format(measure.name): Words(change=measure.display.words.clean_change)
+    for measure in MAIN
+    if measure.display.words.clean_change
+} | {measure.name: measure.display.words for measure in COMPARED}
+"""Measure -> the words of sentences on two runs, in their order."""
+CHOICES = [measure.name for measure in MEASURES.values() if measure.display.words.is_choice]
+"""Measures that are the number of one of several parts."""
+WORST_PARTS = {
+    measure.name: measure.display.words.worst_part for measure in MEASURES.values() if measure.display.words.worst_part
 }
-"""The same where images have no labels."""
+"""Measure -> what a model does that loses on a part of it."""
 NAMED_MEASURES = 3
 """Measures that differ, beside accuracies and biases, which have a clause each; more are counted."""
 NAMED_MODELS = 5
@@ -278,20 +282,21 @@ def differences_in_words(
     reference = pl.struct("setting", "difference", "low", "high").filter(is_reference).first().over(keys)
     has_reference = ~is_reference & (is_reference.sum().over(keys) == 1)
     tested_cells = tested_cells.with_columns(
-        metric=pl.when(is_clean).then(pl.lit("clean")).otherwise("noun"),
+        metric=pl.when(is_clean).then(pl.format(CLEAN, "noun")).otherwise("noun"),
         reference=pl.when(has_reference).then(reference),
     )
     metrics = without_replaced(metrics).with_columns(where=place)
     biases = _without_unlike(metrics.filter(COMPARABLE).with_columns(differs=(LOW > 0) | (HIGH < 0)))
-    others = _beyond_chance(metrics.filter(~pl.col("metric").is_in([*CHANGES])), conditions)
+    others = _beyond_chance(metrics.filter(~pl.col("metric").is_in([*WORDS])), conditions)
     cases = pl.concat([tested_cells, biases], how="diagonal")
     changes = [
-        words
-        for name in CHANGES
-        for change, rows in ((CHANGES[name], ~agrees), (AGREEMENT_CHANGES[name], agrees))
-        for words in _changes_in_words(name, change, cases.filter(rows, metric=name))
+        clause
+        for name, words in WORDS.items()
+        for change, rows in ((words.change, ~agrees), (words.agreement or words.change, agrees))
+        if change
+        for clause in _changes_in_words(change, words.cases, cases.filter(rows, metric=name))
     ]
-    if changes := [*changes, *_worst_slice_in_words(others)]:
+    if changes := [*changes, *_worst_parts_in_words(others)]:
         subject, names = name_b, cases["checkpoint"].unique()
         if len(names) == 1 and b.column != "checkpoint":
             subject = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
@@ -301,7 +306,7 @@ def differences_in_words(
     detectable, noun = _detectable_in_words(tested_cells), " or ".join(tested_cells["noun"].unique().sort())
     by_cell = ", by cell," if " to " in detectable else ""
     could_not = f"one smaller than {detectable}{by_cell} could not have been" if detectable else "none could have been"
-    unmoved = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))
+    unmoved = biases.filter(pl.col("metric").is_in([*WORDS]), ~pl.col("differs"))
     titles = [
         f"{title_of(str(metric))} ({_detectable_in_words(rows)})"
         for (metric,), rows in unmoved.group_by("metric", maintain_order=True)
@@ -354,7 +359,7 @@ def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
 
     The worst slice and the largest loss are left out, whose slices are there themselves.
     """
-    rows, is_choice = pl.concat(frames, how="diagonal"), pl.col("metric").str.contains(f"^({WORST_SLICE}|{LOSS})")
+    rows, is_choice = pl.concat(frames, how="diagonal"), pl.col("metric").str.contains(f"^({'|'.join(CHOICES)})")
     rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~is_choice)
     widening = scipy.special.ndtri(1 - ALPHA / (2 * max(1, len(rows)))) / Z
     nearest = pl.when(DIFFERENCE > 0).then(LOW).otherwise(HIGH)
@@ -385,12 +390,12 @@ def value_in_words(value: float | None, state: str | None) -> float | str | None
     return value if value is None or state not in CENSORED else f"{'<>'[CENSORED.index(State(state))]}{value:g}"
 
 
-def _changes_in_words(metric: str, change: tuple[str, str], cases: pl.DataFrame) -> Iterator[str]:
+def _changes_in_words(change: tuple[str, str], noun: str, cases: pl.DataFrame) -> Iterator[str]:
     """The changes in words, none where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
     Of several cases that differ to one side the largest difference is told, and the side with the larger one first.
     """
-    (verb, complement), noun = change, "perturbed cells" if metric in ("accuracy", "agreement") else "cases"
+    verb, complement = change
     rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
     for (loses,), side in rows.group_by(DIFFERENCE < 0, maintain_order=True):
         words = f"{verb} {'less' if loses else 'more'} {complement}"
@@ -408,11 +413,13 @@ def _largest_in_words(rows: pl.DataFrame) -> str:
     return f"{difference_in_words(row)}{row['where']}{beside}"
 
 
-def _worst_slice_in_words(differences: pl.DataFrame) -> Iterator[str]:
-    """The slice of the images on which B loses most, and where; none where it loses on none beyond chance."""
-    rows = differences.filter(pl.col("metric").str.starts_with(f"{SLICE}_"), DIFFERENCE < 0)
-    for name in rows["metric"].head(1):
-        yield f"loses most on {name.removeprefix(f'{SLICE}_')}: {_largest_in_words(rows)}"
+def _worst_parts_in_words(differences: pl.DataFrame) -> Iterator[str]:
+    """The part of a measure, such as a slice of the images, on which B loses most, and where; none without a loss."""
+    for measure, template in WORST_PARTS.items():
+        prefix = f"{measure}_"
+        rows = differences.filter(pl.col("metric").str.starts_with(prefix), DIFFERENCE < 0)
+        for name in rows["metric"].head(1):
+            yield f"{template.format(part=name.removeprefix(prefix))}: {_largest_in_words(rows)}"
 
 
 def _others_in_words(differences: pl.DataFrame) -> str:

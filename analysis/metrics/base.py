@@ -256,6 +256,15 @@ class Words:
     """The lowest value that can be tested; a number that is censored below it stays so."""
     agreement: tuple[str, str] | None = None
     """`change` where images have no labels, and answers may be kept that never were right."""
+    clean_change: tuple[str, str] | None = None
+    """`change` of a measure of single conditions on the images without perturbation, which have a clause of their own.
+    """
+    cases: str = "cases"
+    """The noun for what is counted where a sentence is about several differences."""
+    worst_part: str = ""
+    """What a model does that loses on a part of the measure, in words with {part}; only the largest loss is named."""
+    is_choice: bool = False
+    """Whether it is the number of one of several parts, which sentences name themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..statistics import LEVEL, Mask
 from ..statistics.proportions import Share, difference_interval, share_interval, share_of
-from .base import Display, Ends, Estimate, ImageValues, Measure, State, estimate_of, nothing, paired_intervals
+from .base import Display, Ends, Estimate, ImageValues, Measure, State, Words, estimate_of, nothing, paired_intervals
 from .predictions import CellOutcomes
 
 ACCURACY, WORST_SLICE, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
@@ -130,15 +130,15 @@ MEASURES = (
     *(
         Measure(
             name,
-            Display(title, folded=False),
+            Display(title, folded=False, words=words),
             applies=lambda available: available.labelled and available.sliced,
             estimates=slice_estimates,
             differences=slice_differences,
         )
-        for name, title in (
-            (ACCURACY, "accuracy on a slice"),
-            (WORST_SLICE, "accuracy on the worst slice"),
-            (LOSS, "largest loss of a slice"),
+        for name, title, words in (
+            (ACCURACY, "accuracy on a slice", Words(worst_part="loses most on {part}")),
+            (WORST_SLICE, "accuracy on the worst slice", Words(is_choice=True)),
+            (LOSS, "largest loss of a slice", Words(is_choice=True)),
         )
     ),
     Measure(

@@ -20,7 +20,7 @@ import numpy as np
 
 from ....core.records import UNKNOWN_RANK
 from ...statistics import Ints, Mask
-from ..base import Available, Display, Estimate, ImageValues, Measure, State, has_labels
+from ..base import Available, Display, Estimate, ImageValues, Measure, State, Words, has_labels
 from ..predictions import CellOutcomes, Decisions, ImageTruth
 
 
@@ -76,15 +76,19 @@ def _measure(
     title: str,
     applies: Callable[[Available], bool],
     values: Callable[[CellOutcomes], ImageValues | None],
-    primary: bool = False,
+    words: Words | None = None,
 ) -> Measure[CellOutcomes]:
-    display = Display(title, sense=1, primary=primary)
+    """A measure of single conditions; the main accuracy of a cell has words for its changes."""
+    display = Display(title, sense=1, primary=words is not None, words=words or Words())
     return Measure(name, display, applies=applies, values=values)
 
 
+CELLS = "perturbed cells"
+ACCURACY_WORDS = Words(change=("is", "accurate"), clean_change=("is", "accurate without perturbation"), cases=CELLS)
+AGREEMENT_WORDS = Words(change=("agrees", "with its clean predictions"), cases=CELLS)
 MEASURES = (
-    _measure("accuracy", "accuracy", has_labels, _right_values, primary=True),
-    _measure("agreement", "agreement", lambda available: not available.labelled, _agreement_values, primary=True),
+    _measure("accuracy", "accuracy", has_labels, _right_values, ACCURACY_WORDS),
+    _measure("agreement", "agreement", lambda available: not available.labelled, _agreement_values, AGREEMENT_WORDS),
     _measure("accuracy_real", "accuracy by ReaL", _listed_by_real, _real_values),
 )
 RANK_MEASURES = (
