@@ -262,7 +262,7 @@ class Words:
     cases: str = "cases"
     """The noun for what is counted where a sentence is about several differences."""
     worst_part: str = ""
-    """What a model does that loses on a part of the measure, in words with {part}; only the largest loss is named."""
+    """The clause on the part on which a model loses most, with {part} for its name; empty if parts have no clause."""
     is_choice: bool = False
     """Whether it is the number of one of several parts, which sentences name themselves."""
 

@@ -17,11 +17,12 @@ from ...core.log import log
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Crop, Model
 from ...core.untrusted import parse_json, read_text
+from ...export.export import TIMM, ExportOptions, channels_of, export, is_of_timm
 from ...export.model_files import ENDINGS, load_model, model_names, normalization_name
 from ...export.weights.study_checkpoints import checkpoints
 from ...probes.images.storage import ABOUT
 from .export import name_sources, read_normalization
-from .models import TIMM, channels_of, export_function, export_model, is_of_timm
+from .models import export_function
 from .parameters import Layout
 
 if TYPE_CHECKING:
@@ -103,15 +104,15 @@ def take_model(
             f"{title} does not say how its images are normalized; give --normalization imagenet, none, or MEAN:STD"
         )
     _refuse_other_model(models, title, out)
-    return export_model(
-        model,
+    options = ExportOptions(
+        out or models,
         title,
         architecture=architecture,
         mean=channels and channels[0],
         std=channels and channels[1],
         image_size=image_size,
-        out=out or models,
     )
+    return export(model, options)
 
 
 def _named_model(word: str, models: Path, has_options: bool) -> Model:
@@ -125,7 +126,7 @@ def _named_model(word: str, models: Path, has_options: bool) -> Model:
         raise UsageError(f"{word} has its own name and normalization; leave out --name and --normalization")
     if name in model_names(models):
         return load_model(models, name)
-    return export_model(word, out=models) if is_published else load_model(None, word)
+    return export(word, ExportOptions(models)) if is_published else load_model(None, word)
 
 
 def _refuse_other_model(models: Path, name: str, out: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...export.assembly import HeadRequest
+    from ...export.export import ExportOptions
     from ...export.heads.recipes import PromptHead, TrainedHead, TrainingImages
     from ...export.model_files import OnnxFile
     from ...export.onnx.precisions import Calibration
@@ -95,6 +96,22 @@ class MultiLabel:
 
     source: str | PathLike[str] | nn.Module
     """The network, as `bandlens.export_model` takes it."""
+
+
+def add_outputs(
+    source: str | PathLike[str] | nn.Module | Backbone | MultiLabel, options: ExportOptions
+) -> tuple[str | PathLike[str] | nn.Module, ExportOptions]:
+    """The network of a source, and the options with what makes a classifier of it; what `export` takes.
+
+    UsageError for a head of no classes, and for options that a head has itself.
+    """
+    if isinstance(source, MultiLabel):
+        return source.source, replace(options, multilabel=True)
+    if not isinstance(source, Backbone):
+        return source, options
+    if (options.outputs, options.class_names) != (None, None):
+        raise UsageError("outputs and class_names are for a network without a head, which has its own; leave it out")
+    return source.source, replace(options, head=source.request())
 
 
 @dataclass(frozen=True)

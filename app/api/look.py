@@ -22,10 +22,10 @@ from ...core.files import write_bytes
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import CLASSES, SIZE
 from ...core.records import PUBLISHED_CROP, Model, enlarged_in_words
+from ...export.export import is_of_timm
 from ...export.model_files import FUNCTION, NORMALIZATIONS, normalization_option, update_description
 from .coerce import DATABASE, MADE_BY, UnknownNormalization, crop_of, set_of, side_of, take_images, take_model
 from .export import read_normalization
-from .models import is_of_timm
 from .parameters import File, Layout
 from .studies import run
 

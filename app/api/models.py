@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ...core.errors import CheckpointError, UsageError
-from ...core.extras import naming_extras
 from ...core.jobs import Progress, silent
 from ...core.protocol import SIZE
-from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoints, select
-from .export import Backbone, MultiLabel, attempt
+from ...export.export import ExportOptions, export
+from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, select
+from .export import Backbone, MultiLabel, add_outputs, attempt
 from .parameters import File, Layout, PackedSet, listed, path_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ...core.records import Model
-    from ...export.model_files import Channels
     from .spectrum import Spectrum
 
 
@@ -87,10 +85,6 @@ def fetch_weights(names: Checkpoints) -> Iterator[Path]:
     return fetch_each()
 
 
-TIMM = "timm:"
-"""The beginning of a word that stands for a pretrained model of timm."""
-
-
 def export_model(
     source: File | nn.Module | Backbone | MultiLabel,
     name: str | None = None,
@@ -125,59 +119,18 @@ def export_model(
 
     Raises CheckpointError, ExportError, UnknownName, UsageError.
     """
-    if isinstance(source, Backbone) and (outputs, class_names) != (None, None):
-        raise UsageError("outputs and class_names are for a network without a head, which has its own; leave it out")
-    head = source.request() if isinstance(source, Backbone) else None
-    multilabel = isinstance(source, MultiLabel)
-    if isinstance(source, (Backbone, MultiLabel)):
-        source = source.source
-    if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
-        _check_file(Path(source), architecture, reading)
-    channels = None if mean is None or std is None else (channels_of("mean", mean), channels_of("std", std))
-    is_published = name is None and any(source == published.name for published in checkpoints())
-    is_file = isinstance(source, (str, PathLike)) and Path(source).is_file() and not is_published
-    from ...export.assembly import PLAIN, import_onnx
-    from ...export.onnx.outputs import Outputs
-
-    if not is_file or architecture is not None:
-        with naming_extras("an export of anything but an ONNX file"):
-            from ...export import pipeline
-    folder, size = folder_of_models(out), image_size or SIZE
-    request = head or Outputs(multilabel, outputs is not None, class_names)
-    # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
-    if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
-        if architecture is not None or (mean is None) != (std is None):
-            raise UsageError(
-                f"{source} is a folder, whose config.json names the architecture; leave that out, and give mean and "
-                "std both or neither"
-            )
-        return pipeline.export_classifier(Path(source), name, channels, folder, image_size=image_size, request=request)[
-            0
-        ]
-    if isinstance(source, str) and architecture is None and not is_file:
-        if (name, mean, std) != (None, None, None):
-            raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
-        if request != PLAIN and (head is None or not source.startswith(TIMM)):
-            raise UsageError(f"{source} is no file of weights, and a published checkpoint has classes of its own")
-        if not source.startswith(TIMM):
-            return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
-        if image_size is not None:
-            raise UsageError(f"{source} takes images of its own size; leave out image_size")
-        return pipeline.export_pretrained(source.removeprefix(TIMM), folder, request=head)[0]
-    knows_images = (mean, std) == (None, None) and is_of_timm(source)
-    if name is not None and (channels or knows_images) and not isinstance(source, (str, PathLike)):
-        return pipeline.export_network(source, name, channels, folder, image_size=image_size, request=request)[0]
-    if name is None or channels is None or not isinstance(source, (str, PathLike)):
-        raise UsageError(
-            f"give {name or 'the model a name, and'} the mean and std of each channel that the network is used to, on "
-            "the command line --normalization imagenet, none, or MEAN:STD"
-        )
-    file = Path(source)
-    if architecture is None:
-        return import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
-    return pipeline.export_user_checkpoint(
-        file, name, architecture, channels, folder, image_size=size, reading=reading, request=request
-    )[0]
+    options = ExportOptions(
+        folder_of_models(out),
+        name,
+        architecture=architecture,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        outputs=outputs,
+        class_names=class_names,
+        reading=reading,
+    )
+    return export(*add_outputs(source, options))
 
 
 def export_function(
@@ -210,36 +163,6 @@ def export_function(
     from ...export import functions
 
     return functions.export_function(function, name, version, folder_of_models(out), layout, image_size)
-
-
-def is_of_timm(network: Any) -> bool:
-    """Whether a network in memory has timm's configuration, which says how its images are made."""
-    return "mean" in (getattr(network, "pretrained_cfg", None) or {})
-
-
-def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
-    """UsageError for a file that is not there, or with too much or too little beside it, before torch is loaded."""
-    if not file.exists():
-        raise UsageError(f"no file at {file}; check the path")
-    if file.suffix != ".onnx" and architecture is None and not file.is_dir():
-        raise UsageError(f"{file}: give weights with their --architecture and --normalization")
-    if file.suffix == ".onnx" and (architecture, reading) != (None, OWN_WEIGHTS):
-        raise UsageError(f"{file} is the whole network; leave out weights, --architecture and what is about them")
-
-
-def channels_of(name: str, numbers: Sequence[float] | float) -> Channels:
-    try:
-        channels = [float(numbers)] if isinstance(numbers, (int, float)) else list(map(float, numbers))
-    except (TypeError, ValueError):  # words, or tables of numbers
-        channels = []
-    in_range = all(0 <= number <= 1 for number in channels) and (name == "mean" or 0 not in channels)  # nan is not
-    if len(channels) not in (1, 3) or not in_range:
-        raise UsageError(
-            f"{name} must be three numbers, one a channel, or one number for all, of images in [0, 1], and std above "
-            f"0, not {numbers}; divide those of images to 255, as in 123.68/255"
-        )
-    red, green, blue = channels * (3 // len(channels))
-    return red, green, blue
 
 
 def describe_model(name: str, out: File | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,10 +14,21 @@ import typer
 from ....core.errors import BandlensError, ExportError, UnknownName, UsageError
 from ....core.log import log
 from ....export.class_names import read_class_names
+from ....export.export import TIMM, ExportOptions, export
 from ....export.model_files import categorize_model, check_name, load_model, model_names
 from ....export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ...api import models
-from ...api.export import Backbone, Exports, Lowering, attempt, lower, name_sources, read_head, read_normalization
+from ...api.export import (
+    Backbone,
+    Exports,
+    Lowering,
+    add_outputs,
+    attempt,
+    lower,
+    name_sources,
+    read_head,
+    read_normalization,
+)
 from ...api.parameters import File
 from ..command_factory import command
 from ..console import progress
@@ -110,43 +122,44 @@ def export_words(
         if with_head is None and word in exported and not (word in published and "fp32" in lowering.precisions):
             return load_model(folder, word)
         source = word if with_head is None else with_head(word)
-        return models.export_model(source, image_size=image_size, reading=reading, out=out)
+        return export(*add_outputs(source, ExportOptions(folder, image_size=image_size, reading=reading)))
 
     exported = model_names(folder)
     names, files = _read_words(sources, folder, published, exported, weights=architecture is not None)
     exports: Exports = {name: partial(export_name, name) for name in names}
-    file_options = {
+    options_of_files = {
         "--name": name,
         "--architecture": architecture,
         "--normalization": normalization,
         "--weights": weights,
         "--outputs": outputs,
     }
-    for option, value in file_options.items():
+    for option, value in options_of_files.items():
         if value is not None and not files:
             raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
     own_sources = name_sources(files, name)
     if own_sources:
         check_name(category, "category")
-        channels = None if normalization is None else read_normalization(normalization)
+        mean, std = (None, None) if normalization is None else read_normalization(normalization)
+        file_options = ExportOptions(
+            folder,
+            architecture=architecture,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            outputs=outputs,
+            reading=reading,
+        )
 
         def export_file(source: Path, model_name: str) -> Model:
             earlier = None
             with suppress(BandlensError):  # there is none, or one that is damaged
                 earlier = load_model(folder, model_name)
             network = source if with_head is None else with_head(source)
-            model = models.export_model(
-                network,
-                model_name,
-                architecture=architecture,
-                mean=channels and channels[0],
-                std=channels and channels[1],
-                image_size=image_size,
-                outputs=outputs,
-                class_names=None if isinstance(network, Backbone) else class_names,
-                reading=reading,
-                out=out,
+            options = replace(
+                file_options, name=model_name, class_names=None if isinstance(network, Backbone) else class_names
             )
+            model = export(*add_outputs(network, options))
             if earlier is not None and earlier.sha256 != model.sha256:
                 log.warning(f"bandlens: warning: {model_name} replaces the model of {earlier.source} in {folder}")
             model = categorize_model(model, category)
@@ -173,7 +186,7 @@ def _read_words(
         path = Path(word)
         if word == "all" or word.startswith(CATEGORY) or word in published:
             names += [checkpoint.name for checkpoint in select([word])]
-        elif word.startswith(models.TIMM) or (word in exported and not path.exists() and path.suffix != ".onnx"):
+        elif word.startswith(TIMM) or (word in exported and not path.exists() and path.suffix != ".onnx"):
             names.append(word)
         elif path.exists() or path.suffix == ".onnx" or weights:
             files.append(path)
