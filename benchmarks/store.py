@@ -43,12 +43,12 @@ COMPARED = 12
 """Ranges that are stored a second time, by a bare INSERT."""
 
 
-def images(count: int) -> LabelledFiles:
-    """An image set as the database knows it, labelled at random."""
+def images(count: int, cluster_size: int = 1) -> LabelledFiles:
+    """An image set as the database knows it, labelled at random, with so many images in each cluster."""
     info = ImageSetInfo("synthetic", "synthetic", digest_of("synthetic", count), count, 224, "none", True)
     labels = np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32)
     paths = [f"{label:03}/{k:08}.JPEG" for k, label in enumerate(labels)]
-    return LabelledFiles(info, paths, labels, np.arange(count, dtype=np.int32), {})
+    return LabelledFiles(info, paths, labels, np.arange(count, dtype=np.int32) // cluster_size, {})
 
 
 def all_cells(info: ImageSetInfo, checkpoints: int, engine: str = "onnxruntime") -> list[list[Cell]]:
@@ -168,10 +168,15 @@ def opening(path: Path) -> None:
 
 def main() -> None:
     options = arguments(
-        __doc__, repeats=9, quick=1, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
+        __doc__,
+        repeats=9,
+        quick=1,
+        range=(2_500, "images in one transaction"),
+        checkpoints=(48, "with 52 cells each"),
+        cluster=(1, "images in a cluster"),
     )
     count, checkpoints = (5_000, 6) if options.quick else (50_000, options.checkpoints)
-    image_set = images(count)
+    image_set = images(count, options.cluster)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # DuckDB has a thread for each
     machine("duckdb", "numpy", "pyarrow", "polars")
     with folder(options.keep) as scratch:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 
 from ...core.protocol import LEAST_PROBABILITY, OCTAVE_PROBE, STIMULI, STIMULUS_PROBES, UNCOUNTED_CONDITIONS
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 LISTING_WORDS = frozenset({"show", "information_schema"})
 """Words of statements that list the names there are."""
 
@@ -82,6 +84,13 @@ def words_of(sql: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", code.decode(errors="replace").lower()))
 
 
+def _clustered_interval(correct: list[int], counts: list[int]) -> list[float]:
+    """`intervals.clustered_interval`, whose libraries take longer to import than most queries take."""
+    from .intervals import clustered_interval
+
+    return clustered_interval(correct, counts)
+
+
 class TemporaryViews:
     """The temporary views and macros of a connection.
 
@@ -98,7 +107,19 @@ class TemporaryViews:
         tables = schema_tables() if read_only else ()
         self._definitions = {name: f"CREATE TEMP VIEW {name} AS FROM {main}.{name}" for name in tables}
         self._definitions |= temporary_definitions()
+        # Connections to one file in one process share their functions, and one that outlives its connection would run
+        # code that is gone. So each connection has a function of its own, and its macro calls that.
+        self._function = f"clustered_interval_{uuid4().hex}"
+        connection.create_function(self._function, _clustered_interval, ["BIGINT[]", "BIGINT[]"], "DOUBLE[]")
+        self._definitions["clustered_interval"] = (
+            f"CREATE TEMP MACRO clustered_interval(correct, counts) AS {self._function}(correct, counts)"
+        )
         self.names = frozenset[str]()
+
+    def close(self) -> None:
+        """Remove the function of Python, before the connection is closed."""
+        with suppress(duckdb.Error):  # after an error in a transaction nothing can be removed
+            self._connection.remove_function(self._function)
 
     def make(self, sql: str) -> None:
         """Make what a statement names, and what that is made of."""

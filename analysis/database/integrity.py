@@ -1,10 +1,13 @@
-"""Whether the parts, predictions, sums, labels and images of a results database agree with each other."""
+"""Whether the parts, predictions, sums, intervals, labels and images of a results database agree with each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import polars as pl
+
 from ...core.records import SEVERAL
+from .intervals import SCHEMA as INTERVAL_SCHEMA
 from .store import Store
 
 MEMORY_LIMIT = "512MB"
@@ -82,6 +85,17 @@ JOIN label ON label.image_set = known_cell.image_set AND label.image_index = pre
     AND own_scheme(label.scheme)
 GROUP BY ALL ORDER BY name
 """  # noqa: S608 - made of constants
+STORED_INTERVALS = f"""
+SELECT stored.*, known_cell.name
+FROM (
+    SELECT id AS cell, NULL::VARCHAR AS scheme, ci_low, ci_high FROM cell WHERE complete OR ci_low IS NOT NULL
+    UNION ALL FROM label_interval
+) AS stored
+JOIN ({NAMED_CELLS}) AS known_cell ON known_cell.id = stored.cell
+ORDER BY cell, scheme
+"""  # noqa: S608 - made of constants
+INTERVAL_TOLERANCE = 1e-9
+"""The difference of two ends up to which they are one, computed by other versions of the libraries."""
 IMAGES = """
 SELECT name, image_set.count <> (SELECT count(*) FROM image WHERE image.image_set = image_set.id) AS wrong
 FROM image_set ORDER BY name
@@ -122,4 +136,26 @@ def check_database(store: Store) -> list[Check]:
     for name, (query, words) in OTHER_RULES.items():
         rows = store.frame(query).rows()
         checks.append(Check(name, len(rows), [words.format(*row) for row in rows if row[1]]))
-    return checks
+    return [*checks, _check_intervals(store)]
+
+
+def _check_intervals(store: Store) -> Check:
+    """Compare the stored intervals with those of the predictions."""
+    stored = store.frame(STORED_INTERVALS)
+    cells = store.frame("SELECT id FROM cell WHERE complete ORDER BY id")["id"].to_list()
+    computed = pl.concat([pl.DataFrame(schema=INTERVAL_SCHEMA), *store.read_intervals(cells)])
+    pairs = stored.join(
+        computed, on=["cell", "scheme"], how="full", nulls_equal=True, coalesce=True, maintain_order="left_right"
+    )
+    differs = [
+        ((pl.col(end) - pl.col(f"{end}_right")).abs() > INTERVAL_TOLERANCE).fill_null(
+            pl.col(end).is_null() != pl.col(f"{end}_right").is_null()
+        )
+        for end in ("ci_low", "ci_high")
+    ]
+    names = pairs.filter(pl.any_horizontal(differs)).select(pl.coalesce("name", pl.format("cell {}", "cell")), "scheme")
+    problems = [
+        f"{name} has an interval{f' by the labels {scheme}' if scheme else ''} that is not that of its predictions"
+        for name, scheme in names.rows()
+    ]
+    return Check("intervals", len(stored), problems)

@@ -32,6 +32,7 @@ from ...core.files import open_draft, put_beside, share_access
 from ...core.jobs import Progress, silent
 from ...core.records import PREDICTION_COLUMNS
 from ...core.untrusted import words_of
+from .catalogue import SCHEMA_VERSION
 from .integrity import check_database
 from .open import attached, open_store, read_schema_version, write_empty, write_migrated, write_tables
 from .store import SESSION
@@ -69,8 +70,8 @@ NAMED_BY_STUDIES = {
 sets (study_checkpoint, study_image_set), and one file of weights may lie in several places."""
 STATED_ONCE = ("checkpoint", "image_set", "condition", "cell")
 """Tables of IDENTITIES of which two databases must state the same in every other column."""
-UNFINISHED = ("complete", "error")
-"""Columns of cell that say how far each database has run it."""
+UNFINISHED = ("complete", "error", "ci_low", "ci_high")
+"""Columns of cell that depend on how far each database has run it."""
 NAMES = {
     "image_set": "(SELECT any_value(name) FROM merged.image_set AS named WHERE id = decidable.image_set)",
     "study": "(SELECT any_value(name || '@' || version) FROM merged.study AS named WHERE id = decidable.study)",
@@ -119,7 +120,7 @@ UNION ALL SELECT pair, new, origin, id, n FROM pair
 """A database with the most images of a cell beside each other one, and the images that both of them have."""
 CELLS = """
 INSERT INTO merged.cell BY NAME
-SELECT new_cell.* EXCLUDE (new, complete, error), new AS id, n = image_set.count AS complete,
+SELECT new_cell.* EXCLUDE (new, complete, error, ci_low, ci_high), new AS id, n = image_set.count AS complete,
        IF(n = image_set.count, NULL, errors.error) AS error
 FROM new_cell JOIN chosen USING (new) JOIN merged.image_set ON image_set.id = new_cell.image_set
 JOIN (SELECT key, min(error) AS error FROM all_cell GROUP BY key) AS errors ON errors.key = new_cell.key ORDER BY new
@@ -184,6 +185,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
             merged = _Merger(connection, paths, out, preference).fill(progress)
             connection.execute("DETACH merged")
         if merged.written:
+            _renew_intervals(draft)
             _verify(draft, out)
             share_access(draft, paths)
             put_beside(draft, out)
@@ -202,6 +204,8 @@ def _copy(path: Path, out: Path, draft: Path) -> Merged:
         _take_ids(connection, "SELECT last_value FROM duckdb_sequences() WHERE database_name = 'database0'")
         connection.execute("DETACH merged")
     write_migrated(draft, out, version)
+    if version != SCHEMA_VERSION:
+        _renew_intervals(draft)
     _verify(draft, out)
     with open_store(draft, read_only=True) as store:
         studies = store.frame("SELECT label FROM study_version JOIN study ON id = study_id ORDER BY name, version")
@@ -231,6 +235,12 @@ def new_file(out: Path) -> Iterator[Path]:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None
     except OSError as error:
         raise StoreError(f"cannot write {out}: {words_of(error)}; nothing was written") from error
+
+
+def _renew_intervals(draft: Path) -> None:
+    """Compute the intervals of complete cells, which depend on the predictions and clean cells that a database has."""
+    with open_store(draft) as store, store.transaction():
+        store.renew_intervals()
 
 
 def _verify(draft: Path, out: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from glob import escape as glob_escape
 from pathlib import Path
@@ -90,8 +90,9 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
     with _connected(path, path, read_only) as connection:
         with explained(path):
             views = TemporaryViews(connection, read_only)
-            check_tables(connection, path, views.file, exact=not read_only)
         try:
+            with explained(path):
+                check_tables(connection, path, views.file, exact=not read_only)
             yield Store(connection, path, views, read_only)
         except BaseException as error:
             if not isinstance(error, BandlensError):
@@ -102,6 +103,8 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
                     if connection.execute("SELECT sum(estimated_size) FROM duckdb_tables()").fetchall() == [(1,)]:
                         path.unlink()
             raise
+        finally:
+            views.close()
 
 
 def check_side_files(path: Path) -> None:
@@ -168,8 +171,11 @@ def read_schema_version(path: Path) -> int:
     Raises:
         StoreError: the file is not a database, is of another schema version, or lacks tables.
     """
-    with _connected(path, path, read_only=True) as connection, explained(path):
-        views = TemporaryViews(connection, read_only=True)
+    with (
+        _connected(path, path, read_only=True) as connection,
+        explained(path),
+        closing(TemporaryViews(connection, read_only=True)) as views,
+    ):
         return check_tables(connection, path, views.file, exact=False, migratable=True)
 
 

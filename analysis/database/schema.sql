@@ -130,9 +130,20 @@ CREATE TABLE cell (
     decision_space VARCHAR NOT NULL,
     seed BIGINT NOT NULL,
     complete BOOLEAN NOT NULL DEFAULT false,
-    error VARCHAR
+    error VARCHAR,
+    ci_low DOUBLE,
+    ci_high DOUBLE
 );
 COMMENT ON TABLE cell IS 'What is asked for, skipped or redone: a checkpoint, an image set, a condition';
+
+CREATE TABLE label_interval (
+    cell INTEGER NOT NULL,
+    scheme VARCHAR NOT NULL,
+    ci_low DOUBLE,
+    ci_high DOUBLE,
+    PRIMARY KEY (cell, scheme)
+);
+COMMENT ON TABLE label_interval IS 'Intervals of the accuracy of complete cells by label schemes other than the one that their predictions are ranked by';
 
 CREATE TABLE study_cell (study INTEGER NOT NULL, cell INTEGER NOT NULL);
 COMMENT ON TABLE study_cell IS 'The cells that a study consists of, reused ones too';
@@ -429,124 +440,29 @@ LEFT JOIN (
 ) AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
 COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
 
--- A list of one stands for a variable: what a macro is given is written out wherever it is named.
-CREATE MACRO student(freedom) AS
-    list_transform([1 / freedom], lambda r:
-        (((((((((((0.051011287 * r + -0.340711781) * r + 1.024283675) * r + -1.726135368) * r + 1.892064374) * r
-        + -1.043383249) * r + 0.833824003) * r + 0.715020944) * r + 1.589517498) * r + 2.555989273) * r + 2.822488655)
-        * r + 2.372271441) * r + 1.959963984)[1];
-COMMENT ON MACRO student IS 'The 97.5 % quantile of Student''s distribution with 1 or more degrees of freedom, to 2e-9: a polynomial in 1 / freedom';
-
-CREATE MACRO quantile_of(freedom) AS coalesce(student(freedom), 1.959963984540054);
-COMMENT ON MACRO quantile_of IS 'The quantile for the 95 % interval of a share with so many degrees of freedom: Student''s, or the normal one where they are NULL';
-
-CREATE MACRO independent_freedom(images) AS CASE WHEN images < 30 THEN greatest(1, images - 1) END;
-COMMENT ON MACRO independent_freedom IS 'Degrees of freedom of a share of independent images: NULL, which is the normal distribution, for 30 and more';
-
-CREATE MACRO lower_end(share, effective, unseen, quantile) AS
-    list_transform([quantile ** 2], lambda z:
-        least(share, 2 * share ** 2 / (2 * share + z / effective
-            + sqrt(greatest(0, (2 * share + z / effective) ** 2 - 4 * (1 + z / effective - z * unseen) * share ** 2)))))[1];
-COMMENT ON MACRO lower_end IS 'Lower end of the interval of a share, with a quantile for its level: Wilson''s of so many effective images where no cluster is unseen';
-
-CREATE MACRO freedom_of(error, share) AS
-    CASE WHEN error.most IS NOT NULL
-         THEN greatest(1, least(error.most, 2 * (error.second + error.unseen * share ** 2) ** 2 / error.fourth)) END;
-COMMENT ON MACRO freedom_of IS 'Degrees of freedom of the lower end of an interval near a share. Satterthwaite''s: clusters - 1, or fewer where few clusters make up the variance; NULL for the normal distribution';
-
--- Of both sides at once, since DuckDB plans the formula for longer than it computes it: number - 1 is 0 for the lower
--- end of the share itself, and 1 for the upper end, which the lower end of its other side leaves.
-CREATE MACRO share_ends(share, error) AS
-    list_transform([share, 1 - share], lambda side, number: abs(number - 1
-        - lower_end(side, error.effective, error.unseen, quantile_of(freedom_of(error,
-            lower_end(side, error.effective, error.unseen, quantile_of(freedom_of(error, 0))))))));
-COMMENT ON MACRO share_ends IS 'Lower and upper end of the 95 % interval of a share with an independent_error or a clustered_error';
-
-CREATE MACRO share_low(share, error) AS share_ends(share, error)[1];
-COMMENT ON MACRO share_low IS 'Lower end of the 95 % interval of a share, see share_ends';
-
-CREATE MACRO share_high(share, error) AS share_ends(share, error)[2];
-COMMENT ON MACRO share_high IS 'Upper end of the 95 % interval of a share, see share_ends';
-
-CREATE MACRO cluster_likeness(n, right1, share) AS
-    CASE WHEN sum((right1 - n * share) ** 2) > 1e-9 THEN
-         greatest(0, least(1, 1 - (sum(n) - sum((right1 - n * share) ** 2 / n) / any_value(share * (1 - share)))
-                                  / (sum(n) - count(*) + (sum(n * n) / sum(n) - 1) / 2)))
-    ELSE 0 END;
-COMMENT ON MACRO cluster_likeness IS 'Of clusters with n images, right1 of them right, and a share over all of them that is not 0 or 1: the intraclass correlation by Fleiss and Cuzick, 0 where images are independent to 1 where a cluster is right or wrong as a whole, with half a cluster added whose images are all alike';
-
-CREATE MACRO independent_images(n, right1, share) AS
-    CASE WHEN count(*) = sum(n) THEN count(*)
-         WHEN count(*) = 1 OR any_value(share) IN (0, 1) THEN sum(n) ** 2 / sum(n * n)
-         ELSE least(sum(n), any_value(share * (1 - share)) * sum(n) ** 2
-                            / (greatest(sum((right1 - n * share) ** 2),
-                                        any_value(share * (1 - share))
-                                        * (sum(n) + cluster_likeness(n, right1, share) * (sum(n * n) - sum(n))))
-                               * count(*) / (count(*) - 1)))
-    END;
-COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. The variance is at least what clusters of these sizes have that are as alike as these. Where all is right, or all wrong, or all in one cluster, it is unknown, and counts as that of images that are all alike within their cluster';
-
-CREATE MACRO independent_error(images) AS
-    {'effective': images::DOUBLE, 'unseen': 0::DOUBLE, 'second': 0::DOUBLE, 'fourth': NULL::DOUBLE,
-     'most': independent_freedom(images)::DOUBLE};
-COMMENT ON MACRO independent_error IS 'How well a share of so many independent images is known, for share_low and share_high: see clustered_error';
-
-CREATE MACRO clustered_error(n, right1, share) AS
-    {'effective': independent_images(n, right1, share)::DOUBLE,
-     'unseen': CASE WHEN count(*) = 1 OR any_value(share) IN (0, 1) THEN 0
-                    ELSE 2 * sum(n * n) / sum(n) ** 2 * (sum(n * n) - sum(n)) / sum(n) ** 2 END::DOUBLE,
-     'second': sum((right1 - n * share) ** 2) / sum(n) ** 2,
-     'fourth': CASE WHEN count(*) < sum(n) AND sum((right1 - n * share) ** 4) > 1e-9
-                    THEN sum((right1 - n * share) ** 4) / sum(n) ** 4 END,
-     'most': CASE WHEN count(*) < sum(n) THEN count(*) - 1 ELSE independent_freedom(count(*)) END::DOUBLE};
-COMMENT ON MACRO clustered_error IS 'How well a share is known over clusters with n images, right1 of them right, for share_low and share_high: as many independent images as say as much; the variance by clusters that are not seen, were all others wrong; sums of squares and fourth powers of what each cluster adds to the error; and the most degrees of freedom';
+CREATE MACRO clustered_interval(correct, counts) AS NULL::DOUBLE[];
+COMMENT ON MACRO clustered_interval IS 'The ends of the 95 % interval of a share, from the right answers and the images of each cluster; NULL where the file is opened without bandlens, which has the formula';
 
 CREATE MACRO right5_of(label_rank) AS
     CASE WHEN max(label_rank) < 65535 THEN sum((label_rank < 5)::INTEGER) END;
 COMMENT ON MACRO right5_of IS 'Of predictions: how many have their label among the five highest logits; NULL without labels, and where a rank is not known';
 
 CREATE VIEW cell_accuracy AS
-WITH plain AS (
-    SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5,
-           independent_error(sum(count)) AS error, false AS itself
+WITH counted AS (
+    SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1,
+           CASE WHEN count(right5) = count(*) THEN sum(right5) END AS right5
     FROM part JOIN cell_detail AS detail ON detail.cell = part.cell
-    WHERE detail.labelled AND NOT detail.clustered
+    WHERE detail.labelled
     GROUP BY part.cell, detail.scheme
-), by_cluster AS (
-    -- Sums, since they are NULL where there is nothing to compare with: no label, no clean prediction.
-    -- Labels apart from agreement: within one aggregate, DuckDB would not hand a filter of cells on to the predictions.
-    SELECT prediction.cell, detail.scheme, image.cluster, detail.itself, count(*) AS n,
-           sum((prediction.label_rank = 0)::INTEGER) AS right1, right5_of(prediction.label_rank) AS right5
-    FROM cell_detail AS detail
-    JOIN prediction ON prediction.cell = detail.cell
-    JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
-    WHERE detail.labelled AND detail.clustered
-    GROUP BY prediction.cell, detail.scheme, image.cluster, detail.itself
     UNION ALL
-    SELECT cell, NULL, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, NULL AS right5
+    -- Sums, since they are NULL where there is no clean prediction to compare with.
+    SELECT cell, NULL, count(*), sum(correct::INTEGER), NULL
     FROM cell_outcome
     WHERE NOT labelled
-    GROUP BY cell, cluster, itself
-), summed AS (
-    SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
-), clustered AS (
-    SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1,
-           CASE WHEN count(right5) = count(*) THEN sum(right5) END AS right5,
-           clustered_error(n, right1, share) AS error, itself
-    FROM summed
-    GROUP BY cell, scheme, itself
-), counted AS (
-    FROM plain
-    UNION ALL
-    FROM clustered
-), shares AS (
-    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, itself, share_ends(top1, error) AS ends FROM counted
+    GROUP BY cell
 )
-SELECT cell, scheme, n::BIGINT AS n, top1, top5,
-       -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN ends[1] END AS low,
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN ends[2] END AS high
-FROM shares;
+SELECT counted.cell, scheme, n::BIGINT AS n, right1 / n AS top1, right5 / n AS top5, cell.ci_low AS low, cell.ci_high AS high
+FROM counted JOIN cell ON cell.id = counted.cell;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with its 95 % interval; dependent images count as fewer';
 
 CREATE MACRO classes_decided(space, classes) AS
@@ -659,17 +575,13 @@ WITH judged AS (
     SELECT images, condition, convention, human, subject, count(*) AS n, sum(correct::INTEGER) AS right1
     FROM photographed
     GROUP BY images, condition, convention, human, subject, photograph, CASE WHEN photograph IS NULL THEN image END
-), summed AS (
-    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
-    WINDOW whole AS (PARTITION BY images, condition, human, subject)
 ), counted AS (
-    SELECT images, condition, convention, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
-           clustered_error(n, right1, share) AS error
-    FROM summed
+    SELECT images, condition, convention, human, subject, sum(n)::BIGINT AS n, sum(right1) / sum(n) AS top1,
+           clustered_interval(list(right1)::BIGINT[], list(n)::BIGINT[]) AS ends
+    FROM by_cluster
     GROUP BY images, condition, convention, human, subject
 )
-SELECT * EXCLUDE (error, ends), ends[1] AS low, ends[2] AS high
-FROM (SELECT *, share_ends(top1, error) AS ends FROM counted)
+SELECT * EXCLUDE (ends), ends[1] AS low, ends[2] AS high FROM counted
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
@@ -713,23 +625,14 @@ JOIN image ON image.image_set = detail.image_set_id AND image.image_index = pred
 COMMENT ON VIEW cell_label_outcome IS 'Right or wrong by each label scheme, for the images that have a label in it';
 
 CREATE VIEW cell_label_accuracy AS
-WITH by_cluster AS (
-    SELECT outcome.cell, outcome.scheme, detail.clustered, count(*) AS n, sum(correct::INTEGER) AS right1
-    FROM cell_label_outcome AS outcome
-    JOIN cell_detail AS detail ON detail.cell = outcome.cell
-    WHERE NOT own_scheme(outcome.scheme)
-    GROUP BY outcome.cell, outcome.scheme, detail.clustered, CASE WHEN detail.clustered THEN outcome.cluster END
-), summed AS (
-    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
-    WINDOW whole AS (PARTITION BY cell, scheme)
-), counted AS (
-    SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
-           CASE WHEN clustered THEN clustered_error(n, right1, share) ELSE independent_error(sum(n)) END AS error
-    FROM summed
-    GROUP BY cell, scheme, clustered
+SELECT cell, scheme, n, right1 / n AS top1, stored.ci_low AS low, stored.ci_high AS high
+FROM (
+    SELECT cell, scheme, count(*) AS n, sum(correct::INTEGER) AS right1
+    FROM cell_label_outcome
+    WHERE NOT own_scheme(scheme)
+    GROUP BY cell, scheme
 )
-SELECT cell, scheme, n::BIGINT AS n, top1, ends[1] AS low, ends[2] AS high
-FROM (SELECT *, share_ends(top1, error) AS ends FROM counted)
+LEFT JOIN label_interval AS stored USING (cell, scheme)
 UNION ALL
 -- By the label that predictions are ranked by, whose sums are kept.
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;

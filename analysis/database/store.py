@@ -484,13 +484,48 @@ class Store:
         return self._session_ids[key]
 
     def _mark_complete(self, cells: Iterable[int]) -> None:
-        """Mark those of the cells all of whose images are stored."""
-        self._load(
-            "UPDATE cell SET complete = true, error = NULL FROM image_set, "
-            "(SELECT cell AS id, sum(count) AS done FROM part SEMI JOIN loaded USING (cell) GROUP BY cell) AS stored "
-            "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count",
-            {"cell": [*cells]},
+        """Mark those of the cells all of whose images are stored, and compute their intervals."""
+        with self._loaded({"cell": [*cells]}):
+            completed = self.execute(
+                "UPDATE cell SET complete = true, error = NULL FROM image_set, (SELECT cell AS id, sum(count) AS done "
+                "FROM part SEMI JOIN loaded USING (cell) GROUP BY cell) AS stored WHERE NOT complete "
+                "AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count RETURNING cell.id"
+            )
+        if completed:
+            self.renew_intervals(self.cells_judged_by([cell for (cell,) in completed]))
+
+    # Intervals
+
+    def cells_judged_by(self, cells: Sequence[int]) -> list[int]:
+        """Of complete cells (cell.id): those of them, and those without labels that are compared with one of them."""
+        rows = self.execute(
+            "SELECT cell FROM cell_detail WHERE list_contains($1::INTEGER[], cell) "
+            "OR NOT labelled AND list_contains($1::INTEGER[], clean_cell) ORDER BY cell",
+            [[*cells]],
         )
+        return [cell for (cell,) in rows]
+
+    def read_intervals(self, cells: Sequence[int]) -> Iterator[pl.DataFrame]:
+        """Compute the intervals of complete cells (cell.id) from their predictions; see `compute_intervals`."""
+        from .intervals import COUNTS, batches, compute_intervals
+
+        for batch in batches(cells):
+            yield compute_intervals(self.frame(COUNTS, [batch]))
+
+    def renew_intervals(self, cells: Sequence[int] | None = None) -> None:
+        """Compute and store the intervals of complete cells (cell.id), by default of all."""
+        if cells is None:
+            cells = [cell for (cell,) in self.execute("SELECT id FROM cell WHERE complete ORDER BY id")]
+        for intervals in self.read_intervals(cells):
+            self._load(
+                "UPDATE cell SET ci_low = loaded.ci_low, ci_high = loaded.ci_high FROM loaded "
+                "WHERE loaded.cell = cell.id AND loaded.scheme IS NULL",
+                intervals,
+            )
+            if intervals["scheme"].count():
+                self._load(
+                    "INSERT OR REPLACE INTO label_interval BY NAME FROM loaded WHERE scheme IS NOT NULL", intervals
+                )
 
     # Metrics, gates, published figures
 

@@ -237,6 +237,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
     cells = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
     predictions = store.frame("SELECT sum(count) FROM part WHERE list_contains(?, cell)", [unused]).item()
     if not dry_run:
+        compared = [cell for cell in store.cells_judged_by(unused) if cell not in set(unused)]
         with store.transaction():
             store.execute(JUDGES)
             for table in tables_with("study"):
@@ -252,6 +253,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
                 store.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {table} FROM cell)")
             store.execute("DELETE FROM session WHERE id NOT IN (SELECT session FROM part)")
             store.execute(UNJUDGED)
+            store.renew_intervals(compared)
         store.checkpoint()
     return Deletion(deleted["label"].to_list(), len(unused), int(predictions or 0), cells - len(unused))
 

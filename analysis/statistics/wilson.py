@@ -220,6 +220,11 @@ def widening(deviations: Floats, sizes: Floats | Ints, independent: Floats) -> F
     return np.asarray(np.where(alike, count * average / n, ratio.clip(1)), np.float64)
 
 
+def independent_share(hits: int, images: int) -> SampledShare:
+    """The share of right answers to images, at least one, each of which is a cluster."""
+    return SampledShare(hits / images, images, 0.0, *[independent_freedom(images)] * 2)
+
+
 def counted_share(hits: Floats | Ints, sizes: Floats | Ints) -> SampledShare:
     """Compute the proportion sum hits / sum sizes from counts per cluster.
 

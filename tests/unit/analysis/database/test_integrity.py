@@ -63,6 +63,12 @@ PREDICTION = f"cell = {CELL} AND image_index = 3"
         ("DELETE FROM image WHERE image_index = 39", "another number of images"),
         (f"UPDATE cell SET checkpoint = 999999 WHERE id = {CELL}", "is not in the database"),
         (f"UPDATE cell SET condition = 999999 WHERE id = {CELL}", "is not in the database"),
+        (
+            f"UPDATE cell SET ci_high = ci_high + 1e-6 WHERE id = {CELL}",
+            "an interval that is not that of its predictions",
+        ),
+        (f"UPDATE cell SET ci_low = NULL WHERE id = {CELL}", "an interval that is not that of its predictions"),
+        (f"INSERT INTO label_interval VALUES ({CELL}, 'real', 0, 1)", "an interval by the labels real that is not"),
         ("UPDATE condition SET parameters = '[1]'", "condition.parameters [1] is no JSON object"),
     ],
 )

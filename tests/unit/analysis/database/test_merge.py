@@ -162,7 +162,7 @@ def test_a_run_goes_on_in_a_merged_database(databases: dict[str, Path], tmp_path
 def test_every_table_has_its_rule(databases: dict[str, Path]) -> None:
     with open_store(databases["bands"], read_only=True) as store:
         tables = store.frame(TABLES)["table_name"].to_list()
-    computed = {"measure_value", "own_measure", "own_answer", "human_value", "error_consistency"}
+    computed = {"label_interval", "measure_value", "own_measure", "own_answer", "human_value", "error_consistency"}
     assert set(tables) == {*IDENTITIES, *GROUPS, *REFERENCES, *computed, "meta", "prediction"}
 
 

@@ -1,9 +1,8 @@
-"""The interval of a share, of independent images and of clusters, is the same in Python and in SQL."""
+"""The interval of a share, of independent images and of clusters."""
 
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +10,9 @@ from scipy.stats import norm, t
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics import Floats, Ints
 from bandlens.analysis.statistics.proportions import share_interval, share_of
-from bandlens.analysis.statistics.wilson import SampledShare, counted_share
+from bandlens.analysis.statistics.wilson import SampledShare, counted_share, independent_share
 
 
 def interval(hits: Ints, sizes: Ints) -> tuple[Floats, Floats, Floats]:
@@ -31,40 +29,13 @@ def test_it_is_that_of_statsmodels(hits: int, errors: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 29, 30, 400, 50_000])
-def test_clusters_of_one_have_wilsons_interval_and_below_30_students_quantile(store: Store, n: int) -> None:
+def test_clusters_of_one_have_wilsons_interval_and_below_30_students_quantile(n: int) -> None:
     alpha = 2 * norm.sf(t.ppf(0.975, max(n - 1, 1))) if n < 30 else 0.05
     hits = np.arange(n) < n // 3
     expected = proportion_confint(n // 3, n, alpha, "wilson")
     assert interval(hits.astype(np.int64), np.ones(n, np.int64))[:2] == pytest.approx(expected)
     assert share_interval(share_of(hits, np.arange(n))) == pytest.approx(expected)
-    sql = "SELECT share_low(? / n, independent_error(n)), share_high(? / n, independent_error(n)) FROM (SELECT ? AS n)"
-    assert store.frame(sql, [n // 3, n // 3, n]).row(0) == pytest.approx(expected, abs=5e-9)
-
-
-def test_sql_has_the_quantile_of_student_s_distribution(store: Store) -> None:
-    freedom = np.concatenate([np.arange(1.0, 200), np.exp(np.linspace(0, 12, 2000))])
-    quantiles = store.frame("SELECT student(f) AS q FROM (SELECT unnest(?::DOUBLE[]) AS f)", [freedom.tolist()])["q"]
-    assert quantiles.to_numpy() == pytest.approx(t.ppf(0.975, freedom), abs=5e-9)
-
-
-@pytest.mark.parametrize("max_size", [1, 9, 400])
-def test_sql_and_python_agree_on_clusters(store: Store, max_size: int) -> None:
-    rng, clusters = np.random.default_rng(max_size), []
-    for k in range(60):
-        sizes = rng.integers(1, max_size + 1, rng.integers(1, 80))
-        hits = rng.binomial(sizes, rng.beta(0.3, 0.3, len(sizes)) if k % 2 else rng.choice([0, 0.02, 0.5, 1]))
-        clusters.append((sizes, hits))
-    frame = pl.DataFrame([(k, *pair) for k, pair in enumerate(clusters)], ["k", "n", "right1"], orient="row")
-    rows = store.frame(
-        "WITH one AS (SELECT unnest(?::INTEGER[]) AS k, unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
-        "summed AS (SELECT *, sum(right1) OVER (PARTITION BY k) / sum(n) OVER (PARTITION BY k) AS share FROM one), "
-        "counted AS (SELECT k, any_value(share) AS share, clustered_error(n, right1, share) AS error "
-        "FROM summed GROUP BY k) "
-        "SELECT share_low(share, error), share_high(share, error), error.effective FROM counted ORDER BY k",
-        [column.to_list() for column in frame.explode("n", "right1").get_columns()],
-    ).rows()
-    expected = [[float(number) for number in interval(hits, sizes)] for sizes, hits in clusters]
-    assert np.array(rows) == pytest.approx(np.array(expected), abs=5e-9)
+    assert independent_share(n // 3, n).ends() == pytest.approx(expected)
 
 
 def test_where_nothing_is_right_a_cluster_counts_as_one_image_and_unequal_ones_as_fewer() -> None:

@@ -25,6 +25,7 @@ from bandlens.analysis.metrics.families.error_consistency import (
 )
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
+from bandlens.analysis.statistics.wilson import independent_share
 from bandlens.core.errors import UnknownName
 from bandlens.core.protocol import CUE_CONFLICT, STIMULUS_PROBES
 from bandlens.core.records import Finished
@@ -261,8 +262,7 @@ def test_dependent_images_beside_people_count_as_fewer_and_clusters_of_two_sets_
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
     for _, *numbers in rows:
         assert numbers == pytest.approx(expected)
-    independent = store.frame("SELECT share_low(0.6, independent_error(60))").item()
-    assert expected[2] < independent - 0.05
+    assert expected[2] < independent_share(36, 60).ends()[0] - 0.05
     person = np.random.default_rng(0).random(60) < 0.7
     store_trials(store, trials_of("contrast", "c30", "subject-01", person))
     possible = [error_consistency(person, hits, numbers, 1000) for numbers in (clusters, clusters[::-1])]
