@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.custom.call import private_copy
 from ..core.custom.load import parse_version, private_version, register
 from ..core.errors import EngineError, UsageError, plural
 from ..core.records import Model
@@ -102,8 +103,7 @@ def logits_of(
     """(n, classes) of (n, 3, size, size) images in [0, 1]; EngineError, which begins with the name, for all else."""
     shape = (len(images), "classes" if classes is None else classes)
     wanted = f"it must give {shape[0]} x {shape[1]} logits"
-    # A copy, which the function may write into: other models get the same images after it.
-    given = np.array(images.transpose(0, 2, 3, 1) if layout == "nhwc" else images, order="C")
+    given = private_copy(images.transpose(0, 2, 3, 1) if layout == "nhwc" else images)
     try:
         answer = function(given)
         logits = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer).astype(np.float32)

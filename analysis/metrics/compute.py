@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections import defaultdict, deque
@@ -347,21 +348,35 @@ def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
     def compute(outcomes: Outcomes) -> Part:
         while len(pending) > count:  # one more, so that no process waits
             pending.popleft().result()
-        # A process would run the user's program once more, which need not be written for that.
-        program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-        try:
+        with _starting_processes():
             pending.append(pool.submit(subject_rows, outcomes))
-        finally:
-            sys.modules["__main__"] = program
         return pending[-1]
 
     try:
-        with ProcessPoolExecutor(count, get_context("spawn"), _prepare_process) as pool:
+        with _starting_processes():
+            executor = ProcessPoolExecutor(count, get_context("spawn"), _prepare_process)
+        with executor as pool:
             yield compute
     except BrokenProcessPool:
         raise EngineError(
             "analyzing failed: a process of it was ended, perhaps for want of memory; analyze again"
         ) from None
+
+
+@contextmanager
+def _starting_processes() -> Iterator[None]:
+    """Have processes that start in the block run nothing but what this one imports."""
+    # A process would run the user's program once more, which need not be written for that.
+    program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    # Python imports modules of the current folder first where its program is text, as that of such a process is.
+    safe_path, os.environ["PYTHONSAFEPATH"] = os.environ.get("PYTHONSAFEPATH"), "1"
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+        del os.environ["PYTHONSAFEPATH"]
+        if safe_path is not None:
+            os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def _prepare_process() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...core.custom.call import UserFunction, settings_of, show_stack, user_function
+from ...core.custom.call import UserFunction, private_copy, settings_of, show_stack, user_function
 from ...core.custom.load import TABLE_KEYS
 from ...core.errors import BandlensError, StoreError, UnknownName, UsageError, did_you_mean
 from ...core.records import digest_of
@@ -177,7 +177,7 @@ class OwnMeasure:
         Raises StoreError where the result is neither a finite number nor one of every image.
         """
         heading, count = self.function.heading, len(images)
-        result = self.function(**_rows_of(arrays, np.arange(count)), **self.settings)
+        result = self.function(**_arguments(arrays, self.settings, np.arange(count)))
         try:
             numbers = np.asarray(result)
         except Exception as error:
@@ -205,13 +205,14 @@ class OwnMeasure:
         for row in range(RESAMPLES):
             index = np.concatenate([members[cluster] for cluster in rng.integers(len(sizes), size=len(sizes))])
             with suppress(Exception):  # some resamples lack what the function needs
-                numbers[row] = self.function(**_rows_of(arrays, index), **self.settings)
+                numbers[row] = self.function(**_arguments(arrays, self.settings, index))
         return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Copies of some rows, which the function may change."""
-    return {name: array[rows] if isinstance(array, np.ndarray) else array for name, array in arrays.items()}
+def _arguments(arrays: Mapping[str, Any], settings: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Return copies of some rows and of all other values, which the function may change."""
+    chosen = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    return chosen | {name: private_copy(value) for name, value in {**arrays, **settings}.items() if name not in chosen}
 
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:

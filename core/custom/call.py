@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -209,6 +210,15 @@ def settings_of(
                 "call the parameter something else"
             )
     return {name: default for name, default in parameters.items() if name not in reserved}
+
+
+def private_copy(value: Any) -> Any:
+    """Copy a value that a custom function is given and that is read again later: the function may write into it.
+
+    Every argument of a custom probe, measure or model that was not made for the call goes through this. The copy of an
+    array is contiguous; a container is copied with all that it contains.
+    """
+    return value.copy() if hasattr(value, "dtype") else deepcopy(value)
 
 
 class _Thread(threading.local):

@@ -88,6 +88,20 @@ def test_a_program_is_not_run_again_by_its_processes(tmp_path: Path) -> None:
     assert result.stdout.split() == ["once", "AttributeError"]
 
 
+def test_processes_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """As `bandlens analyze` in a folder of somebody else: the program lies elsewhere."""
+    program, found = tmp_path / "program.py", tmp_path / "found"
+    program.write_text(PROGRAM)
+    found.mkdir()
+    for name in ("multiprocessing", "struct"):
+        (found / f"{name}.py").write_text(f"open('{name} ran', 'w').close()\n")
+    result = subprocess.run(
+        [sys.executable, program], cwd=found, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS
+    )
+    assert result.stdout.split() == ["once", "AttributeError"]
+    assert sorted(path.name for path in found.iterdir()) == ["multiprocessing.py", "struct.py"]
+
+
 DRAWING = """
 import os, signal, time
 from pathlib import Path

@@ -280,6 +280,20 @@ def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path
         bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
 
 
+def test_a_function_that_changes_its_arguments_changes_them_for_no_later_call(store: Store, tmp_path: Path) -> None:
+    """The clean images and the filtered ones are two calls, and resamples are two hundred more."""
+    source = (
+        "def mine(confidence, class_names, levels):\n"
+        "    confidence *= levels.pop() + len(class_names)\n    class_names['new'] = 'class'\n"
+        "    return confidence.mean()\n"
+    )
+    compute_own(store, "s", read_own(tmp_path, source, mine={"levels": [0, 2]}))
+    for seed, probe in enumerate(("clean", "lowpass")):
+        row = rows(store, "mine")["set", probe]
+        assert row["value"] == pytest.approx(2 * answers(seed)[1].mean(), rel=1e-6)
+        assert row["low"] < row["value"] < row["high"]
+
+
 def test_a_function_in_memory_is_computed_anew_or_compared_with_what_is_stored(database: Path) -> None:
     def factor(confidence: Any) -> Any:
         return level * confidence
