@@ -94,7 +94,10 @@ def _connect(ray: Any, calls: TimedCalls, address: str | None) -> None:
     try:
         if port.isdecimal():  # Ray would try for minutes where nobody listens, and warn each time
             socket.create_connection((host.strip("[]"), int(port[:9])), CONNECT_SECONDS).close()
-        calls(lambda: ray.init(address=address, log_to_driver=False, logging_level="ERROR"))
+        # Ray has workers import modules from the current folder first, which may be somebody else's, unless the
+        # driver is a client of the cluster.
+        config = ray.job_config.JobConfig(_client_job=True)
+        calls(lambda: ray.init(address=address, job_config=config, log_to_driver=False, logging_level="ERROR"))
     except Exception as error:  # Ray raises whatever its parts do
         text = str(error) if isinstance(error, OSError) else line_of(error)
         raise EngineError(

@@ -17,7 +17,7 @@ import pytest
 from made_up_results import python
 from polars.testing import assert_frame_equal
 from ray_clusters import ray_cluster
-from small import Command, ask, make_study, rows_of, study_in
+from small import Command, ask, bandlens, make_study, rows_of, study_in
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.app.study.file import Study
@@ -101,6 +101,16 @@ def test_the_command_line_spreads_a_study(
     assert len(ran.out.splitlines()) == 1, "Ray itself says nothing"
     assert_same(database, direct)
     assert "nothing to run" in command("run", study, *options, "--db", database).out
+
+
+def test_workers_on_ray_import_nothing_from_the_current_folder(ray: None, workplace: Path) -> None:
+    import ray as library
+
+    (workplace / "onnxruntime.py").write_text("open('ran', 'w').close()\n")
+    address = library.get_runtime_context().gcs_address
+    words = ("--executor", "ray", "--address", address, "--no-analyze", "--db", workplace / "results.duckdb")
+    answer = bandlens("run", make_study(workplace), *words, cwd=workplace)
+    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 # Failures
