@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ..study.external_predictions import Imported
     from ..study.file import Study
     from ..study.plan import Plan
-    from ..study.record import Summary
     from ..study.resolve import Work
-    from ..study.run_files import RunProgress
+    from ..study.run_monitor import RunProgress
+    from ..study.summary import Summary
     from ..study.workers import Workers
 
 
@@ -287,7 +287,7 @@ def run_progress(db: Database = RESULTS) -> list[RunProgress]:
     Returns the states that the runs, usually one, last wrote. The database is not opened, unless they were killed: then
     `done` and `total` are the predictions that it holds, and that all of its cells have.
     """
-    from ..study.run_files import read_progress
+    from ..study.run_monitor import read_progress
 
     states = read_progress(existing(db))
     if states and all(state.gone for state in states):

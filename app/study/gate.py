@@ -24,9 +24,11 @@ from ...engine.tasks import by_attack
 from ...probes.grid import condition_in_words
 from ...probes.images.image_set import PackedSet
 from .file import Study, stored_limits
-from .record import RunRecord, class_names, reuse_predictions, stored_images
+from .record import record_cells
 from .resolve import Work, resolve, settle_engine
-from .run_files import keep_progress
+from .result_writer import ResultWriter
+from .reuse import find_stored
+from .run_monitor import RunMonitor
 from .runner import run_here, run_study, warn
 
 
@@ -66,16 +68,15 @@ def gate_study_precision(
     cells = list(dict.fromkeys(cell for work in works for cell in work.cells))
     work = replace(works[0], study=study_of_both, cells=cells)
     with open_store(database) as store:
+        stored = find_stored(work, store)
 
         def begin() -> str:
-            with store.transaction():
-                store.add_cells(work.cells, work.image_sets, class_names(work))
-            reuse_predictions(work, store)
+            record_cells(work, store, stored.reusable)
             return f"{names[1]} against {names[0]}"
 
-        record = RunRecord(work.cells, store, begin, stored_images(work, store))
-        summary = run_here(work, record, progress=keep_progress(database, progress))
-        warn(list(record.throttled))
+        writer = ResultWriter(work.cells, store, begin, stored.image_counts)
+        summary = run_here(work, writer, RunMonitor(database, progress))
+        warn(list(writer.throttled))
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             gated = gate_precision(store, summary.label, pairs, study.gate, advance)

@@ -24,8 +24,8 @@ from ...engine.tasks import by_attack, gradients
 from ...engine.tuning import measure_rate
 from .file import Study
 from .label_checks import doubt_numbers, doubt_results
-from .record import missing_cells, stored_images
 from .resolve import Work
+from .reuse import find_stored, missing_cells
 
 PREDICTION_BYTES = 7.5
 """Bytes by which the database grows with a prediction (docs/measured.md)."""
@@ -86,7 +86,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     with ExitStack() as stack:
         store = stack.enter_context(open_store(database, read_only=True)) if database.exists() else None
         if store is not None:
-            image_counts = stored_images(work, store)
+            image_counts = find_stored(work, store).image_counts
             stale = store.stale(work.study.name, work.cells)
             rates = store.rates({cell.variant for cell in work.cells})
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())

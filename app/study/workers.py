@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 
 from ...core.errors import EngineError
-from ...core.jobs import Advance, Progress, silent
+from ...core.jobs import Advance
 from ...core.log import log
 from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.processes import device_workers, environments_of
@@ -17,8 +17,11 @@ from ...engine.task_context import with_card_state
 from ...engine.tasks import Outcome, Task, whole_tasks
 from ...export.model_files import models_folder
 from .file import Study
-from .record import RunRecord, Summary, images_left, missing_cells
 from .resolve import Work, resolve
+from .result_writer import ResultWriter
+from .reuse import count_remaining, missing_cells
+from .run_monitor import RunMonitor
+from .summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,45 +114,45 @@ def computer_of(work: Work, todo: Sequence[Cell], threads: int, range_seconds: f
 class RunLedger:
     """The ledger of a run: rows are committed in the order of each cell's images, since it is in one task at a time."""
 
-    record: RunRecord
+    writer: ResultWriter
     advance: Advance
 
     def begin(self) -> None:
-        self.record.begin()
+        self.writer.begin()
 
     def request(self, task: Task) -> Request:
-        return {cell.key: self.record.image_counts.get(cell.key, 0) for cell in task.cells}
+        return {cell.key: self.writer.image_counts.get(cell.key, 0) for cell in task.cells}
 
     def accept(self, task: Task, reply: Reply) -> Task | None:
-        predictions = self.record.predictions
+        predictions = self.writer.predictions
         for outcomes in reply.ranges:
-            self.record.commit(outcomes, lambda: reply.sessions)
-        self.advance(self.record.predictions - predictions)
-        failed = {failure.cell.key for failure in self.record.failed}
-        rest = [cell for cell in missing_cells(task.cells, self.record.image_counts) if cell.key not in failed]
+            self.writer.commit(outcomes, lambda: reply.sessions)
+        self.advance(self.writer.predictions - predictions)
+        failed = {failure.cell.key for failure in self.writer.failed}
+        rest = [cell for cell in missing_cells(task.cells, self.writer.image_counts) if cell.key not in failed]
         return task.limited_to(rest) if rest else None
 
     def fail(self, task: Task, error: str) -> None:
-        self.record.commit([Failed(cell, f"{error} (tried {TRIES} times)") for cell in task.cells])
+        self.writer.commit([Failed(cell, f"{error} (tried {TRIES} times)") for cell in task.cells])
 
     def tell(self, text: str) -> None:
         log.info(f"bandlens: {text}")
 
 
 def run_on_workers(
-    work: Work, record: RunRecord, workers: Workers, range_seconds: float, progress: Progress = silent
+    work: Work, writer: ResultWriter, workers: Workers, range_seconds: float, monitor: RunMonitor
 ) -> Summary:
     """Run the cells that are not complete on workers; a task that failed three times fails its cells.
 
     A worker answers after about `range_seconds`.
     """
-    total = images_left(record.todo, record.image_counts)
-    with record, progress("running", total, "predictions") as advance:
-        if record.todo:
-            with _open_workers(work, record.todo, workers, range_seconds) as (pool, look):
-                Schedule(pool, whole_tasks(record.todo, work.grid), RunLedger(record, advance), look).run()
-        record.begin()
-    return record.summarize()
+    total = count_remaining(writer.todo, writer.image_counts)
+    with monitor.saving(writer.save), writer, monitor.progress("running", total, "predictions") as advance:
+        if writer.todo:
+            with _open_workers(work, writer.todo, workers, range_seconds) as (pool, look):
+                Schedule(pool, whole_tasks(writer.todo, work.grid), RunLedger(writer, advance), look).run()
+        writer.begin()
+    return writer.summarize()
 
 
 def _open_workers(

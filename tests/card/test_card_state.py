@@ -19,7 +19,7 @@ import pytest
 from pretend_driver import build_nvml
 from small import make_model
 
-from bandlens.app.study.record import RunRecord
+from bandlens.app.study.result_writer import ResultWriter
 from bandlens.core.records import Failed, SessionInfo, Variant
 from bandlens.engine import task_context
 from bandlens.engine.backends.base import variant_of
@@ -122,9 +122,9 @@ def test_the_card_is_asked_in_the_thread_that_commits(monkeypatch: pytest.Monkey
     store: Any = SimpleNamespace(commit=store_parts)
     infos = {variant_of(make_model(tmp_path), "tensorrt", "fp32"): SessionInfo("a card", 8, 0, "{}")}
     failure: Any = Failed(None, "it raised")
-    with RunRecord([], store, lambda: "study@1", {}) as record:
+    with ResultWriter([], store, lambda: "study@1", {}) as writer:
         for _ in range(3):
-            record.commit([failure], partial(task_context.with_card_state, infos))
+            writer.commit([failure], partial(task_context.with_card_state, infos))
     assert threads == ["commit_0"] * 3
     assert committed == [json.dumps(asdict(state()))] * 3
-    assert len(record.throttled) == 1
+    assert len(writer.throttled) == 1

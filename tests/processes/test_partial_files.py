@@ -119,7 +119,8 @@ def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) ->
 LINKED = """
 import faulthandler, subprocess, sys
 from pathlib import Path
-from bandlens.app.study.run_files import note_crashes
+from bandlens.app.study.run_monitor import RunMonitor
+from bandlens.core.jobs import silent
 folder = Path(sys.argv[1])
 class Slow(subprocess.Popen):
     def __init__(self, *arguments, **options):
@@ -128,7 +129,7 @@ class Slow(subprocess.Popen):
         note.symlink_to(folder / "letter.txt")
         super().__init__(*arguments, **options)
 subprocess.Popen = Slow
-with note_crashes(folder / "r.duckdb"):
+with RunMonitor(folder / "r.duckdb", silent).noting_crashes():
     faulthandler._sigsegv()
 """
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ...study.external_predictions import Imported
     from ...study.file import Study
     from ...study.plan import Plan
-    from ...study.record import Summary
-    from ...study.run_files import RunProgress
+    from ...study.run_monitor import RunProgress
+    from ...study.summary import Summary
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
@@ -62,7 +62,7 @@ def print_plan(
 
 
 def _print_notes(plan: Plan, note: Callable[[str], None]) -> None:
-    from ...study.record import failures_in_words
+    from ...study.summary import summarize_failures
 
     if stale := sum(row["stale"] for row in plan.rows):
         note(
@@ -95,7 +95,7 @@ def _print_notes(plan: Plan, note: Callable[[str], None]) -> None:
         )
     for doubt in plan.doubts:
         note(f"warning: {one_line(doubt)}")
-    for line in failures_in_words(plan.failed):
+    for line in summarize_failures(plan.failed):
         note(f"when last tried, {line}")
 
 

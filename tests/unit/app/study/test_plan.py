@@ -18,9 +18,9 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.power import smallest_tested_difference
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
-from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.runner import run_study
+from bandlens.app.study.summary import Summary
 from bandlens.core.errors import StoreError, UsageError
 from bandlens.core.records import Crop
 from bandlens.export.model_files import save_model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,25 +158,6 @@ def test_what_is_computed_when_a_run_is_interrupted_is_stored(
     assert run_study(work, database).predictions == COUNT * len(work.cells) - done
     assert ask(database, ROWS) == ask(reference, ROWS)
     assert savers == []
-
-
-def test_another_content_of_a_name_is_a_version_that_says_how_it_differs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    file = study_in(tmp_path, 8, "lowpass = {cutoff = 0.3}", models=("one",))
-    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
-    file = make_study(tmp_path, probes="highpass = {cutoff = [0.3, 0.5]}")
-    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
-    lines = [record.message for record in caplog.records if "is a new version" in record.message]
-    assert lines == [
-        "bandlens: study@2 is a new version of study@1: highpass cutoff=0.3, highpass cutoff=0.5 instead of lowpass "
-        "cutoff=0.3"
-    ]
-    make_study(tmp_path, probes="highpass = {cutoff = [0.3, 0.5]}\nlowpass = {cutoff = [0.1, 0.2, 0.4, 0.5]}")
-    run_study(resolve(Study.read(file)), tmp_path / "r.duckdb")
-    (message,) = [text for text in caplog.messages if "study@3 is" in text]
-    assert message.endswith("study@3 is a new version of study@2: also 4 conditions of lowpass")
 
 
 def test_a_run_opens_the_files_of_an_image_set_once(tmp_path: Path) -> None:

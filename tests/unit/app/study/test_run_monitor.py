@@ -15,17 +15,10 @@ import pytest
 from small import Command, ask, make_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study import run_files
+from bandlens.app.study import run_monitor
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run_files import (
-    ENDING,
-    RunProgress,
-    keep_progress,
-    note_crashes,
-    read_crashes,
-    read_progress,
-)
+from bandlens.app.study.run_monitor import ENDING, RunMonitor, RunProgress, read_crashes, read_progress
 from bandlens.app.study.runner import run_study
 from bandlens.core.custom.call import crash_notes
 from bandlens.core.files import HOST
@@ -51,7 +44,7 @@ NOBODY = 2**22 + 1
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is written."""
-    monkeypatch.setattr(run_files, "WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(run_monitor, "WRITE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -80,7 +73,7 @@ def test_a_run_says_how_far_it_is_and_leaves_nothing(workplace: Path) -> None:
 
 def test_a_state_is_written_once_a_second_at_most(tmp_path: Path) -> None:
     database = tmp_path / "results.duckdb"
-    with keep_progress(database, silent)("running", 100, "predictions") as advance:
+    with RunMonitor(database, silent).progress("running", 100, "predictions") as advance:
         for _ in range(50):
             advance()
         [state] = read_progress(database)
@@ -89,7 +82,7 @@ def test_a_state_is_written_once_a_second_at_most(tmp_path: Path) -> None:
 
 
 def test_the_time_left_is_by_the_pace_so_far() -> None:
-    seconds = run_files.time.time()
+    seconds = run_monitor.time.time()
     state = RunProgress("running", 25, 100, "predictions", NOBODY, "host", seconds - 50, seconds)
     assert state.seconds_left == pytest.approx(150, abs=1)
     assert replace(state, started=seconds - 80, written=seconds - 30).seconds_left == pytest.approx(120, abs=1)
@@ -98,7 +91,7 @@ def test_the_time_left_is_by_the_pace_so_far() -> None:
 
 
 def write_state(database: Path, process: int, **fields: Any) -> Path:
-    seconds = run_files.time.time()
+    seconds = run_monitor.time.time()
     state = RunProgress("running", 25.0, 100.0, "predictions", process, "host", seconds - 50, seconds)
     file = database.with_name(f".{database.name}.{HOST}.{process}.{ENDING}")
     file.write_text(json.dumps(asdict(state) | fields))
@@ -163,7 +156,7 @@ def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
     def count(_activity: str, _total: float | None, _unit: str) -> Iterator[Any]:
         yield counts.append
 
-    with keep_progress(tmp_path / "absent" / "results.duckdb", count)("running", 3, "predictions") as advance:
+    with RunMonitor(tmp_path / "absent" / "results.duckdb", count).progress("running", 3, "predictions") as advance:
         advance(2)
     assert counts[-1] == 2
 
@@ -192,7 +185,7 @@ def test_a_folder_by_the_name_of_a_crash_is_let_be(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_let_be_and_leaves_nothing(tmp_path: Path) -> None:
-    with note_crashes(tmp_path / "r.duckdb"):
+    with RunMonitor(tmp_path / "r.duckdb", silent).noting_crashes():
         for digest in ("a" * 64, "b" * 64):
             crash_notes[-1](digest)
         [file] = tmp_path.iterdir()
@@ -208,7 +201,8 @@ def test_no_link_that_lies_there_by_the_name_of_a_file_of_a_run_is_followed(tmp_
     for name in (f"{HOST}.{os.getpid()}.{ENDING}.new", f"crash.{HOST}.{os.getpid()}.txt", f"crash.{HOST}.{NOBODY}.txt"):
         (tmp_path / f".r.duckdb.{name}").symlink_to(private)
     assert read_crashes(database) == {}
-    with keep_progress(database, silent)("running", 3, "predictions"), note_crashes(database):
+    monitor = RunMonitor(database, silent)
+    with monitor.progress("running", 3, "predictions"), monitor.noting_crashes():
         crash_notes[-1]("a" * 64)
         assert [state.total for state in read_progress(database)] == [3]
     assert private.read_text() == "dear"

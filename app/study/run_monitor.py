@@ -1,7 +1,8 @@
-"""Small files that a run keeps beside its database: how far it is, and what a crash would be put down to.
+"""What others learn of a run under way: its progress, what it stored when a signal ends it, and where it crashed.
 
-They are partial files: they go when the job ends. The progress is for whoever asks while the run holds the database
-itself; that of a killed process goes when the database is next opened for writing.
+Progress and crashes are small files beside the database. They are partial files: they go when the job ends. The
+progress is for whoever asks while the run holds the database itself; that of a killed process goes when the database is
+next opened for writing.
 
 The notes on crashes are for the next run, which removes them. They begin with the digest of the condition of a user's
 probe that is at work. Where a fault ends the process, Python's faulthandler writes there in which lines its threads
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pathlib import Path
 from ...core.custom.call import crash_notes
 from ...core.custom.load import is_of_python
 from ...core.files import lost_its_maker, open_draft, partial_prefix
-from ...core.jobs import Advance, Progress
+from ...core.jobs import Advance, Progress, savers
 from ...core.untrusted import as_record, parse_json, read_text
 
 ENDING = "progress"
@@ -63,12 +64,18 @@ class RunProgress:
         return max(0.0, pace * (self.total - self.done) - (time.time() - self.written))
 
 
-def keep_progress(database: Path, progress: Progress) -> Progress:
-    """`progress`, which keeps a file beside the database as well. A file that cannot be written ends no job."""
-    file = database.parent / f"{partial_prefix(database)}{ENDING}"
+@dataclass(frozen=True, slots=True)
+class RunMonitor:
+    """The monitor of a run, which shows its progress, and serves those who ask while it runs or after it crashed."""
+
+    database: Path
+    shown_progress: Progress
+    """Shows the progress to whoever started the run."""
 
     @contextmanager
-    def keep(activity: str, total: float | None, unit: str) -> Iterator[Advance]:
+    def progress(self, activity: str, total: float | None, unit: str) -> Iterator[Advance]:
+        """Show the progress of a step, and write it to a file. A file that cannot be written ends no job."""
+        file = self.database.parent / f"{partial_prefix(self.database)}{ENDING}"
         position, due, start = 0.0, 0.0, time.time()
 
         def advance(amount: float = 1, /) -> None:
@@ -80,11 +87,11 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
                     activity, position, float(total), unit, os.getpid(), socket.gethostname(), start, time.time()
                 )
                 due = time.monotonic() + WRITE_SECONDS
-                with suppress(OSError), open_draft(database, clean=False) as draft:
+                with suppress(OSError), open_draft(self.database, clean=False) as draft:
                     draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
                     draft.replace(file)
 
-        with progress(activity, total, unit) as show:
+        with self.shown_progress(activity, total, unit) as show:
             try:
                 advance(0)
                 yield advance
@@ -92,7 +99,51 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
 
-    return keep
+    @contextmanager
+    def saving(self, save: Callable[[], str]) -> Iterator[None]:
+        """Have a signal in the block call `save`, from another thread.
+
+        It stores what is computed so far, and gives a message on what is stored.
+        """
+        savers.append(save)
+        try:
+            yield
+        finally:
+            savers.remove(save)
+
+    @contextmanager
+    def noting_crashes(self) -> Iterator[None]:
+        """Note the conditions that a crash in the block would be put down to, for `read_crashes` of the next run."""
+        file = self.database.parent / f"{partial_prefix(_maker_name(self.database))}txt"
+        was_enabled = faulthandler.is_enabled()
+        try:
+            file.unlink(missing_ok=True)
+            with (
+                file.open("xb") as notes,
+                subprocess.Popen(
+                    ["tee", "-a", f"/dev/fd/{notes.fileno()}"],  # by its name it could be another file by now
+                    stdin=subprocess.PIPE,
+                    stdout=sys.__stderr__,
+                    pass_fds=[notes.fileno()],
+                    start_new_session=True,
+                ) as tee,
+            ):
+
+                def note(digest: str) -> None:
+                    os.pwrite(notes.fileno(), f"{digest}\n".encode(), 0)
+
+                note("-" * DIGEST_LETTERS)
+                crash_notes.append(note)
+                faulthandler.enable(tee.stdin or 2)
+                try:
+                    yield
+                finally:
+                    faulthandler.disable()
+                    crash_notes.remove(note)
+        finally:
+            file.unlink(missing_ok=True)  # now that the program has ended, which makes it
+            if was_enabled and sys.__stderr__:
+                faulthandler.enable(sys.__stderr__)
 
 
 def read_progress(database: Path) -> list[RunProgress]:
@@ -105,41 +156,6 @@ def read_progress(database: Path) -> list[RunProgress]:
             table = parse_json(read_text(file))
             states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))
     return states
-
-
-@contextmanager
-def note_crashes(database: Path) -> Iterator[None]:
-    """Note the conditions that a crash in the block would be put down to."""
-    file = database.parent / f"{partial_prefix(_maker_name(database))}txt"
-    was_enabled = faulthandler.is_enabled()
-    try:
-        file.unlink(missing_ok=True)
-        with (
-            file.open("xb") as notes,
-            subprocess.Popen(
-                ["tee", "-a", f"/dev/fd/{notes.fileno()}"],  # by its name it could be another file by now
-                stdin=subprocess.PIPE,
-                stdout=sys.__stderr__,
-                pass_fds=[notes.fileno()],
-                start_new_session=True,
-            ) as tee,
-        ):
-
-            def note(digest: str) -> None:
-                os.pwrite(notes.fileno(), f"{digest}\n".encode(), 0)
-
-            note("-" * DIGEST_LETTERS)
-            crash_notes.append(note)
-            faulthandler.enable(tee.stdin or 2)
-            try:
-                yield
-            finally:
-                faulthandler.disable()
-                crash_notes.remove(note)
-    finally:
-        file.unlink(missing_ok=True)  # now that the program has ended, which makes it
-        if was_enabled and sys.__stderr__:
-            faulthandler.enable(sys.__stderr__)
 
 
 def read_crashes(database: Path) -> dict[str, str]:
