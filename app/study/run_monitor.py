@@ -1,4 +1,4 @@
-"""What others learn of a run under way: its progress, what it stored when a signal ends it, and where it crashed.
+"""A monitor shows a run from outside: its progress, what it stored when a signal ended it, and where it crashed.
 
 Progress and crashes are small files beside the database. They are partial files: they go when the job ends. The
 progress is for whoever asks while the run holds the database itself; that of a killed process goes when the database is
