@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from small import ask, make_images, make_model, make_pictures
 
 import bandlens
-from bandlens.app.study.record import Summary
+from bandlens.app.study.summary import Summary
 
 COUNT = 20
 Images = NDArray[np.float32]
