@@ -1,19 +1,23 @@
-"""Attacks: condition families that need the network, so that each checkpoint gets images of its own.
+"""Define adversarial attacks: probes whose images are computed for each checkpoint with its gradients.
 
     x_0     = clip(x + eps u, 0, 1),  u uniform in (-1, 1)
-    x_(k+1) = x_k + step sign(gradient of the label's cross entropy at x_k), cut to [x - eps, x + eps] and [0, 1]
+    x_(k+1) = x_k + step sign(gradient of the loss at x_k), projected to [x - eps, x + eps] and [0, 1]
 
-`pgd_linf` is judged by the last iterate, `pgd_any` by the first that fools the network, the start among them;
-`engine.backends.pgd` computes both. Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The
-step is larger than eps, so each one ends on the surface of the ball, and the iterate oscillates.
+These are projected gradient descent attacks (PGD) in the L-infinity norm with a random start. The loss is the cross
+entropy with the label. `pgd_linf` evaluates the last iterate. `pgd_any` evaluates the first iterate, including the
+start, that is misclassified. `engine.backends.pgd` computes both. The default budget is the published one, which the
+study calls low: eps 0.5/255, step 2/255, 40 steps. Because the step is larger than eps, every step ends on the boundary
+of the eps ball and the iterate oscillates.
 
-A band [low, high], shares of the highest frequency, keeps the search to what `lowpass` keeps at the cutoff high and not
-at low: u and every step are filtered before they are added. Cutting to the ball brings a little of other frequencies
-back. All of them, [0, 1], is the default and no part of a condition. Source: Gavrikov and Keuper 2024, after Madry et
-al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+The parameter `band` = [low, high] restricts the attack to a frequency band. Its limits are proportions of the Nyquist
+limit. The start u and every step are filtered to the frequencies that `lowpass` keeps at the cutoff `high` but not at
+the cutoff `low`. The projection reintroduces small amounts of other frequencies. The default [0, 1] contains all
+frequencies and is omitted from the condition. Source: Gavrikov and Keuper 2024, after Madry et al. 2018 ("Towards deep
+learning models resistant to adversarial attacks").
 
-Gradients, of which the sign alone is used, may be computed in bfloat16; what is judged are logits in float32 all the
-same. That finds other images, so `gradients = "bf16"` is part of a condition, and the default, "fp32", is none.
+Only the sign of the gradient is used, so the gradient can be computed in bfloat16 with `gradients = "bf16"`.
+Predictions are still computed from float32 logits. Because this leads to other adversarial images, it is part of the
+condition. The default, "fp32", is omitted from the condition.
 """
 
 from __future__ import annotations
@@ -33,47 +37,55 @@ from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, ba
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
-"""Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.
-The draw is 0, so that a start belongs to the seed and the image alone, and all checkpoints, budgets and attacks begin
-at the same place of their balls."""
+"""Stream (fourth word of the counter) of the random start.
+
+Noise uses stream 0 for its fields and counts upwards from 1 when pixels are drawn again, so it never reaches this
+value. The draw of the start is 0. The start therefore depends only on the seed and the image, and is the same for all
+checkpoints, budgets and attacks.
+"""
 
 
 def _share(value: Any) -> float:
-    """A number in [0, 1], or a fraction such as "0.5/255": steps of 8-bit images have no short decimals."""
+    """Parse a number in [0, 1], or a fraction such as "0.5/255".
+
+    Fractions are convenient because multiples of 1/255 have no short decimal form.
+    """
     try:
         if isinstance(value, str):
             numerator, denominator = value.split("/")
             value = float(numerator) / float(denominator)
-        if isinstance(value, bool) or not 0 <= value <= 1:  # NaN is in no range
+        if isinstance(value, bool) or not 0 <= value <= 1:  # also rejects NaN
             raise ValueError
     except (ValueError, TypeError, ZeroDivisionError):
         raise ValueError(f'must be a number in [0, 1], or a fraction such as "0.5/255", not {value!r}') from None
-    return float(value) + 0.0  # no negative zero
+    return float(value) + 0.0  # converts -0.0 to 0.0
 
 
 FULL_BAND = "0.0 to 1.0"
+"""Default of the parameter `band`: all frequencies."""
 GRADIENTS = ("fp32", "bf16")
-"""Precisions of gradients, the usual one first."""
+"""Precisions of the gradients. The first is the default."""
 
 
 def band_of(condition: Condition) -> tuple[float, float]:
-    """The band of an attack, low and high as shares of the highest frequency."""
+    """Return the band (low, high) of an attack, as proportions of the Nyquist limit."""
     low, high = str(dict(condition.parameters).get("band", FULL_BAND)).split(" to ")
     return float(low), float(high)
 
 
 def gradients_of(condition: Condition) -> str:
-    """The precision of an attack's gradients, one of GRADIENTS."""
+    """Return the precision of an attack's gradients, one of `GRADIENTS`."""
     return str(dict(condition.parameters).get("gradients", GRADIENTS[0]))
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
+    """Drop the parameters `band` and `gradients` if they have their default values."""
     defaults = {"band": FULL_BAND, "gradients": GRADIENTS[0]}
     return {name: value for name, value in setting.items() if defaults.get(name) != value}
 
 
 def check_size(condition: Condition, size: int) -> None:
-    """ProbeError where a band has no frequency at this size, or the filters do not take it."""
+    """Raise ProbeError if the band contains no frequency at this image size, or if the filters do not support the size."""
     low, high = band_of(condition)
     if (low, high) == (0, 1):
         return
@@ -83,9 +95,10 @@ def check_size(condition: Condition, size: int) -> None:
 
 
 def start_attack(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
-    """Give the starts of attacks: the places in the ball around each image at which a network begins.
+    """Yield the random starting points of attacks.
 
-    Arrays are (n, 3, size, size) float32, uniform in (-1, 1), in units of eps; a `family.Perturb` but for that range.
+    This is a `family.Perturb` function, but its arrays contain uniform numbers in (-1, 1), in units of eps, instead of
+    images. A session computes the attack from them.
     """
     start = xp.asarray(uniform_start(batch.seed, to_numpy(batch.keys), batch.pixels.shape[-1]))
     for condition in conditions:
@@ -101,6 +114,7 @@ BUDGET = (
     Parameter("band", band_to(1, "", lambda edge: float(edge) + 0.0), (FULL_BAND,), pair=True),
     Parameter("gradients", one_of(*GRADIENTS), (GRADIENTS[0],)),
 )
+"""Parameters of the attacks."""
 
 PGD_LINF, PGD_ANY = (
     Family(
@@ -125,7 +139,10 @@ ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
 
 
 def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:
-    """(n, 3, size, size), uniform in (-1, 1) in units of eps: a function of the seed and of n images' keys."""
+    """Return starting points uniform in (-1, 1), in units of eps, (n, 3, size, size) float32.
+
+    They depend only on the seed and on the keys of the n images.
+    """
     words = random_words(np, seed, keys, 0, 3 * size * size, START_STREAM)
     start: NDArray[np.float32] = uniform(np, words).reshape(-1, 3, size, size)
     return start

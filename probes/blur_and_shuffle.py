@@ -1,19 +1,22 @@
-"""Cues suppressed: edges stay and texture goes, texture stays and shape goes, or colour goes.
+"""Suppress texture, global shape or color.
 
-bilateral smooths within edges:
+`bilateral` removes texture and preserves edges. `patch_shuffle` destroys global shape and preserves local texture.
+`grey_blend` and `channel_shuffle` remove or change color.
+
+`bilateral` is the bilateral filter:
 
     y(p) = sum over q of w(p, q) x(q) / sum of w(p, q),  q within d // 2 pixels of p
     w(p, q) = exp(-|p - q|^2 / (2 sigma_space^2)) exp(-(|dR| + |dG| + |dB|)^2 / (2 sigma_color^2))
 
-Differences of colour are in units of 8-bit values, distances in pixels, and what lies beyond an edge is mirrored at it
-without repeating the edge: OpenCV's bilateralFilter, without its rounding to whole numbers (Tomasi & Manduchi 1998,
-"Bilateral filtering for gray and color images").
+Color differences are in units of 8-bit values, and distances are in pixels. Borders are mirrored without repeating the
+edge pixel. This is `bilateralFilter` of OpenCV, but without rounding to integers (Tomasi & Manduchi 1998, "Bilateral
+filtering for gray and color images").
 
-patch_shuffle cuts an image into grid x grid squares, which change their places: which goes where is drawn for each
-image and grid, and each order of the patches is as likely as any other.
+`patch_shuffle` divides an image into grid x grid square patches and permutes them. The permutation is drawn for each
+image and grid size, and all permutations have the same probability.
 
     grey_blend:       y = (1 - alpha) x + alpha (0.299 R + 0.587 G + 0.114 B)       (ITU-R BT.601)
-    channel_shuffle:  y_c = x_p(c),  p one of the six orders of R, G and B, each as likely as any other
+    channel_shuffle:  y_c = x_p(c),  p one of the six permutations of R, G and B, with equal probability
 
 Source: Burgert et al. 2025 ("ImageNet-trained CNNs are not biased towards texture").
 """
@@ -34,16 +37,21 @@ from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, integer_i
 from .noise import CHANNELS, PATCHES, random_words
 
 LUMA = (0.299, 0.587, 0.114)
+"""Weights of R, G and B (ITU-R BT.601)."""
 CHANNEL_ORDERS = tuple(permutations(range(3)))
+"""All permutations of the three channels."""
 
 
 def radius(condition: Condition) -> int:
-    """How far a neighbour may lie, in pixels."""
+    """Return the radius of the bilateral filter in pixels."""
     return max(int(condition["d"]) // 2, 1)
 
 
 def space_weights(condition: Condition) -> NDArray[np.float32]:
-    """(2 r + 1, 2 r + 1) float32: the weight of a neighbour by where it lies; 0 outside of the circle of radius r."""
+    """Return the spatial weights of the filter, (2 r + 1, 2 r + 1) float32.
+
+    They are 0 outside of the circle with radius r.
+    """
     r = radius(condition)
     squared = np.square(np.arange(-r, r + 1))[:, None] + np.square(np.arange(-r, r + 1))
     weights = np.exp(-squared / (2 * float(condition["sigma_space"]) ** 2))
@@ -51,21 +59,22 @@ def space_weights(condition: Condition) -> NDArray[np.float32]:
 
 
 def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: float, out: Array) -> None:
-    """(n, 3, size, size) uint8 to `out`, float32 in [0, 1].
+    """Apply the bilateral filter to (n, 3, size, size) uint8 images and write float32 images in [0, 1] to `out`.
 
-    A pair of pixels has one weight, and pulls both towards each other. With the padded rows one behind the other, the
-    pairs that lie the same way apart are two runs of pixels, one shifted against the other. Where this pairs the end of
-    a row with the beginning of the next, one of the two is padding, of which nobody reads what became.
+    The weight of two pixels is symmetric, so it is computed once per pair and added to both pixels. In the flattened
+    padded image, all pairs with the same offset are two slices of pixels, one shifted against the other. A pair that
+    wraps around the end of a row has at least one pixel in the padding, and results in the padding are discarded.
     """
     r, count, size = len(space) // 2, len(pixels), pixels.shape[-1]
     padded = np.pad(pixels, ((0, 0), (0, 0), (r, r), (r, r)), mode="reflect").astype(np.float32)
     values = padded.reshape(count, 3, -1)
-    pull, weights = np.zeros_like(values), np.ones_like(values[:, :1])  # a pixel is its own neighbour
+    # `pull` accumulates weighted differences to the neighbors. Weights start at 1, the weight of the pixel itself.
+    pull, weights = np.zeros_like(values), np.ones_like(values[:, :1])
     scratch = np.empty_like(values), np.empty_like(weights), np.empty_like(weights)
     exponent = np.float32(-0.5 / sigma_color**2)
     for dy, dx in np.argwhere(space > 0) - r:
         shift = dy * padded.shape[-1] + dx
-        if shift <= 0:  # the pair was taken before, or is a pixel with itself
+        if shift <= 0:  # the same pairs as with the opposite offset, or the pixel itself
             continue
         first, second = np.s_[..., :-shift], np.s_[..., shift:]
         differences, weight, magnitude = (array[first] for array in scratch)
@@ -86,17 +95,18 @@ def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: flo
     pull += values
     inner = slice(r, r + size)
     np.divide(pull.reshape(padded.shape)[..., inner, inner], 255, out=out)
-    np.clip(out, 0, 1, out=out)  # a mean, but for its rounding
+    np.clip(out, 0, 1, out=out)  # the weighted mean can leave [0, 1] only by rounding errors
 
 
 def smooth_in_kernel(xp: ModuleType, pixels: Array, space: NDArray[np.float32], sigma_color: float, out: Array) -> None:
-    """`smooth_in_arrays` on a GPU, in one pass."""
+    """Compute the same as `smooth_in_arrays` on a GPU, in one pass."""
     count, size = len(pixels), pixels.shape[-1]
     exponent = -0.5 / sigma_color**2
     launch("bilateral", (size * size, count), out, pixels, xp.asarray(space), exponent, len(space) // 2, size)
 
 
 def smooth(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the images after each condition's bilateral filter."""
     for condition in conditions:
         space, sigma_color, out = space_weights(condition), float(condition["sigma_color"]), buffer()
         if xp is np:
@@ -108,6 +118,7 @@ def smooth(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer
 
 
 def check_radius(condition: Condition, size: int) -> None:
+    """Raise ProbeError if the filter radius is not smaller than the image, because the border could not be mirrored."""
     if size <= radius(condition):
         raise ProbeError(f"{condition}: images of {size} pixels are smaller than the filter; take a smaller d")
 
@@ -128,13 +139,16 @@ BILATERAL = Family(
 
 
 def patch_orders(xp: ModuleType, seed: int, keys: Array, grid: int) -> Array:
-    """(n, grid * grid) int64: for each place, row by row, the place that its patch comes from, for n images by key."""
-    # Now and then two words are equal: what a sort that is not stable makes of them hangs on the processor.
+    """Draw a permutation of the patches for each of n images, (n, grid * grid) int64.
+
+    For each position, in row-major order, it contains the position that the patch is taken from.
+    """
+    # Random words can be equal. An unstable sort would order them differently on different processors.
     return xp.argsort(random_words(xp, seed, keys, PATCHES ^ grid << 8, grid * grid), axis=1, kind="stable")
 
 
 def rearranged(xp: ModuleType, pixels: Array, order: Array) -> Array:
-    """(n, 3, size, size) images whose patches lie where the orders say; `size` is a multiple of the grid's side."""
+    """Permute the patches of (n, 3, size, size) images. `size` must be a multiple of the number of patches per side."""
     count, channels, size, _ = pixels.shape
     grid = round(order.shape[1] ** 0.5)
     cut = pixels.reshape(count, channels, grid, size // grid, grid, size // grid).transpose(0, 2, 4, 1, 3, 5)
@@ -144,6 +158,7 @@ def rearranged(xp: ModuleType, pixels: Array, order: Array) -> Array:
 
 
 def shuffle_patches(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the images with permuted patches."""
     for condition in conditions:
         order = patch_orders(xp, batch.seed, batch.keys, int(condition["grid"]))
         out = buffer()
@@ -154,6 +169,7 @@ def shuffle_patches(xp: ModuleType, batch: Batch, conditions: Sequence[Condition
 
 
 def check_grid(condition: Condition, size: int) -> None:
+    """Raise ProbeError if the side length is not a multiple of the number of patches per side."""
     grid = int(condition["grid"])
     if size % grid:
         fitting = [n for n in range(2, 33) if size % n == 0]
@@ -175,6 +191,7 @@ PATCH_SHUFFLE = Family(
 
 
 def blend(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the images blended with their grayscale version."""
     images = unit_range(xp, batch.pixels)
     red, green, blue = (images[:, channel] * xp.float32(weight) for channel, weight in enumerate(LUMA))
     grey = (red + green + blue)[:, None]
@@ -189,12 +206,13 @@ def blend(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer:
 
 
 def channel_orders(xp: ModuleType, seed: int, keys: Array) -> Array:
-    """(n, 3) int64: for each channel the one that it comes from, for n images by their keys."""
+    """Draw a permutation of the channels for each of n images, (n, 3) int64. It contains the source of each channel."""
     words = random_words(xp, seed, keys, CHANNELS, 1)[:, 0]
     return xp.asarray(CHANNEL_ORDERS)[words.astype(xp.uint64) * xp.uint64(len(CHANNEL_ORDERS)) >> xp.uint64(32)]
 
 
 def shuffle_channels(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the images with permuted channels. All conditions are the same, because the family has no parameters."""
     order = channel_orders(xp, batch.seed, batch.keys)
     pixels = batch.pixels[xp.arange(len(order))[:, None], order]
     for condition in conditions:

@@ -1,4 +1,4 @@
-"""Contact sheets: one image under every condition of a grid, as labeled tiles."""
+"""Draw contact sheets: one image under every condition of a grid, as labeled tiles."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .images.decode import BrokenImageError, cropped, pillow_warnings
 from .images.storage import image_keys
 
 TILE, GAP, TITLE, LINE, MARGIN = 132, 6, 18, 15, 12
-"""Pixels of a picture's side, between tiles, of a row's title, of a line below a tile, and around the sheet."""
+"""Sizes in pixels: side of an image, gap between tiles, row title, line of text below a tile, margin of the sheet."""
 COLUMNS = 11
-"""Tiles in a row of a contact sheet."""
+"""Tiles per row."""
 DARK, BRIGHTEST = 96, 0.98
-"""A picture is nearly black where this share of its values is below DARK of 255."""
+"""An image counts as nearly black if at least the proportion `BRIGHTEST` of its values is below `DARK` of 255."""
 PROBE_TILES = 63
-"""Conditions of one probe that are drawn. A map of waves has 1,985: no sheet would hold them."""
+"""Maximum number of tiles per probe. A Fourier map has 1,985 conditions, too many for one sheet."""
 
 
 @dataclass(frozen=True, slots=True)
 class SheetTile:
-    """Pictures side by side, (size, size, 3) uint8, with lines of text below, and a note on the last of them."""
+    """Images drawn side by side, (size, size, 3) uint8, with lines of text below and a note on the last image."""
 
     pictures: Sequence[NDArray[np.uint8]]
     lines: Sequence[str]
@@ -41,7 +41,16 @@ class SheetTile:
 
 
 def draw_tiles(groups: Sequence[tuple[str, Sequence[SheetTile]]], columns: int, out: Path) -> None:
-    """Write groups of tiles as PNG, in rows below their titles; UsageError where the file cannot be written."""
+    """Write groups of tiles to a PNG file, in rows below the title of each group.
+
+    Args:
+        groups: Title and tiles of each group.
+        columns: Maximum number of tiles per row.
+        out: File to write. An existing file is replaced.
+
+    Raises:
+        UsageError: The file is not named *.png or cannot be written.
+    """
     if out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"{out}: the picture is PNG; name it {out.with_suffix('.png')}")
     tiles = [tile for _, members in groups for tile in members]
@@ -75,7 +84,7 @@ def draw_tiles(groups: Sequence[tuple[str, Sequence[SheetTile]]], columns: int, 
 
 
 def read_photograph(file: Path) -> NDArray[np.uint8]:
-    """(3, 224, 224) uint8 of a photograph, cropped as image sets are."""
+    """Read an image file and crop it as image sets do, (3, 224, 224) uint8."""
     try:
         with pillow_warnings():
             return cropped(file.read_bytes(), Crop())[0]
@@ -86,12 +95,15 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
 
 
 def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
-    """(size, size, 3) uint8 of the photograph under each condition, in the grid's order.
+    """Apply every condition of a grid to an image.
 
-    A probe with more than PROBE_TILES conditions has as many that are spread over them.
+    If a probe has more than `PROBE_TILES` conditions, an evenly spaced selection of them is used.
+
+    Returns:
+        Condition -> (size, size, 3) uint8 image, in the order of the grid.
     """
     grid.check_size(photograph.shape[-1])
-    keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
+    keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # the same key as in an image set, so the same noise
     batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
     conditions = _spread(grid.conditions)
     pictures = {
@@ -103,7 +115,7 @@ def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Cond
 
 
 def _spread(conditions: Sequence[Condition]) -> list[Condition]:
-    """At most PROBE_TILES of each probe, from the first to the last in equal steps."""
+    """Select at most `PROBE_TILES` conditions of each probe, evenly spaced from the first to the last."""
     choice: list[Condition] = []
     for _, group in groupby(conditions, key=lambda condition: condition.probe):
         members = list(group)
@@ -113,12 +125,18 @@ def _spread(conditions: Sequence[Condition]) -> list[Condition]:
 
 
 def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str, dict[Condition, str]]]:
-    """(title, condition -> label) of each row of tiles: the conditions of a probe that share their series,
-    or all of them where the probe has no axis.
+    """Arrange conditions in rows of tiles, and write a title for each row and a label for each tile.
 
-    `size` is that of the images, in pixels a side.
+    A row contains the conditions of a probe that differ only in the parameters of its axes, or all conditions if the
+    probe has no axis. The title contains the parameter values that all tiles of the row have in common, and the label
+    of a tile contains the others.
 
-    The title says what all of a row have in common, and a label what its condition alone has.
+    Args:
+        conditions: Conditions to arrange.
+        size: Side length of the images in pixels.
+
+    Returns:
+        Title and condition -> label of each row.
     """
     rows: dict[tuple[str, str], list[Condition]] = {}
     for condition in conditions:
@@ -135,7 +153,7 @@ def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str,
 
 
 def stretched(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
-    """The picture, brightened where it is nearly black, as high-passes leave it; and by how much, in words."""
+    """Brighten an image if it is nearly black, as high-pass filtered images are. Also return a note with the factor."""
     brightest = float(np.quantile(pixels, BRIGHTEST))
     if not 0 < brightest < DARK:
         return pixels, ""
@@ -144,7 +162,7 @@ def stretched(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
 
 
 def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
-    """Write the contact sheet as PNG, and give the number of its tiles."""
+    """Write the contact sheet of an image to a PNG file and return the number of tiles."""
     pictures = perturbed(photograph, grid, seed)
     groups = []
     for title, labels in labelled_rows(pictures, photograph.shape[-1]):
@@ -155,6 +173,6 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
 
 
 def shown(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(size, size, 3) uint8 of (3, size, size) in [0, 1]."""
+    """Convert a (3, size, size) image in [0, 1] to (size, size, 3) uint8."""
     pixels: NDArray[np.uint8] = np.round(image.transpose(1, 2, 0) * 255).astype(np.uint8)
     return pixels

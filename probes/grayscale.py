@@ -1,15 +1,19 @@
-"""Grey images, as people saw them in the experiments of Geirhos et al. 2018: at less contrast, with noise, or filtered.
+"""Convert images to grayscale and reduce their contrast, add uniform noise, or filter them with a Gaussian.
 
-    g = 0.2125 R + 0.7154 G + 0.0721 B      (ITU-R BT.709, as scikit-image's rgb2gray has it)
-    contrast:       (1 - c) / 2 + c g
-    uniform_noise:  clip(0.35 + 0.3 g + width u, 0, 1),  u uniform in (-1, 1) for each pixel
+These are stimuli of the experiments with human observers by Geirhos et al. 2018:
+
+    g = 0.2125 R + 0.7154 G + 0.0721 B      (ITU-R BT.709, as rgb2gray of scikit-image)
+    contrast:           (1 - c) / 2 + c g
+    uniform_noise:      clip(0.35 + 0.3 g + width u, 0, 1),  u uniform in (-1, 1) for each pixel
     gaussian_lowpass:   clip(gaussian(g, sigma), 0, 1),  sigma in pixels
     gaussian_highpass:  clip(g - gaussian(g, sigma), 0, 1), shifted before the clip so that its mean is 0.4423
 
-One u an image serves all widths. The kernel of the filters ends at four sigma, as SciPy's does, and what lies beyond
-the edges is 0.4423, the mean grey of the published images. Less that grey, zeros surround the image, and the filter is
-A (g - 0.4423) A' + 0.4423 with a banded matrix A. It is multiplied in blocks of rows, of which each meets only the
-columns that its band covers: for a narrow kernel that is a quarter of the work.
+One noise field u per image is used for all widths. The Gaussian kernel is truncated at four sigma, as in SciPy. Images
+are padded with the constant 0.4423, the mean gray level of the published images.
+
+After subtracting this constant the padding is zero, so the filter is A (g - 0.4423) A' + 0.4423 with a banded matrix A.
+On NumPy the product is computed in blocks of rows. Each block is multiplied only with the columns that its band covers,
+which for a narrow kernel is a quarter of the work.
 
 Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks").
 """
@@ -30,18 +34,24 @@ from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, number_in
 from .noise import UNIFORM, random_words, uniform
 
 LUMINANCE = (0.2125, 0.7154, 0.0721)
+"""Weights of R, G and B (ITU-R BT.709)."""
 CONTRAST_UNDER_NOISE = 0.3
+"""Contrast of the images to which `uniform_noise` adds noise."""
 BACKGROUND = 0.4423
+"""Mean gray level of the published images, used for padding."""
 TRUNCATE = 4
+"""Radius of the Gaussian kernel, in units of sigma."""
 ROWS = 32
-"""Rows of a block on NumPy. A GPU takes the whole matrix at once."""
+"""Rows per block on NumPy. A GPU multiplies the whole matrix at once."""
 LARGEST_SIGMA = 1000
+"""Largest sigma of the filters, in pixels."""
 UNFILTERED = "inf"
-"""The sigma of a high-pass that removes the background alone. JSON has no infinity, so it is a word."""
+"""Value of sigma for a high-pass filter that only shifts the mean. It is text because JSON cannot represent infinity.
+"""
 
 
 def grey(xp: ModuleType, pixels: Array) -> Array:
-    """(n, size, size) float32 in [0, 1] of (n, 3, size, size) uint8 RGB."""
+    """Convert (n, 3, size, size) uint8 RGB images to grayscale, (n, size, size) float32 in [0, 1]."""
     luminance = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.float32)
     red, green, blue = (xp.float32(weight / 255) for weight in LUMINANCE)
     for part in chunks(xp, len(pixels)):
@@ -52,11 +62,12 @@ def grey(xp: ModuleType, pixels: Array) -> Array:
 
 
 def at_contrast(xp: ModuleType, image: Array, contrast: float) -> Array:
-    """Grey images around a mean of 1/2, with `contrast` in [0, 1] of what they had."""
+    """Scale the contrast of grayscale images around 1/2 by a factor in [0, 1]."""
     return image * xp.float32(contrast) + xp.float32((1 - contrast) / 2)
 
 
 def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the grayscale images at each condition's contrast."""
     image = grey(xp, batch.pixels)
     for condition in conditions:
         out = buffer()
@@ -65,6 +76,7 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
 
 
 def add_noise(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the grayscale images at contrast 0.3 with uniform noise added."""
     image = at_contrast(xp, grey(xp, batch.pixels), CONTRAST_UNDER_NOISE)
     area = image.shape[1] * image.shape[2]
     noise = uniform(xp, random_words(xp, batch.seed, batch.keys, UNIFORM, area)).reshape(image.shape)
@@ -94,7 +106,11 @@ UNIFORM_NOISE = Family(
 
 @cache
 def _blocks(xp: ModuleType, size: int, sigma: float) -> tuple[tuple[slice, slice, Array, Array], ...]:
-    """(rows, columns, part of A, its transpose) for every block: A is zero elsewhere. Products want both contiguous."""
+    """Return the filter matrix A in blocks: (rows, columns, block of A, its transpose). A is zero outside of the
+    blocks.
+
+    The transposes are stored too, because matrix products are fastest with contiguous operands.
+    """
     reach = int(TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
@@ -109,7 +125,7 @@ def _blocks(xp: ModuleType, size: int, sigma: float) -> tuple[tuple[slice, slice
 
 
 def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
-    """(n, size, size) float32 images after a Gaussian of `sigma` in pixels, surrounded by zeros."""
+    """Filter (n, size, size) float32 images with a Gaussian of `sigma` pixels, with zero padding."""
     if sigma == 0:
         return images
     if sigma == inf:
@@ -124,6 +140,7 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
 
 
 def filter_grey(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the grayscale images after each condition's Gaussian low-pass or high-pass filter."""
     images = grey(xp, batch.pixels)
     images -= xp.float32(BACKGROUND)
     share = xp.full(images.shape[-1], 1 / images.shape[-1], dtype=xp.float32)
@@ -133,7 +150,8 @@ def filter_grey(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], b
             filtered, channels = blur(xp, images[part], sigma), out[part]
             if condition.probe == "gaussian_highpass":
                 filtered = xp.subtract(images[part], filtered, out=channels[:, 0])
-                level = xp.float32(BACKGROUND) - (filtered @ share @ share)[:, None, None]  # products sum fastest
+                # The mean of each image, as two matrix-vector products, which are faster than `mean`.
+                level = xp.float32(BACKGROUND) - (filtered @ share @ share)[:, None, None]
             else:
                 level = xp.float32(BACKGROUND)
             first = xp.add(filtered, level, out=channels[:, 0])
@@ -143,6 +161,7 @@ def filter_grey(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], b
 
 
 def _sigma_or_inf(value: Any) -> float | str:
+    """Parse a sigma that may be infinite."""
     if value in (UNFILTERED, inf):
         return UNFILTERED
     try:

@@ -1,15 +1,19 @@
-"""Power of images by octave, direction and ring.
+"""Compute the power of images by octave, orientation and ring.
 
-With F the transform of a channel of size x size pixels in [0, 1], a wave of u cycles per image down and v across has
+Let F be the Fourier transform of a channel of size x size pixels in [0, 1]. A wave with u cycles/image vertically and v
+cycles/image horizontally has
 
-    power = |F(u, v)|^2 / size^4        the sum over all waves but the constant is the variance of the channel's pixels
+    power = |F(u, v)|^2 / size^4
 
-Powers of an image are means over its channels. Octaves are those of probes/octaves.py. A direction is the angle of the
-vector (v, u), within 22.5 degrees: a wave of 0 runs across and draws upright stripes, one of 90 runs down, and one of
-45 to the lower right; octaves are square, so 45 and 135 hold 1.4 times the waves of 0 and 90. Ring r of 1 … size // 2
-holds the waves with round(sqrt(u^2 + v^2)) = r.
+The sum over all waves except the constant is the variance of the channel's pixels. The power of an image is the mean
+over its channels.
 
-Powers of natural images fall as f^-exponent with an exponent near 2 (Field 1987).
+Octaves are defined in probes/octaves.py. The direction of a wave is the angle of the vector (v, u), rounded to a
+multiple of 45 degrees. A wave with direction 0 varies horizontally (its stripes are vertical), 90 varies vertically,
+and 45 varies towards the lower right. Since octaves are square, directions 45 and 135 contain 1.4 times as many waves
+as 0 and 90. Ring r = 1 … size // 2 contains the waves with round(sqrt(u^2 + v^2)) = r.
+
+The power of natural images is proportional to f^-exponent with an exponent near 2 (Field 1987).
 """
 
 from __future__ import annotations
@@ -29,23 +33,23 @@ from .octaves import SMALLEST_SIZE
 
 Floats = NDArray[np.float64]
 DIRECTIONS = (0, 45, 90, 135)
-"""The directions of waves, in degrees."""
+"""Directions of waves, in degrees."""
 BLOCK = 16
-"""Images that a thread transforms at a time."""
+"""Number of images that a thread transforms at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Powers:
-    """The powers of n images."""
+    """Power of n images."""
 
     octaves: Floats
-    """(n, 7, 4): by octave and direction; 0 in octaves without a ring."""
+    """Power by octave and direction, (n, 7, 4). Octaves without a ring have power 0."""
     rings: Floats
-    """(n, size // 2): the mean power of a wave in rings 1 to size // 2."""
+    """Mean power of a wave in rings 1 to size // 2, (n, size // 2)."""
 
 
 def check_size(images: ImageSet) -> None:
-    """UsageError for images that are too small to have octaves."""
+    """Raise UsageError if the images are too small to be divided into octaves."""
     if images.info.size < SMALLEST_SIZE:
         raise UsageError(
             f"{images.folder}: a spectrum needs {SMALLEST_SIZE} pixels a side or more, not {images.info.size}; pack "
@@ -54,7 +58,7 @@ def check_size(images: ImageSet) -> None:
 
 
 def octave_columns(size: int) -> list[dict[str, Any]]:
-    """Number and cycles per image, such as `8 to 14`, of each octave that images of a size have waves in."""
+    """Return the index and the range in cycles/image, such as `8 to 14`, of each octave that is not empty at this size."""
     return [
         {"octave": octave, "cycles": f"{high}" if high == low + 1 else f"{low + 1} to {high}"}
         for octave, (low, high) in enumerate(pairwise(octave_edges(size)))
@@ -63,7 +67,9 @@ def octave_columns(size: int) -> list[dict[str, Any]]:
 
 
 def ring_cycles(size: int) -> Floats:
-    """(size // 2,): the cycles per image in rings 1 to size // 2, as geometric means over their waves."""
+    """Return the spatial frequency of rings 1 to size // 2 in cycles/image, (size // 2,), as the geometric mean over
+    waves.
+    """
     ring, logarithm = _plane_rings(size)
     inside = (ring > 0) & (ring <= size // 2)
     sums = np.bincount(ring[inside], logarithm[inside])
@@ -71,7 +77,15 @@ def ring_cycles(size: int) -> Floats:
 
 
 def read_powers(images: ImageSet, progress: Progress = silent) -> Powers:
-    """The powers of all images of a set; UsageError where they are too small."""
+    """Compute the power of all images of an image set.
+
+    Args:
+        images: Image set. Its images need at least `SMALLEST_SIZE` pixels per side.
+        progress: Function that displays the progress.
+
+    Raises:
+        UsageError: The images are too small.
+    """
     check_size(images)
     size = images.info.size
     ring, _ = _plane_rings(size)
@@ -95,13 +109,14 @@ def read_powers(images: ImageSet, progress: Progress = silent) -> Powers:
 
 
 def energy_shares(fields: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Shares of the energy of images by octave and by ring, without the constant; their channels' mean is taken.
+    """Compute the proportion of energy in each octave and in each ring, without the constant.
 
     Args:
-        fields: (n, 3, size, size).
+        fields: (n, 3, size, size) images. Their channels are averaged first.
 
-    Returns (n, 7) and (n, rings): ring 1, 2, … to that of the corner. Both add up to 1, or are NaN where an image is
-    constant.
+    Returns:
+        Proportions by octave, (n, 7), and by ring, (n, rings), from ring 1 to the ring of the corner of the spectrum.
+            Each row adds up to 1, or is NaN if the image is constant.
     """
     size = fields.shape[-1]
     ring, _ = _plane_rings(size)
@@ -115,19 +130,19 @@ def energy_shares(fields: NDArray[np.float32]) -> tuple[Floats, Floats]:
 
 
 def _plane(size: int) -> tuple[Floats, Floats]:
-    """Cycles down, (size, 1), and across, (1, size), laid out as `fft2` has waves."""
+    """Return the vertical (size, 1) and horizontal (1, size) frequencies in cycles/image, in the layout of `fft2`."""
     cycles = np.asarray(np.fft.fftfreq(size, 1 / size), np.float64)
     return cycles[:, None], cycles[None]
 
 
 def _plane_rings(size: int) -> tuple[NDArray[np.int64], Floats]:
-    """(size^2,): the ring of each wave, and the logarithm of its cycles per image."""
+    """Return the ring of each wave and the logarithm of its frequency in cycles/image, (size^2,) each."""
     radius = np.asarray(np.hypot(*_plane(size)).ravel(), np.float64)
     return np.rint(radius).astype(np.int64), np.asarray(np.log(np.maximum(radius, 1)), np.float64)
 
 
 def _bands(size: int) -> NDArray[np.int64]:
-    """(size^2,): octave and direction of each wave as one number, and 28 for the constant."""
+    """Return octave and direction of each wave as one index, (size^2,). The index of the constant is 28."""
     down, across = _plane(size)
     octaves = np.searchsorted(octave_edges(size), np.rint(np.maximum(abs(down), abs(across)))) - 1
     angle = np.degrees(np.arctan2(down, across)) % 180
