@@ -85,7 +85,7 @@ def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
 
 
 def check_size(condition: Condition, size: int) -> None:
-    """Raise ProbeError if the band contains no frequency at this image size, or if the filters do not support the size."""
+    """Raise ProbeError if the band contains no frequency at this image size, or the filters do not support the size."""
     low, high = band_of(condition)
     if (low, high) == (0, 1):
         return

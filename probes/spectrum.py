@@ -58,7 +58,7 @@ def check_size(images: ImageSet) -> None:
 
 
 def octave_columns(size: int) -> list[dict[str, Any]]:
-    """Return the index and the range in cycles/image, such as `8 to 14`, of each octave that is not empty at this size."""
+    """Return the index and the range in cycles/image, such as `8 to 14`, of each non-empty octave at this size."""
     return [
         {"octave": octave, "cycles": f"{high}" if high == low + 1 else f"{low + 1} to {high}"}
         for octave, (low, high) in enumerate(pairwise(octave_edges(size)))

@@ -1,1 +1,1 @@
-"""The generalization benchmarks: how each is laid out, checked and packed."""
+"""Benchmarks for generalization: their file layouts, and functions that check and pack them."""

@@ -1,13 +1,14 @@
-"""Frequency cue conflicts: the low frequencies of one image, and the high ones of another, which shows another class.
+"""Create frequency cue-conflict images: low frequencies of one image, high frequencies of an image of another class.
 
     y = clip(low(A) + B - low(B), 0, 1),  rounded to 8 bits
 
-low is the low-pass of probes/spectral.py before its clip, so that the mean is A's. Every image of the set gives its low
-frequencies to one conflict and its high ones to another; which, is drawn. What a network names is a decision for the
-low frequencies, for the high ones, or for neither: see `analysis.metrics.families.cue_conflict`.
+low is the low-pass filter of probes/spectral.py without clipping, so the mean of y is that of A. Every image of the
+source set contributes its low frequencies to one conflict image and its high frequencies to another. The pairs are
+drawn at random. A prediction agrees with the class of the low frequencies, with that of the high frequencies, or with
+neither. See `analysis.metrics.families.cue_conflict`.
 
-Source: after Gavrikov et al. 2025, whose 1,280 images of 16 classes are not these: the filter, the cutoff and the pairs
-are this module's.
+The idea is that of Gavrikov et al. 2025. Their 1,280 images of 16 classes are not reproduced: the filter, the cutoff
+and the pairs are different here.
 """
 
 from __future__ import annotations
@@ -33,15 +34,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BENCHMARK = "frequency-conflict"
+"""Name of the benchmark in results."""
 
 
 def pack_frequency_conflict(
     images: ImageSet, out: Path, *, cutoff: float, seed: int = 0, name: str | None = None, how: How = USUAL
 ) -> ImageSet:
-    """Make a set of as many conflicts as there are images, of which conflict i has the low frequencies of image i.
+    """Create a set with one conflict image for each image of a labeled set. See `app.api`.
 
-    No class has more than half of `images`. Labels of the set are the classes of low frequencies, the scheme `hf_label`
-    those of high ones, and clusters those of the image with the low ones: see `app.api`.
+    Conflict image i contains the low frequencies of image i. Labels are the classes of the low frequencies, the label
+    scheme `hf_label` contains the classes of the high frequencies, and clusters are those of the images with the low
+    frequencies.
+
+    Args:
+        images: Labeled image set in which no class has more than half of the images.
+        out: Folder to create.
+        cutoff: Cutoff between low and high frequencies as a proportion of the Nyquist limit, in (0, 1).
+        seed: Seed of the random pairs.
+        name: Name of the new set. Defaults to the name of its folder.
+        how: Packing options.
+
+    Raises:
+        UsageError: The cutoff leaves no low or no high frequencies.
+        ImageSetError: The set has no labels, an odd image size, or a class with more than half of the images.
     """
     info = images.info
     if images.labels is None:
@@ -53,7 +68,7 @@ def pack_frequency_conflict(
             f"{images.folder}: frequencies are split at an even number of pixels a side, not {info.size}"
         )
     half = info.size // 2
-    if not 1 <= cutoff * half < half:  # nor NaN
+    if not 1 <= cutoff * half < half:  # also rejects NaN
         raise UsageError(
             f"--cutoff {cutoff:g} leaves no {'high' if cutoff * half >= half else 'low'} frequencies of {info.size} "
             f"pixels; choose from {2 / info.size:.2g} up to, but not including, 1"
@@ -74,7 +89,8 @@ def pack_frequency_conflict(
     preprocessing = f"{info.preprocessing}; up to {r} cycles of each, and above {r} of another class's, drawn by {seed}"
     set_info = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, preprocessing, True, info.decision_space)
     with new_folder(out) as folder:
-        # The workers share the processors already; the threads of each product would be in their way.
+        # The images are already processed in one thread per processor, so additional BLAS threads would only slow them
+        # down.
         with threadpool_limits(1, "blas"):
             sha256s, _ = hash_rows(conflicts(), count, folder / PIXELS, out, f"packing {set_info.name}", how)
         rows = range(count)
@@ -86,9 +102,10 @@ def pack_frequency_conflict(
 
 
 def draw_partners(labels: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
-    """(n,) for each image, the index of one of another class; all are different.
+    """Draw for each image the index of an image of another class, (n,). Each image is drawn exactly once.
 
-    ValueError where a class has more than half of the images, since there are no such partners.
+    Raises:
+        ValueError: A class has more than half of the images, so no such assignment exists.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if 2 * counts.max() > len(labels):
@@ -97,7 +114,8 @@ def draw_partners(labels: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
     partners = random.permutation(len(labels))
     for row in np.flatnonzero(labels[partners] == labels):
         if labels[partners[row]] == labels[row]:
-            # It exchanges partners with one of these; there is at least one, since no class has more than half.
+            # Swap partners with an image for which the swap creates no new pair of the same class. At least one exists,
+            # because no class has more than half of the images.
             free = np.flatnonzero((labels != labels[row]) & (labels[partners] != labels[row]))
             swapped = random.choice(free)
             partners[[row, swapped]] = partners[[swapped, row]]
@@ -105,7 +123,9 @@ def draw_partners(labels: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
 
 
 def conflict(images: ImageSet, low: int, high: int, r: int) -> NDArray[np.uint8]:
-    """(3, size, size) uint8: frequencies up to r of image `low`, and those above r of image `high`."""
+    """Return an image with the frequencies up to r of image `low` and those above r of image `high`, (3, size, size)
+    uint8.
+    """
     pair = images.take(np.array([low, high])).astype(np.float32) / np.float32(255)
     filtered = lowpass(np, pair, spectrum(np, pair), r)
     mixed: NDArray[np.float32] = np.clip(filtered[0] + (pair[1] - filtered[1]), 0, 1)

@@ -1,4 +1,4 @@
-"""The classes of the benchmarks' images: by the part of a path that names one, or by a list of labels."""
+"""Find the classes of benchmark images, either from their paths or from a list of labels."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from ...core.untrusted import read_text, words_of
 from ..images.decision_spaces import DecisionSpace, decision_space, imagenet_classes, names_of, wnids_of
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
-"""An image of ImageNet's validation set, by its file number, 1 to 50,000."""
+"""File name of an image of the ImageNet validation set. It contains its number, 1 to 50,000."""
 _OUTLINE = re.compile(r"([a-z]+)\d+\.png")
 _CUE_CONFLICT = re.compile(r"([a-z]+)\d+-([a-z]+)\d+\.png")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The part of a path that names the class of its image."""
+    """How the path of an image specifies its class."""
 
     words: str
+    """Description of the layout, for error messages."""
     class_of: Callable[[str], str]
-    """A function that takes a path and gives the name of its class, or "" where the path is not of this layout."""
+    """Return the class name in a path, or "" if the path does not have this layout."""
     classes: Callable[[DecisionSpace], Mapping[str, int]]
-    """The names that classes have in paths, and their numbers."""
+    """Return class name as it occurs in paths -> class index."""
 
 
 def _parent(path: str) -> str:
@@ -41,7 +42,7 @@ def _shape(path: str) -> str:
 
 
 def texture_of(path: str) -> str:
-    """The name of the class whose texture a cue-conflict image has."""
+    """Return the texture class of a cue-conflict image."""
     cues = _CUE_CONFLICT.fullmatch(PurePosixPath(path).name)
     return cues[2] if cues else ""
 
@@ -73,56 +74,63 @@ LAYOUTS: Mapping[str, Layout] = {
     "imagenet-v2": NUMBER,
     "cue-conflict": SHAPE,
 }
-"""The layout of each benchmark, by its name."""
+"""Layout of each benchmark by name."""
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name; UnknownName where there is none."""
+    """Return the benchmark with the given name. Raises UnknownName if there is none."""
     if name not in BENCHMARKS:
         raise UnknownName("benchmark", name, BENCHMARKS, "see `bandlens benchmarks list`")
     return BENCHMARKS[name]
 
 
 def classes_of(benchmark: Benchmark, layout: Layout) -> Mapping[str, int]:
-    """The names that the benchmark's classes have in paths, and their numbers."""
+    """Return class name as it occurs in paths -> class index, for the classes of a benchmark."""
     return layout.classes(decision_space(benchmark.decision_space))
 
 
-# Labels of validation images from files: the ground truth, and ReaL's lists
+# Files with labels of ImageNet validation images: lists of the ground truth, and ReaL labels.
 
 Truth = dict[int, int]
-"""The class index of each validation image, by file number."""
+"""File number of each validation image -> class index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of a benchmark's images that its folders do not name."""
+    """Files with labels that are not part of the paths of a benchmark's images."""
 
     ground_truth: Path | None = None
-    """A list for images of ImageNet that lie in no class folders: see `read_truth`."""
+    """List of labels for ImageNet images that are not in class folders; see `read_truth`."""
     real: Path | None = None
-    """ReaL's real.json."""
+    """File real.json with the ReaL labels."""
 
 
 IN_PATHS = Labels()
+"""No files: all labels are part of the paths."""
 
 
 def file_number(path: str) -> int | None:
-    """The number in ILSVRC2012_val_00000001.JPEG, or None for another name."""
+    """Return the number in a file name such as ILSVRC2012_val_00000001.JPEG, or None for other names."""
     name = NUMBERED.fullmatch(PurePosixPath(path).name)
     return int(name[1]) if name else None
 
 
 def read_truth(file: Path) -> Truth:
-    """The classes of validation images by their file number, from any of the lists that are in use.
+    """Read the classes of ImageNet validation images from any of the common list formats.
 
-    - a line an image: the file's name and its class, as an index from 0 to 999 or a WordNet id; with a space or a comma
-      between them, with or without a header, and whatever follows on the line does not matter;
-    - 50,000 lines in the order of file numbers, a WordNet id each;
-    - 50,000 lines in that order, an ILSVRC2012 id from 1 to 1000 each: the development kit's
-      ILSVRC2012_validation_ground_truth.txt, which needs the kit's meta.mat beside it.
+    - One line per image with its file name and its class, a class index from 0 to 999 or a WordNet ID. They are
+      separated by spaces or a comma. A header and further fields are ignored.
+    - 50,000 lines in the order of file numbers, each with a WordNet ID.
+    - 50,000 lines in the order of file numbers, each with an ILSVRC2012 ID from 1 to 1000. This is
+      ILSVRC2012_validation_ground_truth.txt of the development kit. It needs the file meta.mat of the kit in the same
+      folder.
 
-    Raises UsageError where the file cannot be read, ImageSetError naming the line that is none of these.
+    Returns:
+        File number -> class index.
+
+    Raises:
+        UsageError: The file cannot be read.
+        ImageSetError: A line has none of these formats. The message contains its number.
     """
     lines = [re.split(r"[\s,]+", line.strip()) for line in _text(file).splitlines() if line.strip()]
     header = len(lines) > 1 and _number(lines[0]) is None and _number(lines[1]) is not None
@@ -138,7 +146,7 @@ def read_truth(file: Path) -> Truth:
 
 
 def listed(file: Path) -> Layout:
-    """The layout of images whose classes `file` lists by file number: see `read_truth`."""
+    """Return the layout of images whose classes are listed by file number; see `read_truth`."""
     truth, wnids = read_truth(file), list(imagenet_classes())
 
     def class_of(path: str) -> str:
@@ -158,11 +166,13 @@ def _text(file: Path) -> str:
 
 
 def _number(fields: Sequence[str]) -> int | None:
+    """Return the file number in the first field of a line. The extension may be missing."""
     name = fields[0] if PurePosixPath(fields[0]).suffix else f"{fields[0]}.JPEG"
     return file_number(name)
 
 
 def _named(file: Path, lines: Sequence[Sequence[str]], first: int) -> Truth:
+    """Read lines with file names and classes."""
     truth: Truth = {}
     for at, fields in enumerate(lines, start=first):
         number = _number(fields)
@@ -190,7 +200,7 @@ def _index(file: Path, line: int, text: str) -> int:
 
 
 def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
-    """The function that reads an ILSVRC2012 id, by the meta.mat of the development kit."""
+    """Return a function that converts ILSVRC2012 IDs to class indices, using meta.mat of the development kit."""
     meta = file.with_name("meta.mat")
     if not meta.is_file():
         raise UsageError(
@@ -201,7 +211,7 @@ def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnids = {str(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])}
-    except Exception as error:  # a damaged file fails in as many ways as the format has parts
+    except Exception as error:  # SciPy raises many different exceptions for damaged files
         raise ImageSetError(f"{meta}: not the meta.mat of the ILSVRC2012 development kit; download it again") from error
 
     def class_of(where: Path, line: int, text: str) -> int:
@@ -213,9 +223,12 @@ def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
 
 
 def read_real(file: Path) -> list[tuple[int, ...]]:
-    """ReaL's real.json: for each validation image, by file number, the classes that count as right.
+    """Read the ReaL labels from real.json: for each validation image, by file number, the classes that count as
+    correct.
 
-    Raises UsageError where it cannot be read, ImageSetError where it is not such a list of 50,000.
+    Raises:
+        UsageError: The file cannot be read.
+        ImageSetError: It is not a list of 50,000 lists of classes.
     """
     try:
         lists = json.loads(_text(file))

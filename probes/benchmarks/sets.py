@@ -1,6 +1,6 @@
-"""Packing a benchmark: all of it is checked first, then its sets are packed one by one.
+"""Pack benchmarks. All files are checked before the first image is decoded.
 
-A benchmark has one set, or one for each corruption and severity.
+A benchmark becomes one image set, or one image set per corruption and severity.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from .layouts import (
 )
 
 NAMED_SETS = 3
-"""The number of sets that a message names before it says how many more there are."""
+"""Maximum number of image sets listed in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Less than a whole benchmark, on purpose."""
+    """Restrict a benchmark to some of its images."""
 
     limit: int | None = None
-    """The number of images that are taken, from all classes as evenly as can be; by default all."""
+    """Number of images, balanced between classes as far as possible. By default all images are used."""
     partial: bool = False
-    """Take what is there, though classes or images are missing."""
+    """Whether missing classes and images are allowed."""
     corruptions: tuple[str, ...] = ()
-    """The corruptions that are taken; by default all."""
+    """Corruptions to use. By default all are used."""
     severities: tuple[int, ...] = ()
-    """The severities that are taken; by default all."""
+    """Severities to use. By default all are used."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError("a subset needs at least 1 image")
 
     def check_corruptions(self, benchmark: Benchmark) -> None:
-        """UsageError where the benchmark has no such corruptions or severities."""
+        """Raise UsageError if the benchmark does not have these corruptions or severities."""
         if not benchmark.corruptions and (self.corruptions or self.severities):
             raise UsageError(f"{benchmark.name} has neither corruptions nor severities; leave them out")
         for name in self.corruptions:
@@ -70,40 +70,57 @@ class Subset:
                 raise UsageError(f"severity {severity} must be from {SEVERITIES[0]} to {SEVERITIES[-1]}")
 
     def preprocessing(self, benchmark: Benchmark, crop: Crop, count: int) -> str:
-        """The identity of what is done to the pixels, and of which images: for the digest and for every result."""
+        """Return text that identifies the crop and the number of images.
+
+        It is part of the digest and shown with every result.
+        """
         if count >= benchmark.count:
             return crop.key
         return f"{crop.key}; {count} of {benchmark.count} images"
 
     def allows(self, benchmark: Benchmark, count: int) -> bool:
-        """Whether a set of so many images can be this subset of the benchmark."""
+        """Return whether an image set with `count` images can be this subset of the benchmark."""
         if self.limit is not None:
             return count == self.limit
         return self.partial or count == benchmark.count
 
     def choose(self, classes: Sequence[int]) -> list[int]:
-        """Positions, ascending, of the images of the subset; `classes` are those of all images in their order."""
-        # The first of every class come first, then the second of every class, …
+        """Return the positions of the selected images in ascending order.
+
+        `classes` contains the class of each image.
+        """
+        # Take the first image of every class, then the second of every class, and so on.
         rows = sorted(range(len(classes)), key=places_in_classes(classes).__getitem__)
         return sorted(rows[: self.limit])
 
 
 ALL_ROWS = Subset()
+"""The complete benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The faults of a benchmark, in words."""
+    """Differences between files and a benchmark, as text."""
 
     missing: tuple[str, ...] = ()
+    """Files that the benchmark contains but that do not exist."""
     surplus: tuple[str, ...] = ()
+    """Files that do not belong to the benchmark."""
 
     def __str__(self) -> str:
         return "; ".join((*self.surplus, *self.missing))
 
 
 def faults(benchmark: Benchmark, layout: Layout, names: Sequence[str], paths: Sequence[str], subset: Subset) -> Faults:
-    """Find what keeps the images at `paths`, of classes called `names`, from being the benchmark, or a subset of it."""
+    """Compare the images that were found with the benchmark or a subset of it.
+
+    Args:
+        benchmark: Expected benchmark.
+        layout: Layout of its files.
+        names: Class name of each image, or "" if its path does not have the layout.
+        paths: Path of each image.
+        subset: Expected subset.
+    """
     classes = classes_of(benchmark, layout)
     counts = Counter(name for name in names if name in classes)
     surplus = []
@@ -124,6 +141,7 @@ def faults(benchmark: Benchmark, layout: Layout, names: Sequence[str], paths: Se
 def _missing(
     benchmark: Benchmark, classes: Mapping[str, int], counts: Mapping[str, int], subset: Subset
 ) -> Iterable[str]:
+    """Yield descriptions of missing images and classes."""
     total = sum(counts.values())
     if subset.limit is not None and total < subset.limit:
         yield f"there are {total} images, fewer than the {subset.limit} wanted"
@@ -143,7 +161,7 @@ def _missing(
 
 
 def merged(by_set: Sequence[tuple[str, Faults]]) -> Faults:
-    """The faults of several sets as those of one, each with the label of its set, if it has one."""
+    """Combine the differences of several image sets, each with the label of its set."""
 
     def lines(part: str) -> tuple[str, ...]:
         texts = [
@@ -157,7 +175,7 @@ def merged(by_set: Sequence[tuple[str, Faults]]) -> Faults:
 
 
 def refuse(benchmark: Benchmark, where: str, faults: Faults) -> None:
-    """ImageSetError that says what is missing or surplus, unless nothing is."""
+    """Raise ImageSetError with a description of the differences, if there are any."""
     if faults.surplus:
         raise ImageSetError(
             f"{where} is not {benchmark.name}: {faults}; choose the right folder, or move away what is not of it"
@@ -170,24 +188,29 @@ def refuse(benchmark: Benchmark, where: str, faults: Faults) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSet:
-    """One set: where its images lie, where it goes, and what it is called."""
+    """One image set of a benchmark."""
 
     source: Path
+    """Folder or archive of the images."""
     out: Path
+    """Folder of the image set."""
     name: str
+    """Name of the image set in results."""
     corruption: str | None = None
     severity: int | None = None
 
     @property
     def label(self) -> str:
-        """fog/3, or nothing."""
+        """Return the corruption and severity, such as `fog/3`, or an empty string."""
         return f"{self.corruption}/{self.severity}" if self.corruption else ""
 
 
 def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: Subset) -> list[BenchmarkSet]:
-    """The sets that are asked for, whether or not they are packed already.
+    """Return the image sets of a benchmark that the subset asks for, including those that are already packed.
 
-    Raises UsageError for what the benchmark does not have, ImageSetError where folders are missing or surplus.
+    Raises:
+        UsageError: The benchmark does not have the corruptions or severities, or the source folder does not exist.
+        ImageSetError: Folders are missing or do not belong to the benchmark.
     """
     subset.check_corruptions(benchmark)
     if not benchmark.corruptions:
@@ -222,7 +245,7 @@ def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: 
 def _faults(
     benchmark: Benchmark, source: Path, corruptions: Sequence[str], missing_sets: Sequence[BenchmarkSet], subset: Subset
 ) -> Faults:
-    """The faults of a folder of corruptions, which lacks `missing_sets`."""
+    """Compare the folders of a corruption benchmark with the expected ones."""
     folders = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and folder.name[0] != ".")
     strays = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
     surplus = [f"{len(strays)} folders are none of its corruptions ({some_of(strays)})"] if strays else []
@@ -240,7 +263,11 @@ def _faults(
 def packed_already(
     benchmark: Benchmark, place: BenchmarkSet, crop: Crop, subset: Subset, stream: bool
 ) -> ImageSet | None:
-    """The set that an interrupted pack of corruptions left whole; UsageError where another set is in its place."""
+    """Return an image set that an interrupted earlier call has completed, or None if there is none.
+
+    Raises:
+        UsageError: The folder contains another image set.
+    """
     if not benchmark.corruptions or not place.out.exists():
         return None
     images = open_image_set(place.out)
@@ -265,23 +292,30 @@ def pack_benchmark(
     subset: Subset = ALL_ROWS,
     how: How = USUAL,
 ) -> list[ImageSet]:
-    """Check that a folder holds a benchmark, or the subset of it that is meant, and pack it.
+    """Check that a folder contains a benchmark or the requested subset of it, and pack it.
 
-    A benchmark of corruptions becomes a set for each corruption and severity, `out`/fog/3; those that are there already
-    are left as they are, so that an interrupted pack goes on. All images are counted before the first is decoded.
+    A benchmark of corruptions becomes one image set per corruption and severity, such as `out`/fog/3. Image sets that
+    already exist are kept, so an interrupted call can be repeated. All images are counted before the first one is
+    decoded. After an error, no incomplete image set is left behind.
 
     Args:
-        benchmark: its name, as `list_benchmarks` has it.
-        source: its folder, or an archive of it; of corruptions, the folder of their folders.
-        out: the new folder of the set, or of the sets of corruptions.
-        name: the name of the set, by default that of `out`; corruption and severity are added.
-        crop: how photographs become pixels; those of a benchmark that is not resized must have `crop.size`.
-        labels: files with labels, for the benchmarks that have them.
-        subset: how much of the benchmark is packed, and is enough; by default all of it.
-        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
+        benchmark: Name of the benchmark, see `list_benchmarks`.
+        source: Folder or archive of the benchmark. For corruptions, the folder that contains a folder per corruption.
+        out: Folder to create for the image set, or for the image sets of all corruptions.
+        name: Name of the image set in results. Defaults to the name of `out`. Corruption and severity are appended.
+        crop: How images are resized and cropped. Benchmarks that are not resized must have images of `crop.size`
+            pixels.
+        labels: Files with labels, for benchmarks that need them.
+        subset: Part of the benchmark to pack. Defaults to all of it.
+        how: Options such as skipping of broken files and the number of threads. They do not change the pixels or
+            labels.
 
-    Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
-    and for broken images. After an error there is no set that is not whole.
+    Returns:
+        The image sets, in the order of corruptions and severities.
+
+    Raises:
+        UsageError: An option does not apply to the benchmark.
+        ImageSetError: Files are missing, broken, or do not belong to the benchmark.
     """
     benchmark = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     source, out = Path(source), Path(out)
@@ -302,7 +336,9 @@ def pack_benchmark(
     counts, by_set = [], []
     for place in todo:
         images, choice, faults_of_set = look(place)
-        listings = {place: (images, choice)}  # the last: where there is one set, it may be that of a long archive
+        # Keep only the last listing, to save memory. A benchmark with one set may be a large archive, which is slow to
+        # list, so it is not listed twice.
+        listings = {place: (images, choice)}
         counts.append(len(choice.rows))
         by_set.append((place.label, faults_of_set))
     refuse(benchmark, str(source), merged(by_set))
@@ -330,7 +366,7 @@ def pack_benchmark(
 
 
 def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[int, ...]]]:
-    """The layout of the benchmark's files, or the ground truth that stands for one; and ReaL's lists."""
+    """Return the layout of the benchmark's files, or that of a ground-truth list, and the ReaL labels."""
     if (labels.real is None) == (benchmark.scheme == "real"):
         advice = (
             "needs ReaL's labels; give --real real.json"
@@ -349,7 +385,7 @@ def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[
 def _look(
     benchmark: Benchmark, layout: Layout, real: Sequence[tuple[int, ...]], subset: Subset, place: BenchmarkSet
 ) -> tuple[ImageSource, Choice, Faults]:
-    """List the images of a set, choose those of the subset, and say what is missing or surplus."""
+    """List the images of an image set, select those of the subset, and compare them with the benchmark."""
     source, classes = open_source(place.source), classes_of(benchmark, layout)
     names = [layout.class_of(path) for path in source.paths]
     members = [row for row, name in enumerate(names) if name in classes]
@@ -368,6 +404,7 @@ def _look(
 def _schemes(
     benchmark: Benchmark, source: Path, paths: Sequence[str], real: Sequence[tuple[int, ...]]
 ) -> dict[str, Lists]:
+    """Return the additional label schemes of a benchmark: texture classes or ReaL labels."""
     if benchmark.scheme == "texture":
         numbers = names_of(decision_space(benchmark.decision_space))
         return {"texture": [(numbers[texture_of(path)],) for path in paths]}

@@ -1,1 +1,1 @@
-"""Image sets: photographs decoded once to fixed-shape uint8, with labels and clusters."""
+"""Image sets: images decoded once to uint8 arrays of a fixed size, with labels and clusters."""

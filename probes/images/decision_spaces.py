@@ -1,4 +1,8 @@
-"""Decision spaces: all classes, 200 or 16 entry-level ones that are made of 1000 logits, or sets of labels."""
+"""Define decision spaces, the sets of classes between which a prediction is made.
+
+A decision space consists of all classes of the model, of 200 or 16 classes derived from the 1000 ImageNet logits, or of
+label sets.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +15,41 @@ from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL
 
 NAMES = ("all", *SPACE_CLASSES, MULTILABEL)
-"""Names of the decision spaces; an image set that says nothing has `all`."""
+"""Names of the decision spaces. The default of an image set is `all`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionSpace:
-    """The k classes that a decision is made between."""
+    """The k classes of a decision space."""
 
     name: str
+    """Name of the decision space, one of `NAMES`."""
     members: tuple[tuple[int, ...], ...]
-    """The indices of each class's logits among the 1000."""
+    """For each class, the indices of its logits among the 1000 of ImageNet."""
     ids: tuple[int, ...]
-    """The number of each class in labels and predictions; ascending."""
+    """Index of each class in labels and predictions, in ascending order."""
     names: tuple[str, ...]
-    """The name of each class in English."""
+    """English name of each class."""
 
 
 @cache
 def imagenet_classes() -> dict[str, int]:
-    """WordNet id -> class index, 0 to 999, of the 1000 classes of ImageNet."""
+    """Return WordNet ID -> class index, 0 to 999, for the 1000 classes of ImageNet."""
     return {wnid: index for index, wnid in enumerate(_lines("imagenet_wnids"))}
 
 
 @cache
 def decision_space(name: str) -> DecisionSpace:
-    """The space of that name; UnknownName where there is none.
+    """Return the decision space with the given name.
 
-    `all` has the 1000 classes of ImageNet. `imagenet-a` and `imagenet-r` are the 200 classes of those data sets, by
-    their indices among the 1000. `sixteen` are the entry-level classes of Geirhos et al. 2018, numbered 0 to 15 by
-    name: each stands for several of the 1000, and together they leave some out. The classes of `multilabel` are those
-    of a model, so that none are listed.
+    - `all` contains the 1000 classes of ImageNet.
+    - `imagenet-a` and `imagenet-r` contain the 200 classes of these data sets, with their indices among the 1000.
+    - `sixteen` contains the entry-level classes of Geirhos et al. 2018, numbered 0 to 15 in alphabetical order. Each
+      combines several of the 1000 classes, and some of the 1000 belong to none of them.
+    - `multilabel` has no fixed classes, because they are those of the model.
+
+    Raises:
+        UnknownName: No decision space has this name.
     """
     if name not in NAMES:
         raise UnknownName("decision space", name, [], f"all has ImageNet's 1,000 classes; known: {', '.join(NAMES)}")
@@ -57,13 +66,13 @@ def decision_space(name: str) -> DecisionSpace:
 
 
 def wnids_of(space: DecisionSpace) -> dict[str, int]:
-    """WordNet id -> number, of the classes of a space whose classes are among the 1000."""
+    """Return WordNet ID -> class index for a decision space whose classes are ImageNet classes."""
     ids = set(space.ids)
     return {wnid: index for wnid, index in imagenet_classes().items() if index in ids}
 
 
 def names_of(space: DecisionSpace) -> dict[str, int]:
-    """Name -> number, of the classes of a space."""
+    """Return class name -> class index for a decision space."""
     return dict(zip(space.names, space.ids, strict=True))
 
 

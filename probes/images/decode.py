@@ -1,4 +1,7 @@
-"""Image files to pixels: what torchvision's Resize and CenterCrop make of a Pillow image, to the last bit."""
+"""Decode image files, resize and crop them.
+
+The result is bit-identical to torchvision's Resize and CenterCrop on PIL images.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,29 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Photo
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
+"""Formats that Pillow decodes here. DICOM is decoded by pydicom."""
 SUFFIXES = (".dcm", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+"""File extensions of images."""
 
 EXACT = (64, 128, 256, 512)
-"""Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
-power of two is exact there."""
+"""Lengths of the resized shorter side for which resizing a part of the image is bit-identical to resizing the whole.
+Pillow stores the box of the part in float32, which is only exact for a division by a power of two."""
 
 REACH = {"bilinear": 1, "bicubic": 2}
-"""The reach of each filter, in pixels of the smaller picture."""
+"""Radius of each interpolation filter, in pixels of the smaller image."""
 
 
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
-    """Pillow's warnings while files are decoded. Filters belong to the process: enter before threads start."""
+    """Configure the warnings of Pillow and pydicom while files are decoded.
+
+    Warning filters apply to the whole process, so enter this context before starting threads.
+    """
     from PIL import Image
 
     with warnings.catch_warnings():
-        # Damaged EXIF, odd palettes or tags of DICOM do not touch the pixels; a size beyond Pillow's limit is refused.
+        # Damaged EXIF data, unusual palettes and DICOM tags do not affect the pixels, so their warnings are ignored.
+        # Images above Pillow's size limit are rejected.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -47,17 +56,24 @@ def pillow_warnings() -> Iterator[None]:
 
 
 def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int], Clipping | None]:
-    """The cropped picture of a JPEG, PNG, TIFF, WebP or DICOM file, (3, size, size) uint8, and its width and height.
+    """Decode, resize and crop a JPEG, PNG, TIFF, WebP or DICOM file.
 
-    The last is the clipping of a picture of more than 8 bits. The picture is the first frame; like torchvision, EXIF
-    rotation is not applied. Raises BrokenImageError where the file is truncated, of another format, larger than
-    Pillow's pixel limit, or of more than 8 bits and the crop has no range, and as `planar` does.
+    Only the first frame is used. EXIF rotation is not applied, as in torchvision.
+
+    Returns:
+        The image, (3, size, size) uint8; the width and height of the original; the clipping statistics of an image with
+            more than 8 bits, otherwise None.
+
+    Raises:
+        BrokenImageError: The file is truncated, has an unsupported format, exceeds Pillow's pixel limit, or has more
+            than 8 bits but the crop has no range. See also `planar`.
     """
     photo, clipping = _any_file(data, crop.range)
     return planar(photo, crop), photo.size, clipping
 
 
 def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None]:
+    """Decode a file of any supported format."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -77,28 +93,32 @@ def _any_file(data: bytes, levels: Range | None) -> tuple[Photo, Clipping | None
         raise
     except UnidentifiedImageError:
         raise BrokenImageError(f"not a {', '.join(FORMATS)} file" if data else "an empty file") from None
-    except Exception as error:  # a damaged file fails in as many ways as there are formats and tags
+    except Exception as error:  # decoders raise many different exceptions for damaged files
         raise BrokenImageError(words_of(error)) from error
 
 
 def photo_of(array: NDArray[np.uint8]) -> Photo:
-    """A (height, width, 3) uint8 array as an RGB image."""
+    """Convert a (height, width, 3) uint8 array to a PIL image."""
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
-    """The cropped photograph, (3, size, size) uint8, 0 to 255.
+    """Resize and crop an image, (3, size, size) uint8 in [0, 255].
 
-    The longer side is cut to an integer and offsets are rounded half to even, as torchvision does.
-    Raises BrokenImageError where resizing would exceed Pillow's pixel limit, or a `fixed` crop does not fit.
+    The length of the longer side is truncated to an integer, and offsets are rounded half to even, as in torchvision.
+
+    Raises:
+        BrokenImageError: The resized image would exceed Pillow's pixel limit, or the crop is `fixed` and the image has
+            another size.
     """
     placement = _place(*photo.size, crop)
     if (placement.width, placement.height) == photo.size:
         photo = photo.crop(placement.box)
     elif photo.height - placement.height > max(0, 2 * (photo.width - placement.width)):
-        # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
+        # Pillow resizes the width first and then the height, except in this case, where the height shrinks by more than
+        # twice as many pixels as the width. `_resized_crop` only reproduces the usual order.
         photo = _resized(photo, placement.width, placement.height, crop.interpolation).crop(placement.box)
     else:
         photo = _resized_crop(photo, placement, crop.interpolation)
@@ -106,7 +126,7 @@ def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
 
 
 class _Placement(NamedTuple):
-    """The resized photograph, and the square crop in it."""
+    """Size of the resized image, and position and size of the square crop in it."""
 
     width: int
     height: int
@@ -120,7 +140,7 @@ class _Placement(NamedTuple):
 
 
 def _place(width: int, height: int, crop: Crop) -> _Placement:
-    """The sides that the crop resizes a photograph of this width and height to, and where its square lies then."""
+    """Compute the size of the resized image and the position of the crop."""
     size, resize = crop.size, crop.resize
     if crop.fixed and (width, height) != (size, size):
         raise BrokenImageError(f"{width} x {height} pixels, not {size} x {size}")
@@ -131,13 +151,17 @@ def _place(width: int, height: int, crop: Crop) -> _Placement:
 
 
 def _resized_crop(photo: Photo, placement: _Placement, interpolation: str) -> Photo:
-    """Resize in width, then in height, and crop: bit for bit, without most of what the crop drops."""
+    """Resize and crop an image without computing most of the pixels that the crop discards.
+
+    The result is bit-identical to resizing the whole image. The width is resized before the height, as in Pillow.
+    """
     width, height, x, y, size = placement
     first, end = 0, photo.height
     exact = height < width and height in EXACT
     if exact:
         scale = photo.height / height
-        # A row is a mean of those that are less than max(scale, 1) away; bicubic, than twice that.
+        # A row of the result is a weighted mean of the rows within max(scale, 1), or twice that for bicubic
+        # interpolation.
         margin = ceil(REACH[interpolation] * max(scale, 1)) + 1
         first, end = max(0, floor(y * scale) - margin), min(end, ceil((y + size) * scale) + margin)
         photo = photo.crop((0, first, photo.width, end))
@@ -161,7 +185,8 @@ def _resized(
 
 
 def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
-    # A thin strip grows with its shorter side, so the limit holds before and after the resize.
+    # Check the size before and after resizing. Resizing the shorter side of a thin strip can make its longer side huge.
+    """Raise BrokenImageError for an image above Pillow's pixel limit."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
@@ -169,38 +194,44 @@ def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
         raise BrokenImageError(f"{width} x {height} pixels, more than Pillow's limit of {limit}")
 
 
-# Samples of more than 8 bits: grey and RGB of 16 bits or floating point, and how a range makes pixels of them.
-#
-#     pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
-#
-# LOW is black and HIGH white, in the file's own units. With `percentiles` they are the 1st and 99th percentile of each
-# image. Pictures of 8 bits have a range already, and stay as they are.
+# Images with more than 8 bits per sample: 16-bit or floating-point grayscale and RGB. A range converts samples to
+# pixels:
+# pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
+# LOW is black and HIGH is white, in the units of the file. With `percentiles` they are the 1st and 99th percentile of
+# each image. The range does not apply to images with 8 bits.
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-"""Pillow's modes of grey pictures that hold more than 8 bits."""
+"""Pillow's modes of grayscale images with more than 8 bits."""
 PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-"""The first bytes of files of each format; a TIFF begins in one of four ways."""
+"""First bytes of PNG files, and of TIFF files, which have four variants."""
 UNCOMPRESSED, WHITE_IS_ZERO, ALPHA = 1, 0, (1, 2)
-"""Values of the tags Compression, PhotometricInterpretation and ExtraSamples of a TIFF."""
+"""Values of the TIFF tags Compression, PhotometricInterpretation and ExtraSamples."""
 DICOM, DEFLATED = b"DICM", b"1.2.840.10008.1.2.1.99\0"
-"""Bytes after the first 128 of a DICOM file, and the transfer syntax that may expand to any length."""
+"""Bytes 128 to 131 of a DICOM file, and the transfer syntax of deflated files. Those are rejected, because they can
+expand to any size."""
 ENDS = (1, 99)
-"""Percentiles that `percentiles` takes as black and white."""
+"""Percentiles that `percentiles` maps to black and white."""
 GREY, RGB = 0, 2
-"""Colour types of a PNG without transparency."""
+"""Color types of PNG files without transparency."""
 
 
 class Clipping(NamedTuple):
-    """The samples of one picture of more than 8 bits."""
+    """Statistics of the samples of one image with more than 8 bits."""
 
     share: float
-    """The share of them that lies below black or above white."""
+    """Proportion of samples below black or above white."""
     minimum: float
+    """Smallest sample."""
     maximum: float
+    """Largest sample."""
 
 
 class BrokenImageError(ImageSetError):
-    """A file that is no image after all, or an unusable one. The message is the reason alone: callers know the name."""
+    """A file that is not an image or cannot be used.
+
+    The message contains only the reason, because the caller knows the file name. `advice` says what the user can do
+    about it.
+    """
 
     def __init__(self, reason: str, advice: str = "repair it") -> None:
         super().__init__(reason)
@@ -208,7 +239,9 @@ class BrokenImageError(ImageSetError):
 
 
 def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
-    """The samples of a PNG that Pillow opened, (height, width) or (height, width, 3); None where they have 8 bits."""
+    """Return the samples of an image that Pillow opened, (height, width) or (height, width, 3), or None if they have 8
+    bits.
+    """
     if data.startswith(PNG) and data[24] == 16:
         if data[25] not in (GREY, RGB):
             raise BrokenImageError("it has 16 bits and transparency", "save it without transparency")
@@ -217,10 +250,12 @@ def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
 
 
 def tiff_samples(data: bytes) -> NDArray[Any] | None:
-    """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
+    """Return the samples of a TIFF file, (height, width) or (height, width, 3), or None if they have 8 bits.
 
-    Raises BrokenImageError for several pages, another number of channels, too many pixels, compressed RGB, and samples
-    of which the least is white; what tifffile and Pillow raise for a damaged file.
+    Raises:
+        BrokenImageError: The file has several pages, an unsupported number of channels, too many pixels, compressed RGB
+            with more than 8 bits, or white as its smallest value. Damaged files raise exceptions of tifffile and
+            Pillow.
     """
     from PIL import Image
 
@@ -228,7 +263,7 @@ def tiff_samples(data: bytes) -> NDArray[Any] | None:
         from tifffile import TiffFile
     except ImportError:
         raise BrokenImageError("it is TIFF, which tifffile reads", installation("tifffile")) from None
-    # Its lines on damaged files would stand between those of a command.
+    # tifffile logs messages about damaged files, which would mix with the output of a command.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with TiffFile(io.BytesIO(data)) as tiff:
         if len(tiff.pages) != 1:
@@ -244,7 +279,8 @@ def tiff_samples(data: bytes) -> NDArray[Any] | None:
         if page.compression == UNCOMPRESSED:
             samples: NDArray[Any] = page.asarray()
             return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples
-    # Pillow's library stops at the end of the picture, whatever a compressed part expands to; but it has RGB of 8 bits.
+    # libtiff, which Pillow uses, stops decompressing at the end of the image, so a malicious file cannot expand without
+    # limit. But it reads RGB with 8 bits only.
     with Image.open(io.BytesIO(data), formats=["TIFF"]) as photo:
         if photo.mode not in DEEP_MODES:
             raise BrokenImageError("it is compressed RGB of more than 8 bits", "save it without compression")
@@ -252,10 +288,11 @@ def tiff_samples(data: bytes) -> NDArray[Any] | None:
 
 
 def dicom_samples(data: bytes) -> NDArray[Any]:
-    """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's.
+    """Return the samples of a DICOM file, (height, width), in the units that it specifies, such as Hounsfield units.
 
-    Raises BrokenImageError for anything but one grey picture of not too many pixels, and what pydicom raises for a
-    damaged file.
+    Raises:
+        BrokenImageError: The file is not a single grayscale image, is deflated, or has too many pixels. Damaged files
+            raise exceptions of pydicom.
     """
     try:
         from pydicom import dcmread
@@ -274,16 +311,23 @@ def dicom_samples(data: bytes) -> NDArray[Any]:
 
 
 def refuse_channels(channels: int) -> None:
-    """BrokenImageError for pictures that are neither grey nor RGB."""
+    """Raise BrokenImageError unless the number of channels is 1 or 3."""
     if channels not in (1, 3):
         raise BrokenImageError(f"it has {channels} channels", "save one of them, or three as RGB")
 
 
 def scale(samples: NDArray[Any], levels: Range | None) -> tuple[NDArray[np.uint8], Clipping | None]:
-    """(height, width, 3) uint8 of samples, (height, width) or (height, width, 3), and their clipping.
+    """Convert samples to a (height, width, 3) uint8 image, and return statistics of the clipping.
 
-    Samples of 8 bits stay as they are, and have none. Raises BrokenImageError where they have more and there is no
-    range, and where some are no numbers or `percentiles` are one value.
+    Samples with 8 bits are returned unchanged, with None instead of statistics.
+
+    Args:
+        samples: (height, width) or (height, width, 3) array of any numeric type.
+        levels: Values that become black and white, or `percentiles`.
+
+    Raises:
+        BrokenImageError: The samples have more than 8 bits but `levels` is None, some are not finite, or both
+            percentiles are equal.
     """
     if samples.ndim not in (2, 3) or 0 in samples.shape:
         raise BrokenImageError(f"it is an array of {samples.shape}", "give (height, width) or (height, width, 3)")
@@ -307,14 +351,16 @@ def scale(samples: NDArray[Any], levels: Range | None) -> tuple[NDArray[np.uint8
 
 
 def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the image with three channels. Grayscale images are repeated."""
     return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
 
 
 def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
-    """(height, width, 3) of an RGB PNG of 16 bits, of which Pillow keeps 8.
+    """Decode a 16-bit RGB PNG file, (height, width, 3). Pillow would reduce it to 8 bits.
 
-    A byte is stored less a prediction by those to the left of it, above it, and above that one (PNG, section 9). Pixels
-    on one diagonal depend on earlier diagonals alone, so that each diagonal is computed at once.
+    Each byte is stored as the difference from a prediction, which is computed from the bytes to the left, above, and
+    above left (PNG specification, section 9). A pixel therefore depends only on pixels of earlier diagonals, so each
+    diagonal is computed with array operations.
     """
     if data[28]:
         raise BrokenImageError("it has 16 bits and is interlaced", "save it without interlacing")
@@ -330,7 +376,7 @@ def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
     unpacked = zlib.decompressobj().decompress(bytes(packed), height * row_bytes)
     rows = np.frombuffer(unpacked, np.uint8).reshape(height, row_bytes)
     kinds, residuals = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
-    # A column to the left and a row above are 0, as the format has it.
+    # The PNG specification defines the pixels left of and above the image as 0.
     values = np.zeros((height + 1, width + 1, 6), np.int16)
     for diagonal in range(width + height - 1):
         y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))

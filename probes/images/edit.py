@@ -1,8 +1,8 @@
-"""Images added to a set, or removed from it: what stays is copied, and what is new is decoded.
+"""Add images to an image set, or remove images from it, without decoding the remaining images again.
 
-Images that stay keep their order, and new ones come after them. The set keeps the index of each set that it was before,
-`index-1.parquet` and so on, by which `image_set.earlier_sets` finds where its images lay there: a run takes predictions
-from there, and computes the new ones alone.
+Remaining images keep their order, and new ones are appended. The set keeps the index of each of its previous versions
+(`index-1.parquet`, `index-2.parquet`, …). With these, `image_set.earlier_sets` finds the position of its images in the
+previous versions. Runs can therefore reuse stored predictions and compute only those of new images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
-    """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`."""
+    """Add the images of a folder or archive to an image set, except those whose paths it already contains.
+
+    See `app.api`.
+    """
     with storage.changed_folder(path) as folder:
         images = open_image_set(path)
         index, old_count = images.packed.index, images.info.count
@@ -70,9 +73,10 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
 
 
 def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
-    """Remove images from a set by their paths; what is left is the set that packing these alone would have made.
+    """Remove images from an image set by their paths. See `app.api`.
 
-    But classes keep their numbers and names, even those that no image shows any more: see `app.api`.
+    The result equals the set that would be packed from the remaining images alone, except that all classes keep their
+    index and name, even classes without images.
     """
     with storage.changed_folder(path) as folder:
         images = open_image_set(path)
@@ -90,7 +94,7 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
 
 
 def _crop(images: ImageSet, source: Path) -> Crop:
-    """The crop that the set was packed with."""
+    """Return the crop of the image set. Raise an error if images cannot be added to it."""
     if isinstance(images.source, Stream) and images.source.source != source.resolve():
         raise UsageError(f"{images.folder} is decoded from {images.source.source}; add images there, and name it")
     crop, preprocessing = images.crop, images.info.preprocessing
@@ -100,7 +104,11 @@ def _crop(images: ImageSet, source: Path) -> Crop:
 
 
 def _clustering(path: Path, index: storage.Index) -> str:
-    """The name of the set's clustering, which its clusters do not tell: each folder may have one image."""
+    """Return the clustering of the image set from its description.
+
+    It cannot be inferred from the clusters alone: if every folder has one image, both clusterings give the same
+    clusters.
+    """
     clustering = str(storage.read_description(path).get("clusters"))
     if not np.array_equal(clusters_of(clustering, index.paths), index.clusters):
         raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
@@ -110,7 +118,9 @@ def _clustering(path: Path, index: storage.Index) -> str:
 def _labels(
     images: ImageSet, source: ImageSource, labels: Path | None, crop: Crop, how: How, old_paths: Collection[str]
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
-    """The classes of the source's new images, in the numbers of the larger set, and the names that this has of them."""
+    """Return the classes of the new images, with the class indices of the resulting set, and the class names of that
+    set.
+    """
     if not images.info.labelled:
         if labels is not None:
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
@@ -131,7 +141,10 @@ def _labels(
 
 
 def _copy_pixels(images: ImageSet, folder: Path) -> Path | None:
-    """Copy the pixels, where the set has them; runs compare each image with its hash."""
+    """Copy pixels.npy, if the set has one.
+
+    The copy needs no check, because runs compare each image with its SHA-256.
+    """
     if images.streamed:
         return None
     file = folder / storage.PIXELS
@@ -149,7 +162,7 @@ def _finish(
     skipped: Mapping[str, str],
     names: Sequence[str] | None,
 ) -> None:
-    """Write the new set's files beside its pixels, with the indexes of the sets that it was before."""
+    """Write the remaining files of the new set, including the indexes of its previous versions."""
     indexes = [*storage.earlier_indexes(images.folder), storage.INDEX]
     with storage.writing(images.folder):
         for number, name in enumerate(indexes, start=1):

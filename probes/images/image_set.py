@@ -1,4 +1,8 @@
-"""Image sets: a packed set, read once, and the images of it that a study takes, with labels and clusters."""
+"""Open image sets, and select the images that a study uses.
+
+`read_image_set` reads the files of a set once and returns a `PackedSet`. Selections of its images are `ImageSet`
+objects, which share these files.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class Scheme(NamedTuple):
-    """A label scheme as k pairs of an image and a class that counts as right for it, by image."""
+    """Label scheme, stored as k pairs of an image and a class that counts as correct for it, ordered by image."""
 
     image_index: NDArray[np.int64]
-    """(k,); an image may have several classes, or none."""
+    """Index of the image in each pair, (k,). An image can occur several times or not at all."""
     classes: NDArray[np.int32]
-    """(k,) class indices."""
+    """Class index in each pair, (k,)."""
 
     def padded(self, count: int) -> NDArray[np.int32]:
-        """(count, most): the classes of each image ascending, then -1."""
+        """Return the classes of each image in ascending order, padded with -1 to equal length, (count, max classes)."""
         order = np.lexsort((self.classes, self.image_index))
         index, classes = self.image_index[order], self.classes[order]
         place = np.arange(len(index)) - np.searchsorted(index, index)
@@ -43,38 +47,48 @@ class Scheme(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PackedSet:
-    """An image set as its folder has it. Its files are read once: `select` gives sets of its images without them."""
+    """Content of the folder of an image set.
+
+    The files are read only once. `select` returns selections without reading them again.
+    """
 
     folder: Path
+    """Folder of the image set."""
     info: ImageSetInfo = field(repr=False)
+    """Name, size and other properties of the image set."""
     index: Index = field(repr=False)
+    """Content of index.parquet."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) the keys of the images' noise: see `storage.image_keys`."""
+    """Keys that seed the noise of each image, (n,); see `storage.image_keys`."""
     source: PackedPixels | Stream = field(repr=False)
-    """The open pixels.npy, or the files to decode."""
+    """Open pixels.npy, or the original image files if the set is streamed."""
     crop: Crop | None = field(default=None, repr=False)
-    """The crop that photographs were packed with; None for a set that was made in another way."""
+    """Crop that the images were packed with, or None if the set was created in another way."""
     class_names: list[str] | None = field(default=None, repr=False)
-    """The names of the user's own classes, in their order; None where the classes are those of a decision space."""
+    """Names of custom classes by class index, or None if the classes are those of a decision space."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Broken files that were left out, and why."""
+    """Path -> reason, for broken files that were skipped."""
     ignored: int = 0
-    """The number of files that were no images by their suffix."""
+    """Number of files in the source that do not have the extension of an image."""
 
     @cached_property
     def attributes(self) -> Slices:
-        """Name and value of an attribute -> the images that have it; ImageSetError where its file is damaged."""
+        """Map (name, value) of each attribute to the indices of the images that have it.
+
+        Raises ImageSetError if the file is damaged.
+        """
         return read_attributes(self.folder, self.info.count)
 
     def select(self, rows: NDArray[np.int64] | None = None, numbers: Sequence[int] | None = None) -> ImageSet:
-        """Select images, and number their classes.
+        """Select images, and optionally renumber their classes.
 
         Args:
-            rows: (k,) the images' places here; the result is the set that packing these alone, in their order, would
-                have made. All images by default.
-            numbers: the number of each packed class in the result; by default the packed one.
+            rows: Indices of the images to select, (k,). The result equals the set that would be packed from these
+                images in this order. By default all images are selected.
+            numbers: New index of each packed class. By default class indices do not change.
 
-        Raises ImageSetError where a label is beyond `numbers`.
+        Raises:
+            ImageSetError: A label is not covered by `numbers`.
         """
         info, index, keys = self.info, self.index, self.keys
         if rows is not None:
@@ -98,98 +112,111 @@ class PackedSet:
         )
 
     def draw(self, draw: Draw | None) -> ImageSet:
-        """Select the images that packing so many of them would have drawn; a set that has no more stays whole."""
+        """Select the random sample that packing with this option would have selected.
+
+        Smaller sets are returned completely.
+        """
         if draw is None or draw.limit >= len(self.index.paths):
             return self.select()
         return self.select(spread(self.index.labels, self.index.paths, *draw))
 
     def find_rows(self, paths: Sequence[str]) -> NDArray[np.int64]:
-        """(k,) the places of images by their paths; KeyError for a path that the set does not have."""
+        """Return the indices of images by their paths, (k,). Raises KeyError for an unknown path."""
         places = {path: row for row, path in enumerate(self.index.paths)}
         return np.array([places[path] for path in paths], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """All images of a packed set or some of them, with numbers of their classes.
+    """Images of a packed set, or a selection of them.
 
-    Hand `folder`, not this, to other processes: pickling would copy the index.
+    Pass `folder` instead of this object to other processes, because pickling would copy the index.
     """
 
     packed: PackedSet
-    """The set in the folder, from which these images are selected."""
+    """Image set that the images are selected from."""
     info: ImageSetInfo
+    """Properties of this selection. Its count and digest refer to the selected images."""
     labels: NDArray[np.int32] | None = field(repr=False)
-    """(n,) class indices."""
+    """Class indices, (n,), or None if the set is not labeled."""
     schemes: Mapping[str, Scheme] = field(repr=False)
-    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes;
-    `hf_label`, where they are of low frequencies."""
+    """Other label schemes by name: `real` (several correct classes per image), `texture` (if the labels are shapes),
+    `hf_label` (class of the high frequencies, if the labels are classes of the low frequencies)."""
     clusters: NDArray[np.int32] = field(repr=False)
-    """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
+    """Cluster indices, (n,). Images of the same cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) the keys of the images' noise: see `storage.image_keys`."""
+    """Keys that seed the noise of each image, (n,); see `storage.image_keys`."""
     paths: list[str] = field(repr=False)
-    """The images' paths, relative to what was packed, with '/'."""
+    """Paths of the images, relative to the packed source, with '/'."""
     class_names: list[str] | None = field(repr=False)
-    """The names of the user's own classes, in their order; None where the classes are those of a decision space."""
+    """Names of custom classes by class index, or None if the classes are those of a decision space."""
     own_cycles: float | None = None
-    """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
-    enlarged; None where fewer were, or it is not known."""
+    """Native Nyquist limit in cycles/image: above it, more than 10% of the images contain no information, because their
+    originals were smaller and had to be upsampled. None if fewer images were upsampled, or if this is unknown."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
-    """(n,) the images' places in `packed`; None where they are all of its images in their order."""
+    """Indices of the images in `packed`, (n,). None if all its images are selected in their original order."""
     numbers: tuple[int, ...] | None = None
-    """The number that each of the packed classes has here; None where it is the packed one."""
+    """New index of each packed class. None if the class indices are unchanged."""
 
     @property
     def folder(self) -> Path:
+        """Return the folder of the image set."""
         return self.packed.folder
 
     @property
     def source(self) -> PackedPixels | Stream:
-        """The open pixels.npy of all packed images, or the files to decode."""
+        """Return the open pixels.npy with all packed images, or the original image files if the set is streamed."""
         return self.packed.source
 
     @property
     def crop(self) -> Crop | None:
-        """The crop that photographs were packed with; None for a set that was made in another way."""
+        """Return the crop that the images were packed with, or None if the set was created in another way."""
         return self.packed.crop
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Broken files that were left out, and why."""
+        """Return path -> reason for broken files that were skipped."""
         return self.packed.skipped
 
     @property
     def ignored(self) -> int:
-        """The number of files that were no images by their suffix."""
+        """Return the number of files in the source that do not have the extension of an image."""
         return self.packed.ignored
 
     @cached_property
     def attributes(self) -> Slices:
-        """Name and value of an attribute -> the images that have it; ImageSetError where its file is damaged."""
+        """Map (name, value) of each attribute to the indices of the images that have it.
+
+        Raises ImageSetError if the file is damaged.
+        """
         packed = self.packed.attributes
         return packed if self.rows is None else select_images(packed, self.rows, len(self.packed.index.paths))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(n, 3, size, size)."""
+        """Return the shape of the pixels, (n, 3, size, size)."""
         return (self.info.count, 3, self.info.size, self.info.size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels."""
+        """Return the size of all pixels in bytes."""
         return self.info.count * 3 * self.info.size**2
 
     @property
     def streamed(self) -> bool:
-        """Whether the pixels are decoded on demand."""
+        """Return whether images are decoded on demand instead of stored as pixels."""
         return isinstance(self.source, Stream)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """(n, 3, size, size) RGB, 0 to 255: a read-only memory map. ImageSetError where the set is streamed.
+        """Return the RGB pixels, (n, 3, size, size) uint8 in [0, 255].
 
-        Nothing of it is checked, and a file that is cut off meanwhile ends the process: see `take`.
+        For a complete set this is a read-only memory map, otherwise a copy of the selected images. The pixels are not
+        verified, and if another process truncates the file, reading the memory map terminates this process. `take` has
+        neither problem.
+
+        Raises:
+            ImageSetError: The set is streamed.
         """
         if isinstance(self.source, Stream):
             raise ImageSetError(f"{self.folder}: streams its images and has no pixels.npy; pack it without --stream")
@@ -197,27 +224,39 @@ class ImageSet:
         return pixels if self.rows is None else pixels[self.rows]
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(k, 3, size, size): copies of images; ImageSetError where one is not the image that was packed or indexed."""
+        """Read and verify images, (k, 3, size, size) uint8.
+
+        Args:
+            rows: Indices of the images, (k,).
+            out: Array for the result. A new one is allocated by default.
+
+        Raises:
+            ImageSetError: The pixels of an image differ from those that were packed.
+        """
         return self.source.take(rows if self.rows is None else self.rows[rows], out)
 
     def select(self, rows: NDArray[np.int64]) -> ImageSet:
-        """The set of some of these images, by their places here and in this order; classes keep their numbers."""
+        """Select some of these images by their indices, in this order. Class indices do not change."""
         return self.packed.select(rows if self.rows is None else self.rows[rows], self.numbers)
 
     def renumber(self, numbers: Sequence[int]) -> ImageSet:
-        """The set of the same images, where each packed class has another number."""
+        """Return the same images with a new index for each packed class."""
         return self.packed.select(self.rows, numbers)
 
 
 def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
-    """Open a set, or the images that packing so many of them would have drawn: see `read_image_set`."""
+    """Open an image set, or a random sample of it. See `read_image_set`."""
     return read_image_set(path).draw(draw)
 
 
 def read_image_set(path: Path) -> PackedSet:
-    """Read the files of a set: they must be there and fit each other; pixels are not read (see `check_image_set`).
+    """Read the files of an image set, except the pixels, and check that they are consistent.
 
-    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
+    To verify the pixels too, use `check_image_set`.
+
+    Raises:
+        UsageError: The path is not an image set.
+        ImageSetError: The image set is damaged or has another format version.
     """
     description = read_description(path)
     try:
@@ -248,7 +287,7 @@ def read_image_set(path: Path) -> PackedSet:
 
 
 def _crop(table: Mapping[str, Any], size: int) -> Crop:
-    """The crop of set.json to images of `size` pixels; KeyError, TypeError or ValueError where it is none."""
+    """Parse the crop in set.json. Raises KeyError, TypeError or ValueError if it is invalid."""
     levels = table["range"]
     if isinstance(levels, list):
         low, high = levels
@@ -257,7 +296,11 @@ def _crop(table: Mapping[str, Any], size: int) -> Crop:
 
 
 def _own_cycles(sides: NDArray[np.int32] | None, crop: Crop | None) -> float | None:
-    """See `ImageSet.own_cycles`: an original of s pixels has frequencies to s / 2, and a crop shows size / resize."""
+    """Compute `ImageSet.own_cycles`.
+
+    An original whose shorter side has s pixels contains frequencies up to s / 2 cycles. The crop shows size / resize of
+    that side.
+    """
     if sides is None or crop is None or crop.fixed:
         return None
     shorter = np.sort(sides.min(axis=1))[len(sides) // 10]
@@ -265,7 +308,7 @@ def _own_cycles(sides: NDArray[np.int32] | None, crop: Crop | None) -> float | N
 
 
 def index_of_rows(index: Index, rows: NDArray[np.int64]) -> Index:
-    """The index of some of the images, with clusters numbered as packing them would number them."""
+    """Return the index of some of the images. Clusters are renumbered as if only these images were packed."""
     first: dict[int, int] = {}
     clusters = [first.setdefault(cluster, len(first)) for cluster in index.clusters[rows].tolist()]
     return Index(
@@ -279,11 +322,11 @@ def index_of_rows(index: Index, rows: NDArray[np.int64]) -> Index:
 
 
 def _renumbered(file: Path, index: Index, class_numbers: Sequence[int]) -> Index:
-    """The index with `class_numbers[class]` in place of each class of its labels and label schemes."""
+    """Replace each class c in labels and label schemes by `class_numbers[c]`."""
     numbers = np.array(class_numbers, np.int32)
     try:
         labels = None if index.labels is None else numbers[index.labels]
-        # Two names of an image may stand for one class.
+        # Several packed classes can map to one new class, so remove duplicates.
         schemes = {
             name: [list(dict.fromkeys(numbers[list(row)].tolist())) for row in lists]
             for name, lists in index.schemes.items()
@@ -294,23 +337,29 @@ def _renumbered(file: Path, index: Index, class_numbers: Sequence[int]) -> Index
 
 
 def _flat(lists: Lists) -> Scheme:
+    """Convert lists of classes to a label scheme."""
     images = np.repeat(np.arange(len(lists), dtype=np.int64), [len(classes) for classes in lists])
     return Scheme(images, np.array([number for classes in lists for number in classes], np.int32))
 
 
 class Earlier(NamedTuple):
-    """A set that a set was before images came or went."""
+    """A previous version of an image set, before images were added or removed."""
 
     digest: str
+    """Digest of the previous version."""
     places: NDArray[np.int64]
-    """(k,) ascending: where the first k images lay in it, with the labels that they have now."""
+    """Positions, in ascending order, that the first k images of the current set have in the previous version, (k,).
+    Their labels are the same."""
 
 
 def earlier_sets(images: ImageSet) -> list[Earlier]:
-    """The sets that a set was before images came or went, the oldest first; none where its images are drawn.
+    """Return the previous versions of an image set, oldest first. The list is empty for a selection of images.
 
-    Images are known by the sha256 of their pixels and by their labels, and digests are computed of the indexes, so that
-    an index that is of another set leads nowhere. Raises ImageSetError where one is damaged.
+    Images are identified by the SHA-256 of their pixels and by their labels. Digests are computed from the index files.
+    An index that belongs to another set therefore has a digest without stored predictions and does no harm.
+
+    Raises:
+        ImageSetError: An index file is damaged.
     """
     names = [] if images.rows is not None else earlier_indexes(images.folder)
     if not names:
@@ -321,6 +370,8 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
         index = read_index(images.folder, None, name)
         if images.numbers is not None:
             index = _renumbered(images.folder / name, index, images.numbers)
+        # Both versions list their images in the same relative order. So one pass over this iterator, which continues
+        # after the last match, finds all of them.
         old_pictures = enumerate(_pictures(index, index.labels))
         places: list[int] = []
         for picture in pictures:
@@ -333,12 +384,17 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
 
 
 def _pictures(index: Index, labels: NDArray[np.int32] | None) -> list[tuple[str, int | None]]:
-    """The sha256 and label of each image."""
+    """Return the SHA-256 and the label of each image."""
     return list(zip(index.sha256s, [None] * len(index.sha256s) if labels is None else labels.tolist(), strict=True))
 
 
 def check_image_set(path: Path, *, progress: Progress = silent) -> ImageSet:
-    """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
+    """Open an image set and verify the pixels of all images, the labels and the clusters.
+
+    Raises:
+        ImageSetError: The pixels of an image differ from those that were packed (the message contains its path), or the
+            labels or clusters do.
+    """
     images = open_image_set(path)
     info, index = images.info, images.packed.index
     with progress("checking", info.count, "images") as advance:
@@ -350,9 +406,10 @@ def check_image_set(path: Path, *, progress: Progress = silent) -> ImageSet:
 
 
 def digest(index: Index, info: ImageSetInfo) -> str:
-    """The identity of a set: the digest of its pixels in their order, its labels and its clusters.
+    """Compute the digest that identifies an image set, from its pixels in their order, labels and clusters.
 
-    Neither its name, nor its place, nor whether its pixels are packed enters it: a streamed set gives the same results.
+    It does not depend on the name or folder of the set, or on whether it is streamed, since none of these affects
+    predictions.
     """
     labels = None if index.labels is None else index.labels.tolist()
     special: dict[str, object] = {} if info.decision_space == "all" else {"decision_space": info.decision_space}

@@ -1,4 +1,4 @@
-"""Sources of images, a folder tree or a tar archive, which are listed first and then read once."""
+"""Read images from a folder tree or a tar archive. They are listed first, and then read in one pass."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ...core.untrusted import words_of
 from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
-"""The most bytes that an image file may have: files are read into memory, several at a time."""
+"""Maximum size of an image file in bytes. Files are read into memory, several at a time."""
 UNDECODED = frozenset((".avif", ".bmp", ".gif", ".heic", ".jp2"))
-"""Endings of pictures in formats that are not decoded."""
+"""File extensions of image formats that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,27 @@ class ImageSource:
     """The images of a folder or archive."""
 
     where: Path
+    """Path of the folder or archive."""
     paths: list[str]
-    """The images' paths, relative, with '/', sorted."""
+    """Sorted paths of the images, relative to the folder or archive, with '/'."""
     ignored: int
-    """The number of other files."""
+    """Number of other files."""
     undecoded: list[str]
-    """The endings among them that say that a file is a picture."""
+    """File extensions among the other files that belong to unsupported image formats."""
     read: Callable[[Container[int]], Iterator[tuple[int, Callable[[], bytes]]]]
-    """A function that takes indices in `paths` and gives each image once, in the order of storage: its index, and a
-    function that reads its bytes, in any thread."""
+    """Read images by their indices in `paths`.
+
+    Yields each image once, in storage order: its index, and a function that returns its bytes and can be called in any
+    thread.
+    """
 
 
 def open_source(path: Path) -> ImageSource:
-    """List the images, by suffix, of a folder or a tar archive (compressed or not).
+    """List the images of a folder or a tar archive, compressed or not. Images are recognized by their file extension.
 
-    Raises UsageError where there is neither, ImageSetError where it has no image or cannot be listed.
+    Raises:
+        UsageError: The path is neither a folder nor a tar archive.
+        ImageSetError: It contains no image, or cannot be listed.
     """
     if path.is_dir():
         return _open_folder(path)
@@ -59,7 +65,8 @@ def open_source(path: Path) -> ImageSource:
 def _open_folder(folder: Path) -> ImageSource:
     try:
         paths, ignored, undecoded = _sorted_images(folder, _files_below(folder))
-    except (RecursionError, OSError):  # the first of os.walk before Python 3.12, the other of a path that is too long
+    # os.walk raises RecursionError before Python 3.12, and OSError if a path is too long.
+    except (RecursionError, OSError):
         raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
 
     def read(indices: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
@@ -71,6 +78,7 @@ def _open_folder(folder: Path) -> ImageSource:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files in a folder tree, following links."""
     for directory, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         at = Path(directory)
         folders[:] = [name for name in folders if not _leads_back(at / name)]
@@ -79,7 +87,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether it is a link to a folder on the way to it, which would be walked for ever."""
+    """Return whether a folder is a link to one of its own parents, which would lead to infinite recursion."""
     return folder.is_symlink() and folder.resolve() in {step.resolve() for step in folder.parents}
 
 
@@ -88,9 +96,9 @@ def _unreadable(error: OSError) -> None:
 
 
 def read_file(file: Path) -> bytes:
-    """The bytes of an image file; ImageSetError where it cannot be read."""
+    """Read an image file. Raises ImageSetError if this fails."""
     try:
-        if not file.is_file():  # a broken link, or a pipe that would never end
+        if not file.is_file():  # for example a broken link, or a pipe, which might block forever
             raise ImageSetError(f"{file}: neither a file nor a link to one; remove it")
         if file.stat().st_size > LARGEST_FILE:
             raise ImageSetError(f"{file}: has {file.stat().st_size} bytes, too many for an image; remove it")
@@ -104,7 +112,8 @@ def _open_tar(tar: Path) -> ImageSource:
     index_of = {path: index for index, path in enumerate(paths)}
 
     def read(indices: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
-        # In the archive's own order: going back in a compressed one means reading it again from the start.
+        # Read in the order of the archive. Seeking backwards in a compressed archive means decompressing it from the
+        # start.
         for archive, member in _members(tar):
             index = index_of.get(_member_name(tar, member))
             if index in indices and index is not None and (file := archive.extractfile(member)) is not None:
@@ -116,11 +125,12 @@ def _open_tar(tar: Path) -> ImageSource:
 
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """All members but folders, each with the open archive that its content can be read from. None goes to the disk."""
+    """Yield all members except folders, each with the open archive to read it from. Nothing is extracted to disk."""
     last = -1
     with _tar_errors(tar), tarfile.open(tar) as archive:
         while member := archive.next():
-            archive.members.clear()  # type: ignore[attr-defined]  # they would pile up, a kilobyte each
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile caches members, about 1 KB each
+            # A damaged archive can refer to an earlier member, which would lead to an infinite loop.
             if member.offset <= last:
                 raise tarfile.ReadError(f"member '{member.name}' lies before the one in front of it")
             last = member.offset
@@ -130,9 +140,10 @@ def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 @contextmanager
 def _tar_errors(tar: Path) -> Iterator[None]:
+    """Convert the errors of a damaged archive to ImageSetError."""
     try:
         yield
-    # tarfile and four decompressors: a damaged archive fails in as many ways as there are parsers.
+    # Catch everything, because tarfile and the decompressors raise many different exceptions for damaged archives.
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         advice = "give a folder (unpack a ZIP), or make or download the archive again"
@@ -140,6 +151,7 @@ def _tar_errors(tar: Path) -> Iterator[None]:
 
 
 def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
+    """Return the path of a member. Raises ImageSetError for an image that is unsafe to read."""
     name = PurePosixPath(member.name)
     if _is_image(str(name)):
         if name.is_absolute() or ".." in name.parts:
@@ -154,13 +166,13 @@ def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
 
 
 def _is_image(path: str) -> bool:
-    # Hidden files named like images are other programs' notes on them, and hidden folders hold their copies.
+    # Skip hidden files and folders. Other programs use them for metadata (such as ._x.jpg of macOS) and for copies.
     is_hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(path).parts)
     return path.lower().endswith(SUFFIXES) and not is_hidden
 
 
 def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int, list[str]]:
-    """The sorted paths of images, the number of other files, and their endings that are in UNDECODED."""
+    """Return the sorted paths of images, the number of other files, and those of their extensions in `UNDECODED`."""
     count: Counter[str] = Counter()
     ignored, endings = 0, set[str]()
     for path in files:

@@ -1,4 +1,4 @@
-"""Pictures in memory as packing takes them: an array, a list of PIL images or arrays, or a dataset of torch."""
+"""Prepare images in memory for packing: an array, a list of PIL images or arrays, or a PyTorch dataset."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from .labels import LARGEST_CLASS, spread
 def pictures_of(
     images: Any, labels: Iterable[int] | str | None, limit: int
 ) -> tuple[Iterator[tuple[str, NDArray[np.uint8]]], list[int] | None, list[str] | None]:
-    """Pairs of a path and (height, width, 3) uint8 for `pack_arrays`, in the order of a draw, their labels, and names.
+    """Select images and return them in the form that `pack_arrays` takes, with their labels and class names.
+
+    The list of labels is only complete after all images have been read if the labels come from pairs, because a dataset
+    decodes an image and its label together.
 
     Args:
-        images: an array, (n, height, width, 3) or (n, 3, height, width), uint8 or in [0, 1]; or a sequence with a
-            length, of PIL images, arrays or tensors, or of pairs of these and a class, as datasets of torch are.
-        labels: a class for each, or the word `none`; by default those of the pairs.
-        limit: the most images that are taken.
+        images: An array, (n, height, width, 3) or (n, 3, height, width), uint8 or float in [0, 1]. Or a sequence with a
+            length whose items are PIL images, arrays or tensors, or pairs of one of these and a class index, as in
+            PyTorch datasets.
+        labels: A class index for each image, or `none`. By default the labels of the pairs are used.
+        limit: Maximum number of images. If there are more, a sample balanced between classes is selected.
 
-    The list has the labels of pairs once the pictures are read: a dataset decodes both. Names are of its classes.
-    Raises UsageError for images without a length, for none, and for labels of another number.
+    Returns:
+        Pairs of a path and a (height, width, 3) uint8 array, in the order of the sample; their labels; the names of the
+            classes.
+
+    Raises:
+        UsageError: The images have no length, there are none, or the number of labels differs from the number of
+            images.
     """
     try:
         count = len(images)
@@ -58,8 +67,8 @@ def pictures_of(
 
 
 def _class_names(images: Any) -> list[str] | None:
-    """The names of a dataset's classes, WordNet ids where it has these; None without, or where labels are changed."""
-    dataset = getattr(images, "dataset", images)  # a part of a dataset has it
+    """Return the class names (or WordNet IDs) of a dataset, or None if it has none or transforms its labels."""
+    dataset = getattr(images, "dataset", images)  # torch.utils.data.Subset wraps the dataset
     names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
     if not isinstance(names, list) or getattr(dataset, "target_transform", None) is not None:
         return None
@@ -67,8 +76,9 @@ def _class_names(images: Any) -> list[str] | None:
 
 
 def _as_class(label: Any) -> int:
+    """Convert a label to a class index."""
     try:
-        number = index(label)  # a float and a text have none
+        number = index(label)  # raises TypeError for floats and text
     except TypeError:
         number = -1
     if not 0 <= number <= LARGEST_CLASS:
@@ -79,7 +89,7 @@ def _as_class(label: Any) -> int:
 
 
 def _as_pixels(picture: Any, name: str) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of a PIL image, or of an array or tensor whose colours or grey come first or last."""
+    """Convert a PIL image, or an array or tensor with 1 or 3 channels first or last, to (height, width, 3) uint8."""
     pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
     if pixels.ndim == 0:
         kind = type(picture).__name__

@@ -1,4 +1,6 @@
-"""The labels of images, read off folders' WordNet ids or listed in a CSV file, and their attributes."""
+"""Read labels of images from folder names (class names or WordNet IDs) or from a CSV file, and attributes from a CSV
+file.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,23 @@ from .storage import ATTRIBUTES, damaged, writing
 ALL_SPACE = decision_space("all")
 LABELS_ADVICE = "give --labels a CSV file, or `folders` for the names of the images' folders"
 LARGEST_CLASS = 65535
-"""The largest class that labels may name: predictions are kept as uint16, so no larger one could be predicted."""
+"""Largest class index in labels. Predictions are stored as uint16, so a larger class could not be predicted."""
 
 
 def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL_SPACE) -> NDArray[np.int32] | None:
-    """Classes of images whose parent folders are named by them, or None where no parent folder is.
+    """Return the classes of images from the names of their parent folders, or None if no parent folder is named by a
+    class.
 
-    The names are WordNet ids, and of the entry-level classes their own. `paths` are relative to the folder or archive
-    `source`, whose name counts for those without a folder of their own.
-    Raises ImageSetError where only some images have such a parent, UnknownName for an id that is not of the space.
+    Folders are named by WordNet IDs, or by class names in the decision space `sixteen`.
+
+    Args:
+        source: Folder or archive of the images. Its name is used for images that are not in a subfolder.
+        paths: Paths of the images, relative to `source`.
+        space: Decision space of the classes.
+
+    Raises:
+        ImageSetError: Only some of the images have such a parent folder.
+        UnknownName: A WordNet ID is not in the decision space.
     """
     classes = names_of(space) if space.name == "sixteen" else wnids_of(space)
     root = source.resolve().name.partition(".")[0]
@@ -57,9 +67,16 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
 def labels_of_names(
     source: Path, paths: Sequence[str], set_classes: Sequence[str] = ()
 ) -> tuple[NDArray[np.int32], list[str]]:
-    """Classes of images by the first folder of their paths, and its names: sorted as text, as ImageFolder sorts them.
+    """Return the classes of images from their top-level folders, and the sorted class names (the order of torchvision's
+    ImageFolder).
 
-    Raises ImageSetError where an image lies in no folder, or all lie in one and there are no `set_classes` beside it.
+    Args:
+        source: Folder or archive of the images.
+        paths: Paths of the images, relative to `source`.
+        set_classes: Class names of the image set to which the images are added. Then a single folder is allowed.
+
+    Raises:
+        ImageSetError: An image is not in a folder, or all are in the same folder and `set_classes` is empty.
     """
     parents = [_top(path) for path in paths]
     if "" in parents:
@@ -77,37 +94,48 @@ def labels_of_names(
 
 
 def _top(path: str) -> str:
-    """The first folder of a path, or nothing where it has none."""
+    """Return the top-level folder of a path, or an empty string if it has none."""
     return path.partition("/")[0] if "/" in path else ""
 
 
 def _number_names(source: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return class name -> class index."""
     if len(names) > LARGEST_CLASS + 1:
         raise ImageSetError(f"{source}: {len(names):,} classes are more than the {LARGEST_CLASS + 1:,} that are kept")
     return {name: number for number, name in enumerate(names)}
 
 
 def folders_that_could_be_labels(paths: Sequence[str]) -> int:
-    """Count the classes that `labels_of_names` would find; 0 where it would find none."""
+    """Return the number of classes that `labels_of_names` would find, or 0 if it would raise an error."""
     folders = {_top(path) for path in paths}
     return len(folders) if "" not in folders and len(folders) > 1 else 0
 
 
 def spread(classes: NDArray[np.int32] | None, paths: Sequence[str], limit: int, seed: int) -> NDArray[np.int64]:
-    """Rows of `limit` images: drawn from each class, and from all classes as evenly as they go.
+    """Select a random sample of images that is balanced between classes as far as possible.
 
-    The draw depends on the seed and the paths alone, and is in its order: a smaller limit draws the first of them.
+    The sample depends only on the seed and the paths. The images are returned in their random order, and a smaller
+    sample is the beginning of a larger one.
+
+    Args:
+        classes: Class indices, (n,), or None for unlabeled images.
+        paths: Paths of the n images.
+        limit: Number of images to select.
+        seed: Seed of the sample.
+
+    Returns:
+        Indices of the selected images.
     """
     digests = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
     order = sorted(range(len(paths)), key=digests.__getitem__)
     kinds = [0] * len(paths) if classes is None else classes.tolist()
     places = places_in_classes([kinds[row] for row in order])
-    # The first of every class, then the second.
+    # Take the first image of every class, then the second of every class, and so on.
     return np.array([order[at] for at in np.argsort(places, kind="stable")[:limit]], np.int64)
 
 
 def places_in_classes(classes: Iterable[int]) -> list[int]:
-    """The place of each image among those of its class."""
+    """Return the position of each image among the images of its class."""
     counts: Counter[int] = Counter()
     places = []
     for label in classes:
@@ -117,7 +145,11 @@ def places_in_classes(classes: Iterable[int]) -> list[int]:
 
 
 def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None) -> None:
-    """ImageSetError where folders are named 0 to 999 and their classes are not known, or those of names as text."""
+    """Raise ImageSetError for folders named 0 to 999 whose class indices are unknown or in text order (0, 1, 10, 100,
+    …).
+
+    ImageNet-V2 names its folders by class index. Sorting them as text gives wrong labels.
+    """
     parents = [PurePosixPath(path).parent.name for path in paths]
     names = sorted({*parents})
     if not all(name.isascii() and name.isdigit() for name in names) or {*map(int, names)} != {*range(CLASSES)}:
@@ -133,7 +165,10 @@ def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
 
 
 def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None, space: DecisionSpace) -> None:
-    """ImageSetError naming the first image whose class is none of a space made of ImageNet's; others take any."""
+    """Raise ImageSetError for the first image whose class does not belong to a decision space of ImageNet classes.
+
+    Other decision spaces allow any class.
+    """
     if labels is None or space.name not in SPACE_CLASSES:
         return
     outside = np.flatnonzero(~np.isin(labels, space.ids))
@@ -152,16 +187,30 @@ def labels_of_csv(
     select_packed: Callable[[Sequence[str]], Iterable[str]] = iter,
     kept: Collection[str] = (),
 ) -> tuple[NDArray[np.int32], list[str] | None, list[list[int]] | None]:
-    """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
+    """Read the classes of images from a CSV file with the columns `path` and `class`.
 
-    Every path must be listed exactly once, and nothing else; of those that are neither listed nor in `kept`,
-    `select_packed` yields the ones that need a row. Classes are integers, 0 to 65535, without names; or names, at least
-    one of which is no number, which are sorted as text. A cell may have several with ';' between them, any of which is
-    right: then the last value has the classes of each image, of which the first is its label. Where networks decide
-    several labels, which `multilabel` says, a path has a row for each, or one without a class; numbers are from 0 to
-    14, and classes are the sets of labels, numbered by their bits, or named. Images that need no row get the class of
-    some other image. Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is
-    no such file.
+    Every image needs exactly one row, and the file must not contain other paths. Classes are integers from 0 to 65535,
+    or names. If at least one class is not a number, all are treated as names and sorted as text. A cell may contain
+    several classes separated by ';', each of which counts as correct. The first is the label.
+
+    With `multilabel`, each image has a set of labels: it has one row per label, or one row with an empty class. Label
+    indices are 0 to 14. The class of an image is its set of labels, encoded as a bit mask or as a name.
+
+    Args:
+        file: CSV file.
+        paths: Paths of the images, in the order of the result.
+        multilabel: Whether images can have several labels at once.
+        select_packed: Function that returns those of the given paths that need a row. It is called with the paths that
+            are neither in the file nor in `kept`. By default all need one.
+        kept: Paths that need no row.
+
+    Returns:
+        Class index of each image (images without a row get an arbitrary class); class names, or None for integers; the
+            list of correct classes of each image, or None if every image has one.
+
+    Raises:
+        ImageSetError: A row is invalid. The message contains its number, counted from 1 and including the header.
+        UsageError: The file cannot be read.
     """
     labels_of_path: dict[str, list[str]] = {path: [] for path in paths}
     rows: dict[tuple[str, str], int] = {}
@@ -202,27 +251,29 @@ def labels_of_csv(
         number_of = _number_names(file, names)
         lists = [list(dict.fromkeys(number_of[label] for label in labels)) for labels in label_sets]
     else:
-        lists = [list(dict.fromkeys(map(int, labels))) for labels in label_sets]  # 1 and 01 are one label
+        lists = [list(dict.fromkeys(map(int, labels))) for labels in label_sets]  # 1 and 01 are the same label
         lists = [[sum(1 << number for number in numbers)] for numbers in lists] if multilabel else lists
     classes = np.array([numbers[0] for numbers in lists], np.int32)
     return classes, names, lists if any(len(numbers) > 1 for numbers in lists) else None
 
 
 def _is_number(label: str) -> bool:
+    """Return whether the text is a number, possibly negative or with a decimal point."""
     return label.isascii() and label.removeprefix("-").replace(".", "", 1).isdigit()
 
 
 CLUSTERINGS = ("none", "folder")
+"""Ways to assign images to clusters."""
 
 
 def check_clustering(name: str) -> None:
-    """UnknownName for a name that CLUSTERINGS lacks."""
+    """Raise UnknownName if the name is not in `CLUSTERINGS`."""
     if name not in CLUSTERINGS:
         raise UnknownName("clusters", name, CLUSTERINGS)
 
 
 def clusters_of(clustering: str, paths: Sequence[str]) -> NDArray[np.int32]:
-    """The clusters of images: each its own, or one for each parent "folder", numbered as they first appear."""
+    """Return cluster indices: one cluster per image, or one per parent folder, in order of first appearance."""
     if clustering != "folder":
         return np.arange(len(paths), dtype=np.int32)
     numbers: dict[PurePosixPath, int] = {}
@@ -230,9 +281,17 @@ def clusters_of(clustering: str, paths: Sequence[str]) -> NDArray[np.int32]:
 
 
 def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> Iterator[tuple[int, list[str]]]:
-    """Number, counted from 1 with the header, and fields of each row of a CSV file that has these columns.
+    """Yield the number (counted from 1 and including the header) and the requested fields of each row of a CSV file.
 
-    UsageError names the `contents` of a file that cannot be read, with `advice`; ImageSetError is for any other fault.
+    Args:
+        file: CSV file.
+        columns: Columns that the file must have. Other columns are ignored.
+        contents: What the file contains, for error messages.
+        advice: Advice for the error message if the file cannot be read.
+
+    Raises:
+        UsageError: The file cannot be read.
+        ImageSetError: The file is not a valid CSV file with these columns.
     """
     expected = f"{', '.join(columns[:-1])} and {columns[-1]}"
     try:
@@ -242,33 +301,36 @@ def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> 
             names = ", ".join(reader.fieldnames or ["none"])
             raise ImageSetError(f"{file}: needs the columns {expected}, found {names[:60]}")
         for number, row in enumerate(reader, start=2):
-            if any(field.strip() for field in row.get(None, ())):  # where csv puts them
+            if any(field.strip() for field in row.get(None, ())):  # csv stores surplus fields under None
                 raise ImageSetError(
                     f"{file}, row {number}: it has more fields than the header; put text with commas into double quotes"
                 )
-            yield number, [(row[name] or "").strip() for name in columns]  # a short row lacks its last fields
+            yield number, [(row[name] or "").strip() for name in columns]  # fields missing at the end of a row are None
     except OSError as error:
         raise UsageError(f"{file}: cannot read the {contents} ({words_of(error)}); {advice}") from error
     except (csv.Error, ValueError) as error:
         raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are {expected}") from error
 
 
-# Attributes of images, such as site, scanner or weather: a name and a value for some of the images of a set. They
-# lie in attributes.parquet beside the pixels, a row an image and name. Neither the digest of a set nor the key of a
-# cell depends on them, so they can be added to a set that studies have run on.
+# Attributes of images, such as site, scanner or weather. An attribute has a name, and a value for some of the images.
+# Attributes are stored in attributes.parquet in the folder of the image set, one row per image and name. They are not
+# part of the digest of an image set or of the key of a cell, so they can be added after a study has run.
 
 ATTRIBUTE_COLUMNS = ("path", "name", "value")
+"""Columns of a CSV file with attributes."""
 Slices = Mapping[tuple[str, str], NDArray[np.int64]]
-"""Name and value of an attribute -> the images that have it, (k,) ascending; ordered by both."""
+"""(name, value) of an attribute -> indices of the images that have it, (k,) in ascending order. The keys are sorted."""
 Values = Mapping[tuple[str, str], str]
-"""Path of an image and name of an attribute -> value."""
+"""(path of an image, name of an attribute) -> value."""
 
 
 def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
-    """The attributes of a CSV file with the columns path, name and value; an image need not have any.
+    """Read the attributes of images from a CSV file with the columns path, name and value. Not every image needs a row.
 
-    Raises ImageSetError naming the row, counted from 1 with the header, where a path is not among `paths`, has a name
-    twice, or lacks a name or value; and UsageError where there is no such file.
+    Raises:
+        ImageSetError: A path is not in `paths`, a name or value is missing, or an image has two values of one
+            attribute. The message contains the number of the row, counted from 1 and including the header.
+        UsageError: The file cannot be read.
     """
     path_set, values = set(paths), dict[tuple[str, str], str]()
     for row, (path, name, value) in csv_rows(
@@ -279,7 +341,7 @@ def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
         if (
             not (name and value and name.isprintable() and value.isprintable()) or "=" in name
-        ):  # numbers are of NAME=VALUE
+        ):  # metrics refer to a slice as NAME=VALUE
             raise ImageSetError(
                 f"{where}: '{path}' needs a name without '=' and a value, each a line of text; write both"
             )
@@ -290,12 +352,13 @@ def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
 
 
 def make_slices(values: Values, paths: Sequence[str]) -> Slices:
-    """The images by attribute, numbered as `paths`; values of other paths are left out."""
+    """Return the images with each attribute value, as indices into `paths`. Values of other paths are ignored."""
     place = {path: index for index, path in enumerate(paths)}
     return _slices((name, value, place[path]) for (path, name), value in values.items() if path in place)
 
 
 def _slices(rows: Iterable[tuple[str, str, int]]) -> Slices:
+    """Group (name, value, image index) rows by attribute value."""
     images: dict[tuple[str, str], list[int]] = {}
     for name, value, image in rows:
         images.setdefault((name, value), []).append(image)
@@ -303,7 +366,7 @@ def _slices(rows: Iterable[tuple[str, str, int]]) -> Slices:
 
 
 def select_images(slices: Slices, rows: NDArray[np.int64], count: int) -> Slices:
-    """The slices of some of `count` images: those at `rows`, numbered in their order."""
+    """Restrict slices to some of `count` images. Image indices in the result are positions in `rows`."""
     place = np.full(count, -1, np.int64)
     place[rows] = np.arange(len(rows))
     positions = {key: np.sort(place[images]) for key, images in slices.items()}
@@ -311,7 +374,7 @@ def select_images(slices: Slices, rows: NDArray[np.int64], count: int) -> Slices
 
 
 def write_attributes(folder: Path, slices: Slices) -> None:
-    """Write attributes.parquet of a set, if it has any; an old one is replaced once the new one is whole."""
+    """Write attributes.parquet, unless there are no attributes. An existing file is replaced atomically."""
     if not slices:
         return
     import pyarrow as pa
@@ -329,7 +392,11 @@ def write_attributes(folder: Path, slices: Slices) -> None:
 
 
 def read_attributes(folder: Path, count: int) -> Slices:
-    """The slices of a set of `count` images, none where it has no attributes; ImageSetError where they are damaged."""
+    """Read attributes.parquet of a set with `count` images. Returns no slices if the file does not exist.
+
+    Raises:
+        ImageSetError: The file is damaged.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -354,7 +421,10 @@ def read_attributes(folder: Path, count: int) -> Slices:
 
 
 def add_attributes(folder: Path, slices: Slices, paths: Sequence[str], file: Path) -> Slices:
-    """Add the attributes of a CSV file to a set that has `slices`; an attribute of the same name is replaced."""
+    """Add the attributes of a CSV file to an image set with the given slices.
+
+    Existing attributes of the same name are replaced.
+    """
     new_slices = make_slices(attributes_of_csv(file, paths), paths)
     new_names = {name for name, _ in new_slices}
     old_slices = {key: images for key, images in slices.items() if key[0] not in new_names}

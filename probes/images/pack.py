@@ -1,4 +1,4 @@
-"""Packing: photographs decoded once to an image set, one memory-mapped file of planar uint8."""
+"""Pack image sets: decode images once and store them in one file of (n, 3, size, size) uint8 pixels."""
 
 from __future__ import annotations
 
@@ -60,42 +60,51 @@ if TYPE_CHECKING:
     from .image_sources import ImageSource
 
 FOLDERS, NO_LABELS = Path("folders"), Path("none")
-"""Paths in place of a CSV file's: the folders at the top are the classes, or the images have no labels."""
+"""Values of `labels` that are not the path of a CSV file: `folders` uses the top-level folders as classes, and `none`
+ignores all labels."""
 MOST_CLIPPED = 0.1
-"""The largest share of samples beyond a range of which nothing is said."""
+"""Proportion of samples outside of the range above which a warning is issued."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
-"""A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
+"""Row of an image, its path, and a function that returns its pixels, (3, size, size) uint8."""
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Images of a source that make up a set, in its order."""
+    """Selection of images from a source, in the order of the image set."""
 
     rows: Sequence[int]
-    """The images' indices among the source's paths."""
+    """Indices of the selected images among the paths of the source."""
     labels: NDArray[np.int32] | None
-    """(n,) class indices."""
+    """Class indices, (n,), or None for unlabeled images."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
-    """The label schemes by name: the classes that count as right for each of the n images."""
+    """Label schemes by name: for each of the n images, the classes that count as correct."""
     names: Sequence[str] | None = None
-    """The names of the classes, where they are the user's own."""
+    """Names of custom classes."""
     clusters: str = "none"
-    """The images that are not independent: see `Contents`."""
+    """Which images are not independent; see `Contents`."""
     attributes: Values = field(default_factory=dict)
-    """The attributes of the source's images."""
+    """Attributes of the images of the source."""
 
 
 def refuse_early(where: Path, out: Path, how: How) -> None:
-    """UsageError for what is known before images are listed, which takes long in an archive."""
+    """Raise UsageError for problems that can be found before listing the images, which takes long for an archive."""
     if how.stream and where.is_file():
         raise UsageError(f"{where}: an archive cannot be streamed; extract it, and give the folder")
     refuse_taken(out)
 
 
 def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: ImageSetInfo, how: How) -> ImageSet:
-    """Decode the chosen images of `source` into the new image set `out`.
+    """Decode the selected images of a source and write a new image set.
 
-    `info` lacks the digest and the count, which are found here. After an error there is no `out`.
+    If an error occurs, the folder `out` is not created.
+
+    Args:
+        source: Source of the images.
+        choice: Selected images with their labels.
+        out: Folder to create.
+        crop: How images are resized and cropped.
+        info: Properties of the set. Its digest and count are replaced by the actual values.
+        how: Packing options.
     """
     with new_folder(out) as folder:
         file = None if how.stream else folder / PIXELS
@@ -126,10 +135,21 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
 def hash_rows(
     photographs: Iterable[Photograph], count: int | None, file: Path | None, source: Path, title: str, how: How
 ) -> tuple[dict[int, str], dict[str, str]]:
-    """Decode each photograph of `source`, and write its pixels into a row of `file`, if there is one.
+    """Decode images, compute the SHA-256 of their pixels, and write the pixels to `file` unless it is None.
 
-    Returns the sha256 of the pixels by row, and the reason by path for those left out where `how` skips broken ones.
-    Raises ImageSetError for the first broken one otherwise.
+    Args:
+        photographs: Images to decode.
+        count: Number of images for the progress display, or None if unknown.
+        file: File that the pixels are written to, one row per image.
+        source: Source of the images, for error messages.
+        title: Title of the progress display.
+        how: Packing options.
+
+    Returns:
+        Row -> SHA-256 of the pixels, and path -> reason for skipped images.
+
+    Raises:
+        ImageSetError: An image is broken and `how.skip_broken` is not set.
     """
     sha256s, skipped = dict[int, str](), dict[str, str]()
     pixels_file: FileIO | None = None
@@ -150,7 +170,7 @@ def hash_rows(
             pixels_file = stack.enter_context(file.open("r+b", buffering=0))
         stack.enter_context(pillow_warnings())
         advance = stack.enter_context(how.progress(title, count, "images"))
-        # Closing waits for the threads, which write pixels.
+        # Closing the iterator waits for its threads. They must finish before the file, which they write to, is closed.
         results = stack.enter_context(closing(in_parallel(hash_row, photographs, how.workers)))
         for row, path, result in results:
             if isinstance(result, str):
@@ -168,10 +188,24 @@ def hash_rows(
 def hash_photographs(
     source: ImageSource, rows: Sequence[int], file: Path | None, crop: Crop, name: str, how: How, first: int = 0
 ) -> tuple[dict[int, str], dict[str, str], dict[int, tuple[int, int]]]:
-    """Decode images of a source, and write the pixels of each into a row of `file`: its place among `rows` and `first`.
+    """Decode images of a source, compute the SHA-256 of their pixels, and write the pixels to `file` unless it is None.
 
-    Gives the sha256 of the pixels by row of the file, the reason by path for each that was left out, and width and
-    height of the photographs by row of the file; raises as `hash_rows`.
+    Args:
+        source: Source of the images.
+        rows: Indices of the images to decode.
+        file: File that the pixels are written to. The image at position i of `rows` becomes row `first` + i.
+        crop: How images are resized and cropped.
+        name: Name of the image set, for the progress display.
+        how: Packing options.
+        first: Row of the first image.
+
+    Returns:
+        Row -> SHA-256 of the pixels, path -> reason for skipped images, and row -> width and height of the original
+            image.
+
+    Raises:
+        ImageSetError: An image is broken and not skipped, or images disappeared since the source was listed.
+        UsageError: The crop has a range, but all images have 8 bits.
     """
     if source.undecoded:
         how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
@@ -198,7 +232,9 @@ def hash_photographs(
 
 
 def _tell_clipping(where: Path, crop: Crop, clippings: Iterable[Clipping | None], how: How) -> None:
-    """Warn where more than a tenth of the samples of more than 8 bits lie beyond a range that the user gave."""
+    """Warn if more than 10% of the samples of images with more than 8 bits are outside of the range that the user
+    specified.
+    """
     deep = [clipping for clipping in clippings if clipping is not None]
     share = sum(clipping.share for clipping in deep) / max(1, len(deep))
     if share > MOST_CLIPPED and isinstance(crop.range, tuple):
@@ -211,7 +247,7 @@ def _tell_clipping(where: Path, crop: Crop, clippings: Iterable[Clipping | None]
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
-    """Warn where each class is one cluster: intervals are then as wide as those of so few images."""
+    """Warn if each class is exactly one cluster, because confidence intervals are then based on very few clusters."""
     if index.labels is None:
         return
     classes, clusters = set(index.labels.tolist()), set(index.clusters.tolist())
@@ -226,9 +262,16 @@ def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
 def finish_set(
     folder: Path, out: Path, index: Index, info: ImageSetInfo, rows: Sequence[int], slices: Slices, **entries: Any
 ) -> None:
-    """Keep the `rows` of the pixels in a folder, if it has any, and write the other files of the set `out` beside them.
+    """Write the files of an image set except the pixels, and remove the gaps that skipped images left in the pixels.
 
-    `info` lacks the digest and the count; `entries` are further ones of set.json.
+    Args:
+        folder: Temporary folder with the pixels, if they are stored.
+        out: Final folder of the set, for error messages.
+        index: Index of the images.
+        info: Properties of the set. Its digest and count are replaced by the actual values.
+        rows: Rows of pixels.npy to keep.
+        slices: Attributes of the images.
+        entries: Additional entries of set.json.
     """
     from PIL import __version__ as pillow
 
@@ -254,20 +297,29 @@ def pack(
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
-    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
+    """Decode the images of a folder tree or tar archive and write a new image set, sorted by path.
+
+    Use this once per data set. Runs then read the decoded pixels. If an error occurs, the folder `out` is not created.
 
     Args:
-        source: the folder or archive.
-        out: the new folder of the set.
-        crop: how photographs become pixels; by default the published study's.
-        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
-            come from folders named by WordNet ids, or by the names of the decision space.
-        attributes: a CSV file, columns path, name and value, of sites, scanners or the like, which are measured apart.
-        contents: what the set is called in results, what its images are, and which of the source's they are.
-        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
+        source: Folder or tar archive.
+        out: Folder to create.
+        crop: How images are resized and cropped. The default is the preprocessing of the published study.
+        labels: CSV file with the columns path and class, or `folders` to use the top-level folders as classes, or
+            `none`. By default, labels are taken from folders named by WordNet IDs or by the class names of the decision
+            space, if there are any.
+        attributes: CSV file with the columns path, name and value, for example of sites or scanners. Metrics are
+            computed for each value separately.
+        contents: Name of the set, meaning of its labels, and selection of images.
+        how: Options such as skipping of broken files and the number of threads. They do not change the pixels or
+            labels.
 
-    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
-    their labels. After an error there is no `out`.
+    Returns:
+        The new image set.
+
+    Raises:
+        UsageError: `source` does not exist, `out` exists, or the options are inconsistent.
+        ImageSetError: An image is broken, or the labels are invalid.
     """
     space = decision_space(contents.decision_space)
     check_clustering(contents.clusters)
@@ -293,7 +345,7 @@ def pack(
 
 
 def _decodable(source: ImageSource, crop: Crop, paths: Sequence[str]) -> Iterator[str]:
-    """Yield those of some paths of a source whose images are not broken."""
+    """Yield those of the given paths whose images are not broken."""
     names = set(paths)
     with pillow_warnings():
         for row, read_bytes in source.read({row for row, path in enumerate(source.paths) if path in names}):
@@ -311,10 +363,24 @@ def labels_of_source(
     set_classes: Sequence[str] = (),
     kept: Collection[str] = (),
 ) -> tuple[NDArray[np.int32] | None, list[str] | None, list[list[int]] | None]:
-    """The classes of the images, None where they have none, and the names of classes that are the user's own.
+    """Read the labels of images from their folders or from a CSV file.
 
-    The last value has the classes of each image where some have several. The images may all be of one of the
-    `set_classes`. Images that `how` leaves out, and those in `kept`, need no row of a CSV file.
+    Args:
+        images: Source of the images.
+        labels: CSV file, `FOLDERS`, `NO_LABELS`, or None to use folders named by classes, if there are any.
+        space: Decision space of the classes.
+        crop: Crop used to find out which images are broken.
+        how: Packing options. With `skip_broken`, broken images need no row in the CSV file.
+        set_classes: Class names of the image set to which the images are added.
+        kept: Paths of images that need no row in the CSV file.
+
+    Returns:
+        Class indices, or None for unlabeled images; names of custom classes, or None; the list of correct classes of
+            each image, or None if every image has one.
+
+    Raises:
+        UsageError: The options are inconsistent.
+        ImageSetError: The labels are incomplete or invalid.
     """
     source, paths = images.where, images.paths
     names: list[str] | None = None
@@ -353,12 +419,23 @@ def pack_arrays(
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
-    """Pack pictures in memory: pairs of a unique path, with '/', and (height, width, 3) uint8 RGB.
+    """Pack images in memory and write a new image set.
 
-    With a range of the crop they may be (height, width) or (height, width, 3) of any type of numbers.
+    All images are packed, in their order. Only a few of them are in memory at a time if `items` is a generator.
 
-    The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each,
-    which `class_names` may name. All items are packed, so UsageError where they are to be drawn, skipped or streamed.
+    Args:
+        items: Pairs of a unique path, with '/', and a (height, width, 3) uint8 RGB image. If the crop has a range,
+            images can also be (height, width) or (height, width, 3) of any numeric type.
+        out: Folder to create.
+        crop: How images are resized and cropped.
+        labels: Class index of each image. May be a list that is filled while `items` is iterated.
+        class_names: Names of the classes.
+        contents: Name of the set and meaning of its labels.
+        how: Packing options.
+
+    Raises:
+        UsageError: The options ask for sampling, skipping or streaming, which are not possible here.
+        ImageSetError: An image, a path or a label is invalid.
     """
     if contents.draw or how.skip_broken or how.stream:
         raise UsageError(f"{out}: arrays are packed one and all; leave out draw, skip_broken and stream")
@@ -404,6 +481,7 @@ def pack_arrays(
 
 
 def _info(out: Path, crop: Crop, contents: Contents) -> ImageSetInfo:
+    """Return the properties of a set that is still to be packed. Digest and count are filled in later."""
     name, space = contents.name or out.name, contents.decision_space
     return ImageSetInfo(
         name, contents.benchmark or name, "", 0, crop.size, crop.key, labelled=False, decision_space=space

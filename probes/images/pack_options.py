@@ -1,4 +1,4 @@
-"""The options of packing an image set: what it holds, which images of a source, and how packing goes about it."""
+"""Define the options for packing an image set: its content, the selection of images, and how to run the packing."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ Say = Callable[[str], object]
 
 
 class Draw(NamedTuple):
-    """Some images of a source or set instead of all: see `labels.spread`."""
+    """Select a random sample of the images of a source or image set; see `labels.spread`."""
 
     limit: int
+    """Number of images."""
     seed: int = 0
+    """Seed of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The contents of a set: its name in results, and the nature of its images."""
+    """Describe an image set: its name in results, the meaning of its labels, and which images it contains."""
 
     name: str | None = None
-    """The set's name; by default that of its folder."""
+    """Name of the image set in results. Defaults to the name of its folder."""
     benchmark: str | None = None
-    """The benchmark that the images belong to in results; by default the set's name."""
+    """Benchmark that results on these images are assigned to. Defaults to the name of the image set."""
     decision_space: str = "all"
-    """The classes that labels are of, one of `decision_spaces.NAMES`."""
+    """Set of classes that the labels refer to, one of `decision_spaces.NAMES`."""
     clusters: str = "none"
-    """The images that are not independent: "none" of them, or those of one "folder"."""
+    """Which images are not independent: "none", or "folder" if images of the same folder form a cluster."""
     draw: Draw | None = None
-    """The draw of the images that are packed, from each class as evenly as they go; by default all are."""
+    """Random sample of images to pack, balanced between classes. By default all images are packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """The manner of packing; none of it matters to what the set holds."""
+    """Control how images are packed. These options do not change the pixels or labels of the image set."""
 
     skip_broken: bool = False
-    """Leave broken files out instead of stopping at the first."""
+    """Skip broken files instead of stopping at the first one."""
     stream: bool = False
-    """Write no pixels: they are decoded from the source, a folder, whenever a run takes them."""
+    """Do not store pixels. Runs decode the images from the source folder whenever they need them."""
     workers: int | None = None
-    """The number of threads; by default one for each processor."""
+    """Number of threads. Defaults to one per processor."""
     progress: Progress = silent
-    """A function that shows how far packing is."""
+    """Function that displays the progress."""
     say: Say = lambda _text: None
-    """A function that is told how much room is needed, before anything is decoded, and what is odd about the set."""
+    """Function that receives messages: the required disk space before packing starts, and warnings about the image set.
+    """
 
 
 WHOLE_SOURCE, USUAL = Contents(), How()

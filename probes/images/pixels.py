@@ -1,6 +1,7 @@
-"""The pixels of a set: packed in one file, or decoded from photographs whenever they are asked for.
+"""Read the pixels of an image set, either from one file or by decoding the original images on demand.
 
-Both compare an image with the sha256 that it had when the set was made: packed ones the first time, others always.
+Both verify each image with the SHA-256 that was stored when the set was created. Stored pixels are verified when they
+are first read, and decoded images every time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 @cache
 def _header(count: int, size: int) -> bytes:
-    """The .npy header of (count, 3, size, size) uint8; NumPy pads it to one length for every count."""
+    """Return the .npy header of a (count, 3, size, size) uint8 array.
+
+    NumPy pads it, so its length does not depend on count.
+    """
     head = BytesIO()
     shape = (count, 3, size, size)
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -41,20 +45,25 @@ def _header(count: int, size: int) -> bytes:
 
 
 def write_row(file: FileIO, row: int, pixels: NDArray[np.uint8]) -> None:
-    """Write (3, size, size) uint8 as row `row`, from any thread; ImageSetError where the disk refuses it.
+    """Write a (3, size, size) uint8 image to the given row of the file. Can be called from any thread.
 
-    A plain write, not one to a memory map: a full disk is then an error and not a killed process.
+    This uses pwrite instead of a memory map, because a full disk then raises an exception instead of killing the
+    process.
+
+    Raises:
+        ImageSetError: Writing failed.
     """
     start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
     offset, unwritten = start + row * length, pixels.data.cast("B")
     with writing(str(file.name)):
         while unwritten:
+            # pwrite may write only a part of the data.
             count = os.pwrite(file.fileno(), unwritten, offset)
             unwritten, offset = unwritten[count:], offset + count
 
 
 def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
-    """Keep `rows`, ascending, and close the gaps between them; the header says how many there are."""
+    """Move the given rows (in ascending order) to the start of the file, write the header and truncate the rest."""
     start, length = len(_header(0, size)), 3 * size * size
     with path.open("r+b", buffering=0) as file:
         for new, old in enumerate(rows):
@@ -66,7 +75,7 @@ def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
 
 
 class Pixels(ABC):
-    """The pixels of n images, and what they were when the set was made."""
+    """Pixels of n images, which can be verified with their SHA-256."""
 
     def __init__(self, paths: Sequence[str], sha256s: Sequence[str], size: int) -> None:
         self.paths, self.sha256s = paths, sha256s
@@ -74,10 +83,16 @@ class Pixels(ABC):
 
     @abstractmethod
     def read(self, row: int) -> NDArray[np.uint8]:
-        """(3, size, size) of one image; ImageSetError unless they are those that the set was made of."""
+        """Return the pixels of one image, (3, size, size).
+
+        Raises ImageSetError if they differ from those of the original set.
+        """
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(k, 3, size, size): each image is read once, in as many threads as there are processors."""
+        """Return the pixels of several images, (k, 3, size, size), read in parallel.
+
+        Each distinct image is read only once.
+        """
         images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
         _, places, inverse = np.unique(rows, return_index=True, return_inverse=True)
 
@@ -86,22 +101,23 @@ class Pixels(ABC):
 
         for _ in in_parallel(fill, places.tolist()):
             pass
-        for place, first in enumerate(places[inverse]):  # a last batch is padded with its last image
+        # Copy repeated images. The last batch of a run is padded with its last image.
+        for place, first in enumerate(places[inverse]):
             if place != first:
                 images[place] = images[first]
         return images
 
 
 class PackedPixels(Pixels):
-    """The open pixels.npy of a set.
+    """Open pixels.npy of an image set.
 
-    An image is hashed when it is first taken, and again when the file's time or length has changed since: hashing takes
-    seven times as long as reading. The file is read and not mapped: a file that is cut off meanwhile is then an error,
-    where a map would end the process.
+    Hashing takes seven times as long as reading. An image is therefore only verified when it is read for the first
+    time, and again after the size or time of the file has changed. The file is not memory-mapped, because truncating a
+    mapped file kills the process, while a failed read raises an exception.
     """
 
     def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
-        """Open the file; ImageSetError where it does not hold n images."""
+        """Open the file. Raises ImageSetError if it does not contain n images of this size."""
         super().__init__(paths, sha256s, size)
         self._path = file = folder / PIXELS
         try:
@@ -114,7 +130,7 @@ class PackedPixels(Pixels):
                 if is_fitting and length < end:
                     raise ValueError(f"{length} bytes, where {end} were packed")
                 self._file = os.dup(content.fileno())
-        # The header is a Python expression, which can be wrong in any way.
+        # Catch everything, because the header is a Python literal and parsing it can raise many different exceptions.
         except Exception as error:
             raise damaged(file, error) from error
         weakref.finalize(self, os.close, self._file)
@@ -123,10 +139,11 @@ class PackedPixels(Pixels):
         self._hashed, self._state = np.zeros(len(paths), np.bool_), self._read_state()
 
     def map(self) -> NDArray[np.uint8]:
-        """(n, 3, size, size): a read-only memory map, of which nothing is checked."""
+        """Return a read-only memory map of the pixels, (n, 3, size, size), without verifying them."""
         return np.memmap(self._path, np.uint8, "r", self._start, self.shape)
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        # The file has changed since the last call, so all images have to be verified again.
         if (state := self._read_state()) != self._state:
             self._hashed[:], self._state = False, state
         if not self._hashed[rows].all():
@@ -166,10 +183,10 @@ class PackedPixels(Pixels):
 
 
 class Stream(Pixels):
-    """The photographs of a set, in their folder."""
+    """Images of a set that are decoded from their original files."""
 
     def __init__(self, source: Path, crop: Crop, paths: Sequence[str], sha256s: Sequence[str]) -> None:
-        """ImageSetError where the folder is gone, or a path leads out of it."""
+        """Open the folder. Raises ImageSetError if it does not exist, or if a path leads outside of it."""
         if not source.is_dir():
             raise ImageSetError(
                 f"{source}: no such folder, and its images were not packed; bring it back or pack again"
@@ -178,7 +195,8 @@ class Stream(Pixels):
             raise ImageSetError(f"image '{outside}' of a streamed set lies outside of {source}; pack the images again")
         super().__init__(paths, sha256s, crop.size)
         self.source, self.crop = source, crop
-        # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
+        # Warning filters apply to the whole process, and other threads may be running while images are decoded. Set the
+        # filter once, because restoring it later would be a race.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
     def read(self, row: int) -> NDArray[np.uint8]:

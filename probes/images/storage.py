@@ -1,4 +1,7 @@
-"""The folder of an image set, and its index.parquet and set.json; the other files have modules by themselves."""
+"""Create the folder of an image set, and read and write its index.parquet and set.json.
+
+The other files of an image set have their own modules: pixels.npy in `pixels`, attributes.parquet in `labels`.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +36,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
+"""File names in the folder of an image set: pixels, index, attributes, description."""
 FORMAT = 2
-"""The format of set.json."""
+"""Format version of set.json."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
+"""Columns of index.parquet that are not label schemes."""
 
 log = logging.getLogger("bandlens")
 Lists = Sequence[Sequence[int]]
+"""A list of class indices for each image."""
 
 
 def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
-    """(n,) the keys of the images' noise, the first 64 bits of each sha256; ValueError where there are fewer.
+    """Return the keys that seed the noise of each image, (n,) uint64: the first 64 bits of each SHA-256.
 
-    A key belongs to the pixels, so that neither order nor set matters, and equal pictures get equal noise. Two
-    different pictures among a million share a key with a probability of 3e-8, and then their noise.
+    Because the key depends only on the pixels, noise does not depend on the order of images or on the image set, and
+    identical images get identical noise. Among a million images, the probability that two different ones share a key
+    (and so their noise) is 3e-8.
+
+    Raises:
+        ValueError: A SHA-256 has fewer than 16 hex digits.
     """
     keys = np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in sha256s)), ">u8").astype(np.uint64)
     if len(keys) != len(sha256s):
@@ -55,22 +65,24 @@ def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The columns of index.parquet for n images."""
+    """Columns of index.parquet for n images."""
 
     paths: list[str]
+    """Paths of the images, relative to the source."""
     labels: NDArray[np.int32] | None
-    """(n,) class indices."""
+    """Class indices, (n,), or None for unlabeled images."""
     clusters: NDArray[np.int32]
-    """(n,) cluster indices."""
+    """Cluster indices, (n,)."""
     sha256s: list[str]
-    """The sha256 of each image's pixels as they lie in the file: 64 hex digits."""
+    """SHA-256 of the pixels of each image as stored in pixels.npy, 64 hex digits."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
-    """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
+    """Additional label schemes. Name -> the classes that count as correct for each of the n images."""
     sides: NDArray[np.int32] | None = None
-    """(n, 2): width and height of the originals in pixels, where they are known."""
+    """Width and height of the original images in pixels, (n, 2), or None if unknown."""
 
 
 def write_index(folder: Path, index: Index) -> None:
+    """Write index.parquet."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -90,9 +102,15 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
-    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to `count` - 1.
+    """Read and validate index.parquet.
 
-    `name` is that of the index of an earlier set, which may have any count.
+    Args:
+        folder: Folder of the image set.
+        count: Expected number of images. None accepts any number.
+        name: File name. Differs from the default for the index of a previous version of the set.
+
+    Raises:
+        ImageSetError: The file cannot be read, or its rows are not the images 0 to `count` - 1.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -118,7 +136,7 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
         del columns["label"]
     if any(column.null_count or column.type != pa.int32() for column in columns.values()):
         raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
-    # Column.to_numpy imports pandas where it is installed, which takes longer than to read the file.
+    # Do not use Column.to_numpy: it imports pandas if that is installed, which takes longer than reading the file.
     arrays = {name: np.asarray(np.from_dlpack(column.combine_chunks()), np.int32) for name, column in columns.items()}
     label = arrays.get("label")
     if not np.array_equal(arrays["image_index"], np.arange(len(paths))):
@@ -142,11 +160,15 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
 
 
 def earlier_indexes(folder: Path) -> list[str]:
-    """The names of the indexes of the sets that a set was before images came or went, the oldest first."""
+    """Return the file names of the indexes of previous versions of the set, oldest first.
+
+    A new version is created whenever images are added or removed.
+    """
     return list(itertools.takewhile(lambda name: (folder / name).is_file(), map(earlier_index, itertools.count(1))))
 
 
 def earlier_index(number: int) -> str:
+    """Return the file name of the index of a previous version."""
     return f"index-{number}.parquet"
 
 
@@ -157,7 +179,12 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
+    """Read set.json.
+
+    Raises:
+        UsageError: The folder is not an image set.
+        ImageSetError: The file is damaged or has another format version.
+    """
     file = folder / ABOUT
     try:
         description = parse_json(read_text(file))
@@ -172,18 +199,20 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def damaged(file: Path, error: Exception) -> ImageSetError:
-    """The error for a file of a set that cannot be read."""
+    """Return the error for a file of an image set that cannot be read."""
     return ImageSetError(f"{file}: damaged or missing ({words_of(error)}); pack the images again")
 
 
-# A set appears only when it is whole: its folder is filled under another name, synced, then renamed.
+# An image set becomes visible only when it is complete: its folder is filled under a temporary name, synced to disk and
+# then renamed.
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
+    """Create a temporary folder that is renamed to `out` when the block succeeds and removed when it fails.
 
-    A killed process leaves it behind as a partial file (see `core.files`); the next one for the same `out` clears it.
+    If the process is killed, the temporary folder remains on disk (see `core.files`). The next call with the same `out`
+    removes it.
     """
     with ExitStack() as stack:
         with writing(out):
@@ -192,6 +221,8 @@ def new_folder(out: Path) -> Iterator[Path]:
                 raise UsageError(f"{out.parent}: no such folder; make it first")
             draft = stack.enter_context(open_draft(out))
             draft.mkdir()
+            # Lock the own folder before checking those of other processes. Of two processes that start at the same
+            # time, at least one then sees the other's lock.
             stack.callback(os.close, _lock(draft))
             _refuse_neighbours(draft, [folder / out.name for folder in partial_files(out)])
         yield draft
@@ -201,10 +232,11 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def changed_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of the set at `path` when the block ends well.
+    """Create a temporary folder that replaces the image set at `path` when the block succeeds.
 
-    Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name. What
-    else lies in the old folder then moves into the new one; after a kill, the next change of the set moves it.
+    Both the old folder and the new one are locked, because each of them has the name of the set at some time. So no
+    other process can change the set meanwhile. After the exchange, files in the old folder that are not part of the set
+    are moved into the new one. If the process is killed before that, the next change of the set moves them.
     """
     read_description(path)
     out = path.resolve()
@@ -214,7 +246,7 @@ def changed_folder(path: Path) -> Iterator[Path]:
             stack.callback(os.close, _lock(out))
             for folder in partial_files(replaced):
                 if lost_its_maker(folder, replaced.name) and folder.is_dir() and not folder.is_symlink():
-                    with suppress(PermissionError):  # another user's process was killed
+                    with suppress(PermissionError):  # the folder belongs to another user
                         _move_others(folder, out)
             draft = Path(mkdtemp(prefix=partial_prefix(replaced), dir=out.parent))
             stack.callback(_move_others, draft, out)
@@ -226,7 +258,11 @@ def changed_folder(path: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder for this process until the number is closed; BlockingIOError where another process has it."""
+    """Lock a folder for this process and return the file descriptor. Closing it releases the lock.
+
+    Raises:
+        BlockingIOError: Another process has locked the folder.
+    """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,23 +273,24 @@ def _lock(folder: Path) -> int:
 
 
 def _refuse_neighbours(draft: Path, drafts: Sequence[Path]) -> None:
-    """BlockingIOError where another process fills one of the folders that are to be the same set."""
+    """Raise BlockingIOError if another process is filling one of these temporary folders of the same image set."""
     for folder in drafts:
         if folder != draft:
             try:
                 os.close(_lock(folder))
             except BlockingIOError:
                 raise
-            except OSError:  # it has just gone, or is no draft
+            except OSError:  # it was removed just now, or is not such a folder
                 continue
 
 
 def _move_others(folder: Path, out: Path) -> None:
-    """Move what is no part of the set from its old folder into the one at `out`, and remove the old one.
+    """Move files that are not part of the set from the old folder to `out`, and remove the old folder.
 
-    What cannot be moved, such as a file whose name another one has by now, stays where it is, and a warning names it.
+    Files that cannot be moved, for example because the name is taken, stay where they are, and a warning lists them.
     """
-    # The last index goes first: without the first one, the others would be somebody else's after a kill.
+    # Delete the newest index first. `earlier_indexes` counts from 1, so without index-1 it would not find the rest, and
+    # after a kill these would be treated as foreign files.
     own = [*reversed(earlier_indexes(folder)), PIXELS, INDEX, ATTRIBUTES, ABOUT]
     for place in [place for place in folder.iterdir() if place.name not in own]:
         with suppress(OSError):
@@ -270,7 +307,7 @@ def _move_others(folder: Path, out: Path) -> None:
 
 
 def refuse_taken(out: Path) -> None:
-    """UsageError where there is something at `out`."""
+    """Raise UsageError if the path `out` exists."""
     if out.exists() or out.is_symlink():
         is_set = (out / ABOUT).is_file()
         advice = "remove it or choose another folder" if is_set else "pictures come first, then a new folder"
@@ -279,7 +316,7 @@ def refuse_taken(out: Path) -> None:
 
 @contextmanager
 def writing(out: Path | str) -> Iterator[None]:
-    """Raise what the disk refuses as an ImageSetError, and a lock that another process has."""
+    """Convert disk errors and locks of other processes to ImageSetError."""
     try:
         yield
     except BlockingIOError:
@@ -291,11 +328,14 @@ def writing(out: Path | str) -> Iterator[None]:
 
 
 def need_space(out: Path, count: int, size: int) -> str:
-    """Say how much room `count` images of size x size pixels take; ImageSetError where the disk of `out` has less.
+    """Return a message with the disk space that `count` images of `size` x `size` pixels need.
 
-    A set without pixels has a `size` of 0.
+    Pass a `size` of 0 for a set without stored pixels.
+
+    Raises:
+        ImageSetError: The disk has less free space.
     """
-    need = count * (3 * size * size + 200)  # 200 bytes: a generous row of the index
+    need = count * (3 * size * size + 200)  # 200 bytes is a generous estimate for a row of the index
     folder = next(folder for folder in out.parents if folder.exists())
     free = shutil.disk_usage(folder).free
     words = f"{plural(count, 'image')} need{'s' if count == 1 else ''} {amount(need)}"
