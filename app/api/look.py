@@ -173,8 +173,8 @@ def _keep_model(model: Model, draft: Path, folder: Path) -> Model:
         if len(sha256s) and model.sha256 not in sha256s:
             if model.architecture == FUNCTION:
                 raise UsageError(
-                    f"{folder} holds a look at another {model.name}: its version differs; give the function that one, "
-                    "or name another folder with --out"
+                    f"{folder} holds a look at another {model.name}; continue a look at a function with the version "
+                    "that it was given, or name another folder with --out"
                 )
             raise UsageError(
                 f"{folder} holds a look at another {model.name}: its weights, code, normalization or image size "

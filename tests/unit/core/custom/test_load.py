@@ -204,6 +204,11 @@ def wrapped(images: Any) -> Any:
     return by_class(images)
 
 
+@functools.wraps(by_class)
+def halved(images: Any) -> Any:
+    return by_class(images) * 0.5
+
+
 PAIR = [lambda images: images, lambda images: images * 0.5]  # two on one line
 
 CHANGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[pytest.MonkeyPatch], None]]] = {
@@ -214,7 +219,7 @@ CHANGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[pytes
         by_attribute,
         lambda patch: patch.setattr(by_attribute, "sigma", 2, False),
     ),
-    "what it wraps": (wrapped, wrapped, lambda patch: patch.setattr(wrapped, "__wrapped__", by_pickled)),
+    "another wrapper of a function": (wrapped, halved, lambda _: None),
     "another function on the line": (PAIR[0], PAIR[1], lambda _: None),
     "what its pickle leaves out": (by_pickled, by_pickled, lambda patch: patch.setattr(PICKLED, "sigma", 2)),
     "globals by name": (by_globals, by_globals, lambda patch: patch.setitem(globals(), "LEVELS", [2])),
