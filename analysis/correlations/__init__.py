@@ -1,1 +1,1 @@
-"""Biases against generalization, over models."""
+"""Correlations between bias metrics and generalization, over models."""

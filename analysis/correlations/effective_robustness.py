@@ -1,16 +1,21 @@
-"""Effective robustness: accuracy under a shift, less what accuracy without it lets one expect (Taori et al. 2020).
+"""Effective robustness: accuracy under a distribution shift beyond what is expected from the accuracy without it.
 
-    f(y) = slope f(x) + intercept                           least squares over the models of a baseline
-    effective = y - 100 f^-1(slope f(x) + intercept)        points
+The definition is that of Taori et al. (2020). A line is fitted to the accuracies of a baseline, a set of reference
+models. The effective robustness of another model is its distance from the line in percentage points:
 
-x is the accuracy on ImageNet and y that under the shift, in percent; a model of 0 or 100 % is on no line. The baselines
-`standard` and `timm` have the probit f = Phi^-1(p / 100) (Miller et al. 2021), x over all 1,000 classes, and one line a
-benchmark. `testbed` is the ImageNet testbed's own definition:
+    f(y) = slope f(x) + intercept                           least squares over the models of the baseline
+    effective = y - 100 f^-1(slope f(x) + intercept)        percentage points
 
-- f is the logit, log(p / (1 - p));
-- the models are those of standard training, without `aws` and `batch64`;
-- x is over the same 200 classes for ImageNet-A and ImageNet-R;
-- ImageNet-A has two lines, below and above the network whose errors its images were chosen by (resnet50).
+x is the accuracy on ImageNet and y the accuracy under the shift, both in percent. Models with an accuracy of 0% or 100%
+are left out because f is infinite there. The baselines `standard` and `timm` use the probit f = Phi^-1(p / 100) (Miller
+et al. 2021), x over all 1,000 classes, and one line for each benchmark. `testbed` follows the definition of the
+ImageNet testbed:
+
+- f is the logit, log(p / (1 - p)).
+- The models are those with standard training, except those with `aws` or `batch64` in their names.
+- For ImageNet-A and ImageNet-R, x is the accuracy over the same 200 classes.
+- ImageNet-A has two lines, for accuracies below and above that of resnet50. Its images were selected because resnet50
+  misclassifies them.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from ..statistics import Floats
 from ..statistics.coefficients import coefficients
 
 LINE_MODELS = 3
-"""Models that a line needs: two are on one whatever they are."""
+"""Minimum number of models for a line. A line through two models fits perfectly whatever their accuracies are."""
 
 
 Axes: TypeAlias = Literal["probit", "logit"]
@@ -36,48 +41,57 @@ TRANSFORMS: Mapping[Axes, tuple[Callable[[Floats], Floats], Callable[[Floats], F
     "probit": (ndtri, ndtr),
     "logit": (logit, expit),
 }
-"""Axes -> the function of a share in [0, 1] on whose scale a line is fitted, and its inverse."""
+"""Maps the name of the axes to f, which transforms a proportion in [0, 1], and to its inverse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line through the accuracies of a baseline's models, on probit or logit axes."""
+    """A line fitted to the accuracies of the models of a baseline, on probit or logit axes."""
 
     slope: float
     intercept: float
     r2: float
-    """Share of the variance of f(y) that the line has."""
+    """Coefficient of determination: the proportion of the variance of f(y) that the line explains."""
     spearman: float
-    """The coefficient of x and y, which no change of axes alters."""
+    """Spearman's coefficient of x and y. It does not depend on the axes."""
     n: int
+    """Number of models that the line is fitted to."""
     axes: Axes = "probit"
 
     def expected(self, x: ArrayLike) -> Floats:
-        """The accuracy under the shift, in percent, that a model of the baseline with accuracy x would have."""
+        """Return the accuracy under the shift, in percent, that the line predicts for models of accuracy x, in
+        percent.
+        """
         inverse = TRANSFORMS[self.axes][1]
         return np.asarray(100 * inverse(self.slope * _on_axes(x, self.axes) + self.intercept), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Expected accuracy on a benchmark by a baseline: a line, or one below and one above a pivot."""
+    """Expected accuracy on a benchmark: one line, or two lines below and above a pivot."""
 
     x: str
-    """The benchmark whose accuracy x is: `imagenet`, or `imagenet-a-clean` over the 200 classes of ImageNet-A."""
+    """Benchmark of the accuracy x: `imagenet`, or for example `imagenet-a-clean` for the 200 classes of ImageNet-A."""
     lines: tuple[Line, ...]
     pivot: float | None = None
-    """The accuracy x, in percent, up to which the first of two lines holds."""
+    """Accuracy x, in percent, up to which the first of two lines applies. None if there is one line."""
 
     def expected(self, x: ArrayLike) -> Floats:
-        """The accuracy on the benchmark, in percent, that a model of the baseline with accuracy x would have."""
+        """Return the expected accuracy on the benchmark for models of accuracy x, both in percent."""
         first, last = self.lines[0].expected(x), self.lines[-1].expected(x)
         return first if self.pivot is None else np.where(np.asarray(x, np.float64) > self.pivot, last, first)
 
 
 def fit_line(x: ArrayLike, y: ArrayLike, axes: Axes = "probit") -> Line:
-    """The line of accuracies x and y in percent, (n,) each; NaN or 0 or 100 in either leaves the model out.
+    """Fit a line to accuracies by least squares on transformed axes.
 
-    Raises UsageError for accuracies outside 0 to 100, or fewer than three models.
+    Args:
+        x: Accuracies without the shift, in percent, (n,).
+        y: Accuracies under the shift, in percent, (n,). Models with NaN, 0 or 100 in x or y are left out.
+        axes: "probit" or "logit".
+
+    Raises:
+        UsageError: If an accuracy is outside [0, 100], or fewer than three models remain.
     """
     first, second = _on_axes(x, axes), _on_axes(y, axes)
     finite = np.isfinite(first) & np.isfinite(second)
@@ -93,10 +107,18 @@ def fit_line(x: ArrayLike, y: ArrayLike, axes: Axes = "probit") -> Line:
 
 
 def fit_testbed(x_benchmark: str, x: Floats, y: Floats) -> Expectation:
-    """The testbed's fit of accuracies y over x, those on x_benchmark, in percent, (n,) each: on logit axes.
+    """Fit lines as the ImageNet testbed does, on logit axes.
 
-    A network with no image right is the one that the images were chosen by: its accuracy x is the pivot, and the
-    networks on either side of it have a line of their own.
+    A model without any correct image is the one by which the images were selected. Its accuracy x becomes the pivot,
+    and the models below and above it get a line each.
+
+    Args:
+        x_benchmark: Benchmark of the accuracies x.
+        x: Accuracies without the shift, in percent, (n,).
+        y: Accuracies under the shift, in percent, (n,).
+
+    Raises:
+        UsageError: If an accuracy is outside [0, 100], or a line has fewer than three models.
     """
     chosen_by = x[y == 0]
     if not len(chosen_by):

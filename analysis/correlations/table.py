@@ -1,20 +1,23 @@
-"""Tables of correlations: each bias with each group of benchmarks.
+"""Tables of correlations: every bias metric with every group of benchmarks.
 
-A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
-each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias. Eight
-models or fewer have no interval, `partial_p` or `detectable`; `p` and `p_permutation` are of all their permutations.
+A row is the correlation of one bias metric with one group over the `n` models that have both values, at least four. The
+groups are the group means of benchmarks, or the clean top-1 accuracy on each labeled image set if a study has no group
+means. The bias metrics are all metrics except raw fits, thresholds of single bands, and the parts of a shape bias. For
+eight or fewer models there is no confidence interval, `partial_p` or `detectable`, and `p` and `p_permutation` are
+computed by enumerating all permutations.
 
-    low, high                 95 % interval over models (`resampling`)
-    low_images, high_images   the same over models and images
-    p_permutation             of shuffled models
-    p_least                   the least possible p of eight models or fewer with these values
+    low, high                 95% confidence interval over models (`resampling`)
+    low_images, high_images   95% confidence interval over models and images
+    p_permutation             p-value of a permutation test over models
+    p_least                   smallest possible p-value for these values, for eight or fewer models
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
-    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`)
-    partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
-                              imagenet
-    loco_low, loco_high       the lowest and highest coefficient with one category left out
-    shares_term               whether the bias is a ratio to clean accuracy, or a part that adds up to it, which the
-                              group is or is a mean with: the two go together by their making, and have no star
+    detectable                smallest |rho| that is detected with 80% power after Holm's correction (`power`)
+    partial, partial_p        partial correlation given ID accuracy: the group mean `ID`, or clean top-1 on the
+                              study's largest image set of the benchmark imagenet
+    loco_low, loco_high       lowest and highest coefficient if one category of models is left out
+    shares_term               whether the metric is defined as a ratio to clean accuracy, or as a part of it, and the
+                              group is this accuracy or a mean that includes it: the correlation is then partly due to
+                              the definition, and has no star
 """
 
 from __future__ import annotations
@@ -46,11 +49,11 @@ SCHEMA: Mapping[str, type[pl.DataType]] = {
     **dict.fromkeys(("loco_low_category", "loco_high_category", "note"), pl.String),
     "shares_term": pl.Boolean,
 }
-"""Columns of the table."""
+"""Columns of the table and their types."""
 HOLDS = (pl.col("p_holm") < ALPHA) & ~pl.col("shares_term")
-"""True where a coefficient has a star."""
+"""Expression that is true for significant coefficients. They are marked with a star."""
 SEED = 0
-"""The seed of the bootstrap and of permutations: the same models always give the same table."""
+"""Random seed of the bootstrap and of the permutations. The same models always give the same table."""
 
 
 def correlate(
@@ -63,29 +66,35 @@ def correlate(
     resamples: int = 10_000,
     errors: Errors | None = None,
 ) -> pl.DataFrame:
-    """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
+    """Correlate every bias metric with every generalization group in every subset of the models.
 
     Args:
-        frame: one row a model: category, and a numeric column a bias or group. Where it also has NAME_low and
-            NAME_high, the 95 % interval of each value over images, low_images and high_images take account of it.
-        subsets: name -> which rows belong to it.
-        control: the column that `partial` holds fixed.
-        resamples: of the bootstrap, and as many permutations.
-        errors: what the values of columns are shares of, by checkpoint; a value's error is then drawn together with
-            those of all other values that are of the same images. The frame needs a column checkpoint.
+        frame: One row per model, with the column `category` and one numeric column for each bias metric and group. If
+            it also has the columns NAME_low and NAME_high, the 95% confidence interval of each value over images, then
+            `low_images` and `high_images` account for these intervals.
+        biases: Columns of the bias metrics.
+        groups: Columns of the generalization groups.
+        subsets: Maps the name of a subset to an expression that selects its rows.
+        method: "spearman" or "pearson".
+        control: Column that the partial correlation holds fixed. None for no partial correlation.
+        resamples: Number of bootstrap resamples, and of random permutations.
+        errors: Maps a column to the proportions, by checkpoint, that its values are percentages of. The errors of
+            values that are measured on the same images are then drawn jointly. Requires the column `checkpoint` in
+            `frame`.
 
     Returns:
-        The columns of SCHEMA. p_holm and p_bh adjust p over all rows. A number that the data do not determine is null,
-        and `note` says why.
+        One row for each bias metric, group and subset, sorted in this order, with the columns of `SCHEMA`. `p_holm` and
+        `p_bh` adjust `p` over all rows. A number that the data do not determine is null, and `note` gives the reason.
 
     Raises:
-        StoreError: a column is not there.
-        UnknownName: the method is none of METHODS.
+        StoreError: If a column is missing.
+        UnknownName: If the method is not one of `METHODS`.
     """
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     tables = []
-    with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+    # The matrices are small. Several BLAS threads would spend most of their time waiting for each other.
+    with threadpool_limits(1, "blas"):
         for subset, members in subsets.items():
             models = read_models(frame.filter(members), biases, groups, control, errors)
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
@@ -110,9 +119,17 @@ def correlate(
 def correlate_study(
     study: StudyTable, method: Method = "spearman", resamples: int = 10_000, biases: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Correlate the models of a study as `correlate` does, in its subsets; some of its biases, or all.
+    """Correlate the bias metrics of a study with its generalization groups, in the published subsets of models.
 
-    `shares_term` and the note name a bias that is a ratio to the accuracy that it is set against, or a part of it.
+    Args:
+        study: Models of a study, for example from `study_table`.
+        method: "spearman" or "pearson".
+        resamples: Number of bootstrap resamples, and of random permutations.
+        biases: Bias metrics to correlate. All by default.
+
+    Returns:
+        The table of `correlate`. `shares_term` and `note` mark metrics that are defined by means of the accuracy that
+        they are correlated with.
     """
     table = correlate(
         study.frame,
@@ -137,13 +154,16 @@ def correlate_study(
 
 
 def model_counts(table: pl.DataFrame) -> list[int]:
-    """How many models the coefficients of a table are over, ascending; without coefficients, how many have values."""
+    """Return the distinct numbers of models that the coefficients of a table are based on, in ascending order.
+
+    If the table has no coefficients, these are the numbers of models with both values.
+    """
     with_coefficient = table.drop_nulls("coefficient")
     return (table if with_coefficient.is_empty() else with_coefficient)["n"].unique().sort().to_list()
 
 
 def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:
-    """The rows of one subset, bias slowest, without method, subset and adjusted p."""
+    """Return the rows of one subset, sorted by bias metric, without `method`, `subset` and the adjusted p-values."""
     empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
     blocks = [empty]
     for models_of_block, biases, groups in complete_blocks(models.x, models.y):
@@ -163,11 +183,11 @@ def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame
     return pl.concat(blocks, how="diagonal").sort("place").drop("place", "subset")
 
 
-# The numbers of models that have all values, and words on what they rest on
+# Estimates for models without missing values, and notes about their limitations
 
 
 def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, NDArray[Any]]:
-    """Columns of the table of correlations, (a, b) each; with fewer than four models, only n and note."""
+    """Compute the columns of the table, (a, b) each. For fewer than four models, there are only `n` and `note`."""
     shape = (len(models.x), len(models.y))
     n = np.full(shape, models.n)
     if models.n < FEWEST_MODELS:
@@ -180,7 +200,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         p, least = exact_p(method, x, y)
         return columns | {"p": p, "p_permutation": p, "p_least": least, "note": _notes(models, least=least)}
     resampled = [bootstrap(method, x, y, resamples, SEED)]
-    if models.over_images.any():  # the other pairs have no intervals of their own
+    if models.over_images.any():  # For other pairs, neither variable has confidence intervals.
         crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
         resampled.append(np.where(models.over_images, crossed, np.nan))
     interval, *over_images = bca_intervals(method, x, y, *resampled)
@@ -197,7 +217,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
 
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
-    """The coefficient given z, over the models that have z, and its p where they are enough for it."""
+    """Compute the partial correlation over the models with a known z, and its p-value if there are enough of them."""
     with_z, n = models.has_z, int(models.has_z.sum())
     if models.z is None or n < FEWEST_MODELS:
         return {}
@@ -208,7 +228,10 @@ def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
 
 
 def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDArray[Any]]:
-    """The lowest and the highest coefficient without one category, and which; where every one is defined."""
+    """Compute the lowest and highest coefficient without one category, and the category that is left out.
+
+    The values are NaN and None for pairs that have an undefined coefficient.
+    """
     names = np.unique(models.category).astype(object)
     weights = (models.category != names[:, None]).astype(np.float64)
     if len(names) < 2 or weights.sum(axis=-1).min() < FEWEST_MODELS:
@@ -217,7 +240,7 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     low_names, high_names = names[np.argmin(r, axis=0)], names[np.argmax(r, axis=0)]
     undefined = np.isnan(r).any(axis=0)
     low_names[undefined] = high_names[undefined] = None
-    # A minimum with NaN in it is NaN.
+    # `min` and `max` return NaN if any coefficient is NaN.
     return {
         "loco_low": r.min(axis=0),
         "loco_high": r.max(axis=0),
@@ -233,7 +256,7 @@ def _notes(
     resamples: int = 0,
     least: Floats | None = None,
 ) -> NDArray[Any]:
-    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
+    """Return notes, (a, b), that explain missing numbers and limitations. None where there is nothing to report."""
     shared = _shared_notes(models)
     counts_x, counts_y = ([len(np.unique(row)) for row in values] for values in (models.x, models.y))
     ties_x, ties_y = _ties(models.biases, counts_x, models.n), _ties(models.groups, counts_y, models.n)

@@ -1,4 +1,6 @@
-"""The models that are correlated: their values as arrays (variables, models), NaN where there is none."""
+"""Inputs of the correlation tables: the values of models as arrays (variables, models), NaN where a value is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +26,41 @@ from ..statistics.proportions import Share, share_of
 from ..statistics.resampling import Spread, shared_factors
 
 FEWEST_MODELS = 4
-"""Models that a correlation needs: of three, a third of all orders are perfect."""
+"""Minimum number of models for a correlation.
+
+With three models, a third of all orders give a perfect rank correlation.
+"""
 MODELS_AT_ONCE = 64
-"""Models whose clean predictions are read by one query: a query takes longer than to read a thousand of them."""
+"""Number of models whose clean predictions are read by one query.
+
+The fixed cost of a query exceeds the cost of reading the predictions of a thousand models.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """n models with a biases x, b groups y, and the variable z that is given in a partial correlation."""
+    """Values of n models: a bias metrics x, b groups y, and the variable z that a partial correlation holds fixed."""
 
     biases: Sequence[str]
+    """Names of the bias metrics, (a,)."""
     groups: Sequence[str]
+    """Names of the generalization groups, (b,)."""
     x: Floats
+    """Values of the bias metrics, (a, n)."""
     y: Floats
+    """Accuracies of the groups in percent, (b, n)."""
     x_spread: Spread
+    """Confidence intervals of x."""
     y_spread: Spread
+    """Confidence intervals of y."""
     shared: Floats | None
-    """(a + b, n, factors): what the errors of the values have in common, see `shared_factors`."""
+    """Factor loadings of the errors that values have in common, (a + b, n, factors): see `shared_factors`."""
     control: str | None
+    """Name of z."""
     z: Floats | None
+    """Values that a partial correlation holds fixed, (n,). None if there is no such variable."""
     category: NDArray[Any]
+    """Category of each model, (n,)."""
 
     @property
     def n(self) -> int:
@@ -51,16 +68,16 @@ class Models:
 
     @property
     def has_z(self) -> Mask:
-        """(n,): models whose z is known."""
+        """Whether z is known for each model, (n,)."""
         return np.zeros(self.n, bool) if self.z is None else ~np.isnan(self.z)
 
     @property
     def over_images(self) -> Mask:
-        """(a, b): pairs of which one has intervals of its own."""
+        """Whether at least one of the two variables of each pair has confidence intervals, (a, b)."""
         return np.asarray(self.x_spread.has_interval[:, None] | self.y_spread.has_interval[None, :])
 
     def part(self, complete: Mask, biases: Index, groups: Index) -> Models:
-        """Some of the models, biases and groups."""
+        """Select some of the models, bias metrics and groups."""
         models = np.flatnonzero(complete)
         rows_x, rows_y = np.ix_(biases, models), np.ix_(groups, models)
         return Models(
@@ -78,15 +95,24 @@ class Models:
 
 
 Errors = Mapping[str, Mapping[str, Share]]
-"""Column -> checkpoint -> the share that its value is, in percent."""
+"""Maps a column to the proportion, by checkpoint, that its value is a percentage of."""
 
 
 def read_models(
     frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], control: str | None, errors: Errors | None = None
 ) -> Models:
-    """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval.
+    """Convert a frame to arrays.
 
-    `errors` needs a column checkpoint.
+    Args:
+        frame: One row per model, with the column `category` and numeric columns. NAME_low and NAME_high are the limits
+            of the confidence interval of NAME.
+        biases: Columns of the bias metrics.
+        groups: Columns of the generalization groups.
+        control: Column that a partial correlation holds fixed, or None.
+        errors: Proportions that values are percentages of. Requires the column `checkpoint` in `frame`.
+
+    Raises:
+        StoreError: If a column is missing.
     """
     shared = None
     if errors:
@@ -109,7 +135,11 @@ def read_models(
 
 
 def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
-    """Columns as (variables, models), NaN for what is no finite number. Raises StoreError for one that is not there."""
+    """Return columns as an array (variables, models), with NaN for every value that is not a finite number.
+
+    Raises:
+        StoreError: If a column is missing.
+    """
     unknown_columns = [name for name in dict.fromkeys(names) if name not in frame.columns]
     if unknown_columns:
         raise StoreError(
@@ -121,7 +151,7 @@ def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
 
 
 def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread:
-    """0 where a value has no interval."""
+    """Return the confidence intervals of values. The distances are 0 where a value has no interval."""
     sides = np.zeros((2, *values.shape))
     for row, name in enumerate(names):
         if {f"{name}_low", f"{name}_high"} <= set(frame.columns):
@@ -131,23 +161,37 @@ def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread
 
 
 def complete_blocks(x: Floats, y: Floats) -> Iterator[tuple[Mask, Index, Index]]:
-    """(models, variables of x, variables of y) that are complete together; each pair of variables is in one block."""
+    """Yield blocks of variables that have values for the same models. Each pair of variables is in exactly one block.
+
+    Correlations are computed block by block because arrays of a block have no missing values.
+
+    Args:
+        x: Variables, (a, n), NaN where a value is missing.
+        y: Variables, (b, n), NaN where a value is missing.
+
+    Yields:
+        For each block, a mask of the models without missing values, (n,), the indices of its variables in x, and those
+        in y.
+    """
     for complete_x, variables_x in _by_gaps(x):
         for complete_y, variables_y in _by_gaps(y):
             yield complete_x & complete_y, variables_x, variables_y
 
 
 def _by_gaps(values: Floats) -> list[tuple[Mask, Index]]:
-    """(models that are there, variables of which this holds) for each pattern of missing values."""
+    """Group variables by their pattern of missing values.
+
+    Return the mask of models and the indices of the variables.
+    """
     patterns, pattern_of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
     return [(pattern, np.flatnonzero(pattern_of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
 
 
-# The models of a study in a results database
+# Reading the models of a study from a results database
 ID_BENCHMARK = "imagenet"
-"""The benchmark whose clean accuracy a partial correlation holds fixed."""
+"""Benchmark whose clean accuracy the partial correlation holds fixed."""
 ID_GROUP = "ID"
-"""The group of benchmarks that ID_BENCHMARK is one of."""
+"""Group of benchmarks that contains `ID_BENCHMARK`."""
 CLEAN_ACCURACY = """
 SELECT checkpoint, image_set, 'top1 ' || image_set AS metric, 100 * top1 AS value, 100 * low AS low, 100 * high AS high
 FROM accuracy_of(?) WHERE probe = 'clean' AND measure = 'accuracy'
@@ -156,27 +200,39 @@ FROM accuracy_of(?) WHERE probe = 'clean' AND measure = 'accuracy'
 
 @dataclass(frozen=True, slots=True)
 class StudyTable:
-    """The models of a study: one row each, with category, and NAME, NAME_low, NAME_high of each bias and group."""
+    """Models of a study, for correlation tables."""
 
     frame: pl.DataFrame
+    """One row per model: category, and the columns NAME, NAME_low and NAME_high of each bias metric and group."""
     biases: Sequence[str]
+    """Names of the bias metrics."""
     groups: Sequence[str]
+    """Names of the generalization groups."""
     control: str | None
+    """Group that the partial correlation holds fixed. None if the study has none."""
     errors: Errors = field(default_factory=dict)
-    """Errors of the groups, which are accuracies: models saw the same images, and err together."""
+    """Errors of the accuracies of the groups. They are correlated between models because models see the same images."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
-    """Titles in charts for biases that the user computes."""
+    """Titles in charts for custom metrics."""
     denominators: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """Bias that is tied to clean accuracy by its making -> the groups that are this accuracy, or a mean with it."""
+    """Maps a bias metric to the groups that share a term with it.
+
+    Such a metric is defined as a ratio to clean accuracy or as a part of it, and the groups are this accuracy or a mean
+    that includes it.
+    """
 
     def title(self, name: str) -> str:
-        """Title in charts of a bias or a group."""
+        """Return the title of a bias metric or a group in charts."""
         measure, bracket, image_set = name.partition(" (")
         return self.own_titles[measure] + bracket + image_set if measure in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
-    """As `find_study_table`; UsageError where there is none."""
+    """Return the result of `find_study_table`.
+
+    Raises:
+        UsageError: If the study cannot be correlated.
+    """
     table = find_study_table(store, label, with_errors)
     if isinstance(table, Missing):
         raise UsageError(f"{store.path}, {label}: {table.reason}")
@@ -184,11 +240,19 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
 
 
 def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | Missing:
-    """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
+    """Read the bias metrics and generalization groups of a study.
 
-    Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
-    are read from the predictions, which takes time; `with_errors` false leaves them out. Where there are too few
-    models, no metrics, or no accuracies, there is none.
+    The bias metrics are the metrics of the study. The groups are its group means, or the clean top-1 accuracy on each
+    labeled image set if there are none, in percent. Values that are not meaningful, for example those of a degenerate
+    fit, are null.
+
+    Args:
+        store: Results database.
+        label: Version of a study, as NAME@VERSION.
+        with_errors: Whether to compute the errors of the groups from the predictions, which takes time.
+
+    Returns:
+        The table, or the reason if there are too few models, no metrics, or no accuracies.
     """
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST_MODELS:
@@ -231,7 +295,11 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
 
 
 def check_biases(store: Store, label: str, names: Iterable[str]) -> None:
-    """UnknownName for a name that no study of this program has, and none of its own measures."""
+    """Check the names of bias metrics.
+
+    Raises:
+        UnknownName: If a name is neither a built-in bias metric nor a custom metric of the study.
+    """
     known = [*bias_names(), *own_titles(store, label)]
     for name in names:
         if name.partition(" (")[0] not in known:
@@ -239,7 +307,7 @@ def check_biases(store: Store, label: str, names: Iterable[str]) -> None:
 
 
 def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[str]]:
-    """The `denominators` of a study, from the names of its biases and the image set of each."""
+    """Return `StudyTable.denominators` from pairs of a bias metric and its image set."""
     groups: dict[str, set[str]] = {}
     for name, image_set in biases:
         measure = MEASURES.get(name.partition(" (")[0])
@@ -249,18 +317,18 @@ def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[s
 
 
 def clean_group(image_set: str) -> str:
-    """The name of the group that is the clean accuracy on one image set."""
+    """Return the name of the group that is the clean accuracy on one image set."""
     return f"top1 {image_set}"
 
 
 def own_titles(store: Store, label: str) -> dict[str, str]:
-    """Read which measures of the user's own a version of a study has numbers of, and what charts call them."""
+    """Read the custom metrics of a version of a study, and their titles in charts."""
     query = "SELECT name, title, unit FROM own_measure JOIN version_of(?) ON study_id = own_measure.study ORDER BY name"
     return {name: with_unit(title, unit) for name, title, unit in store.frame(query, [label]).rows()}
 
 
 def _group_errors(store: Store, label: str) -> Errors:
-    """Read the errors of the group means of a study from its predictions."""
+    """Compute the errors of the group means of a study from its predictions."""
     errors: dict[str, dict[str, Share]] = {}
     models = store.frame(
         "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
@@ -275,7 +343,7 @@ def _group_errors(store: Store, label: str) -> Errors:
 
 
 def _clean_errors(store: Store, label: str) -> Errors:
-    """Read the errors of the clean accuracies of a study from its predictions."""
+    """Compute the errors of the clean accuracies of a study from its predictions."""
     cells = store.frame(
         "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
         "WHERE labelled AND probe = 'clean' ORDER BY ALL",
@@ -295,11 +363,11 @@ def _clean_errors(store: Store, label: str) -> Errors:
 
 _ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING
 SUBSET_FILTERS = {"total": pl.lit(True), ADVERSARIAL_TRAINING: _ADVERSARIAL, "other": ~_ADVERSARIAL}
-"""Published subset -> which models belong to it, by the column category."""
+"""Maps each published subset to an expression on the column `category` that selects its models."""
 
 
 def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
-    """The published subsets; one alone where it would be everything."""
+    """Return the published subsets. If one of them is empty, return only the set of all models."""
     sizes = {name: len(frame.filter(members)) for name, members in SUBSET_FILTERS.items()}
     return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
 
@@ -314,7 +382,9 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
 
 
 def _control(store: Store, label: str, groups: list[str]) -> str | None:
-    """The group that stands for accuracy as such: ID, or else the study's largest set of the benchmark imagenet."""
+    """Return the group for in-distribution accuracy: `ID`, or the study's largest image set of the benchmark
+    imagenet.
+    """
     sets = store.frame(
         "SELECT shown.name FROM version_of(?) JOIN study_image_set AS shown ON shown.study = study_id "
         "JOIN image_set ON image_set.id = shown.image_set WHERE shown.benchmark = ? "

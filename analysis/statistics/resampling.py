@@ -155,8 +155,9 @@ class Spread:
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
     def move(self, values: Floats, normal: Floats) -> Floats:
-        """Add random errors to values, so that the limits of an interval are the 2.5% and 97.5% quantiles of the
-        result.
+        """Add random errors to values.
+
+        The limits of the confidence interval of a value become the 2.5% and 97.5% quantiles of the result.
 
         Args:
             values: Values, (..., variables, models).
