@@ -1,4 +1,4 @@
-"""A results database in a notebook: Polars frames and Altair charts."""
+"""Read a results database in a notebook, as Polars frames and Altair charts."""
 
 from __future__ import annotations
 
@@ -33,21 +33,26 @@ from .statistics.coefficients import Method
 
 @checked
 class Results:
-    """A results database, for reading. Made by `bandlens.open`; a block of `with` holds it open.
+    """A results database, opened for reading by `bandlens.open`.
 
-    Else each call opens it anew: a notebook keeps what it has shown, and a run has to write between two calls.
-    `study` is a name, for its newest version, or name@version; `*` stands for the newest version of every study.
+    Each method opens the database, reads, and closes it again. A run can therefore write to the database between two
+    calls, although a notebook keeps this object alive. A `with` block keeps the database open instead, which is faster
+    for many calls.
+
+    The argument `study` of the methods is NAME for the newest version of a study, NAME@VERSION for a particular
+    version, or `*` for the newest versions of all studies.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._block = path, ExitStack()
         with self:
-            pass  # a file that is no database is refused at once
+            pass  # Open the database once, so that an invalid file raises an error here.
 
     def _repr_html_(self) -> str:
-        """A notebook's view: the verdict of the study that ran last, and the clean accuracy of every model.
+        """Return the verdict on the most recent study and the clean accuracy of all models, as HTML for a notebook.
 
-        Without labels a model has none: it would agree with itself. Names come from the database, and are escaped.
+        Image sets without labels are left out: the clean predictions of a model would be compared with themselves.
+        Names come from the database and are therefore escaped.
         """
         clean = self.sql(
             "SELECT version, checkpoint, image_set, n, top1, low, high, measure FROM accuracy_of('*') "
@@ -63,43 +68,88 @@ class Results:
         return "".join(f"<p>{escape(printable(line))}</p>" for line in lines) + table
 
     def accuracy(self, study: str = "*") -> pl.DataFrame:
-        """One row a checkpoint, image set and condition: the view `accuracy`."""
+        """Return the accuracy of each cell: one row per checkpoint, image set and condition (view `accuracy`).
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+        """
         return self.sql("FROM accuracy_of(?) ORDER BY ALL", [study])
 
     def curves(self, study: str = "*") -> pl.DataFrame:
-        """Accuracy beside the clean accuracy, and their ratio: the view `curve`."""
+        """Return accuracies next to the clean accuracy, and their ratio (view `curve`).
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+        """
         return self.sql("FROM curve_of(?) ORDER BY ALL", [study])
 
     def flips(self, study: str = "*") -> pl.DataFrame:
-        """Images whose prediction differs from the clean one: the view `flip`."""
+        """Return the images whose prediction differs from the clean prediction (view `flip`).
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+        """
         return self.sql("FROM flip_of(?) ORDER BY ALL", [study])
 
     def metrics(self, study: str = "*") -> pl.DataFrame:
-        """The numbers that `bandlens analyze` computed: the view `metric`."""
+        """Return the metrics that `bandlens analyze` computed (view `metric`).
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+        """
         return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
 
     def conditions(self, study: str = "*") -> pl.DataFrame:
-        """Metrics of every condition, and how they differ from clean: the view `condition_metric`."""
+        """Return the metrics of every condition, and their differences from the clean images (view `condition_metric`).
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+        """
         return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
 
     def verdict(self, study: str | None = None) -> list[str]:
-        """Sentences on what the models of one study live on, and on what is not determined."""
+        """Summarize in sentences which frequencies the models of a study rely on, and which metrics are undetermined.
+
+        Args:
+            study: NAME or NAME@VERSION. By default the only study of the database.
+
+        Raises:
+            UsageError: If `study` is left out and cannot be chosen automatically.
+        """
         with open_store(self._path, read_only=True) as store:
             return verdict(store, study_label(store, study)).sentences
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
-        """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.
+        """Correlate every bias metric with every generalization group over the models of a study.
 
-        Raises UsageError where the study has too few models or no metrics.
+        See docs/guide/compare.md for how to read the table.
+
+        Args:
+            study: NAME or NAME@VERSION. By default the only study of the database.
+            method: "spearman" or "pearson".
+
+        Returns:
+            One row per bias metric, group and subset of models, with confidence intervals and adjusted p-values.
+
+        Raises:
+            UsageError: If the study has fewer than four models, or no metrics.
         """
         with open_store(self._path, read_only=True) as store:
             return correlate_study(study_table(store, study_label(store, study)), method)
 
     def sql(self, query: str, parameters: Any = (), timeout: float = 0) -> pl.DataFrame:
-        """The rows of any query; it can read the database and nothing else.
+        """Return the rows of an SQL query in DuckDB's dialect.
 
-        `parameters` are the values of its question marks, or the only one. It may take `timeout` seconds, by default as
-        many as it needs: StoreError.
+        The query can read this database, but no other files, and it cannot write.
+
+        Args:
+            query: One statement. Question marks are placeholders for parameters.
+            parameters: Values of the placeholders, in order. A single value does not need a list.
+            timeout: Time limit in seconds. 0 means no limit.
+
+        Raises:
+            StoreError: If the query fails or exceeds the time limit.
+            UsageError: If `parameters` is a dictionary.
         """
         if isinstance(parameters, Mapping):
             raise UsageError("parameters is a dictionary; give a list of values, one for each question mark")
@@ -110,10 +160,23 @@ class Results:
     def plot_curves(
         self, probe: str = "lowpass", x: str = "cycles", study: str = "*", image_set: str | None = None
     ) -> Any:
-        """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
+        """Plot the accuracy of each model over one parameter of a probe, with 95% confidence intervals.
 
-        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter; a probe
-        without frequencies is drawn over its own axis. UsageError where a model has no line, or more than one.
+        Args:
+            probe: Name of the probe.
+            x: Column for the horizontal axis. `cycles` is the cutoff frequency of the low-pass and high-pass filters in
+                cycles/image, `cutoff` their parameter. A probe without frequencies uses its own axis in place of
+                `cycles`.
+            study: NAME, NAME@VERSION or `*`.
+            image_set: Name of the image set. Can be left out if the probe ran on only one.
+
+        Returns:
+            An Altair chart with one line per model.
+
+        Raises:
+            UnknownName: If the database has no such probe.
+            UsageError: If there are no values, several studies or image sets to choose from, or several values of one
+                model at the same position.
         """
         curves = self.curves(study)
         probes = curves["probe"].unique().sort()
@@ -137,9 +200,19 @@ class Results:
         return charts.curves(rows, column, title, probe, octaves=column == "cycles" and not rows["cuts"].any())
 
     def plot_metric(self, metric: str, study: str = "*", image_set: str | None = None) -> Any:
-        """An Altair chart of one metric of each model on one image set, with its 95 % interval, such as a shape bias.
+        """Plot one metric of each model on one image set, such as the shape bias, with its 95% confidence interval.
 
-        UsageError where `bandlens analyze` has computed none, or there are several studies or image sets to choose of.
+        Args:
+            metric: Name of the metric.
+            study: NAME, NAME@VERSION or `*`.
+            image_set: Name of the image set. Can be left out if only one has the metric.
+
+        Returns:
+            An Altair chart.
+
+        Raises:
+            UsageError: If `bandlens analyze` has not computed the metric, or there are several studies or image sets to
+                choose from.
         """
         metrics = self.metrics(study)
         near = "" if metric in MEASURES else did_you_mean(metric, metrics["metric"].unique().sort())
@@ -148,19 +221,40 @@ class Results:
         return number_chart(metrics, metric, title_of(metric))
 
     def plot_channels(self, study: str = "*", image_set: str | None = None) -> Any:
-        """An Altair chart of the channel of each model on one image set: noise_sd over cycles per image.
+        """Plot the noise channel of each model on one image set: threshold noise_sd over frequency in cycles/image.
 
-        Points are thresholds with 95 % intervals. UsageError as `plot_metric`.
+        Points are thresholds with 95% confidence intervals, and the line is the fitted channel.
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+            image_set: Name of the image set. Can be left out if only one has thresholds.
+
+        Returns:
+            An Altair chart with one panel per model.
+
+        Raises:
+            UsageError: If there are no thresholds, or there are several studies or image sets to choose from.
         """
         metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         models, frequencies = metrics.group_by("checkpoint", maintain_order=True), self._frequencies(metrics)
         return two_a_row(channel_chart(model_metrics, str(name), **frequencies) for (name,), model_metrics in models)
 
     def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
-        """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.
+        """Plot how much each octave of frequencies contributes to the accuracy on one image set (Shapley values).
 
-        A model has a bar that adds up to its accuracy, from that of its flat images. Models at chance have none.
-        UsageError as `plot_metric`, and where all models are at chance.
+        Each model has one bar. It starts with the accuracy on flat images, which have no frequency but the mean, and
+        the contributions of the octaves add up to the accuracy on the clean images. Models at chance are left out.
+
+        Args:
+            study: NAME, NAME@VERSION or `*`.
+            image_set: Name of the image set. Can be left out if only one has Shapley values.
+
+        Returns:
+            An Altair chart.
+
+        Raises:
+            UsageError: If there are no Shapley values, all models are at chance, or there are several studies or image
+                sets to choose from.
         """
         metrics = self._select_having(SHARES, "octave shares", study, image_set).filter(pl.col("metric").is_in(SHARES))
         version, name, state, note = metrics.select("version", "image_set", "state", "note").row(0)
@@ -172,12 +266,16 @@ class Results:
         return octave_bars(metrics, clean, title, size)
 
     def _select_having(self, names: Collection[str], subject: str, study: str, image_set: str | None) -> pl.DataFrame:
-        """The metrics of models that have some of `names` on one image set."""
+        """Return the metrics of models that have at least one metric of `names`, on one image set."""
         has_names = pl.col("metric").is_in(list(names)).any().over("version", "checkpoint", "image_set")
         return self._select_one(self.metrics(study).filter(has_names), subject, study, image_set)
 
     def _frequencies(self, rows: pl.DataFrame) -> dict[str, Any]:
-        """`size`, pixels a side of the one image set of the rows, and `own_cycles`, None unless it was enlarged."""
+        """Return `size` and `own_cycles` of the image set of the rows.
+
+        `size` is the side length in pixels. `own_cycles` is the native Nyquist limit in cycles/image, None if no images
+        were enlarged.
+        """
         query = (
             "SELECT size, own_cycles FROM study_version JOIN study_image_set AS shown ON shown.study = study_id "
             "JOIN image_set ON image_set.id = shown.image_set WHERE label = ? AND shown.name = ?"
@@ -187,7 +285,11 @@ class Results:
     def _select_one(
         self, rows: pl.DataFrame, subject: str, study: str, image_set: str | None, near: str = ""
     ) -> pl.DataFrame:
-        """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
+        """Return the rows on `image_set`, which may be left out if there is only one.
+
+        Raises:
+            UsageError: If there are no rows, or rows of several studies or image sets.
+        """
         if image_set is not None and not rows.is_empty():
             near = did_you_mean(image_set, rows["image_set"].unique().sort())
             rows = rows.filter(pl.col("image_set") == image_set)
@@ -201,7 +303,15 @@ class Results:
         return rows
 
     def plot_correlations(self, correlations: pl.DataFrame | str | None = None, subset: str = "total") -> Any:
-        """An Altair heat map of one subset of what `correlations` gives, or would give of the study that is named."""
+        """Plot a table of correlations as a heat map.
+
+        Args:
+            correlations: Result of `correlations`, or the study to compute it for.
+            subset: Subset of the models.
+
+        Returns:
+            An Altair chart.
+        """
         if not isinstance(correlations, pl.DataFrame):
             correlations = self.correlations(correlations)
         return correlation_map(correlations.filter(pl.col("subset") == subset), subset)

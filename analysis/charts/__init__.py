@@ -1,1 +1,1 @@
-"""Altair charts of frames."""
+"""Altair charts of result frames."""

@@ -1,4 +1,4 @@
-"""Curves: a number of each model over conditions, over cycles per image, or over another number."""
+"""Curves: a value of each model over conditions, over frequencies in cycles/image, or over another number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .grammar import (
 from .maps import condition_map
 
 ONE_SETTING = "probes of one setting"
-"""The title of the chart that they share."""
+"""Title of the shared chart of probes with only one setting."""
 
 
 def curves(
@@ -42,25 +42,30 @@ def curves(
     octaves: bool = False,
     ordered: bool = True,
 ) -> Any:
-    """Accuracy over the column `x` of one probe on one image set, a line a model, or a row for each value of `x`.
+    """Plot accuracy over the column `x` of one probe on one image set.
 
-    Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
-    that is picked has. A dotted line is chance, where the rows have that column. A line has a gap where its model lacks
-    a condition of the study, by the column `place`, or else of another model.
+    Each model has a line, or each value of `x` has a row of points (see `ordered`). If there are few models, every
+    model has its confidence intervals and a dashed line at its clean accuracy. If there are many, only the selected
+    model has them. A dotted line shows the chance level if the rows have the column `chance`. A line is interrupted
+    where its model lacks a condition. The missing conditions are those of the column `place`, or else those that other
+    models have.
 
     Args:
-        curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
-        x: a column of numbers, or of words in the order in which they are to be drawn.
-        domain: ends of the axis of the accuracy.
-        octaves: whether the values of `x` lie an octave apart.
-        ordered: whether `x` goes across, with a line through its values; else each value has a row, with dots.
+        curve: Rows of the view `curve` for one probe and one image set. Its accuracy columns can contain another
+            metric, named in the column `measure`.
+        x: Column of numbers, or of text in the order in which it is to be drawn.
+        x_title: Title of the axis of `x`.
+        title: Title of the chart.
+        domain: Limits of the accuracy axis.
+        octaves: Whether the values of `x` are one octave apart. The axis is then logarithmic.
+        ordered: Whether to draw lines over a horizontal axis. Otherwise each value of `x` gets a row of points.
     """
     field, measure = series_of(curve), str(curve["measure"][0])
     numeric, settings = curve.schema[x].is_numeric(), curve[x].unique(maintain_order=True).to_list()
     settings = sorted(settings) if numeric else settings
     if "place" not in curve.columns:
         curve = curve.with_columns(place=pl.col(x).replace_strict(settings, range(len(settings))))
-    # Places and their ranks grow alike from one gap of a model to the next.
+    # Between gaps, `place` and its rank both increase by 1, so their difference identifies an uninterrupted stretch.
     place = pl.col("place").cast(pl.Int64)
     stretch = (place - place.rank("dense")).over("checkpoint")
     labels = [column for column in dict.fromkeys([x, "setting"]) if column in curve.columns]
@@ -71,7 +76,7 @@ def curves(
     rows = rows.with_columns(alone=pl.col("low").is_not_null() & (pl.len().over("model", "stretch") == 1))
     few, height, pale, dim = field == "model", 220, _visible(field, 0.15), _visible(field, 0.7)
     color, shape = scales(field, rows[field])
-    # The place of a setting, the level of an accuracy, and the other end of its interval.
+    # Encodings of the position of a setting, of its accuracy, and of the second limit of the confidence interval.
     channel, level, end = (alt.X, alt.Y, alt.Y2) if ordered else (alt.Y, alt.X, alt.X2)
     across: Any = channel(f"{x}:Q", title=x_title) if numeric else channel(f"{x}:N", title=x_title, sort=settings)
     if octaves:
@@ -101,11 +106,11 @@ def curves(
     bars = placed.mark_rule(strokeWidth=2).encode(*ends, opacity=dim)
     line = placed.mark_line(strokeWidth=1.5).encode(y, opacity=opacity)
     layers = [clean] if rows["clean_top1"].is_not_null().any() else []
-    # A point between two gaps has no area, but a bar.
+    # A single point between two gaps has no area for the interval, so it gets a bar.
     alone = [bars.transform_filter("datum.alone")] if rows["alone"].any() else []
     layers = [band, *alone, *layers, line, points] if ordered else [*layers, bars, points]
     if "chance" in curve.columns:
-        # Models of different numbers of classes have several chances.
+        # Models with different numbers of classes have different chance levels.
         chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
         dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
         layers.insert(0, dotted.encode(level("chance:Q", title=measure), tooltip=tips(("chance", "chance", ".3g"))))
@@ -115,23 +120,28 @@ def curves(
 
 
 def _visible(field: str, opacity: float = 1) -> alt.OpacityValue:
-    """The opacity of what each of few models has, and of many models the one that is picked."""
+    """Return an opacity that hides what is not selected.
+
+    For a few models, everything is visible while nothing is selected. For many models, only the selected model is
+    visible.
+    """
     is_picked = f"datum.model == {PICK}"
     visible = f"{PICK} == '' || {is_picked} || datum.category == {PICK}" if field == "model" else is_picked
     return alt.OpacityValue(0, condition=where(visible, opacity))
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
-    """Add a ring to the curves of a filter at the cut that leaves half of each model's above-chance accuracy.
+    """Mark the half-accuracy cutoff of each model on the curves of a filter.
 
-    A bar through it is its 95 % interval, a dotted line leads to its place on the axis; many models have small rings,
-    and these only where they are picked. Cuts at an end of the tested ones have no ring, since another share than half
-    is left there.
+    A ring marks the cutoff at which half of the chance-corrected accuracy is left. A bar is its 95% confidence
+    interval, and a dotted line leads to the frequency axis. If there are many models, the rings are small, and the bar
+    and the dotted line appear only for the selected model. Cutoffs outside the tested range have no ring, because the
+    proportion that is left at the end of the range is not one half.
 
     Args:
-        chart: what `curves` gives of `curve`.
-        cuts: rows of the view `metric` of one half cut on one image set.
-        curve: rows of the view `curve` of its filter, with `chance`, where it is known.
+        chart: Result of `curves` for `curve`.
+        cuts: Rows of the view `metric` for the half-accuracy cutoff of one filter on one image set.
+        curve: Rows of the view `curve` for this filter, with the column `chance` if the chance level is known.
     """
     floor = pl.col("chance").fill_null(0)
     levels = curve.group_by("checkpoint").agg(half=((pl.col("clean_top1") + floor) / 2).mean())
@@ -144,7 +154,7 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     if rows.is_empty():
         return chart
     field, measure = series_of(curve), str(curve["measure"][0])
-    # The names are those of the curves, in their order: layers share one scale of colours.
+    # Use the names of the curves, in the same order, because layers share one color scale.
     color, _ = scales(field, curve.sort("checkpoint")["checkpoint" if field == "model" else field])
     x, y = alt.X("value:Q"), alt.Y("half:Q", title=measure)
     lines = tips("model", ("value", "half is left at (cycles per image)", ".1f"), "low", "high")
@@ -161,22 +171,27 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
 def probe_panels(
     rows: pl.DataFrame, domain: Domain = (0, 1), cuts: Mapping[str, pl.DataFrame] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Title -> chart of the probes on one image set, as their families say that they are drawn.
+    """Make the charts of all probes on one image set.
 
-    A probe with two axes has a map for each model and series, the first COLORED_MODELS. Any other has curves for each
-    series, over cycles per image where it acts on a frequency, and dots of settings that have no second place on an
-    axis. Probes of one setting share a chart.
+    A probe with two axes gets a heat map for each model and series, for the first `COLORED_MODELS` of them. Any other
+    probe gets curves for each series, over cycles/image if the probe acts on one frequency per condition. Settings that
+    do not form a curve, because their series has no second value on the axis, are drawn as points. Probes with only one
+    setting share a chart.
 
     Args:
-        rows: those of the view `curve`, with the facts of conditions (see `database.study_versions`).
-        cuts: filter -> rows of the view `metric` of its half cut, which are marked.
+        rows: Rows of the view `curve`, with the facts about conditions that `database.study_versions.with_facts` adds.
+        domain: Limits of the accuracy axis.
+        cuts: Maps a filter to the rows of the view `metric` for its half-accuracy cutoff, which are marked.
+
+    Returns:
+        Maps the title of each chart to the chart.
     """
     panels, single_settings = dict[str, Any](), []
     for (name,), part in rows.sort("place").group_by("probe", maintain_order=True):
         probe = words(str(name))
         if part["y"].is_not_null().any():
             minimum, maximum = part.select(minimum=pl.col("top1").min(), maximum=pl.col("top1").max()).row(0)
-            # A map has the colours of its own values: errors under waves may all be small.
+            # Scale the colors to the values of each map. The errors under Fourier noise, for example, can all be small.
             reach = domain if minimum is None or minimum == maximum else (minimum, maximum)
             maps = part.sort("checkpoint", "place").group_by("checkpoint", "series", maintain_order=True)
             for key, tiles in list(maps)[:COLORED_MODELS]:
@@ -207,7 +222,7 @@ def probe_panels(
 
 
 def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `curve` in which probes with two axes have errors, 1 - top1, as published maps do."""
+    """Replace the accuracy of probes with two axes by the error 1 - top1, as published maps show it."""
     mapped = pl.col("y").is_not_null()
     return rows.with_columns(
         top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
@@ -216,6 +231,6 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def diamonds(rows: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip], fill: str = INK) -> Any:
-    """One's own models among published ones; hollow diamonds are doubtful."""
+    """Draw the user's models as diamonds among published models. Hollow diamonds are doubtful values."""
     marks = plot(rows).mark_point(color=INK, shape="diamond", size=110, fill=fill)
     return marks.encode(x=x, y=y, tooltip=list(tooltip))

@@ -1,4 +1,4 @@
-"""The grammar of all charts: style, colours and shapes, rows, layers, tooltips, tiles, picking and a page's program."""
+"""Building blocks of all charts: style, colors, layers, tooltips, heat maps, selection, and page scripts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ...core.protocol import CATEGORIES
 
 INK, FAINT = "#1a1a1a", "#8c8c8c"
 DOTS_PER_INCH = 300
-"""Resolution of a PNG for a paper."""
+"""Default resolution of PNG files, suitable for print."""
 PICK = "picked"
-"""Name of the parameter that holds the model or category picked, or nothing."""
+"""Name of the Vega parameter with the selected model or category. It is empty if nothing is selected."""
 TEXT = {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"}
 CONFIG: dict[str, Any] = {
     "background": "white",
@@ -42,37 +42,46 @@ CONFIG: dict[str, Any] = {
     "legend": TEXT | {"labelLimit": 260, "symbolOpacity": 1},
     "title": {"color": INK, "anchor": "start", "fontSize": 12, "subtitleColor": "#4d4d4d", "subtitleFontSize": 11},
 }
+"""Vega-Lite configuration of all charts."""
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-"""Colours that colour-blind readers tell apart (Okabe & Ito 2008)."""
+"""Colors that readers with color vision deficiencies can distinguish (Okabe & Ito 2008)."""
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 PEOPLE = "humans"
-"""The subject that is drawn in black among models."""
+"""Name of the human observers, who are drawn in black among models."""
 COLORED_MODELS = 7
-"""The most models that have a colour and a shape each; more have those of their categories."""
+"""Largest number of models that get a color and a shape each.
+
+If there are more, each category gets a color and a shape.
+"""
 SLANTED_COLUMNS = 12
-"""Names of columns that have room aslant below a map of 3.5 in."""
+"""Largest number of column names that fit below a heat map of 3.5 in if they are slanted."""
 CENTER = "centre of the noise (cycles per image)"
+"""Title of the axis of noise bands."""
 INTERVAL = {"low": "95 % from", "high": "to"}
-"""Column of an end of an interval -> its title in tooltips."""
+"""Maps the column of a confidence limit to its title in tooltips."""
 IMAGES, CYCLES = ("n", "images", "d"), ("cycles", "cycles per image", ".4~g")
-"""Lines of tooltips."""
+"""Tooltip lines for the number of images and for the frequency."""
 ENLARGED = "Grey: more than a tenth of the images were enlarged, and have nothing of their own here."
-"""The tooltip of shades over frequencies that enlarged originals do not have."""
+"""Tooltip of the shading over frequencies above the native Nyquist limit of enlarged images."""
 
 
 Domain = tuple[float, float]
-"""Ends of an axis, or of a scale of colours."""
+"""Limits of an axis or of a color scale."""
 
 
 def words(name: str) -> str:
+    """Replace underscores by spaces."""
     return name.replace("_", " ")
 
 
-# Colours and shapes
+# Colors and shapes
 
 
 def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
+    """Assign a color and a shape to each name.
+
+    The study's categories have the same ones in all charts. Names beyond the number of colors reuse them in order.
+    """
     distinct = list(dict.fromkeys(names))
     study = {name: place for place, name in enumerate(CATEGORIES) if name in distinct}
     free = [place for place in range(len(OKABE_ITO)) if place not in study.values()] or range(len(OKABE_ITO))
@@ -82,14 +91,16 @@ def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def series_of(frame: pl.DataFrame) -> str:
-    """The field that lines are coloured by: `model` where there are few in the column `checkpoint`, else `category`."""
+    """Return the field that determines the color of lines: `model` for a few models, otherwise `category`."""
     return "model" if frame["checkpoint"].n_unique() <= COLORED_MODELS else "category"
 
 
 def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape by a field of these names, with one legend; without, if there is but one name.
+    """Return color and shape encodings of a field, with a shared legend if there is more than one name.
 
-    The legend writes categories in words; models keep their names.
+    Args:
+        field: "model" or "category". The legend writes categories without underscores.
+        names: Values of the field.
     """
     looks = colors(names)
     hue = alt.Scale(domain=list(looks), range=[color for color, _ in looks.values()])
@@ -102,27 +113,28 @@ def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
     )
 
 
-# Rows, layers, tooltips and picking
+# Rows, layers, tooltips and selection
 
 
 def plot(rows: pl.DataFrame, **properties: Any) -> Any:
-    """A chart that holds the rows: six digits, and nothing that JSON cannot hold."""
+    """Make a chart of rows, with numbers rounded to six significant digits and non-finite numbers replaced by null."""
     finite = rows.with_columns(
         pl.when(cs.float().is_finite()).then(cs.float().cast(pl.Float64).round_sig_figs(6)).name.keep()
     )
-    # Each step of a chart copies lists of rows, and no tuples.
+    # Altair copies lists at each method call of a chart. It does not copy tuples.
     return Plot(alt.InlineData(values=tuple(finite.to_dicts())), **properties)
 
 
 class _Printed:
-    """A chart in the style of all, whose `save` makes a PNG of 300 dots per inch unless `ppi` says another number.
+    """Mixin for charts in the common style.
 
-    A notebook shows a picture of it, unless it enables a renderer of Altair: the default one needs the internet.
+    `save` writes PNG files at 300 dots per inch unless `ppi` is given. In a notebook, the chart is displayed as an SVG
+    image unless the user enables an Altair renderer, because Altair's default renderer needs internet access.
     """
 
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         spec: dict[str, Any] = super().to_dict(*arguments, **options)  # type: ignore[misc]
-        if "$schema" in spec:  # the outermost chart
+        if "$schema" in spec:  # only the outermost chart has a configuration
             own: Any = getattr(self, "config", alt.Undefined)
             spec["config"] = CONFIG if own is alt.Undefined else update_nested(CONFIG, own.to_dict(), copy=True)
         return spec
@@ -137,24 +149,33 @@ class _Printed:
 
 
 class Plot(_Printed, alt.Chart):
-    """A chart of one mark."""
+    """A chart with one mark."""
 
 
 class Panels(_Printed, alt.ConcatChart):
-    """Charts beside each other."""
+    """Several charts next to each other."""
 
 
 class Layers(_Printed, alt.LayerChart):
-    """A chart of layers, of which `alt.LayerChart` would make six deep copies: half of the time of a report."""
+    """A chart of several layers.
+
+    The constructor of `alt.LayerChart` deep-copies the layers six times, which took half the time of a report. This
+    class bypasses it.
+    """
 
     def __init__(self, data: Any = alt.Undefined, layer: Sequence[Any] = (), **properties: Any) -> None:
         alt.TopLevelLayerSpec.__init__(self, data=data, layer=list(layer), **properties)
 
 
 def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
-    """One chart of the layers, with its title and size; `picks` gives it the parameter that fades what is not picked.
+    """Combine layers into one chart.
 
-    Layers without rows are left out, and rows that all layers draw are there once.
+    Layers without rows are dropped. If all layers have the same rows, the rows are stored once.
+
+    Args:
+        *layers: Charts to combine.
+        picks: Whether to add the selection parameter, which dims everything that is not selected.
+        **properties: Title, width and height.
     """
     layers = tuple(layer for layer in layers if layer.data.values) or layers[:1]
     data, parameters = layers[0].data, {"params": [picked().param]} if picks else {}
@@ -168,20 +189,22 @@ def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
 
 
 def count_rows(chart: Any) -> int:
-    """The number of rows that the layer with most of them draws: no chart is worth its frame for one dot, or none."""
+    """Return the largest number of rows of any layer. Reports use it to skip charts with one point or none."""
     parts = (chart, *getattr(chart, "layer", ()))
     return max(len(part.data.values) for part in parts if part.data is not alt.Undefined)
 
 
 def two_a_row(panels: Iterable[Any]) -> Any:
-    """The panels as one chart."""
+    """Arrange panels in two columns."""
     return Panels(concat=list(panels), columns=2)
 
 
 def tips(*lines: str | tuple[str, str, str]) -> list[alt.Tooltip]:
-    """The lines of a tooltip: columns of text by their names, and (column, title, format) of numbers.
+    """Make a tooltip.
 
-    `low` and `high` are the ends of the 95 % interval of the number before them, and have its format.
+    Args:
+        *lines: Names of text columns, and (column, title, format) for numbers. `low` and `high` are the limits of the
+            95% confidence interval of the preceding number, and use its format.
     """
     tooltips, digits = [], ""
     for line in lines:
@@ -194,57 +217,65 @@ def tips(*lines: str | tuple[str, str, str]) -> list[alt.Tooltip]:
 
 
 def where(test: str, value: float | str) -> dict[str, Any]:
-    """The condition of a channel that takes a value where an expression holds.
+    """Return an encoding condition that sets a value where a Vega expression is true.
 
-    Altair takes 5 ms to find the class of each `alt.condition`, which would be a quarter of a report's time.
+    `alt.condition` does the same, but Altair takes 5 ms per call to find its class. That would be a quarter of the time
+    of a report.
     """
     return {"test": test, "value": value}
 
 
 def picked() -> alt.Parameter:
-    """A chart with this parameter fades what `faded` is told to; the report sets it from buttons and lists."""
+    """Return the selection parameter.
+
+    The report sets it from buttons and lists, and encodings with `faded` react to it.
+    """
     return alt.param(name=PICK, value="")
 
 
 def faded(full: float = 1) -> Any:
-    """Opacity `full` while nothing is picked; then 1 for the model or category that is, and 0.08 for the others.
+    """Return an opacity that depends on the selection.
 
-    Rows have `model` and `category`.
+    It is `full` if nothing is selected. Otherwise it is 1 for the selected model or category and 0.08 for all others.
+    Rows need the columns `model` and `category`.
     """
     no_pick, matches = f"{PICK} == ''", f"datum.model == {PICK} || datum.category == {PICK}"
     return alt.OpacityValue(0.08, condition=[where(no_pick, full), where(matches, 1)])
 
 
-# Tiles and axes
+# Heat maps and axes
 
 
 Hue = tuple[alt.Color, str]
-"""The colour of a column's numbers, and a Vega expression of `datum` for those on which letters are white."""
+"""A color encoding, and a Vega expression that is true for the rows whose text is white."""
 BELOW = alt.Legend(orient="bottom", gradientLength=alt.ExprRef("min(200, width)"))
-"""The legend of a map whose tiles have no text."""
+"""Legend of a heat map without text in its tiles."""
 
 
 def dark_to_light(
     value: str, domain: Sequence[float], middle: float, title: Any = alt.Undefined, legend: Any = None, **scale: Any
 ) -> Hue:
-    """Hues of a column from dark to light over the domain; letters are black above the middle."""
+    """Return a sequential color encoding from dark to light. Text is black for values above `middle`."""
     hues = alt.Scale(scheme="viridis", domain=list(domain), **scale)
     return alt.Color(f"{value}:Q", title=title, legend=legend, scale=hues), f"!(datum.{value} > {middle:g})"
 
 
 def both_ways(value: str, reach: float, title: Any = alt.Undefined, legend: Any = None) -> Hue:
-    """Hues of a column from orange at `-reach` over white to purple at `reach`."""
+    """Return a diverging color encoding from orange at `-reach` over white at 0 to purple at `reach`."""
     hues = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
     return alt.Color(f"{value}:Q", title=title, legend=legend, scale=hues), f"abs(datum.{value}) > {0.72 * reach:.4g}"
 
 
 def two_lines(separator: str) -> str:
-    """A Vega expression for labels that begin a second line with the separator: narrow charts cut a long line."""
+    """Return a Vega expression that breaks labels before the separator, because narrow charts truncate long labels."""
     return f"split(replace(datum.label, ' {separator}', '\\n{separator}'), '\\n')"
 
 
 def signed(number: float | None, digits: str = "z.2f", star: bool | None = False) -> str:
-    """The text of a number on a tile, with a true minus sign, which zero has not, and with a star where it has one."""
+    """Format a number for a tile, with a true minus sign and optionally a star.
+
+    Zero has no sign, and None becomes a dash.
+    """
     return ("–" if number is None else f"{number:{digits}}".replace("-", "−")) + "*" * bool(star)
 
 
@@ -258,10 +289,19 @@ def tile_map(
     own_cycles: Any = None,
     gap: int = 1,
 ) -> Any:
-    """A map of so many pixels across and down, with a tile for each row, `gap` pixels apart.
+    """Make a heat map with one tile per row.
 
-    Columns say how a tile looks: `text` stands on it, `bold` is whether in bold type, `pale` whether the tile is pale.
-    Tiles whose `cycles` lie above `own_cycles`, the highest frequency of enlarged originals, are shaded.
+    Args:
+        rows: Values of the tiles. The optional column `text` is written on a tile, `bold` sets the text in bold, and
+            `pale` makes the tile pale.
+        title: Title of the chart.
+        size: Width and height in pixels.
+        axes: Encodings of the horizontal and the vertical axis.
+        hue: Result of `dark_to_light` or `both_ways`.
+        tooltip: Result of `tips`.
+        own_cycles: Native Nyquist limit of enlarged images in cycles/image. Tiles whose `cycles` exceed it are shaded.
+            None if no images were enlarged.
+        gap: Gap between tiles in pixels.
     """
     (x, y), (color, is_dark) = axes, hue
     base = plot(rows).encode(x=x, y=y, tooltip=list(tooltip))
@@ -275,7 +315,7 @@ def tile_map(
         shade = base.transform_filter(f"datum.cycles > {own_cycles}").mark_rect(color=FAINT, opacity=0.4)
         layers.append(shade.encode(tooltip=alt.TooltipValue(ENLARGED)))
     if "text" in rows.columns:
-        # Letters are as large as a narrow chart has room for.
+        # Choose the font size so that the text fits into the tiles of a narrow chart.
         letters = rows[x.shorthand[:-2]].n_unique() * (rows["text"].str.len_chars().max() or 1)
         font = alt.ExprRef(f"min(11, width / {0.62 * letters:.3g})")
         ink = alt.ColorValue(INK, condition=where(is_dark, "white"))
@@ -288,22 +328,28 @@ def tile_map(
 
 
 def names_axis(columns: int) -> alt.Axis:
-    """The axis of names below so many columns of a map: aslant, or upright where they are many."""
+    """Return an axis for names below the columns of a heat map: slanted for a few columns, otherwise vertical."""
     return alt.Axis(labelAngle=-40 if columns <= SLANTED_COLUMNS else -90)
 
 
 def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
-    """A shade from the highest frequency of enlarged originals to the last one, in cycles per image."""
+    """Shade the frequencies above the native Nyquist limit of enlarged images.
+
+    Args:
+        first: Native Nyquist limit in cycles/image.
+        last: Highest frequency of the chart in cycles/image.
+        across: Encoding of the horizontal axis.
+    """
     rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
     shade = plot(rows).mark_rect(color=FAINT, opacity=0.25)
     return shade.encode(x=across, x2="last:Q", tooltip=alt.TooltipValue(ENLARGED))
 
 
-# Pictures, and the program that draws charts on a page
+# Static images, and the scripts that draw charts on a page
 
 
 def svg_of(spec: dict[str, Any]) -> str:
-    """The picture of a chart's Vega-Lite, as SVG."""
+    """Render a Vega-Lite specification as SVG."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
@@ -317,18 +363,20 @@ import vl_convert
 script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=sys.argv[1])
 sys.stdout.buffer.write(script.encode())
 """
+"""Program that writes the bundle of JavaScript libraries to its standard output."""
 
 
 def vega_lite_version() -> str:
-    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
+    """Return the major and minor version of Vega-Lite that Altair generates charts for, for example 6.4."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 @cache
 def begin_libraries() -> Future[str]:
-    """Begin to make the one script of Vega, Vega-Lite and Vega-Embed, once a process; its `result` waits for it.
+    """Start to bundle Vega, Vega-Lite and Vega-Embed into one script, once per process.
 
-    A process of its own makes it, since that takes 200 MB, and a second in which no other thread here could go on.
+    Call `result` of the returned future to wait for the script. A child process makes it, because it takes 200 MB of
+    memory, and a second during which no other thread of this process could run.
     """
     executor = ThreadPoolExecutor(1)
     libraries = executor.submit(_make_libraries)
@@ -337,7 +385,8 @@ def begin_libraries() -> Future[str]:
 
 
 def _make_libraries() -> str:
-    # A signal or the end of this process ends the program, too, which is not worth a traceback.
+    # The child process also ends at a signal, or when this process ends. Its traceback would not help the user, so its
+    # standard error is discarded.
     command = [sys.executable, "-P", "-c", PROGRAM, vega_lite_version(), str(os.getpid())]
     completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     if completed.returncode:

@@ -1,4 +1,4 @@
-"""Maps: a tile for each number that two things have together, such as a model and a band, or two octaves."""
+"""Heat maps: a tile for each value of a pair, such as a model and a frequency band, or two octaves."""
 
 from __future__ import annotations
 
@@ -34,29 +34,39 @@ from .grammar import (
 
 THRESHOLD_TITLE = "threshold noise_sd"
 BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
-"""State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
+"""Maps the state of a threshold outside the tested noise range to the sign before its value."""
 COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r"}
-"""The column `method` of `correlate` -> what its coefficient is called."""
+"""Maps the column `method` of `correlate` to the name of its coefficient."""
 ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
-"""Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
+"""Axis of names above the columns.
+
+They slant toward the corner above the row names, because narrow charts cut them off on the other side.
+"""
 PLAIN = alt.Axis(domain=False, ticks=False)
+"""Axis without lines."""
 WITH_IMAGE_SET = alt.Axis(domain=False, ticks=False, labelExpr=two_lines("("))
-"""Names of biases, with the image set in a line of its own."""
+"""Axis of bias metrics, with the image set on a second line."""
 CENTERS_AXIS = alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
-"""The axis of bands of noise, whose title is longer than some maps are wide; centres need not be round numbers."""
+"""Axis of noise bands. Its title can be wider than the chart, and the center frequencies are not always integers."""
 
 
 def threshold_rows(metrics: pl.DataFrame, size: int) -> pl.DataFrame:
-    """The rows of thresholds among those of the view `metric`, with `cycles` per image."""
+    """Select the noise thresholds from rows of the view `metric`, and add `cycles`, their frequency in cycles/image."""
     rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)))
     octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
     return rows.with_columns(cycles=pl.Series(center(octaves.to_numpy(), size)))
 
 
 def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
-    """The threshold of every model (down) in every band (across), on one image set; dark is sensitive to noise.
+    """Draw the noise threshold of every model (rows) in every frequency band (columns).
 
-    `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged originals.
+    Dark tiles mean high sensitivity to noise.
+
+    Args:
+        metrics: Rows of the view `metric` for one image set.
+        title: Title of the chart.
+        size: Side length of the images in pixels.
+        own_cycles: Native Nyquist limit of enlarged images in cycles/image. None if no images were enlarged.
     """
     rows = threshold_rows(metrics.drop_nulls("value"), size)
     text = [BEYOND.get(state, "") + signed(value) for state, value in rows.select("state", "value").rows()]
@@ -75,10 +85,10 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
 
 
 def band_map(curve: pl.DataFrame, title: str) -> Any:
-    """Accuracy of one model under a probe that acts on bands of frequencies: their centres across, its series down.
+    """Draw the accuracy of one model under a probe that acts on frequency bands, by band (columns) and series (rows).
 
-    Rows without a place on the axis are the probe's own images without perturbation. Frequencies that
-    enlarged originals do not have are shaded where the rows have `own_cycles`.
+    Rows without a value of `x` are the probe's images without perturbation. Frequencies above the native Nyquist limit
+    of enlarged images are shaded if the rows have the column `own_cycles`.
     """
     noisy = curve.filter(pl.col("x").is_not_null() & pl.col("top1").is_not_null()).sort("place")
     quiet = curve.filter(pl.col("x").is_null())["top1"].drop_nulls()
@@ -99,13 +109,18 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
 
 
 def condition_map(curve: pl.DataFrame, title: str, domain: Domain = (0, 1)) -> Any:
-    """The measure of one model under a probe with two axes, a tile for each condition; colours run over `domain`.
+    """Draw the metric of one model under a probe with two axes, one tile per condition.
 
-    A mirrored probe has each condition twice, at (x, y) and at (-x, -y).
+    A condition of a point-symmetric probe is drawn twice, at (x, y) and at (-x, -y).
+
+    Args:
+        curve: Rows of the view `curve` for one model, with the facts about conditions.
+        title: Title of the chart.
+        domain: Limits of the color scale.
     """
     rows = curve.select("x", "y", "mirrored", "setting", "top1").drop_nulls()
     opposite = rows.filter("mirrored").with_columns(-pl.col("x", "y"))
-    # Zero has no sign on an axis.
+    # Adding 0.0 turns -0.0 into 0.0. Otherwise the axis would have both.
     rows = pl.concat([rows, opposite]).with_columns(pl.col("x", "y") + 0.0).unique(["x", "y"], maintain_order=True)
     x_title, y_title, measure = curve.select("x_title", "y_title", "measure").row(0)
     return tile_map(
@@ -123,10 +138,13 @@ def condition_map(curve: pl.DataFrame, title: str, domain: Domain = (0, 1)) -> A
 
 
 def difference_map(rows: pl.DataFrame, title: str, reach: float) -> Any:
-    """Change of top-1 in percentage points of one probe: a tile for each condition (down) and model (across).
+    """Draw the changes in top-1 accuracy under one probe by condition (rows) and model (columns).
 
-    `rows` has model, condition, before, after, difference, low and high (the ends of its 95 % interval), p_holm, and
-    differs, which stars a tile; colours run from -reach to reach.
+    Args:
+        rows: Columns model, condition, before, after, difference (in percentage points), low and high (its 95%
+            confidence interval), p_holm, and differs. Tiles that differ have a star.
+        title: Title of the chart.
+        reach: Difference at the ends of the color scale, which is symmetric around 0.
     """
     models = rows["model"].n_unique()
     is_small = models <= 2 * COLORED_MODELS
@@ -145,7 +163,14 @@ def difference_map(rows: pl.DataFrame, title: str, reach: float) -> Any:
 
 
 def kappa_map(rows: pl.DataFrame, title: str) -> Any:
-    """A tile for every two subjects: first, second, kappa, low, high, most, n of each; who has no kappa has no tile."""
+    """Draw the error consistency of every pair of observers.
+
+    Pairs without a kappa have no tile.
+
+    Args:
+        rows: Columns first, second, kappa, low, high, most and n.
+        title: Title of the chart.
+    """
     order = list(dict.fromkeys([*rows["first"], *rows["second"]]))
     tiles = rows.drop_nulls("kappa")
     if len(order) <= SLANTED_COLUMNS:
@@ -165,10 +190,14 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
 
 
 def correlation_map(table: pl.DataFrame, title: str) -> Any:
-    """Tiles of biases (down) by generalization groups (across), from rows of `correlate` of one subset.
+    """Draw correlations by bias metric (rows) and generalization group (columns).
 
-    A star and bold type mark p_holm < 0.05, but no bias that shares a term with its group; what has p >= 0.05 without
-    any correction is pale.
+    A star and bold type mark p_holm < 0.05, except for metrics that share a term with their group. Tiles with an
+    uncorrected p of at least 0.05 are pale.
+
+    Args:
+        table: Rows of `correlate` for one subset.
+        title: Title of the chart.
     """
     holds = HOLDS.fill_null(value=False).alias("holds")
     rows = table.select("coefficient", "low", "high", "p", "p_least", "p_holm", "n", bold=holds).with_columns(
@@ -195,7 +224,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
 
 
 def octave_names(size: int) -> list[str]:
-    """The octaves with their edges in cycles per image, at images of `size` pixels a side."""
+    """Return labels of the octaves with their edges in cycles/image, for images of `size` pixels a side."""
     edges = octave_edges(size)
     return [
         f"{octave}: {high}" if high <= low + 1 else f"{octave}: {low + 1} to {high}"
@@ -204,10 +233,17 @@ def octave_names(size: int) -> list[str]:
 
 
 def pair_map(pairs: pl.DataFrame, title: str, size: int, reach: float) -> Any:
-    """The interactions of each two octaves of one model; purple needs both, orange either does.
+    """Draw the Shapley interactions of all pairs of octaves for one model.
 
-    `pairs` are rows of the view `metric` of one model on one image set; those whose interval holds 0 are pale. The
-    scale of colours reaches from -`reach` to `reach`, and is the same for models that have it in common.
+    Purple (positive) means that both octaves are needed together, orange (negative) that either one suffices. Tiles
+    whose confidence interval includes 0 are pale.
+
+    Args:
+        pairs: Rows of the view `metric` for one model and one image set.
+        title: Title of the chart.
+        size: Side length of the images in pixels.
+        reach: Interaction at the ends of the color scale, which is symmetric around 0. Use one value for models that
+            are compared.
     """
     edges = dict(zip(OCTAVES, octave_names(size), strict=True))
     rows = pairs.with_columns(first=pl.col("metric").str.slice(-3, 1), second=pl.col("metric").str.slice(-1))

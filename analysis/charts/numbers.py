@@ -1,4 +1,4 @@
-"""Numbers of models: points with their intervals, channels through thresholds, bars that add up, and scatter plots."""
+"""Charts of metrics: points with confidence intervals, noise channels, stacked bars of octaves, and scatter plots."""
 
 from __future__ import annotations
 
@@ -35,25 +35,29 @@ from .grammar import (
 from .maps import THRESHOLD_TITLE, octave_names, threshold_rows
 
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
-"""Estimator -> the shape of its points."""
+"""Maps an estimator to the shape of its points."""
 CHANNELS = {"psychometric": psychometric.NUMBERS, "published": critical_band.NUMBERS}
-"""Estimator -> the measures of a channel's numbers by it."""
+"""Maps an estimator to the names of its metrics of a noise channel."""
 SOUND, DOUBTFUL, VALUELESS = "sound", "doubtful", "no value"
-"""Marks of numbers that are drawn as a filled point, as a hollow one, and as a cross."""
+"""How a value is drawn: as a filled point, as a hollow point, or as a cross."""
 FLAT_IMAGE = "flat image"
+"""Name of the part of a bar that is reached on flat images, which have no frequency but the mean."""
 GREY = "#c9c9c9"
 OCTAVE_HUES = ("#3b0f70", "#75207f", "#b0357b", "#e34e65", "#f98860", "#fdb97d", "#fce7a5")
-"""Colours of the octaves, coarse (dark) to fine (light), told apart by lightness alone."""
+"""Colors of the octaves from low (dark) to high frequencies (light). They differ in lightness alone."""
 DARK_OCTAVES = 4
-"""Octaves whose colours take white letters."""
+"""Number of octaves whose colors need white text."""
 LETTERS_WIDTH = 24
-"""Pixels that the number of a share takes in its bar."""
+"""Width in pixels of a number in a bar."""
 NARROW_WIDTH = 340
-"""Pixels of a chart that have no room for four columns of its legend."""
+"""Width in pixels below which a chart has no room for four legend columns."""
 
 
 def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `metric` with `number`, `mark` (how its state is drawn), and of critical bands `estimator`."""
+    """Add the columns that charts need to rows of the view `metric`.
+
+    `number` is the quantity, `mark` tells how the state is drawn, and `estimator` is the estimator of a critical band.
+    """
     estimators = {name: measure.display.estimator or None for name, measure in MEASURES.items()}
     numbers = {name: measure.display.quantity for name, measure in MEASURES.items() if measure.display.quantity}
     metric, state = pl.col("metric"), pl.col("state")
@@ -66,16 +70,21 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
 
 
 def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
-    """Number -> its chart, of those of `titles` that two models or more have a value of."""
+    """Make a chart for each quantity of `titles` that at least two models have a value of."""
     values = metrics.filter(pl.col("mark") != VALUELESS).group_by("number").agg(pl.col("checkpoint").n_unique())
     valued = set(values.filter(pl.col("checkpoint") > 1)["number"])
     return {name: number_chart(metrics, name, title) for name, title in titles.items() if name in valued}
 
 
 def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
-    """One number of every model: filled points are sound, hollow ones doubtful, a cross at the left is no value.
+    """Plot one quantity of every model on one image set.
 
-    `metrics` has the columns of `add_estimators`, for one image set.
+    Filled points are reliable, hollow points are doubtful, and a cross at the left means that there is no value.
+
+    Args:
+        metrics: Result of `add_estimators` for one image set.
+        number: Quantity to plot, from the column `number`.
+        title: Title of the chart.
     """
     field = series_of(metrics)
     rows = metrics.filter(pl.col("number") == number).select(
@@ -89,14 +98,14 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
         point["shape"] = alt.Shape("estimator:N", scale=form, legend=None)
     names = ["model", "estimator"] if estimators else ["model"]
     common: dict[str, Any] = {
-        # With another study beside this one, a name has a second line: `NAME in STUDY`.
+        # If two studies are shown, labels have the form `NAME in STUDY`. Break them into two lines.
         "y": alt.Y(
             "model:N",
             title=None,
             scale=alt.Scale(domain=rows["model"].unique().sort().to_list()),
             axis=alt.Axis(labelExpr=two_lines("in ")),
         ),
-        "color": color.legend(None) if field == "model" else color,  # the axis names models
+        "color": color.legend(None) if field == "model" else color,  # The axis already names the models.
         "opacity": faded(),
         "tooltip": tips(*names, ("value", "value", ".4g"), "low", "high", "state", "note"),
     }
@@ -119,11 +128,16 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
 
 
 def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
-    """Thresholds of one model with their intervals, and the fitted channel; up is more sensitive to noise.
+    """Plot the noise thresholds of one model with confidence intervals, and the fitted channel.
 
-    A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
-    says why. `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged
-    originals.
+    The vertical axis is reversed, so higher points mean higher sensitivity to noise. A triangle is a threshold at or
+    beyond the end of the tested noise range. If the fit failed, there is no line, and the subtitle gives the reason.
+
+    Args:
+        metrics: Rows of the view `metric` for one model and one image set.
+        title: Title of the chart.
+        size: Side length of the images in pixels.
+        own_cycles: Native Nyquist limit of enlarged images in cycles/image. None if no images were enlarged.
     """
     values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
     places = {State.CENSORED_BELOW.value: "below", State.CENSORED_ABOVE.value: "above"}
@@ -155,7 +169,7 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
 
 
 def _bell(values: Mapping[str, Mapping[str, Any]], size: int) -> pl.DataFrame:
-    """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
+    """Return the fitted channel as noise_sd over cycles/image. The frame is empty if there is no fit."""
     width, middle, peak = (values.get(name, {}).get("value") for name in psychometric.NUMBERS.values())
     if width is None or middle is None or peak is None:
         return pl.DataFrame()
@@ -165,7 +179,7 @@ def _bell(values: Mapping[str, Mapping[str, Any]], size: int) -> pl.DataFrame:
 
 
 def _fit_in_words(values: Mapping[str, Mapping[str, Any]], estimator: str) -> str:
-    """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
+    """Describe an estimator's bandwidth and center, or why there are none. Empty if they were not computed."""
     width, middle = (values.get(CHANNELS[estimator][name]) for name in ("bandwidth", "center_frequency"))
     if width is None or middle is None:
         return ""
@@ -176,11 +190,17 @@ def _fit_in_words(values: Mapping[str, Mapping[str, Any]], estimator: str) -> st
 
 
 def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: int) -> Any:
-    """A bar for each model: the accuracy of its flat images, and what each octave adds to it or takes away.
+    """Plot a bar per model that splits its accuracy into the contributions of octaves.
 
-    Octaves that add follow each other to the right. Those that take away lead back as thin bars, and the line at their
-    end is the accuracy. `metrics` are rows of the view `metric` on one image set of `size` pixels a side; `clean` has
-    checkpoint, top1 and measure of its unperturbed images.
+    A bar starts with the accuracy on flat images. Octaves with a positive contribution follow to the right. Octaves
+    with a negative contribution are thin bars that lead back to the left, to a tick at the accuracy on the clean
+    images.
+
+    Args:
+        metrics: Rows of the view `metric` for one image set.
+        clean: Columns checkpoint, top1 and measure for the clean images.
+        title: Title of the chart.
+        size: Side length of the images in pixels.
     """
     shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null())
     shares = shares.join(clean, on="checkpoint", maintain_order="left")
@@ -223,7 +243,7 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
 
 
 def _bar_parts(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the parts of one model's bar, of its shares by octave: those that take away come last, and lead back."""
+    """Yield the parts of one model's bar: flat images, positive contributions, and then negative contributions."""
     top1 = shares[0]["top1"]
     end = top1 - sum(row["value"] for row in shares)
     yield {"model": shares[0]["checkpoint"], "part": FLAT_IMAGE, "start": 0.0, "end": end, "value": end, "top1": top1}
@@ -234,7 +254,13 @@ def _bar_parts(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ite
 
 
 def scatter_points(figures: pl.DataFrame, bias: str, group: str) -> Any:
-    """One point a model, `figures` with model, category and the two columns; the group is in percent."""
+    """Plot a group's accuracy in percent over a bias metric, with one point per model.
+
+    Args:
+        figures: Columns model and category, and the two columns to plot.
+        bias: Column of the bias metric.
+        group: Column of the group.
+    """
     color, shape = scales("category", figures["category"])
     points = plot(figures.select("model", "category", bias, group)).mark_point(size=45, filled=True)
     return points.encode(

@@ -1,1 +1,1 @@
-"""The figures of the published study, and measured numbers beside them."""
+"""Published results: those of the reproduced study and of other sources, next to which measured results are shown."""

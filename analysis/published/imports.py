@@ -1,10 +1,11 @@
-"""The reader of the source that does not ship, as rows of `sources.VALUES`: everything of it, or an error.
+"""Import a published source that bandlens may not redistribute.
 
-A file that is not as described is refused with the file, the row and the column.
+The file is read completely or not at all. An error names the file, the row and the column that differ from the
+described format.
 
-`humans` are trials of observers on 17 sets of stimuli (Geirhos et al. 2021, model-vs-human, and the experiments of 2018
-and 2019 that it holds). Everybody decided among sixteen classes. Observers of different sets are different people,
-whatever their numbers.
+The source `humans` consists of the trials of human observers on 17 stimulus sets (Geirhos et al. 2021, model-vs-human,
+which includes the experiments of 2018 and 2019). All observers chose among sixteen classes. Observers of different
+stimulus sets are different people, even if their numbers are the same.
 """
 
 from __future__ import annotations
@@ -24,14 +25,23 @@ from ..statistics.proportions import share_interval, share_of
 from .sources import VALUES, Source
 
 TRIALS = "trials.parquet"
-"""The file of the source."""
+"""Name of the file with the trials."""
 
 
 def read_import(source: Source, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The figures of human observers, by stimulus set and condition, and their single trials, as human_trial has them.
+    """Read the trials of human observers.
 
-    Raises UsageError for a source that ships and where `folder` lacks the file, and StoreError where the file is not as
-    described.
+    Args:
+        source: Source to import.
+        folder: Folder that contains `TRIALS`.
+
+    Returns:
+        Accuracies and shape biases, with the columns of `sources.VALUES`, and the trials, with the columns of the table
+        human_trial.
+
+    Raises:
+        UsageError: If the source is shipped with bandlens, or the folder does not contain the file.
+        StoreError: If the file does not have the described format.
     """
     if source.ships:
         raise UsageError(f"{source.name} is imported as it ships; leave {folder} out")
@@ -45,12 +55,18 @@ SIXTEEN = frozenset(
     {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
     | {"chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"}
 )
+"""The sixteen classes of the experiments."""
 NO_ANSWER = "na"
+"""Marks a trial in which the observer did not respond."""
 TRIAL_COLUMNS = ("set", "condition", "subj", "session", "trial", "imagename", "category", "object_response")
 
 
 def read_trials(file: Path) -> pl.DataFrame:
-    """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
+    """Read a file of trials and return the columns of the table human_trial.
+
+    Raises:
+        StoreError: If the file does not have the described format.
+    """
     table = SourceTable(file, read_parquet(file))
     table.check_columns(TRIAL_COLUMNS, "this is another release than the one described")
     trials = table.rows.select(pl.col(TRIAL_COLUMNS).cast(pl.String))
@@ -78,10 +94,11 @@ def read_trials(file: Path) -> pl.DataFrame:
 
 
 def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Rows of VALUES without source: accuracy of each observer, and of all together, by set and condition; shape bias.
+    """Yield the accuracy of each observer and of all together, by stimulus set and condition, and the shape biases.
 
-    An observer is `SET subject-NN`; all together are `humans`. No answer is a wrong one. Intervals are over images, as
-    those of models are: what all observers answered to an image is one cluster, and they are these observers.
+    Rows have the columns of `sources.VALUES` except `source`. An observer is named `SET subject-NN`, and all together
+    `humans`. A missing response counts as incorrect. Confidence intervals are over images, as for models: the responses
+    of all observers to an image form one cluster, and the intervals describe these particular observers.
     """
     answers_judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
@@ -103,60 +120,67 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _share(hits: pl.Series, images: pl.Series) -> dict[str, Any]:
-    """The columns value, low, high and n of a share of answers."""
+    """Return the columns value, low, high and n for a proportion of responses."""
     share = share_of(hits.to_numpy(), images.rank("dense").to_numpy().astype(np.int64))
     low, high = share_interval(share)
     return {"value": share.value, "low": low, "high": high, "n": share.images}
 
 
 def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
-    """The trials of cue conflicts whose shape and texture are of different classes, with `texture`."""
+    """Return the cue-conflict trials whose shape and texture are of different classes, with the column `texture`."""
     texture = pl.col("image").str.extract(r"-([a-z]+)\d*\.png$")
     conflicts = trials.filter(stimulus_set=CUE_CONFLICT).with_columns(texture=texture)
     return conflicts.filter(pl.col("texture") != pl.col("category"))
 
 
-# Tables that others made: they are read and checked, and an error names file, row and column
+# Reading and validating tables from other sources. Errors name the file, the row and the column.
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """The rows of a file, and checks of them, each of which raises StoreError for the first place that fails."""
+    """Rows of a file, and validations that raise StoreError for the first invalid cell."""
 
     file: Path
     rows: pl.DataFrame
 
     def where(self, row: int, column: str) -> str:
-        """The place of a cell, in words."""
+        """Return the location of a cell for error messages."""
         return f"{self.file}, row {row + 1}, column {column}"
 
     def refuse(self, column: str, mask: pl.Series, why: str) -> None:
-        """StoreError for the first row of which `mask` is true; in `why`, {value} stands for its cell."""
+        """Raise StoreError for the first row in which `mask` is true.
+
+        In the reason `why`, `{value}` is replaced by the value of the cell.
+        """
         rows = mask.fill_null(False).arg_true()
         if len(rows):
             row = int(rows[0])
             raise StoreError(f"{self.where(row, column)}: {why.replace('{value}', str(self.rows[column][row]))}")
 
     def check_columns(self, names: Iterable[str], advice: str) -> None:
-        """All columns exist."""
+        """Check that all columns exist."""
         for name in names:
             if name not in self.rows.columns:
                 raise StoreError(f"{self.file}, row 1: no column {name}; {advice}")
 
     def check_filled(self, *columns: str) -> None:
-        """No cell of the columns, which are text, is empty."""
+        """Check that text columns have no empty cells."""
         for name in columns:
             empty = self.rows[name].fill_null("").str.strip_chars() == ""
             self.refuse(name, empty, f"empty; every row needs a {name}")
 
     def check_distinct(self, *key: str) -> None:
-        """No two rows have the same key, of which the last column is named."""
+        """Check that no two rows have the same key. The error message quotes the last column of the key."""
         duplicates = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
         self.refuse(key[-1], duplicates, "{value} is there more than once")
 
 
 def read_csv(file: Path) -> pl.DataFrame:
-    """A CSV file; StoreError where it is none."""
+    """Read a CSV file.
+
+    Raises:
+        StoreError: If the file cannot be read.
+    """
     try:
         return pl.read_csv(file)
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
@@ -164,9 +188,12 @@ def read_csv(file: Path) -> pl.DataFrame:
 
 
 def read_parquet(file: Path) -> pl.DataFrame:
-    """A Parquet file; StoreError where it cannot be read.
+    """Read a Parquet file with Arrow.
 
-    Arrow reads it: Polars' own reader ends some damaged files with a panic, which is no exception to catch.
+    Polars' own reader panics on some damaged files, and a Rust panic is not a regular exception that could be caught.
+
+    Raises:
+        StoreError: If the file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,7 +203,7 @@ def read_parquet(file: Path) -> pl.DataFrame:
             check_rows(parquet.metadata.num_rows, file)
             table = parquet.read()
         table.validate(full=True)
-        # Names and values alone: metadata need not even be text.
+        # Keep only names and values. Metadata of the file may be invalid, for example not text.
         frame = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
         raise StoreError(f"{file} cannot be read ({first_line(error)}); fetch it again") from error

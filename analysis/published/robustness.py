@@ -1,6 +1,6 @@
-"""Effective robustness of many models: the lines of a baseline, and how far accuracies lie from them.
+"""Effective robustness of many models: fit the lines of a baseline, and compute the distances of accuracies from them.
 
-`correlations.effective` has the formulas.
+`correlations.effective_robustness` has the formulas.
 """
 
 from __future__ import annotations
@@ -19,29 +19,37 @@ from ..database.store import Store
 from .study_figures import shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
-"""Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
+"""Benchmarks with a distribution shift.
+
+The study's own ReaL of 326 images and its stylized set of 16 classes do not count.
+"""
 PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
-"""Benchmark -> the condition that counts, where it is not the empty one."""
+"""Maps a benchmark to the condition that is its main result, if that is not the empty one."""
 IS_PRIMARY = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
 STANDARD = "Standard training"
 TYPES = Path(__file__).with_name("testbed_types.csv")
 REFERENCES = "aws|batch64"
-"""Parts of the names of networks that the testbed trained again as a reference, and leaves out of its lines."""
+"""Parts of the names of models that the testbed retrained as references and excludes from its lines."""
 CLEAN: Mapping[str, str] = {"imagenet-a": "imagenet-a-clean", "imagenet-r": "imagenet-r-clean"}
-"""Benchmark of 200 classes -> the accuracy on ImageNet over these classes alone, their logits compared alone."""
+"""Maps a benchmark of 200 classes to the accuracy on ImageNet over only these classes, with the other logits
+ignored.
+"""
 CLEAN_CONDITIONS: Mapping[str, str] = {f"classes of {benchmark}": accuracy for benchmark, accuracy in CLEAN.items()}
-"""Condition under which the testbed has such an accuracy -> its name elsewhere."""
+"""Maps the testbed's condition for such an accuracy to the name that this module uses."""
 BASELINES: Mapping[str, str] = {
     "testbed": "the testbed's definition (Taori et al. 2020): logit lines of its 85 standard models, over the 200 "
     "classes of A and of R, two lines for A",
     "standard": "probit lines of the testbed's 87 standard models, over 1,000 classes",
     "timm": "probit lines of all of timm's models at all of their input sizes, over 1,000 classes",
 }
-"""Name of a baseline -> whose accuracies its lines are fitted to, and how."""
+"""Maps the name of a baseline to a description of its models and lines."""
 
 
 def read_accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
+    """Return the top-1 accuracies of one source in percent.
+
+    The columns are name, input_size, and one for each benchmark.
+    """
     over_classes = (pl.col("benchmark") == "imagenet") & pl.col("condition").is_in(list(CLEAN_CONDITIONS))
     benchmark_name = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
     rows = values.filter(IS_PRIMARY | over_classes, source=source, metric="top1").with_columns(benchmark=benchmark_name)
@@ -49,13 +57,24 @@ def read_accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
 
 
 def fit_baseline(values: pl.DataFrame, baseline: str = "standard") -> dict[str, Expectation]:
-    """Benchmark -> what a baseline lets one expect of accuracy on it. UnknownName for no baseline."""
+    """Fit the lines of a baseline.
+
+    Args:
+        values: Published values with the columns of `sources.VALUES`.
+        baseline: Key of `BASELINES`.
+
+    Returns:
+        Maps each benchmark to its expected accuracies.
+
+    Raises:
+        UnknownName: If there is no such baseline.
+    """
     if baseline not in BASELINES:
         raise UnknownName("baseline", baseline, BASELINES)
     rows = read_accuracies(values, "timm" if baseline == "timm" else "testbed")
     shifts = _list_shifts(rows)
     if baseline == "timm":
-        # The line is that of models that all six sets have.
+        # Fit all lines to the same models: those that have all six benchmarks.
         rows = rows.drop_nulls(["imagenet", *shifts])
     else:
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
@@ -71,7 +90,11 @@ def fit_baseline(values: pl.DataFrame, baseline: str = "standard") -> dict[str, 
 
 
 def list_lines(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
-    """A row for each line: benchmark, `over` which ImageNet accuracy, `up_to` or `above` which, and Line's fields."""
+    """Return one row per line.
+
+    The columns are `benchmark`, `over` (the ImageNet accuracy that x is), `up_to` or `above` (the pivot of the line, if
+    it has one), and the fields of `Line`.
+    """
     rows = []
     for benchmark, expectation in lines.items():
         pivots = [None] if expectation.pivot is None else [expectation.pivot] * 2
@@ -82,9 +105,19 @@ def list_lines(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
 
 
 def add_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tuple[pl.DataFrame, list[str]]:
-    """The frame with a column `effective_BENCHMARK`, in points, for each benchmark that it and the lines have.
+    """Add a column `effective_BENCHMARK` for each benchmark, in percentage points.
 
-    Benchmarks over whose classes the frame has no ImageNet accuracy are left out. Raises UsageError where none is left.
+    Benchmarks are skipped if the frame lacks their accuracy, or the ImageNet accuracy over their classes.
+
+    Args:
+        frame: One row per model, with accuracies in percent.
+        lines: Result of `fit_baseline`.
+
+    Returns:
+        The frame with the new columns, and their names.
+
+    Raises:
+        UsageError: If no benchmark is left.
     """
     shifts = [shift for shift, line in lines.items() if shift in frame.columns and line.x in frame.columns]
     if not shifts:
@@ -98,9 +131,14 @@ def add_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tupl
 
 
 def add_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """The models of a study with a column for their top-1 on ImageNet and each benchmark of SHIFTS that it has.
+    """Add the top-1 accuracies of a study on ImageNet and on the benchmarks of `SHIFTS`, one column each.
 
-    `frame` has a column checkpoint. The project's stylized images are of 16 classes, and not what the lines are of.
+    The stylized images of the study have 16 classes. They are left out because the lines are fitted to 1,000 classes.
+
+    Args:
+        store: Results database.
+        label: Version of a study, as NAME@VERSION.
+        frame: One row per model, with the column `checkpoint`.
     """
     benchmarks = {f"top1_{name}": name for name in ("imagenet", *SHIFTS) if name not in PRIMARY}
     top1 = store.frame("SELECT checkpoint, metric, value FROM metric_of(?) WHERE image_set IS NULL", [label])
@@ -110,7 +148,7 @@ def add_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFram
 
 
 def study_models(values: pl.DataFrame) -> pl.DataFrame:
-    """The 48: the shipped figures, and the study's accuracy on each benchmark of SHIFTS that other sources have too."""
+    """Return the 48 models of the published study with those accuracies on `SHIFTS` that other sources have too."""
     top1 = read_accuracies(values, "study").drop("input_size").rename({"name": "model"})
     top1 = top1.select("model", "imagenet", *_list_shifts(top1))
     return shipped_figures().join(top1, on="model", maintain_order="left")

@@ -1,4 +1,4 @@
-"""Sources of published figures (sources.toml), and the figures that are here. Every figure is one row of VALUES."""
+"""Published results: their sources (sources.toml), and their values as rows of the schema `VALUES`."""
 
 from __future__ import annotations
 
@@ -31,64 +31,75 @@ VALUES = pl.Schema(
         "note": pl.String,
     }
 )
-"""A figure of a model, as the source names it. condition: what tells two figures of one metric and benchmark apart, ''
-where nothing does. input_size: side of the images in pixels, where the source says it. low, high: ends of the 95 %
-interval. n: images or trials."""
+"""Schema of published values: one row per value of a model.
+
+The model has the name that the source uses. `condition` distinguishes several values of one metric on one benchmark,
+and is empty if there is only one. `input_size` is the side length of the images in pixels, if the source reports it.
+`low` and `high` are the limits of the 95% confidence interval, and `n` is the number of images or trials.
+"""
 DESCRIPTIONS = Path(__file__).with_name("sources.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
+    """A source of published values, as described in sources.toml."""
+
     name: str
     title: str
     repository: str
     commit: str
     licence: str
     ships: bool
+    """Whether the license allows bandlens to include the values in its package."""
 
     @property
     def shipped(self) -> Path:
+        """Parquet file of a source that is shipped with bandlens."""
         return DESCRIPTIONS.with_name(f"{self.name}.parquet")
 
     @property
     def terms(self) -> str:
-        """The licence, and what it means for whoever imports the source."""
+        """License, and its consequence for users who import the source."""
         may = "" if self.ships else "; the project may not ship it, so do not pass on a database that holds it unasked"
         return f"licence: {self.licence}{may}"
 
 
 @cache
 def sources() -> Mapping[str, Source]:
-    """All sources by name, in the order of sources.toml."""
+    """Return all sources by name, in the order of sources.toml."""
     descriptions = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
     return {entry["name"]: Source(**entry) for entry in descriptions["source"]}
 
 
 def find_source(name: str) -> Source:
-    """The source of a name; UnknownName where there is none."""
+    """Return a source by name.
+
+    Raises:
+        UnknownName: If there is no such source.
+    """
     if name not in sources():
         raise UnknownName("source", name, sources())
     return sources()[name]
 
 
 def shipped_values(names: Iterable[str] | None = None) -> pl.DataFrame:
-    """The rows of VALUES that come with the package, of all its sources or of some."""
+    """Return the values that are shipped with bandlens, of all sources or of the named ones."""
     shipped = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
     return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in shipped])
 
 
 def atlas(store: Store | None = None) -> pl.DataFrame:
-    """The rows of VALUES that come with the package, and those that were imported into a results database."""
+    """Return the values that are shipped with bandlens, and those that were imported into a results database."""
     values = shipped_values()
     if store is None:
         return values
     imported = store.frame("FROM published_value").cast(VALUES)
-    # An import of a shipped source takes its place.
+    # If a shipped source was also imported, the imported values replace the shipped ones.
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 
 def count_figures(values: pl.DataFrame) -> pl.DataFrame:
-    """A row for each source: how many models, benchmarks and values `values` has of it, its licence and commit."""
+    """Return one row per source: the number of models, benchmarks and values, the license and the commit."""
     counts = values.group_by("source").agg(
         models=pl.col("model").n_unique(),
         benchmarks=pl.col("benchmark").filter(pl.col("benchmark") != "").n_unique(),
@@ -105,16 +116,18 @@ def count_figures(values: pl.DataFrame) -> pl.DataFrame:
     return table.select("source", "models", "benchmarks", "values", pl.when(has_values).then("here"), *facts)
 
 
-# Names of models: which names in which sources mean one model, and what model it is.
+# Identifying models: names that mean the same model in several sources, and the published model of a checkpoint.
 #
-# aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
-# What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
-# the study is the model's; another source's name that no alias resolves is `source:name`.
+# aliases.csv is maintained by hand. It lists the names of a model in several sources, and whether a name means the same
+# checkpoint or only the same architecture. Names that it does not list are not matched, because equal names can mean
+# different models: `resnet50` does in two sources. The name that timm or the study uses is the canonical name of a
+# model. An unlisted name of any other source becomes `source:name`.
 #
-# Nor is a checkpoint of one's own joined by a guess. weights.csv has the first digits of the sha256 of published
-# weights, as their publishers write them into the names of the files; a checkpoint whose weights begin so is that
-# model, whatever it is called. What `bandlens export NAME` made is the study's of that name. Any other is the one model
-# that sources call by its very name, if it is one: `resnet50` is two, and joins with neither.
+# A user's checkpoint is not matched by guessing either. The following rules apply in this order. First, if its SHA-256
+# starts with a prefix in weights.csv, it is the listed model, whatever its name is. The prefixes come from file names
+# of the publishers. Second, a checkpoint that `bandlens export NAME` made for a category of the study is the study's
+# model of that name. Third, any other checkpoint is the model with exactly its name, if all sources mean one model by
+# it. `resnet50` is two models, so it is matched with neither.
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 WEIGHTS = Path(__file__).with_name("weights.csv")
@@ -122,7 +135,7 @@ WEIGHTS = Path(__file__).with_name("weights.csv")
 
 @cache
 def aliases() -> pl.DataFrame:
-    """Rows of source, name, model, same (checkpoint or architecture)."""
+    """Return the aliases: source, name, model, and `same`, which is "checkpoint" or "architecture"."""
     return pl.read_csv(ALIASES, comment_prefix="#")
 
 
@@ -132,7 +145,7 @@ def _read_rows(file: Path) -> list[tuple[str, ...]]:
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """A row for each name of a source: source, name, model, same."""
+    """Return one row for each name of a source: source, name, model and same."""
     names = values.select("source", name="model").unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
     fallback = (
@@ -143,18 +156,20 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
 
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
-    """VALUES with the source's own name as `name`, and the other columns of `models`."""
+    """Rename the column `model` to `name`, and add the columns `model` and `same`."""
     rows = values.rename({"model": "name"})
     return rows.join(models(values), on=["source", "name"], how="left", maintain_order="left")
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
+"""Sources of ImageNet accuracies, in order of preference."""
 
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
-    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it.
+    """Return the published top-1 accuracy of a model on ImageNet in percent, or None.
 
-    The least of its input sizes that is at least SIZE stands for the model.
+    The first source of `SOURCE_ORDER` that has the model is used. Of several input sizes, the smallest one of at least
+    `SIZE` pixels is used.
     """
     rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
     rows = add_models(rows).filter(model=model, same="checkpoint")
@@ -164,13 +179,19 @@ def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
-    """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
+    """Return all published values of the models that any source calls `name`.
 
-    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit,
-    range, note.
-    range is null where one source alone has the checkpoint; of several input sizes the least counts.
+    Args:
+        values: Published values with the columns of `VALUES`.
+        name: Name of a model in a source, or its canonical name.
 
-    Raises UnknownName where no source has the name.
+    Returns:
+        Columns model, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit, range and
+        note. `range` is the difference between the largest and the smallest value that sources report for the same
+        checkpoint, each at its smallest input size. It is null if only one source has the checkpoint.
+
+    Raises:
+        UnknownName: If no source has the name.
     """
     rows = add_models(values)
     models_of_name = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
@@ -192,15 +213,18 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def join_checkpoints(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
-    """The published model that each checkpoint is: checkpoint, model, by and note.
+    """Find the published model of each checkpoint.
 
     Args:
-        checkpoints: name, category and weights_sha256 of each.
-        values: rows of VALUES, of the sources that are looked through.
+        checkpoints: Columns name, category and weights_sha256.
+        values: Published values with the columns of `VALUES`.
 
-    model and `by` are null where it is none; `by` is weights, study or name; note says why a name does not do.
+    Returns:
+        Columns checkpoint, model, by and note. `by` is the rule that identified the model: weights, study or name.
+        `model` and `by` are null if the checkpoint is not a published model. `note` is the reason if its name is
+        ambiguous.
     """
-    # Each checkpoint looks through the names that are its own: the table is long.
+    # Index the rows by name. The table is too long to be searched for each checkpoint.
     rows_by_name: dict[str, list[dict[str, Any]]] = {}
     for row in models(values).select("source", "name", "model", "same").to_dicts():
         for name in {row["name"], row["model"]}:
@@ -215,7 +239,7 @@ def join_checkpoints(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.Data
 def _published_model(
     name: str, category: str, sha256: str, namesakes: Sequence[dict[str, Any]]
 ) -> tuple[str | None, str | None, str | None]:
-    """Model, by and note of a checkpoint, with the rows of `models` that have its name."""
+    """Return model, by and note of a checkpoint, given the rows of `models` that have its name."""
     for digits, model, _ in _read_rows(WEIGHTS):
         if sha256.startswith(digits):
             return model, "weights", None
@@ -230,7 +254,13 @@ def _published_model(
 
 
 def join_study(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
-    """`join_checkpoints` of the checkpoints of a study (name, name@version, or `*`)."""
+    """Find the published model of each checkpoint of a study, see `join_checkpoints`.
+
+    Args:
+        store: Results database.
+        study: NAME, NAME@VERSION or `*`.
+        values: Published values with the columns of `VALUES`.
+    """
     checkpoints = store.frame(
         "SELECT DISTINCT named.name, named.category, weights_sha256 FROM version_of(?) "
         "JOIN study_checkpoint AS named ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint "
@@ -241,9 +271,10 @@ def join_study(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
 
 
 def published_name(store: Store, name: str, values: pl.DataFrame) -> str:
-    """The published model that a checkpoint is; the name itself where no checkpoint has it.
+    """Return the name of the published model that a checkpoint is, or `name` itself if no checkpoint has this name.
 
-    Raises UnknownName where a checkpoint of that name is no published model.
+    Raises:
+        UnknownName: If the checkpoint is not a published model.
     """
     rows = join_study(store, "*", values).filter(checkpoint=name)
     if rows.is_empty():

@@ -1,10 +1,11 @@
-"""The published study's figures: the ten that its correlation table needs.
+"""Figures of the published study: the ten columns that its correlation table needs.
 
     ID = mean(imagenet, imagenet-v2, imagenet-real)         Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
 
-top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
-Below three lines of attribution the shipped CSV has the means of columns of benchmark.csv, with six decimals.
+The values are top-1 accuracies in percent, exactly as published by Gavrikov & Keuper (2024), including their errors,
+which docs/findings.md lists. The shipped CSV file starts with three lines of attribution. Its values are means of
+columns of the study's benchmark.csv, with six decimals.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ BIASES = tuple(
 
 
 def shipped_figures() -> pl.DataFrame:
-    """48 rows: model, category, the four groups, the six biases; six decimals."""
+    """Return the published values of the 48 models: model, category, the four groups, and the six bias metrics."""
     return pl.read_csv(SHIPPED, comment_prefix="#")
 
 
 def published_table() -> StudyTable:
-    """The 48 models of the study as `correlate_study` takes them."""
+    """Return the 48 models of the published study as an input for `correlate_study`."""
     denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
     return StudyTable(shipped_figures(), BIASES, tuple(GROUPS), ID_GROUP, denominators=denominators)
