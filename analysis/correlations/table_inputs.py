@@ -1,6 +1,4 @@
-"""Inputs of the correlation tables: the values of models as arrays (variables, models), NaN where a value is
-missing.
-"""
+"""Inputs of correlation tables: values of models as arrays (variables, models), NaN where a value is missing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Statistics on NumPy arrays, independent of the results database.
-
-This module defines the array types and the significance level that all statistics functions share.
-"""
+"""Statistics on NumPy arrays, independent of the results database: array types and significance level."""
 
 from __future__ import annotations
 

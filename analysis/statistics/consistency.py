@@ -12,9 +12,10 @@ An observer is a model or a person. Error consistency is Cohen's kappa of the co
     needed   = n (k s / kappa)^2                             k as in `power`, s the standard error from the interval
 
 Kappa is NaN if an observer is always correct or always incorrect. Confidence intervals are percentile intervals over
-resampled images, or over resampled clusters if there are at least 20 of them. p_copy is the proportion of images on
-which the less accurate observer would have to copy the other's response to produce this kappa (Klein et al. 2025). With
-`needed` images, a test has 80% power to distinguish kappa from 0.
+resampled images, or over resampled clusters if images depend on each other. There is no interval for fewer than 20
+images or clusters. p_copy is the proportion of images on which the less accurate observer would have to copy the
+other's response to produce this kappa (Klein et al. 2025). With `needed` images, a test has 80% power to distinguish
+kappa from 0.
 
 The mean kappa of one observer with others, or over pairs and conditions, is to first order a mean over images (delta
 method). With r the proportion of images on which both are correct, D = p + q - 2 r, E = p + q - 2 p q and kappa = 1 - D
