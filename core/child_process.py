@@ -1,12 +1,14 @@
 """Run a module in a child process that has limits, for files of others that may hang, exhaust or crash a parser.
 
-    python -P -m MODULE FOLDER ARGUMENTS...
+    python -P -m MODULE PARENT FOLDER ARGUMENTS...
 
-Parent and child exchange files in FOLDER, a temporary one. A child that refuses its input writes why into error.txt.
+PARENT is the process id of the parent, with which the child ends. The two exchange files in FOLDER, a temporary one. A
+child that refuses its input writes why into error.txt.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ def run_child(
     """
     try:
         process = subprocess.run(
-            [sys.executable, "-P", "-m", module, str(folder), *arguments],
+            [sys.executable, "-P", "-m", module, str(os.getpid()), str(folder), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -46,10 +48,11 @@ def run_child(
 
 def serve_parent(work: Callable[..., None]) -> None:
     """Do the work of a child process that `run_child` started: call `work` with the folder and the arguments."""
-    end_with_parent()
-    folder = Path(sys.argv[1])
+    parent, name, *arguments = sys.argv[1:]
+    end_with_parent(int(parent))
+    folder = Path(name)
     try:
-        work(folder, *sys.argv[2:])
+        work(folder, *arguments)
     except BandlensError as error:
         (folder / ERROR_FILE).write_text(str(error), encoding="utf-8")
 

@@ -81,7 +81,7 @@ def _readings(value: Any) -> Iterator[Any]:
     """A value, or what its text may stand for."""
     if not isinstance(value, str):
         yield value
-    else:
+    elif len(value) <= MOST_NAMES_BYTES:  # a parsed text takes a hundred times its memory
         for parse in (parse_json, ast.literal_eval):
             try:
                 yield parse(value)
@@ -94,13 +94,18 @@ def _readings(value: Any) -> Iterator[Any]:
 def _in_order(value: Any) -> list[str]:
     """The names in the order of their numbers; none where the value is no list of names."""
     if isinstance(value, Mapping):
-        if all(isinstance(key, str) and isinstance(number, int) for key, number in value.items()):
-            value = {number: name for name, number in value.items()}
+        pairs = list(value.items())
+        if all(isinstance(key, str) and isinstance(number, int) for key, number in pairs):
+            pairs = [(number, name) for name, number in pairs]
         try:
-            by_number = {int(number): name for number, name in value.items()}
+            numbers = [int(number) for number, _ in pairs]
         except (TypeError, ValueError, OverflowError):
             return []
-        value = [by_number.get(number) for number in range(len(value))]
+        # Before they are keys: Python compares each key with all others where large numbers have one hash.
+        if not all(0 <= number < len(pairs) for number in numbers):
+            return []
+        by_number = dict(zip(numbers, (name for _, name in pairs), strict=True))
+        value = [by_number.get(number) for number in range(len(by_number))]
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     return list(value) if is_list and all(isinstance(name, str) and name for name in value) else []
 

@@ -1,6 +1,6 @@
 """A finished ONNX file's first runs, in a process of their own.
 
-    python -P -m bandlens.export.onnx.subprocess_run FOLDER BATCH FILE
+    python -P -m bandlens.export.onnx.subprocess_run PARENT FOLDER BATCH FILE
 
 A file of somebody else's can loop for ever, take all memory, or crash ONNX Runtime; and the checker of ONNX, which no
 signal interrupts, takes twice as long for each function that calls the next one twice. Then this process ends, and the

@@ -1,6 +1,6 @@
 """Parse a file of torch.save in a process of its own, and describe its content.
 
-    python -P -m bandlens.export.weights.parse_process FOLDER FILE
+    python -P -m bandlens.export.weights.parse_process PARENT FOLDER FILE
 
 A file of somebody else's can hang, crash or exhaust a parser of pickles. Then this process ends, and the command says
 so in a line. The process does not import torch, so that it starts in a tenth of a second.

@@ -36,6 +36,8 @@ OTHER_KINDS = {
 """Files that people take for torch's weights, with what to do, and where they have which bytes."""
 MOST_LEVELS = 3
 """Levels of containers in containers that are searched for tensors."""
+MAX_KEY_CHARACTERS = 10_000
+"""Characters of a key. Wrappers' names are taken off one by one, each of which copies the rest of the key."""
 
 
 @dataclass(slots=True)
@@ -163,6 +165,12 @@ def apply_rule(
         raise CheckpointError(
             f"{file} holds no tensors, only {values or 'an empty mapping'}; give the file that the module's "
             "state_dict() was saved to"
+        )
+    longest = max(len(key) for container in containers for key in container.values)
+    if longest > MAX_KEY_CHARACTERS:
+        raise CheckpointError(
+            f"{file} has a key of {longest:,} characters, and {MAX_KEY_CHARACTERS:,} are the most; give the file that "
+            "the module's state_dict() was saved to"
         )
     container = _choose(rule, content, containers, file, choice, expected)
     weights = Weights(container=container.name, averaged=container.averaged)

@@ -206,6 +206,14 @@ def test_a_storage_that_says_to_be_huge_takes_no_memory(legacy: bool, folder: Pa
     assert "storage" in str(refusal(lambda: load_file(folder / "weights.pth")))
 
 
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_key_in_a_million_wrappers_is_refused(kind: str, folder: Path) -> None:
+    state = {"module." * 1_000_000 + "fc.weight": torch.ones(2)}
+    content = save(state) if kind == "safetensors" else save_to_bytes(state, legacy=kind == "legacy")
+    (folder / "weights.pth").write_bytes(content)
+    assert "has a key of 7,000,009 characters" in str(refusal(lambda: load_file(folder / "weights.pth")))
+
+
 def test_compressed_weights_are_unpacked(folder: Path) -> None:
     (folder / "weights.pth").write_bytes(in_zip(b"", zipfile.ZIP_DEFLATED, count=1000))
     assert torch.equal(read_weights([(folder / "weights.pth", "own")]).tensors["a"], torch.zeros(1000))

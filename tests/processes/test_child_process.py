@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from contextlib import nullcontext
@@ -96,3 +97,13 @@ def test_a_signal_to_the_parent_ends_the_child(number: signal.Signals, program: 
     assert program == "hangs"
     assert (process.returncode, err) == ((-9, "") if number == signal.SIGKILL else (128 + number, f"{MESSAGE}\n"))
     wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists())
+
+
+@pytest.mark.parametrize("program", ["works"], indirect=True)
+def test_a_child_without_its_parent_does_nothing(program: str, tmp_path: Path) -> None:
+    """Linux ends it with its parent only from its first steps on, and the parent may be gone by then."""
+    assert program == "works"
+    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-P', '-m', *sys.argv[1:]]).returncode)"
+    process = subprocess.run(python(code, "child", os.getpid(), tmp_path, "a file"), timeout=LIMIT_SECONDS)
+    assert process.returncode == 1
+    assert not (tmp_path / "out").exists()

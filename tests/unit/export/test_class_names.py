@@ -53,7 +53,20 @@ def test_names_are_read_however_they_are_written(notes: dict[str, Any]) -> None:
     assert find_class_names(notes, 4) is None
 
 
-@pytest.mark.parametrize("value", [["LABEL_0", "LABEL_1", "LABEL_2"], ["ant", "bee", None], torch.zeros(3), 3])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(["LABEL_0", "LABEL_1", "LABEL_2"], id="placeholders"),
+        pytest.param(["ant", "bee", None], id="a missing name"),
+        pytest.param(torch.zeros(3), id="tensor"),
+        pytest.param(3, id="number"),
+        pytest.param({"ant": 0, "bee": 1, "crow": 3}, id="a missing number"),
+        pytest.param({-1: "ant", 0: "bee", 1: "crow"}, id="a negative number"),
+        pytest.param({"x": "ant", "y": "bee", "z": "crow"}, id="no numbers"),
+        pytest.param({str(count): count * (2**61 - 1) for count in range(200_000)}, id="numbers of one hash"),
+        pytest.param(",".join(NAMES) + " " * (1 << 22), id="a long text"),
+    ],
+)
 def test_what_is_no_list_of_names_is_passed_over(value: Any) -> None:
     assert find_class_names({"class_names": value}, 3) is None
 
