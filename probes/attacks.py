@@ -15,9 +15,9 @@ the cutoff `low`. The projection reintroduces small amounts of other frequencies
 frequencies and is omitted from the condition. Source: Gavrikov and Keuper 2024, after Madry et al. 2018 ("Towards deep
 learning models resistant to adversarial attacks").
 
-Only the sign of the gradient is used, so the gradient can be computed in bfloat16 with `gradients = "bf16"`.
-Predictions are still computed from float32 logits. Because this leads to other adversarial images, it is part of the
-condition. The default, "fp32", is omitted from the condition.
+The parameter `gradients` is the precision in which gradients are computed. Only the sign of a gradient is used, so
+"bf16" (bfloat16) is possible. Predictions are computed from float32 logits in both cases. A lower precision leads to
+different adversarial images, so it is part of the condition. The default "fp32" is omitted from the condition.
 """
 
 from __future__ import annotations

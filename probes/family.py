@@ -50,8 +50,9 @@ Perturbed = Iterator[tuple[Condition, Array]]
 Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Perturbed]
 """Yield each condition of the group exactly once, in any order, with a buffer that contains its images in [0, 1].
 
-Do not modify a buffer after yielding it, because sessions read it from then on. On a GPU, the function runs in the CUDA
-stream of the calling thread. Kernels that it launched may still be running when a buffer is yielded.
+Do not modify a buffer after yielding it, because the session that receives it reads it from then on. On a GPU, the
+function runs in the CUDA stream of the calling thread. Kernels that it launched may still be running when a buffer is
+yielded.
 """
 
 

@@ -1,9 +1,10 @@
-// Where array code would go over its arrays many times: one pass each, in CUDA.
+// CUDA kernels that replace several passes of array code by one.
 //
-// Every kernel computes what the array code of the Python module named above it does, and the tests compare the two.
-// There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
-// one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments
-// and launches.
+// Every kernel computes the same as the Python function named above it, and the tests compare the two. probes/arrays.py
+// lists the arguments of the kernels and launches them.
+//
+// The kernels use no shared memory and no synchronization. The only warp operation is the shuffle of values, in blocks of
+// one warp. The tests can therefore also compile this file for the CPU with a C++ compiler and tests/card/cpu_cuda.h.
 
 struct Words {
     unsigned a, b, c, d;
@@ -34,7 +35,7 @@ __device__ Words counter_of(unsigned block, unsigned long long key, unsigned dra
     return {block, (unsigned)(key >> 32), (unsigned)key ^ draw, stream};
 }
 
-// probes/noise.py: random_words. x counts an image's blocks of four words, y the images.
+// probes/noise.py: random_words. x is the index of a block of four words in an image, y the index of the image.
 extern "C" __global__ void random_words(
     unsigned* words, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned stream,
     unsigned blocks) {
@@ -57,7 +58,7 @@ __device__ Normals polar(unsigned word, unsigned turns) {
     return {radius * cosine, radius * sine};
 }
 
-// probes/noise.py: unit_normal_fields. x counts an image's blocks of four pixels, y the images.
+// probes/noise.py: unit_normal_fields. x is the index of a block of four pixels in an image, y the index of the image.
 extern "C" __global__ void unit_normal_fields(
     float* fields, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned blocks) {
     const unsigned block = blockIdx.x * blockDim.x + threadIdx.x;
@@ -71,7 +72,7 @@ extern "C" __global__ void unit_normal_fields(
     field[3ll * blocks] = cd.second;
 }
 
-// probes/critical_band.py: luma_in_arrays. x counts an image's pixels, y the images.
+// probes/critical_band.py: luma_in_arrays. x is the index of a pixel, y the index of the image.
 extern "C" __global__ void luma(unsigned char* out, const unsigned char* __restrict__ pixels, unsigned area) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= area) return;
@@ -80,14 +81,15 @@ extern "C" __global__ void luma(unsigned char* out, const unsigned char* __restr
     out[(long long)area * blockIdx.y + pixel] = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16;
 }
 
-// probes/critical_band.py: bring_into_range and redraw. x counts an image's pixels, y the images.
+// probes/critical_band.py: bring_into_range and redraw. x is the index of a pixel, y the index of the image.
 extern "C" __global__ void mix_noise(
     float* out, const float* __restrict__ grey, const float* __restrict__ band, float noise_sd,
     const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
     const long long image = blockIdx.y, place = image * pixels + pixel;
-    // Rounded before it is added, as in the array code: a fused sum can fall on the other side of a border.
+    // Round the product before adding, as the array code does. A fused multiply-add could round differently, so that a
+    // pixel would be on the other side of a threshold.
     const float noise = __fmul_rn(noise_sd, band[place]);
     float value = grey[place] + noise;
     if (value < 0.0f && noise >= -0.9f) {
@@ -105,8 +107,10 @@ extern "C" __global__ void mix_noise(
     red[2ll * pixels] = value;
 }
 
-// probes/spectral.py: spectrum, before its products. x counts a quarter of a channel's pixels, y the channels of all
-// images. Half a period on, even frequencies repeat and odd ones change sign; rows of quarters come before channels.
+// probes/spectral.py: spectrum, the part before the matrix products. x is the index of a pixel in a quarter of a channel,
+// y the index of the channel among those of all images. Half a period further on, waves of even frequency repeat and
+// waves of odd frequency change sign, so only sums and differences of the quarters are needed. The outputs are stored as
+// (rows, channels, columns).
 extern "C" __global__ void fold_quarters(
     float* even_even, float* even_odd, float* odd_even, float* odd_odd, const unsigned char* __restrict__ pixels,
     unsigned half, unsigned channels) {
@@ -122,8 +126,8 @@ extern "C" __global__ void fold_quarters(
     odd_odd[there] = (float)(a - b - c + d) / 255.0f;
 }
 
-// probes/spectral.py: _cut, of one block. x counts what of a channel's block is kept, y the channels of all images. From
-// `low_edge` and `right_edge` on, rows and columns are of the highest frequency that is kept.
+// probes/spectral.py: _cut, for one block. x is the index of a coefficient in the output block, y the index of the
+// channel. Rows from `low_edge` on and columns from `right_edge` on belong to the highest frequency that is kept.
 extern "C" __global__ void cut_block(
     float* out, const float* __restrict__ block, unsigned height, unsigned channels, unsigned width, unsigned across,
     unsigned low_edge, unsigned right_edge) {
@@ -143,9 +147,9 @@ extern "C" __global__ void cut_block(
     out[((long long)row * channels + blockIdx.y) * width + column] = value;
 }
 
-// probes/spectral.py: filters_in_arrays, behind its products. x and y count as in fold_quarters. The quarters are what
-// even and odd rows of a spectrum, by even and odd columns, add to the top left. Without `low` or `high`, only the other
-// is made.
+// probes/spectral.py: filters_in_arrays, the part after the matrix products. x and y are the same as in fold_quarters.
+// Each input is the contribution of the even or odd rows and columns of the spectrum to the top left quarter. `low` or
+// `high` may be null, then only the other output is written.
 extern "C" __global__ void join_quarters(
     float* low, float* high, const unsigned char* __restrict__ pixels, const float* __restrict__ even_even,
     const float* __restrict__ even_odd, const float* __restrict__ odd_even, const float* __restrict__ odd_odd,
@@ -164,13 +168,14 @@ extern "C" __global__ void join_quarters(
     }
 }
 
-// probes/bilateral.py: mirrored at an edge without repeating it, once: the filter is smaller than the image.
+// Mirror a position at the border without repeating the edge pixel. One reflection is enough, because the radius of the
+// filter is smaller than the image.
 __device__ int mirrored(int place, int size) {
     if (place < 0) return -place;
     return place < size ? place : 2 * (size - 1) - place;
 }
 
-// probes/bilateral.py: smooth_in_arrays. x counts an image's pixels, y the images.
+// probes/blur_and_shuffle.py: smooth_in_arrays. x is the index of a pixel, y the index of the image.
 extern "C" __global__ void bilateral(
     float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space, float exponent,
     unsigned reach, unsigned side) {
@@ -204,8 +209,8 @@ extern "C" __global__ void bilateral(
     }
 }
 
-// probes/octaves.py: clip_sum_in_arrays. x counts a channel's pixels, y the channels of all images. `coarse` has images,
-// or one number a channel: its area is then 1. `fine` may be absent.
+// probes/octaves.py: clip_sum_in_arrays. x is the index of a pixel, y the index of the channel among those of all images.
+// `coarse` contains images, or one number per channel (coarse_area is then 1). `fine` may be null.
 extern "C" __global__ void clip_sum(
     float* out, const float* __restrict__ coarse, const float* __restrict__ fine, unsigned coarse_area, unsigned area) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
@@ -216,14 +221,16 @@ extern "C" __global__ void clip_sum(
     out[place] = fminf(fmaxf(value, 0.0f), 1.0f);
 }
 
-// Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.
+// Return whether class k precedes class l in the order of NumPy's argmax: first NaN scores, then larger scores. Ties are
+// resolved by the smaller class index.
 __device__ bool wins(float score, unsigned k, float other, unsigned l) {
     const bool nan = score != score, other_nan = other != other;
     if (nan | other_nan) return nan & (!other_nan | (k < l));
     return (score > other) | ((score == other) & (k < l));
 }
 
-// engine/decision.py: reduce_logits. A warp reduces a row; without labels, `ranks` and `probabilities` are not touched.
+// engine/decision.py: reduce_logits. One warp reduces one row. If `labels` is null, `ranks` and `probabilities` are not
+// written.
 extern "C" __global__ void reduce_logits(
     unsigned short* predicted, unsigned short* ranks, float* confidence, float* probabilities,
     const float* __restrict__ logits, const int* __restrict__ labels, unsigned classes, unsigned rows) {
@@ -233,7 +240,7 @@ extern "C" __global__ void reduce_logits(
     const unsigned label = labels ? (unsigned)labels[row] : 0;
     const float wanted = scores[label];
     float best = -1.0f / 0.0f, total = 0.0f;
-    unsigned winner = classes, above = 0, infinite = 0;  // a lane without a class loses to all others
+    unsigned winner = classes, above = 0, infinite = 0;  // a lane without any class loses against all others
     for (unsigned k = lane; k < classes; k += 32) {
         const float score = scores[k];
         const bool better = wins(score, k, best, winner);
@@ -251,7 +258,8 @@ extern "C" __global__ void reduce_logits(
         above += __shfl_xor_sync(0xFFFFFFFFu, above, distance);
         infinite |= __shfl_xor_sync(0xFFFFFFFFu, infinite, distance);
     }
-    // Sums of sums: a thousand terms added to one float would cost two digits.
+    // Each lane sums its own terms and the partial sums are added afterwards. Adding a thousand terms to one float would
+    // lose two digits of precision.
     for (unsigned k = lane; k < classes; k += 32) total += expf(scores[k] - best);
     for (unsigned distance = 16; distance; distance /= 2) total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
     if (lane) return;

@@ -196,7 +196,7 @@ def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
 
 # Images with more than 8 bits per sample: 16-bit or floating-point grayscale and RGB. A range converts samples to
 # pixels:
-# pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
+#     pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
 # LOW is black and HIGH is white, in the units of the file. With `percentiles` they are the 1st and 99th percentile of
 # each image. The range does not apply to images with 8 bits.
 

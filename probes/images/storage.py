@@ -221,8 +221,8 @@ def new_folder(out: Path) -> Iterator[Path]:
                 raise UsageError(f"{out.parent}: no such folder; make it first")
             draft = stack.enter_context(open_draft(out))
             draft.mkdir()
-            # Lock the own folder before checking those of other processes. Of two processes that start at the same
-            # time, at least one then sees the other's lock.
+            # Lock this folder before checking the folders of other processes. If two processes start at the same time,
+            # at least one of them then finds the other's lock.
             stack.callback(os.close, _lock(draft))
             _refuse_neighbours(draft, [folder / out.name for folder in partial_files(out)])
         yield draft
