@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from uuid import uuid4
@@ -41,17 +42,49 @@ def schema() -> str:
     return text.replace("(LEAST_PROBABILITY)", str(LEAST_PROBABILITY)).replace("(OCTAVE_PROBE)", repr(OCTAVE_PROBE))
 
 
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """A table of schema.sql."""
+
+    columns: dict[str, str]
+    """Column -> its type, in order."""
+    key: tuple[str, ...]
+    """The columns that tell its rows apart, other than the id; none where nothing in the schema says so."""
+
+    def others(self, *columns: str) -> list[str]:
+        """All columns but these."""
+        return [name for name in self.columns if name not in columns]
+
+
 @cache
+def tables() -> dict[str, TableSchema]:
+    """The tables of schema.sql by name. Lists of columns are taken from here, so a new column is in all of them."""
+    definitions = re.findall(r"^CREATE TABLE (\w+) \((.*?)\);$", schema(), re.MULTILINE | re.DOTALL)
+    return {name: _parse_table(definition) for name, definition in definitions}
+
+
+def _parse_table(definition: str) -> TableSchema:
+    """Parse what stands between the parentheses of CREATE TABLE."""
+    columns, keys = dict[str, str](), list[tuple[str, ...]]()
+    for part in re.split(r",(?![^(]*\))", definition):  # the commas that no parentheses enclose
+        name, rest = part.strip().split(maxsplit=1)
+        if name in ("PRIMARY", "UNIQUE"):
+            keys.append(tuple(re.findall(r"\w+", rest.partition("(")[2])))
+            continue
+        columns[name] = rest.split(maxsplit=1)[0]
+        if rest.endswith(" UNIQUE"):
+            keys.append((name,))
+    return TableSchema(columns, keys[0] if keys else ())
+
+
 def schema_tables() -> tuple[str, ...]:
     """The names of the schema's tables."""
-    return tuple(re.findall(r"^CREATE TABLE (\w+)", schema(), re.MULTILINE))
+    return tuple(tables())
 
 
-@cache
 def tables_with(column: str) -> tuple[str, ...]:
     """The names of the schema's tables that have a column of ids."""
-    tables = re.findall(r"^CREATE TABLE (\w+) \((.*?)\);$", schema(), re.MULTILINE | re.DOTALL)
-    return tuple(name for name, columns in tables if re.search(rf"\b{column} INTEGER\b", columns))
+    return tuple(name for name, table in tables().items() if table.columns.get(column) == "INTEGER")
 
 
 @cache
@@ -104,8 +137,8 @@ class TemporaryViews:
         ((self.file,),) = connection.execute("SELECT system.main.current_database()").fetchall()
         main = f"{identifier(self.file)}.main"
         connection.execute("SET search_path = ?", ["system.main" if read_only else f"system.main,{main}"])
-        tables = schema_tables() if read_only else ()
-        self._definitions = {name: f"CREATE TEMP VIEW {name} AS FROM {main}.{name}" for name in tables}
+        names = schema_tables() if read_only else ()
+        self._definitions = {name: f"CREATE TEMP VIEW {name} AS FROM {main}.{name}" for name in names}
         self._definitions |= temporary_definitions()
         # Connections to one file in one process share their functions, and one that outlives its connection would run
         # code that is gone. So each connection has a function of its own, and its macro calls that.

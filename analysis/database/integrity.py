@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ...core.records import SEVERAL
+from .catalogue import tables
 from .intervals import SCHEMA as INTERVAL_SCHEMA
 from .store import Store
 
@@ -107,9 +108,11 @@ LEFT JOIN condition ON condition.id = cell.condition
 ORDER BY cell.id
 """
 FACTS = " UNION ALL ".join(
-    f"SELECT '{fact} ' || {fact}, json_type({fact}) IS DISTINCT FROM 'OBJECT' "  # noqa: S608 - made of constants
-    f"FROM {fact.partition('.')[0]} WHERE {fact} IS NOT NULL"
-    for fact in ("checkpoint.head", "condition.parameters", "session.versions", "session.card")
+    f"SELECT '{name}.{column} ' || {column}, json_type({column}) IS DISTINCT FROM 'OBJECT' "  # noqa: S608 - constants
+    f"FROM {name} WHERE {column} IS NOT NULL"
+    for name, table in tables().items()
+    for column, kind in table.columns.items()
+    if kind == "JSON"
 )
 OTHER_RULES = {
     "labels": (LABELS, "{} has {} ranks that do not fit prediction and label"),

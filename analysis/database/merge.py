@@ -30,24 +30,24 @@ import duckdb
 from ...core.errors import StoreError, UsageError, no_database, quoted, some_of
 from ...core.files import open_draft, put_beside, share_access
 from ...core.jobs import Progress, silent
-from ...core.records import PREDICTION_COLUMNS
 from ...core.untrusted import words_of
-from .catalogue import SCHEMA_VERSION
+from .catalogue import SCHEMA_VERSION, tables
 from .integrity import check_database
 from .open import attached, open_store, read_schema_version, write_empty, write_migrated, write_tables
-from .store import SESSION
 from .study_versions import ORDER
 
-IDENTITIES = {
-    "checkpoint": ("model_sha256", "category, name"),
-    "image_set": ("digest", "benchmark, corruption, severity, name"),
-    "condition": ("digest", ORDER),
-    "session": (", ".join(SESSION), "engine, precision, device"),
-    "study": ("name, version", "first_run"),
+ORDERS = {
+    "checkpoint": "category, name",
+    "image_set": "benchmark, corruption, severity, name",
+    "condition": ORDER,
+    "session": "engine, precision, device",
+    "study": "first_run",
     # Cells in the order of their checkpoints, as runs add them: DuckDB passes over blocks of other cells.
-    "cell": ("key", "image_set, checkpoint, condition, engine, precision, seed"),
+    "cell": "image_set, checkpoint, condition, engine, precision, seed",
 }
-"""Table -> the columns that tell its rows apart, and the order of the new ids."""
+"""Table with ids -> the order of the new ids."""
+IDENTITIES = {name: ", ".join(tables()[name].key) for name in ORDERS}
+"""Table -> the columns that tell its rows apart."""
 GROUPS = {
     "image": "image_set",
     "label": "image_set, scheme",
@@ -78,33 +78,38 @@ NAMES = {
 }
 """Column of a subject -> its name."""
 REFERENCES = {
-    "cell": ("checkpoint", "image_set", "condition"),
-    "part": ("session",),
-    "study_cell": ("study", "cell"),
-    "study_checkpoint": ("study", "checkpoint"),
-    "study_image_set": ("study", "image_set"),
-    "precision_gate": ("reference", "candidate"),
-    "release_verdict": ("study", "cell"),
-    **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), ("image_set",)),
+    name: {column: column for column, kind in table.columns.items() if column in ORDERS and kind == "INTEGER"}
+    for name, table in tables().items()
+} | {
+    "precision_gate": {"reference": "cell", "candidate": "cell"},
+    "part": {"session": "session"},  # the cell is replaced once it is known which database has its predictions
+    "human_trial": {},  # its sessions are those of an experiment
 }
-"""Table -> its columns that are ids of other rows."""
+"""Table -> its columns that are ids of other rows, and the tables of these."""
+STUDY_RULES = {
+    **dict.fromkeys((*tables()["study"].key, "digest"), "{0}"),
+    "first_run": "min({0})",
+    "last_run": "max({0})",
+    **dict.fromkeys(("host", "bandlens"), "arg_min({0}, (first_run, {0}))"),
+}
+"""Column of study -> its value where several databases have a version; other columns have that of the last run."""
 NOBODY = -1
 """The number of a preferred database where there is none."""
 
-STUDIES = """
-SELECT name, version, arg_max(toml, (last_run, toml)) AS toml, digest, min(first_run) AS first_run,
-       max(last_run) AS last_run, arg_min(host, (first_run, host)) AS host,
-       arg_min(bandlens, (first_run, bandlens)) AS bandlens
-FROM all_study GROUP BY name, version, digest
-"""
+STUDIES = "SELECT {} FROM all_study GROUP BY name, version, digest".format(
+    ", ".join(
+        f"{STUDY_RULES.get(name, 'arg_max({0}, (last_run, {0}))').format(f'all_study.{name}')} AS {name}"
+        for name in tables()["study"].others("id")
+    )
+)
 CLASHES = """
 SELECT name, version, list(DISTINCT origin ORDER BY origin) FROM all_study
 GROUP BY name, version HAVING count(DISTINCT digest) > 1 ORDER BY name, version
 """
-HOLDINGS = """
+HOLDINGS = f"""
 SELECT cell_id.*, coalesce(n, 0) AS n, h FROM cell_id LEFT JOIN (
     SELECT origin, cell AS id, sum(count)::BIGINT AS n,
-           sum(hash(first, count, seconds, right1, right5, committed)::HUGEINT) AS h
+           sum(hash({", ".join(tables()["part"].others("cell", "session"))})::HUGEINT) AS h
     FROM all_part GROUP BY ALL) USING (origin, id)
 """
 """The images of each cell that each database has: the first n."""
@@ -118,9 +123,9 @@ SELECT pair, new, longest AS origin, longest_id AS id, n FROM pair
 UNION ALL SELECT pair, new, origin, id, n FROM pair
 """
 """A database with the most images of a cell beside each other one, and the images that both of them have."""
-CELLS = """
+CELLS = f"""
 INSERT INTO merged.cell BY NAME
-SELECT new_cell.* EXCLUDE (new, complete, error, ci_low, ci_high), new AS id, n = image_set.count AS complete,
+SELECT new_cell.* EXCLUDE (new, {", ".join(UNFINISHED)}), new AS id, n = image_set.count AS complete,
        IF(n = image_set.count, NULL, errors.error) AS error
 FROM new_cell JOIN chosen USING (new) JOIN merged.image_set ON image_set.id = new_cell.image_set
 JOIN (SELECT key, min(error) AS error FROM all_cell GROUP BY key) AS errors ON errors.key = new_cell.key ORDER BY new
@@ -197,8 +202,8 @@ def _copy(path: Path, out: Path, draft: Path) -> Merged:
     version = read_schema_version(path)
     write_tables(draft, out, version)
     with attached([path], draft, out, migratable=True) as connection:
-        tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'merged'").fetchall()
-        for (table,) in tables:
+        names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'merged'").fetchall()
+        for (table,) in names:
             if table != "meta":
                 connection.execute(f"INSERT INTO merged.{table} BY NAME FROM database0.{table}")
         _take_ids(connection, "SELECT last_value FROM duckdb_sequences() WHERE database_name = 'database0'")
@@ -313,11 +318,11 @@ class _Merger:
 
     def _mapped(self, table: str, origin: int) -> str:
         """A query of the rows of one database, whose references are new ids."""
-        tables = {column: "cell" if table == "precision_gate" else column for column in REFERENCES.get(table, ())}
-        replaced = ", ".join(f"{column}_id.new AS {column}" for column in tables)
+        references = REFERENCES[table]
+        replaced = ", ".join(f"{column}_id.new AS {column}" for column in references)
         joins = "".join(
             f" JOIN {referred}_id AS {column}_id ON ({column}_id.origin, {column}_id.id) = ({origin}, old.{column})"
-            for column, referred in tables.items()
+            for column, referred in references.items()
         )
         columns = f"old.* REPLACE ({replaced})" if replaced else "old.*"
         return f"SELECT {origin} AS origin, {columns} FROM {self._databases[origin]}.{table} AS old{joins}"
@@ -328,7 +333,7 @@ class _Merger:
 
     def _number(self, table: str) -> None:
         """Give each row of a table of IDENTITIES its new id, and store it, unless its predictions decide on it."""
-        identity, order = IDENTITIES[table]
+        identity, order = IDENTITIES[table], ORDERS[table]
         order_of_rows = f"origin <> {self.preference}, COLUMNS(* EXCLUDE (origin, id))"
         rows = f"SELECT DISTINCT ON ({identity}) * EXCLUDE (origin, id) FROM all_{table} ORDER BY {order_of_rows}"
         if table == "study":
@@ -359,12 +364,12 @@ class _Merger:
         """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""
         subjects = {}
         for table in STATED_ONCE:
-            identity, _ = IDENTITIES[table]
+            identity = IDENTITIES[table]
             left_out = {"id", identity, *NAMED_BY_STUDIES.get(table, ()), *UNFINISHED}
-            columns = ", ".join(name for name in self._columns(table) if name not in left_out)
+            columns = ", ".join(name for name in tables()[table].columns if name not in left_out)
             subjects[table] = (identity, columns, f"FROM all_{table}")
         for table, subject in GROUPS.items():
-            names = self._columns(table)
+            names = [*tables()[table].columns]
             if "decided" not in names:
                 columns = ", ".join(name for name in names if name not in subject.split(", "))
                 subjects[table] = (subject, columns, self._union(table))
@@ -379,13 +384,10 @@ class _Merger:
                 is_decided &= decided
         return differences, is_decided
 
-    def _columns(self, table: str) -> list[str]:
-        return [name for name, *_ in self._run(f"DESCRIBE merged.{table}")]
-
     def _contradicted_pairs(self) -> list[int]:
         """The pairs of databases, by `side.pair`, with other predictions for the same images of a cell."""
         prints = " UNION ALL ".join(
-            f"SELECT pair, sum(hash(image_index, {', '.join(PREDICTION_COLUMNS)})::HUGEINT) AS print "
+            f"SELECT pair, sum(hash({', '.join(tables()['prediction'].others('cell'))})::HUGEINT) AS print "
             f"FROM side JOIN {database}.prediction ON prediction.cell = side.id AND image_index < n "
             f"WHERE origin = {origin} GROUP BY pair"
             for origin, database in enumerate(self._databases)
@@ -430,7 +432,7 @@ class _Merger:
 
     def _copy_groups(self, table: str, subject: str) -> None:
         """Copy the rows about each subject from the preferred database, the one that decided last, or any of them."""
-        names = self._columns(table)
+        names = tables()[table].columns
         latest = "max(decided)" if "decided" in names else "0"
         columns = ", ".join(name for name in names if name not in subject.split(", "))
         self._make(
@@ -442,7 +444,7 @@ class _Merger:
         )
         for origin in range(len(self.paths)):
             self._run(
-                f"INSERT INTO merged.{table} SELECT * EXCLUDE (origin) FROM ({self._mapped(table, origin)}) "
+                f"INSERT INTO merged.{table} BY NAME SELECT * EXCLUDE (origin) FROM ({self._mapped(table, origin)}) "
                 f"SEMI JOIN (SELECT {subject} FROM holder WHERE origin = {origin}) USING ({subject})"
             )
 
@@ -450,11 +452,11 @@ class _Merger:
         """Copy what the database has of the cells that are taken from it; gives the number of predictions."""
         chosen_cells = f"(SELECT id AS cell, new FROM chosen WHERE origin = {origin} AND n > 0) AS taken USING (cell)"
         self._run(
-            f"INSERT INTO merged.part SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
+            f"INSERT INTO merged.part BY NAME SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
             f"FROM ({self._mapped('part', origin)}) JOIN {chosen_cells}"
         )
         ((count,),) = self._run(
-            "INSERT INTO merged.prediction SELECT * EXCLUDE (new) REPLACE (new AS cell) "
+            "INSERT INTO merged.prediction BY NAME SELECT * EXCLUDE (new) REPLACE (new AS cell) "
             f"FROM {self._databases[origin]}.prediction JOIN {chosen_cells}"
         )
         ((expected,),) = self._run(f"SELECT coalesce(sum(n), 0)::BIGINT FROM chosen WHERE origin = {origin}")

@@ -1,7 +1,7 @@
 """Schema versions: whether the tables of a file are those of one, and how those of an earlier one become today's.
 
 migrations/0014_tables.sql makes the tables of version 14, the oldest one that is migrated. Each later file,
-migrations/VERSION_WORDS.sql, makes the tables of its version from those of the version before it. The files together
+migrations/VERSION_NAME.sql, makes the tables of its version from those of the version before it. The files together
 make the tables of schema.sql, column by column in the same order: a test compares the two.
 
 An earlier file is from somebody else as a present one may be. It is compared with the tables of its version, and

@@ -31,7 +31,7 @@ from ...core.records import (
     Variant,
     digest_of,
 )
-from .catalogue import TemporaryViews, identifier, words_of
+from .catalogue import TemporaryViews, identifier, tables, words_of
 from .errors import NATIVE, TimeLimit, explained, explanation, readable, with_text
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ ClassNames = Mapping[str, Mapping[int, str]]
 NO_NAMES: ClassNames = {}
 
 
-SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
-"""Columns that tell sessions apart."""
-VALUES = ("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note")
-"""Columns of measure_value that are no keys."""
+VALUE_KEYS = ("study", "checkpoint", "image_set", "condition")
+"""Columns of measure_value that are ids."""
 DONATIONS = """
 FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
 JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
@@ -316,10 +314,10 @@ class Store:
             [{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models],
         )
         image_sets = {cell.image_set.digest: cell.image_set for cell in cells}.values()
-        names = ("digest", "name", "benchmark", "corruption", "severity")
+        names = ("digest", *tables()["study_image_set"].others("study", "image_set"))
         self._load(
-            "INSERT INTO study_image_set SELECT currval('id'), image_set.id, loaded.name, loaded.benchmark, "
-            "loaded.corruption, loaded.severity FROM loaded JOIN image_set USING (digest)",
+            "INSERT INTO study_image_set BY NAME SELECT currval('id') AS study, image_set.id AS image_set, "
+            "loaded.* EXCLUDE (digest) FROM loaded JOIN image_set ON image_set.digest = loaded.digest",
             {name: [getattr(info, name) for info in image_sets] for name in names},
         )
 
@@ -366,7 +364,7 @@ class Store:
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
         conditions = {cell.condition.digest: cell.condition for cell in cells}.values()
-        names = ("name", "category", "architecture", "weights_sha256", "source", "normalization", "classes")
+        names = tables()["checkpoint"].others("id", "head", "model_sha256")
         rows = [
             {name: getattr(model, name) for name in names}
             | {"head": model.head and json.dumps(asdict(model.head)), "model_sha256": model.sha256}
@@ -455,8 +453,12 @@ class Store:
         transfers = {"donor": donors, "key": keys, "taken": counts}
         positions = {"old_index": places, "new_index": np.arange(len(places))}
         with self.transaction(), self._loaded(positions, "moved"):
-            columns = f"cell.id, new_index, {', '.join(PREDICTION_COLUMNS)}"
-            self._load(f"INSERT INTO prediction SELECT {columns} {DONATIONS}", transfers)
+            columns = ", ".join(f"prediction.{name}" for name in tables()["prediction"].others("cell", "image_index"))
+            self._load(
+                "INSERT INTO prediction BY NAME "
+                f"SELECT cell.id AS cell, new_index AS image_index, {columns} {DONATIONS}",
+                transfers,
+            )
             self._load(
                 "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
                 "SELECT cell.id, min(new_index), count(*), part.session, part.seconds * count(*) / part.count, "
@@ -476,7 +478,7 @@ class Store:
         environment = (info.device, info.batch, info.threads, info.versions)
         key = (variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256)
         if key not in self._session_ids:
-            names, places = ", ".join(SESSION), ", ".join("?" * len(SESSION))
+            names, places = ", ".join(tables()["session"].key), ", ".join("?" * len(key))
             self.execute(
                 f"INSERT INTO session ({names}, card) VALUES ({places}, ?) ON CONFLICT DO NOTHING", [*key, info.card]
             )
@@ -582,8 +584,8 @@ class Store:
 def _value_table(frame: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
-    keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
-    return frame.select(*keys, *VALUES)
+    keys = [pl.col(f"{name}_id").alias(name) for name in VALUE_KEYS]
+    return frame.select(*keys, *tables()["measure_value"].others(*VALUE_KEYS))
 
 
 def check_names(cells: Sequence[Cell]) -> None:

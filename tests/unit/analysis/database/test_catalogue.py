@@ -14,11 +14,13 @@ from bandlens.analysis.database.catalogue import (
     read_meanings,
     schema,
     schema_tables,
+    tables,
     temporary_definitions,
     words_of,
 )
 from bandlens.analysis.database.open import open_store
 from bandlens.core.errors import StoreError
+from bandlens.core.records import PREDICTION_COLUMNS
 
 
 def test_the_schema_is_read_whole() -> None:
@@ -26,9 +28,36 @@ def test_the_schema_is_read_whole() -> None:
         connection.execute(schema())
         views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         macros = connection.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall()
-        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-    assert {name for (name,) in tables} == set(schema_tables())
+        names = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    assert {name for (name,) in names} == set(schema_tables())
     assert {name for (name,) in views + macros} == temporary_definitions().keys()
+
+
+def test_tables_have_the_columns_and_keys_that_duckdb_makes_of_the_schema() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(schema())
+        columns = connection.execute(
+            "SELECT table_name, list(column_name ORDER BY column_index), "
+            "list(column_name ORDER BY column_index) FILTER (data_type = 'INTEGER'), "
+            "list(column_name ORDER BY column_index) FILTER (data_type = 'JSON') "
+            "FROM duckdb_columns() SEMI JOIN duckdb_tables() USING (table_name) GROUP BY table_name"
+        ).fetchall()
+        keys = connection.execute(
+            "SELECT table_name, constraint_column_names FROM duckdb_constraints() "
+            "WHERE constraint_type IN ('UNIQUE', 'PRIMARY KEY')"
+        ).fetchall()
+    assert len(columns) == len(tables())
+    for name, every, integers, documents in columns:
+        table = tables()[name]
+        assert [*table.columns] == every
+        assert [column for column, kind in table.columns.items() if kind == "INTEGER"] == (integers or [])
+        assert [column for column, kind in table.columns.items() if kind == "JSON"] == (documents or [])
+        others = [key for owner, key in keys if owner == name and key != ["id"]]
+        assert [*table.key] in others if others else not table.key, name
+
+
+def test_predictions_have_the_columns_of_their_table() -> None:
+    assert ["cell", "image_index", *PREDICTION_COLUMNS] == [*tables()["prediction"].columns]
 
 
 def test_words_are_those_of_the_statement() -> None:

@@ -16,7 +16,7 @@ from small import Command, ask, rows_of
 from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.comparison.precision_gate import gate_precision
 from bandlens.analysis.database.integrity import check_database
-from bandlens.analysis.database.merge import GROUPS, IDENTITIES, REFERENCES, merge
+from bandlens.analysis.database.merge import GROUPS, IDENTITIES, merge
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.study_versions import delete_study, free_bytes
 from bandlens.core.errors import StoreError, UsageError
@@ -163,7 +163,7 @@ def test_every_table_has_its_rule(databases: dict[str, Path]) -> None:
     with open_store(databases["bands"], read_only=True) as store:
         tables = store.frame(TABLES)["table_name"].to_list()
     computed = {"label_interval", "measure_value", "own_measure", "own_answer", "human_value", "error_consistency"}
-    assert set(tables) == {*IDENTITIES, *GROUPS, *REFERENCES, *computed, "meta", "prediction"}
+    assert set(tables) == {*IDENTITIES, *GROUPS, *computed, "meta", "part", "prediction"}
 
 
 VERDICT = (
