@@ -114,7 +114,8 @@ class Results:
             study: NAME or NAME@VERSION. By default the only study of the database.
 
         Raises:
-            UsageError: If `study` is left out and cannot be chosen automatically.
+            UnknownName: If there is no such study.
+            UsageError: If the database has no study, or `study` is left out and there are several.
         """
         with open_store(self._path, read_only=True) as store:
             return verdict(store, study_label(store, study)).sentences
@@ -132,7 +133,8 @@ class Results:
             One row per bias metric, group and subset of models, with confidence intervals and adjusted p-values.
 
         Raises:
-            UsageError: If the study has fewer than four models, or no metrics.
+            UnknownName: If there is no such study.
+            UsageError: If the study has fewer than four models, or no metrics or accuracies to correlate.
         """
         with open_store(self._path, read_only=True) as store:
             return correlate_study(study_table(store, study_label(store, study)), method)

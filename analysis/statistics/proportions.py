@@ -214,7 +214,7 @@ def paired_interval(
         second = np.maximum(second, (deviations**2 / sizes).sum() * average)
     unseen = weight * sqrt(UNSEEN)
     # The pseudo-cluster also counts for the degrees of freedom, as two halves of opposite sign. Dividing by its weight
-    # expresses all contributions in units of images.
+    # scales the contributions to the order of 1, which the tolerance of `contributing` assumes.
     apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / weight)
     half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + weight**2) * count / (count - 1))
     return float(np.maximum(-reach, difference - half)), float(np.minimum(reach, difference + half))
