@@ -161,7 +161,7 @@ def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
 
     Returns:
         Mask of the pixels whose noise has to be drawn again, because the rule would require an image pixel outside of
-            [0, 1].
+        [0, 1].
     """
     underflow, overflow = mixed < 0, mixed > 1
     xp.copyto(mixed, xp.float32(0.1), where=underflow)  # four times faster than putmask

@@ -3,8 +3,9 @@
 // Every kernel computes the same as the Python function named above it, and the tests compare the two. probes/arrays.py
 // lists the arguments of the kernels and launches them.
 //
-// The kernels use no shared memory and no synchronization. The only warp operation is the shuffle of values, in blocks of
-// one warp. The tests can therefore also compile this file for the CPU with a C++ compiler and tests/card/cpu_cuda.h.
+// The kernels use no shared memory and no synchronization. The only warp operation is the shuffle of values, in blocks
+// of one warp. The tests can therefore also compile this file for the CPU with a C++ compiler and
+// tests/card/cpu_cuda.h.
 
 struct Words {
     unsigned a, b, c, d;
@@ -107,10 +108,10 @@ extern "C" __global__ void mix_noise(
     red[2ll * pixels] = value;
 }
 
-// probes/spectral.py: spectrum, the part before the matrix products. x is the index of a pixel in a quarter of a channel,
-// y the index of the channel among those of all images. Half a period further on, waves of even frequency repeat and
-// waves of odd frequency change sign, so only sums and differences of the quarters are needed. The outputs are stored as
-// (rows, channels, columns).
+// probes/spectral.py: spectrum, the part before the matrix products. x is the index of a pixel in a quarter of a
+// channel, y the index of the channel among those of all images. Half a period further on, waves of even frequency
+// repeat and waves of odd frequency change sign, so only sums and differences of the quarters are needed. The outputs
+// are stored as (rows, channels, columns).
 extern "C" __global__ void fold_quarters(
     float* even_even, float* even_odd, float* odd_even, float* odd_odd, const unsigned char* __restrict__ pixels,
     unsigned half, unsigned channels) {
@@ -209,8 +210,8 @@ extern "C" __global__ void bilateral(
     }
 }
 
-// probes/octaves.py: clip_sum_in_arrays. x is the index of a pixel, y the index of the channel among those of all images.
-// `coarse` contains images, or one number per channel (coarse_area is then 1). `fine` may be null.
+// probes/octaves.py: clip_sum_in_arrays. x is the index of a pixel, y the index of the channel among those of all
+// images. `coarse` contains images, or one number per channel (coarse_area is then 1). `fine` may be null.
 extern "C" __global__ void clip_sum(
     float* out, const float* __restrict__ coarse, const float* __restrict__ fine, unsigned coarse_area, unsigned area) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
@@ -221,8 +222,8 @@ extern "C" __global__ void clip_sum(
     out[place] = fminf(fmaxf(value, 0.0f), 1.0f);
 }
 
-// Return whether class k precedes class l in the order of NumPy's argmax: first NaN scores, then larger scores. Ties are
-// resolved by the smaller class index.
+// Return whether class k precedes class l in the order of NumPy's argmax: first NaN scores, then larger scores. Ties
+// are resolved by the smaller class index.
 __device__ bool wins(float score, unsigned k, float other, unsigned l) {
     const bool nan = score != score, other_nan = other != other;
     if (nan | other_nan) return nan & (!other_nan | (k < l));
@@ -258,8 +259,8 @@ extern "C" __global__ void reduce_logits(
         above += __shfl_xor_sync(0xFFFFFFFFu, above, distance);
         infinite |= __shfl_xor_sync(0xFFFFFFFFu, infinite, distance);
     }
-    // Each lane sums its own terms and the partial sums are added afterwards. Adding a thousand terms to one float would
-    // lose two digits of precision.
+    // Each lane sums its own terms and the partial sums are added afterwards. Adding a thousand terms to one float
+    // would lose two digits of precision.
     for (unsigned k = lane; k < classes; k += 32) total += expf(scores[k] - best);
     for (unsigned distance = 16; distance; distance /= 2) total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
     if (lane) return;

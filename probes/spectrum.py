@@ -116,7 +116,7 @@ def energy_shares(fields: NDArray[np.float32]) -> tuple[Floats, Floats]:
 
     Returns:
         Proportions by octave, (n, 7), and by ring, (n, rings), from ring 1 to the ring of the corner of the spectrum.
-            Each row adds up to 1, or is NaN if the image is constant.
+        Each row adds up to 1, or is NaN if the image is constant.
     """
     size = fields.shape[-1]
     ring, _ = _plane_rings(size)

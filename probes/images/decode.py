@@ -62,7 +62,7 @@ def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]
 
     Returns:
         The image, (3, size, size) uint8; the width and height of the original; the clipping statistics of an image with
-            more than 8 bits, otherwise None.
+        more than 8 bits, otherwise None.
 
     Raises:
         BrokenImageError: The file is truncated, has an unsupported format, exceeds Pillow's pixel limit, or has more

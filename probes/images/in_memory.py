@@ -30,7 +30,7 @@ def pictures_of(
 
     Returns:
         Pairs of a path and a (height, width, 3) uint8 array, in the order of the sample; their labels; the names of the
-            classes.
+        classes.
 
     Raises:
         UsageError: The images have no length, there are none, or the number of labels differs from the number of

@@ -1,6 +1,4 @@
-"""Read labels of images from folder names (class names or WordNet IDs) or from a CSV file, and attributes from a CSV
-file.
-"""
+"""Read labels of images from folder names or from a CSV file, and attributes of images from a CSV file."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ LARGEST_CLASS = 65535
 
 
 def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL_SPACE) -> NDArray[np.int32] | None:
-    """Return the classes of images from the names of their parent folders, or None if no parent folder is named by a
-    class.
+    """Return the classes of images from the names of their parent folders, or None if no folder is named by a class.
 
     Folders are named by WordNet IDs, or by class names in the decision space `sixteen`.
 
@@ -67,8 +64,9 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
 def labels_of_names(
     source: Path, paths: Sequence[str], set_classes: Sequence[str] = ()
 ) -> tuple[NDArray[np.int32], list[str]]:
-    """Return the classes of images from their top-level folders, and the sorted class names (the order of torchvision's
-    ImageFolder).
+    """Return the classes of images from their top-level folders, and the class names.
+
+    The names are sorted as text, in the same order as in torchvision's ImageFolder.
 
     Args:
         source: Folder or archive of the images.
@@ -145,10 +143,9 @@ def places_in_classes(classes: Iterable[int]) -> list[int]:
 
 
 def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None) -> None:
-    """Raise ImageSetError for folders named 0 to 999 whose class indices are unknown or in text order (0, 1, 10, 100,
-    …).
+    """Raise ImageSetError for folders named 0 to 999 whose labels are missing or wrong.
 
-    ImageNet-V2 names its folders by class index. Sorting them as text gives wrong labels.
+    ImageNet-V2 names its folders by class index. Sorting the names as text (0, 1, 10, 100, …) gives wrong labels.
     """
     parents = [PurePosixPath(path).parent.name for path in paths]
     names = sorted({*parents})
@@ -206,7 +203,7 @@ def labels_of_csv(
 
     Returns:
         Class index of each image (images without a row get an arbitrary class); class names, or None for integers; the
-            list of correct classes of each image, or None if every image has one.
+        list of correct classes of each image, or None if every image has one.
 
     Raises:
         ImageSetError: A row is invalid. The message contains its number, counted from 1 and including the header.

@@ -201,7 +201,7 @@ def hash_photographs(
 
     Returns:
         Row -> SHA-256 of the pixels, path -> reason for skipped images, and row -> width and height of the original
-            image.
+        image.
 
     Raises:
         ImageSetError: An image is broken and not skipped, or images disappeared since the source was listed.
@@ -232,9 +232,7 @@ def hash_photographs(
 
 
 def _tell_clipping(where: Path, crop: Crop, clippings: Iterable[Clipping | None], how: How) -> None:
-    """Warn if more than 10% of the samples of images with more than 8 bits are outside of the range that the user
-    specified.
-    """
+    """Warn if more than 10% of the samples with more than 8 bits are outside of the range that the user specified."""
     deep = [clipping for clipping in clippings if clipping is not None]
     share = sum(clipping.share for clipping in deep) / max(1, len(deep))
     if share > MOST_CLIPPED and isinstance(crop.range, tuple):
@@ -376,7 +374,7 @@ def labels_of_source(
 
     Returns:
         Class indices, or None for unlabeled images; names of custom classes, or None; the list of correct classes of
-            each image, or None if every image has one.
+        each image, or None if every image has one.
 
     Raises:
         UsageError: The options are inconsistent.

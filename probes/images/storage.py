@@ -251,6 +251,8 @@ def changed_folder(path: Path) -> Iterator[Path]:
             draft = Path(mkdtemp(prefix=partial_prefix(replaced), dir=out.parent))
             stack.callback(_move_others, draft, out)
             stack.callback(os.close, _lock(draft))
+            # A lock belongs to the folder itself, not to its path. After the exchange, the lock of the new folder
+            # therefore protects `out`, and the lock of the old folder protects the files that are still to be moved.
             _refuse_neighbours(draft, partial_files(replaced))
         yield draft
         with writing(path):
