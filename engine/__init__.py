@@ -1,1 +1,1 @@
-"""Running: one perturbed batch through every session, logits reduced to predictions."""
+"""Run models on perturbed images and reduce their logits to predictions."""

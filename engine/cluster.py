@@ -1,6 +1,6 @@
-"""Workers on a Ray cluster: an actor a device, which Ray places on a node that has room.
+"""Workers on a Ray cluster: one actor per device, placed by Ray on a node with free resources.
 
-Ray has calls that wait for ever where one of its processes was stopped, so each call has its time here.
+Some Ray calls block forever if one of Ray's processes has been suspended. Every call therefore has a timeout here.
 """
 
 from __future__ import annotations
@@ -22,28 +22,33 @@ from .backends.base import engine_of
 from .schedule import Computer, answer, line_of
 
 ANSWER_SECONDS = 60.0
-"""Seconds that Ray has for an answer."""
+"""Timeout of a Ray call, in seconds."""
 END_SECONDS = 15.0
-"""Seconds that Ray has to stop after it is told to."""
+"""Timeout for Ray to shut down, in seconds."""
 CONNECT_SECONDS = 20.0
-"""Seconds that a cluster's address has to take a connection."""
+"""Timeout for a connection to the address of the cluster, in seconds."""
 NO_ANSWER = (
     "Ray has not answered for {seconds:.0f} s: a process of the cluster (raylet, gcs_server) is stopped, or its "
     "machine; what was committed stays, run again when it answers"
 )
+"""Error message for a Ray call that timed out."""
 
 
 @contextmanager
 def ray_workers(
     address: str | None, engine: str, threads: int, computer: Computer
 ) -> Iterator[tuple[list[RayWorker], Callable[[], None]]]:
-    """The workers that a cluster has room for, and a function that raises EngineError once it cannot answer any more.
+    """Create as many workers as the cluster has resources for.
+
+    The second value is the health check that `Schedule` expects. It raises EngineError once the cluster no longer
+    responds.
 
     Args:
-        address: of the cluster; by default RAY_ADDRESS, or the cluster that this process is connected to.
-        engine: the engine that each of them runs: one on a GPU takes a whole GPU.
-        threads: the processors that a worker takes without a GPU.
-        computer: is sent to each of them, unopened.
+        address: Address of the cluster. By default RAY_ADDRESS, or the cluster to which this process is already
+            connected.
+        engine: The engine that each worker runs. An engine on a GPU reserves a whole GPU.
+        threads: Number of CPUs that a worker without a GPU reserves.
+        computer: Sent to each worker, which opens it.
     """
     ray, calls = import_ray(), TimedCalls(ANSWER_SECONDS, NO_ANSWER)
     address = address or os.environ.get("RAY_ADDRESS")
@@ -52,7 +57,7 @@ def ray_workers(
         if connects:
             _connect(ray, calls, address)
         name, amount = ("GPU", 1) if engine_of(engine).arrays == "cupy" else ("CPU", threads)
-        # A worker lies on one node.
+        # A worker cannot span nodes, so the resources of each node are divided and rounded down separately.
         room = sum(int(node["Resources"].get(name, 0) / amount) for node in calls(ray.nodes) if node["Alive"])
         if not room:
             advice = "add a node with a GPU" if name == "GPU" else "set `threads` in the study"
@@ -68,23 +73,24 @@ def ray_workers(
             try:
                 calls(ray.shutdown, END_SECONDS)
             except EngineError:
-                atexit.unregister(ray.shutdown)  # it would wait again
+                # Ray registers its shutdown for the exit of the interpreter, where it would block again
+                atexit.unregister(ray.shutdown)
 
 
 def import_ray() -> Any:
-    """Ray, told to be quiet; EngineError where it is not installed."""
+    """Import Ray with its usage reports and warnings turned off. Raises EngineError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with naming_extras("--executor ray", EngineError):
         import ray
         from ray._private import worker
-    # Ray prints that a worker died into standard output, whatever its logging is set to.
+    # Ray prints a notice to standard output when a worker dies, regardless of its logging settings.
     worker.print_to_stdstream = lambda *_, **__: None
     return ray
 
 
 def _connect(ray: Any, calls: TimedCalls, address: str | None) -> None:
-    """Connect to the cluster; EngineError in one line where that is not possible."""
+    """Connect to the cluster. Raises EngineError with a one-line message if that fails."""
     if address is None:
         raise UsageError(
             "--executor ray needs a cluster: name its --address HOST:PORT, or auto for one of this machine; "
@@ -92,13 +98,13 @@ def _connect(ray: Any, calls: TimedCalls, address: str | None) -> None:
         )
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        if port.isdecimal():  # Ray would try for minutes where nobody listens, and warn each time
+        if port.isdecimal():  # if nothing listens at the port, Ray would retry for minutes and log a warning each time
             socket.create_connection((host.strip("[]"), int(port[:9])), CONNECT_SECONDS).close()
-        # Ray has workers import modules from the current folder first, which may be somebody else's, unless the
-        # driver is a client of the cluster.
+        # Ray's workers import modules from the driver's current folder first, which may contain untrusted files. They
+        # do not if the driver is declared a client of the cluster.
         config = ray.job_config.JobConfig(_client_job=True)
         calls(lambda: ray.init(address=address, job_config=config, log_to_driver=False, logging_level="ERROR"))
-    except Exception as error:  # Ray raises whatever its parts do
+    except Exception as error:  # Ray passes on exceptions of any class from its internals
         text = str(error) if isinstance(error, OSError) else line_of(error)
         raise EngineError(
             f"cannot reach a Ray cluster at {address}: {text}; `ray status` shows the clusters that are there"
@@ -106,12 +112,13 @@ def _connect(ray: Any, calls: TimedCalls, address: str | None) -> None:
 
 
 class Actor:
-    """The actor that runs in a worker's process."""
+    """The Ray actor that runs in the process of a worker."""
 
     def __init__(self, computer: Computer) -> None:
         self._computer = computer
 
     def answer(self, request: Any) -> Any:
+        """Handle a request. An error at startup is prefixed with the host name."""
         reply = answer(self._computer, request)
         if request is None and isinstance(reply, EngineError):
             return type(reply)(f"on {socket.gethostname()}: {reply}")
@@ -120,7 +127,7 @@ class Actor:
 
 @dataclass(slots=True)
 class RayWorker:
-    """A worker that is an actor. A new one takes its place where it dies, on whichever node has room."""
+    """A worker that is a Ray actor. If it dies, a new actor replaces it on any node with free resources."""
 
     ray: Any
     calls: TimedCalls
@@ -140,7 +147,7 @@ class RayWorker:
 
 
 def _look_at(ray: Any, calls: TimedCalls) -> Callable[[], None]:
-    """A function that raises EngineError where the cluster cannot answer; it asks once a minute."""
+    """Return a function that raises EngineError if the cluster no longer responds. It checks at most once a minute."""
     driver, last_check = calls(lambda: ray.get_runtime_context().get_node_id()), time.monotonic()
 
     def look() -> None:

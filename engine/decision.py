@@ -1,4 +1,4 @@
-"""From logits to a decision: scores of the classes that it is made between, and the columns that are kept of them."""
+"""Turn logits into predictions: compute the scores of the decision space and reduce them to the stored columns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from ..probes.arrays import Array, launch
 from ..probes.images.decision_spaces import NAMES, decision_space
 
 ALL_SPACE = NAMES[0]
-"""The space of every model's own classes: its scores are the logits."""
+"""Decision space that consists of the model's own classes. Its scores are the logits."""
 
 
 def decides_by_logits(space: str) -> bool:
-    """Whether the scores of a decision space are the logits: they are made of those of 1000 classes in any other."""
+    """Return whether the scores of a decision space are the logits.
+
+    In every other space the scores are computed from the logits of the 1000 ImageNet classes.
+    """
     return space not in SPACE_CLASSES
 
 
 class Decision:
-    """A decision space on one array module: it makes scores of logits."""
+    """A decision space on one array module. It converts logits to scores."""
 
     def __init__(self, xp: ModuleType, space: str) -> None:
         self.xp, self.by_logits = xp, decides_by_logits(space)
@@ -33,7 +36,10 @@ class Decision:
         sizes = [len(class_members) for class_members in members]
         self._logit_indices = xp.asarray(np.concatenate(members))
         self._means: Array | None = None
-        """(m, k) float64: means over the m logits that count, where one of the k classes has several."""
+        """(m, k) float64 matrix that averages m members' probabilities per class.
+
+        None if each of the k classes has one member.
+        """
         if max(sizes) > 1:
             means = np.zeros((sum(sizes), len(sizes)))
             means[np.arange(sum(sizes)), np.repeat(np.arange(len(sizes)), sizes)] = np.repeat(
@@ -42,10 +48,17 @@ class Decision:
             self._means = xp.asarray(means)
 
     def scores(self, logits: Array) -> Array:
-        """(n, k) float32 of (n, 1000) float32 logits: the largest score decides, and their softmax is the confidence.
+        """Compute the scores of the classes of the decision space.
 
-        A class with several members has the logarithm of the mean of their softmax probabilities, up to a constant of
-        the row: the decision of Geirhos et al. 2019.
+        The class with the largest score is predicted, and the softmax of the scores is its confidence. A class with
+        several ImageNet members has the logarithm of the mean of their softmax probabilities as its score, up to a
+        constant per row. This is the decision rule of Geirhos et al. 2019.
+
+        Args:
+            logits: (n, 1000) float32.
+
+        Returns:
+            (n, k) float32 scores.
         """
         if self.by_logits:
             return logits
@@ -55,21 +68,22 @@ class Decision:
             return members
         exact = members.astype(xp.float64)
         shares = xp.exp(exact - exact.max(axis=1, keepdims=True)) @ self._means
-        # The bound keeps scores finite; classes below it are equally out of the question, and NaN stays NaN.
+        # The lower bound prevents log(0) = -inf. Classes below it are all equally improbable, so their order does not
+        # matter. NaN stays NaN.
         return xp.log(xp.maximum(shares, 1e-300)).astype(xp.float32)
 
     def score_indices(self, labels: NDArray[np.int32] | None) -> Array | None:
-        """Labels, as numbers of the space's classes, to indices of its scores."""
+        """Convert labels, as class numbers of the space, to column indices of its scores."""
         if labels is None or self.by_logits:
             return None if labels is None else self.xp.asarray(labels)
         return self.xp.asarray(np.searchsorted(self._ids, labels).astype(np.int32))
 
     def classes(self, score_indices: Array) -> Array:
-        """Indices of scores to numbers of classes, uint16."""
+        """Convert column indices of the scores to class numbers of the space, uint16."""
         return score_indices if self.by_logits else self._ids_on_device[score_indices]
 
 
-# The small columns that are kept of the scores
+# Reduce scores to the columns that are stored
 
 
 Reduced = tuple[Array, Array | None, Array, Array | None]
@@ -77,12 +91,25 @@ Reduced = tuple[Array, Array | None, Array, Array | None]
 
 
 def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> Reduced:
-    """(predicted uint16, label_rank uint16, confidence float32, label_probability float32), each (n,).
+    """Reduce logits to the stored columns. Each row is reduced independently of the others.
 
-    logits are (n, classes) float32. predicted is the argmax, lowest index first; label_rank the number of classes
-    scored above the label plus the equal ones of lower index; confidence and label_probability the softmax
-    probabilities of the predicted class and of the label, or NaN where a logit of the row is not finite. The rank and
-    the probability of the label are None without labels. Every row is reduced by itself.
+    Args:
+        xp: NumPy or CuPy.
+        logits: (n, classes) float32.
+        labels: (n,) column indices of the labels, or None.
+
+    Returns:
+        Four arrays of shape (n,).
+
+        predicted, uint16: The argmax. Ties go to the lowest index.
+
+        label_rank, uint16: The number of classes that score above the label, plus equal ones with a lower index. None
+            without labels.
+
+        confidence, float32: The softmax probability of the predicted class. NaN if a logit of the row is not finite.
+
+        label_probability, float32: The softmax probability of the label. NaN if a logit of the row is not finite, and
+            None without labels.
     """
     if xp is np:
         return reduce_in_arrays(xp, logits, labels)
@@ -98,24 +125,31 @@ def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> Reduce
 
 
 def best_class(xp: ModuleType, scores: Array, accepted: Array) -> Array:
-    """(n,) int32: of several right classes the one with the least label_rank; 0 for an image without any.
+    """Return the best-ranked of several correct classes of each image, (n,) int32. It is 0 for images without any.
 
-    `accepted` is (n, k) int32, the right classes of each image ascending, then -1.
+    Args:
+        xp: NumPy or CuPy.
+        scores: (n, classes) float32.
+        accepted: (n, k) int32, the correct classes of each image in ascending order, padded with -1.
     """
     is_label, classes = accepted >= 0, xp.maximum(accepted, 0)
-    # The right class with the highest score, of equal ones the first, is the one that the fewest others precede.
+    # The correct class with the highest score has the lowest rank. Among equal scores argmax returns the first, which
+    # is the one with the lowest index, as in the definition of the rank.
     place = xp.where(is_label, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
     return xp.take_along_axis(classes, place[:, None], axis=1)[:, 0]
 
 
 def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
-    """(n,) uint16: the label_rank of the `best_class`; UNKNOWN_RANK for an image without any."""
+    """Return the label_rank of the `best_class`, (n,) uint16.
+
+    It is UNKNOWN_RANK for images without any correct class.
+    """
     rank = reduce_logits(xp, scores, best_class(xp, scores, accepted))[1]
     return xp.where(accepted[:, 0] >= 0, rank, xp.uint16(UNKNOWN_RANK))
 
 
 def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> Reduced:
-    """`reduce_logits` in array code."""
+    """Implement `reduce_logits` with array operations instead of a CUDA kernel."""
     finite = xp.isfinite(logits).all(axis=1)
     safe = xp.where(finite[:, None], logits, xp.float32(0))
     parts = xp.exp(safe - safe.max(axis=1, keepdims=True))

@@ -1,7 +1,7 @@
-"""Perturbing ahead: a thread fills a few buffers while the caller runs the one before.
+"""Perturb ahead: a thread fills a few buffers while the caller runs models on the previous one.
 
-On a GPU both only ask for work, each in its own stream: an item comes with the point at which it is ready, and a buffer
-is given back with the point at which it has been read.
+On a GPU both threads only launch work, each in its own CUDA stream. An item comes with an event that marks when its
+images are complete. A buffer is returned with an event that marks when its images have been read.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from .device.streams import Point, perturbing_stream, point, wait_for
 T = TypeVar("T")
 
 COUNT = 4
-"""The number of buffers: a family may hold two that it has not yielded, one waits, and one is being run."""
+"""Number of buffers.
+
+A probe family may use two that it has not yielded yet, one waits in the queue, and one is being read by a model.
+"""
 
 
 class _Stopped(Exception):
-    """Raised in the thread, which would else wait for a buffer that nobody will give back."""
+    """Raised in the thread to end it. Otherwise it would wait for a buffer that nobody returns any more."""
 
 
 class Buffers:
-    """A fixed number of arrays that go round: memory does not depend on how many batches there are."""
+    """A fixed set of arrays that are reused, so that memory use does not depend on the number of batches."""
 
     def __init__(self, xp: ModuleType, arrays: Iterable[Array]) -> None:
         self.xp = xp
@@ -37,7 +40,7 @@ class Buffers:
             self.give(array)
 
     def take(self) -> Array:
-        """A free buffer; waits for one."""
+        """Wait for a free buffer and return it."""
         array, read_point = self._free.get()
         if self._stopped:
             raise _Stopped
@@ -45,23 +48,24 @@ class Buffers:
         return array
 
     def give(self, array: Array) -> None:
-        """Hand a buffer back; what this thread has asked for may still read it."""
-        # The point lies in the stream of the networks, and `take` makes the perturbing stream wait for it: so nobody
-        # overwrites images that a session still reads, and neither thread waits for the GPU.
+        """Return a buffer to the pool. GPU work that this thread has launched before may still read it."""
+        # Record an event in the stream of the models. `take` makes the perturbing stream wait for it, so images are not
+        # overwritten while a session still reads them, and neither thread blocks on the GPU.
         self._free.put((array, point(self.xp)))
 
     def stop(self) -> None:
-        """Stop the thread where it waits for a buffer, or asks for one from now on."""
-        # First the flag: the thread may get a free buffer before the item that wakes it, and must go on with neither.
+        """End the thread as soon as it waits for a buffer or requests one."""
+        # Set the flag before the wake-up item. The queue may still contain a free buffer, which the thread would
+        # receive first, and it must not continue with that one either.
         self._stopped = True
         self._free.put((None, None))
 
 
 @contextmanager
 def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buffers) -> Iterator[Iterator[T]]:
-    """Run `produce(buffers.take)` in a thread and iterate over what it yields; its errors are raised here.
+    """Run `produce(buffers.take)` in a thread and iterate over the items that it yields. Its errors are raised here.
 
-    Leaving the block ends the thread as soon as it asks for a buffer.
+    Leaving the block ends the thread as soon as it requests a buffer.
     """
     queue: SimpleQueue[tuple[str, object, Point]] = SimpleQueue()
     xp = buffers.xp
@@ -74,7 +78,7 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
             queue.put(("end", None, None))
         except _Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001 - any error is raised again where the items are awaited
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that iterates
             queue.put(("error", error, None))
 
     def items() -> Iterator[T]:

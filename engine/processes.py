@@ -1,7 +1,8 @@
-"""Workers on the devices of this machine: a process for each, which sees no other GPU.
+"""Workers on this machine: one process per device, each of which sees only its own GPU.
 
-The process is this module, run as a program: `python -P -m bandlens.engine.processes`. Its standard input is
-a socket, on which it gets its `sys.path` and its Computer, then requests, and answers each.
+The worker process runs this module as a program: `python -P -m bandlens.engine.processes`. Its standard input is a
+socket. It first receives its `sys.path` and its pickled Computer through the socket, then requests, and it sends a
+reply to each request.
 """
 
 from __future__ import annotations
@@ -28,20 +29,26 @@ if TYPE_CHECKING:
     from .device.nvidia import Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Environment variable that selects the GPUs a process can use."""
 CPU = "cpu"
-"""The device of a process that computes on the CPU."""
+"""Device name of a worker that computes on the CPU."""
 CARD_NAMES = ("GPU-", "MIG-")
-"""The beginnings of the names that `nvidia-smi -L` has for cards and for their instances."""
+"""Prefixes of the UUIDs that `nvidia-smi -L` prints for GPUs and for MIG instances."""
 PROGRAM = __name__
+"""Module that a worker process runs."""
 END_SECONDS = 1.0
-"""Seconds that a killed process has to end: one that waits for a driver dies when that comes back."""
+"""Seconds to wait for a killed process to exit.
+
+A process blocked in a driver call exits only when that call returns.
+"""
 
 
 def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
-    """The environment variables of the process of each device, which sees that GPU alone.
+    """Return the environment variables of the worker process of each device, which make only that GPU visible.
 
-    Raises UsageError where a device is not there, named twice, or none that the engine runs on, and EngineError where
-    no GPU can be used.
+    Raises:
+        UsageError: If a device does not exist, is named twice, or cannot run the engine.
+        EngineError: If no GPU can be used.
     """
     option = f"--devices {','.join(names)}"
     if engine_of(engine).arrays == "numpy":
@@ -50,7 +57,8 @@ def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
         return [{} for _ in names]
     usable(gpus())
     machine = cast("tuple[Gpu, ...]", gpus())
-    # Cards that are hidden from this process are hidden from its processes too.
+    # If CUDA_VISIBLE_DEVICES hides GPUs from this process, they must stay hidden from its workers. The numbers in
+    # `names` therefore index the visible GPUs, not all GPUs of the machine.
     visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     card_of_number = dict(zip(map(str, range(len(machine))), visible or map(str, range(len(machine))), strict=False))
     for name in names:
@@ -67,7 +75,11 @@ def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
 def device_workers(
     environments: Sequence[Mapping[str, str]], computer: Computer
 ) -> Iterator[tuple[list[ProcessWorker], Callable[[], None]]]:
-    """A worker for each environment, whose processes end with the block; there is no cluster to look after."""
+    """Create a worker for each environment. All worker processes are killed when the block ends.
+
+    The second value is the health check that `Schedule` expects. It does nothing here, because there is no cluster to
+    check.
+    """
     workers = [ProcessWorker(computer, environment) for environment in environments]
     try:
         yield workers, lambda: None
@@ -77,11 +89,11 @@ def device_workers(
 
 
 class ProcessWorker:
-    """A worker in a process of this machine.
+    """A worker in a process on this machine.
 
     Args:
-        computer: is sent to the process, unopened.
-        environment: variables in addition to those of this process.
+        computer: Sent to the process, which opens it.
+        environment: Environment variables in addition to those of this process.
     """
 
     def __init__(self, computer: Computer, environment: Mapping[str, str]) -> None:
@@ -91,7 +103,7 @@ class ProcessWorker:
     def restart(self) -> None:
         self.end()
         near_end, far_end = socket.socketpair()
-        # Where standard error was closed, its number may be another file's by now.
+        # If standard error was closed, file descriptor 2 may since have been reused for another file.
         prints = 2 if sys.__stderr__ else subprocess.DEVNULL
         with far_end:
             self._process = subprocess.Popen(
@@ -99,17 +111,19 @@ class ProcessWorker:
                 stdin=far_end.fileno(),
                 stdout=prints,
                 stderr=prints,
-                env=os.environ | self._environment,  # there before the process imports a library of CUDA
-                start_new_session=True,  # Ctrl-C is for this process, which ends the other
+                # set at startup, since CUDA libraries read CUDA_VISIBLE_DEVICES only once
+                env=os.environ | self._environment,
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the worker
             )
         self._connection = Connection(near_end.detach())
-        with suppress(OSError):  # it has ended, as the first request will tell
+        with suppress(OSError):  # the process has already exited; the first request reports it
             for message in (sys.path, self._computer):
                 self._connection.send(message)
 
     def submit(self, request: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        # A daemon, since a process that the kernel holds keeps its socket open, and this thread waiting.
+        # A daemon thread, because a worker process stuck in the kernel cannot be killed. Its socket then stays open and
+        # this thread would keep the interpreter from exiting.
         threading.Thread(target=self._ask, args=[future, self._process, self._connection, request], daemon=True).start()
         return future
 
@@ -120,12 +134,13 @@ class ProcessWorker:
             reply = connection.recv()
         except (OSError, EOFError):
             future.set_exception(EngineError(f"its process {describe_end(process)}"))
-        except Exception as error:  # noqa: BLE001 - a message that cannot be read
+        except Exception as error:  # noqa: BLE001 - the message cannot be unpickled
             future.set_exception(error)
         else:
             future.set_result(reply)
 
     def end(self) -> None:
+        """Kill the process and wait up to `END_SECONDS` for its exit."""
         if self._process is not None:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):
@@ -133,7 +148,7 @@ class ProcessWorker:
 
 
 def describe_end(process: subprocess.Popen[bytes]) -> str:
-    """Say how a process ended that does not answer any more."""
+    """Describe how a process that no longer replies has ended."""
     try:
         return describe_exit(process.wait(END_SECONDS))
     except subprocess.TimeoutExpired:
@@ -141,16 +156,17 @@ def describe_end(process: subprocess.Popen[bytes]) -> str:
 
 
 def main() -> None:
-    """Answer requests until there is nobody to ask."""
+    """Handle requests until the parent process closes the connection."""
     end_with_parent()
     connection = Connection(os.dup(0))
+    # Standard input is the socket. Replace it, so that code which reads standard input cannot consume requests.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         sys.path[:] = connection.recv()
         computer = connection.recv()
         while True:
             connection.send(answer(computer, connection.recv()))
-    except (EOFError, OSError):  # the process that started this one is gone
+    except (EOFError, OSError):  # the parent process has exited
         os._exit(0)
 
 

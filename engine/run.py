@@ -1,9 +1,11 @@
-"""The run: each batch is perturbed once for all checkpoints, and every cell's predictions come back in parts.
+"""Run models on perturbed images. Each batch is perturbed once for all models.
 
-For each group of conditions, for each batch, for each condition: perturb, run every session, reduce. Perturbing the
-next condition overlaps with running this one. Where the condition is an attack, what is made ahead is its start, and
-the session does the rest. About once a minute the parts of the images since the last time are yielded together, so that
-the database can commit them as one.
+The loop is: for each group of conditions, for each batch, for each condition: perturb the batch, run every session on
+it, and reduce the logits to predictions. Perturbing the next condition overlaps with running the current one. For
+adversarial attacks only the starting point is prepared ahead; the session computes the attack itself.
+
+About once a minute the predictions since the last time are yielded together, so that the database can commit them in
+one transaction.
 """
 
 from __future__ import annotations
@@ -41,8 +43,12 @@ from .prefetch import COUNT, Buffers, prefetch
 from .tasks import Outcome, cells_together
 
 HANG_SECONDS = 1800.0
-"""Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
+"""Seconds without a prediction after which a GPU is considered hung.
+
+Longer than any batch takes, even with a custom probe.
+"""
 HUNG = "the GPU has not ended any work for {seconds:.0f} s; " + COMMITTED + ", once `nvidia-smi` shows it well"
+"""Error message for a GPU that hangs."""
 
 
 def run(
@@ -53,24 +59,33 @@ def run(
     progress: Callable[[int], None] = lambda _: None,
     last: int | None = None,
 ) -> Iterator[list[Outcome]]:
-    """Run cells of one image set and yield, range by range, the outcomes that belong into one transaction.
+    """Run cells of one image set and yield lists of outcomes, each of which belongs in one transaction.
 
     Args:
-        cells: each with the number of its images that are done: it goes on from there.
-        grid: the families that perturb for the cells' conditions.
-        resources: the images and sessions, by `make_resources`; a later run of the same images may have them again.
-        range_seconds: the work that may be lost: parts are yielded after about this time.
-        progress: called with the number of predictions made since the last call.
-        last: the image that ends the run, itself left out; all by default.
+        cells: Each cell with the number of its images that have been computed before. The cell continues there.
+        grid: Provides the probe families for the conditions of the cells.
+        resources: The images, sessions and buffers, from `make_resources`. A later run on the same images may reuse
+            them.
+        range_seconds: Interval in seconds at which outcomes are yielded. A crash loses at most this much work.
+        progress: Called with the number of predictions since the last call.
+        last: Index after the last image of the run. By default the number of images in the set.
 
-    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
-    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. One that hangs ends the
-    process, since no thread comes back from its driver. Labels must be classes of every model, and what attacks decide
-    be one of all classes: whoever resolves a study sees to both. Without labels an attack leads away from the network's
-    own prediction.
+    Yields:
+        Outcomes of the images since the last yield. A cell whose logits are not finite, or whose probe raises an error,
+        yields `Failed`, and the other cells continue.
 
-    Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
-    one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
+    Raises:
+        DeviceError: If the device is lost or out of memory. Everything yielded before is complete.
+
+    A device that hangs ends the process, because a thread that is blocked in the driver cannot be stopped.
+
+    The caller has to validate two things when it resolves a study: labels are valid classes of every model, and
+    attacked cells use all classes as their decision space. Without labels an attack leads away from the model's own
+    clean prediction.
+
+    Between two yields the caller's code runs in the CUDA stream of the run, and with NumPy the BLAS library of the
+    whole process may be limited to one thread. Close the generator in the thread that started it, because the current
+    CUDA stream is a property of the thread.
     """
     last = resources.image_set.info.count if last is None else last
     works = {cell: CellProgress(cell, first) for cell, first in cells if first < last}
@@ -87,6 +102,7 @@ def run(
     watchdog = Watchdog(HANG_SECONDS, HUNG)
 
     def signed_progress(count: int) -> None:
+        """Reset the watchdog, then report progress."""
         watchdog.sign()
         progress(count)
 
@@ -94,7 +110,7 @@ def run(
 
 
 def runs_on_gpu(cell: Cell) -> bool:
-    """Whether the cell's model runs on a GPU."""
+    """Return whether the model of the cell runs on a GPU."""
     return ENGINES[cell.variant.engine].arrays == "cupy"
 
 
@@ -102,8 +118,8 @@ def runs_on_gpu(cell: Cell) -> bool:
 class RunResources:
     """The images, sessions and buffers of a run, in the memory of its array module.
 
-    `sessions` have the same batch, and those of attacked cells are Attackers. `xp` is the array module whose batches
-    they take; it is NumPy for attacks, wherever they compute.
+    All sessions have the same batch size. Sessions of attacked cells are Attackers. `xp` is the array module of the
+    batches that the sessions accept. It is NumPy for attacks, even if they compute on a GPU.
     """
 
     xp: ModuleType
@@ -113,23 +129,30 @@ class RunResources:
     take: Take
     decision: Decision
     labels: Array | None
-    """(n,) indices of the labels among the scores, in the memory where the logits are."""
+    """(n,) column indices of the labels among the scores, on the device of the logits."""
     several: Array | None
-    """(n, k) classes, as `best_class` takes them, the best of which stands for the label where images have several."""
+    """(n, k) correct classes per image for multi-label sets, as `best_class` expects them.
+
+    The best-ranked of them replaces the label.
+    """
     accepted: Array | None
-    """(n, k) classes that ReaL accepts, as `best_rank` takes them."""
+    """(n, k) classes that the ReaL labels accept, as `best_rank` expects them."""
     arrays: list[Array]
-    """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
+    """Buffers for perturbed batches.
+
+    A CUDA graph is bound to the address of its input, so the same buffers are used until the end of the run.
+    """
     works: list[CellProgress] = field(default_factory=list)
-    """The cells of the present run."""
+    """Progress of the cells of the current run."""
 
 
 def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
-    """Make what runs of these images need. Sessions of the same batch may join `sessions` later."""
+    """Allocate what runs on these images need. Sessions with the same batch size may be added to `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
     with device_errors(xp, image_set.info.size, batch):
-        # CuPy gives a block of memory that is freed to the next work of the stream in which it was allocated. So what
-        # a stream writes is allocated there, and no run that is interrupted has to wait for its end.
+        # CuPy's memory pool reuses a freed block for later work in the stream in which it was allocated. Allocating
+        # each buffer in the stream that writes it means that reuse is ordered by the stream, and an interrupted run
+        # needs no synchronization.
         with perturbing_stream(xp):
             arrays = [xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
             take = image_set.take if xp is np else streamed(xp, image_set, batch)
@@ -145,41 +168,48 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
 
 
 Columns = tuple[Array, Array | None, Array, Array | None, Array | None]
-"""The columns of `Predictions`, in their order."""
+"""The columns of `Predictions`, in the same order."""
 
 
 class CellBatch(NamedTuple):
-    """The columns of a batch of a cell."""
+    """The predictions for one batch of a cell, on the device."""
 
     columns: Columns
     start: Point
     end: Point
-    """The points at which the model began and ended the batch."""
+    """Events recorded in the stream before and after the model ran on the batch."""
     pending: int
-    """The number of the cell's images that are not yet yielded, up to this batch."""
+    """Number of the cell's images that are computed and not yet yielded, including this batch."""
 
 
 @dataclass(slots=True)
 class CellProgress:
-    """A cell under way, and the batches that are not yet yielded; a batch joins these in one step of Python's."""
+    """A cell that is being computed, with the batches that have not been yielded yet.
+
+    A batch is added by a single `append`, which is atomic in Python, because another thread may call `flush` at any
+    time.
+    """
 
     cell: Cell
     first: int
-    """The first image that is not yet yielded."""
+    """Index of the first image that has not been yielded."""
     batches: list[CellBatch] = field(default_factory=list)
     error: str | None = None
     has_ended: bool = False
 
     @property
     def pending(self) -> int:
+        """Number of images that are computed and not yet yielded."""
         return self.batches[-1].pending if self.batches else 0
 
 
 def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
-    """The parts of cells of one image set since the last time, or their failures, where there is one to yield.
+    """Return the outcomes of the cells since the last call: their new predictions, or their failure.
 
-    The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
-    Another thread may call this while the run is interrupted, so each cell is looked at once.
+    The columns of all cells are concatenated on the device first. One array per column is then copied to the host,
+    instead of one array per column and cell.
+
+    Another thread may call this while the run is interrupted, so the state of each cell is read only once.
     """
     states = [(work, work.first, [*work.batches], work.error) for work in works if not work.has_ended]
     pieces = [batch.columns for _, _, batches, error in states if not error for batch in batches]
@@ -194,7 +224,8 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
             cell_predictions = Predictions(*cell_columns)
             nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
             if not len(nan_rows):
-                # The copies to the host above have waited for the stream, so the device has passed all of these points.
+                # The copies to the host above have synchronized with the stream, so all of these events have occurred
+                # and their times can be read.
                 seconds = sum(seconds_between(xp, batch.start, batch.end) for batch in batches)
                 outcomes.append(Finished(work.cell, first, cell_predictions, seconds))
                 work.first, work.batches = first + count, []
@@ -208,26 +239,28 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Cells of one seed whose conditions are perturbed together."""
+    """Cells with the same seed whose conditions are perturbed together."""
 
     perturb: Perturb
     works: list[CellProgress]
     resources: RunResources
     last: int
-    """The image that ends the run."""
+    """Index after the last image of the run."""
 
     def lacking(self, first: int) -> list[Condition]:
-        """The conditions under which some cell still needs the batch that begins at `first`."""
+        """Return the conditions under which at least one cell still needs the batch that starts at image `first`."""
         needing = (work for work in self.works if not work.error and work.first < first + self.resources.batch)
         return list(dict.fromkeys(work.cell.condition for work in needing))
 
     def by_condition(self) -> dict[Condition, list[CellProgress]]:
+        """Return the progress of the cells, grouped by condition."""
         works: dict[Condition, list[CellProgress]] = {}
         for work in self.works:
             works.setdefault(work.cell.condition, []).append(work)
         return works
 
     def flush(self) -> list[Outcome]:
+        """Return the outcomes of the group's cells since the last call."""
         return flush(self.resources.xp, self.works)
 
 
@@ -245,7 +278,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], No
         yield from _run_batches(group, range_seconds, progress)
     except DeviceError:
         raise
-    except BandlensError as error:  # the probe raised it
+    except BandlensError as error:  # raised by the probe
         conditions = group.by_condition()
         if len(conditions) == 1:
             show_stack(error)
@@ -253,7 +286,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], No
                 work.error = work.error or str(error)
         else:
             yield group.flush()
-            for works in conditions.values():  # each condition alone shows which of them fail
+            for works in conditions.values():  # retry each condition alone to find out which ones fail
                 yield from _run_group(replace(group, works=works), range_seconds, progress)
     yield group.flush()
 
@@ -262,10 +295,12 @@ def _run_batches(group: _Group, range_seconds: float, progress: Callable[[int], 
     range_start = time.monotonic()
     works, xp = group.by_condition(), group.resources.xp
     buffers = Buffers(xp, group.resources.arrays)
-    # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
+    # Perturbing runs in a thread beside the inference threads. Limit BLAS to one thread, or small matrix products on a
+    # CPU would take cores away from the sessions.
     with blas_threads(xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
-            # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
+            # Yield between conditions as well, because one batch with many models and conditions can take a quarter of
+            # an hour.
             if time.monotonic() - range_start > range_seconds:
                 yield group.flush()
                 range_start = time.monotonic()
@@ -276,7 +311,10 @@ def _run_batches(group: _Group, range_seconds: float, progress: Callable[[int], 
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
-    """Every batch, as it is and under every condition; the last one is padded with its last image."""
+    """Yield every batch under every condition that is still needed, together with its clean images.
+
+    The last batch is padded by repeating the last image.
+    """
     xp, batch, count = group.resources.xp, group.resources.batch, group.resources.image_set.info.count
     for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.lacking(first)
@@ -290,9 +328,9 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
 
 
 def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
-    """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
+    """Run one model on one batch and store the predictions that the cell still needs. Return their number."""
     resources = group.resources
-    begin = max(work.first + work.pending - first, 0)  # the number of this batch's rows that the cell has already
+    begin = max(work.first + work.pending - first, 0)  # number of rows of this batch that the cell already has
     end = min(resources.batch, group.last - first)
     if begin >= end:
         return 0
@@ -310,8 +348,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     except BandlensError as error:
         work.error = str(error)
         return 0
-    # The session's next batch overwrites the logits. They are reduced now, in the stream of all networks; the small
-    # columns stay on the card until the part is flushed.
+    # The session overwrites its logits with the next batch, so they are reduced now, in the stream that all models
+    # share. The small result columns stay on the GPU until the next flush.
     scores = resources.decision.scores(logits)
     if resources.several is not None:
         labels = best_class(resources.xp, scores, resources.several[rows])

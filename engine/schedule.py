@@ -1,8 +1,9 @@
-"""The schedule of a run on several workers: each is handed one task at a time, and one that dies is started again.
+"""Schedule tasks across worker processes.
 
-A task is done once its worker has answered. The answer comes after a minute, with what there is by then, and the rest
-is a task again. So whatever is killed, no more is lost than that minute of each worker; and a worker that has not
-answered for an hour hangs.
+Each worker runs one task at a time and returns its results about once a minute. Whatever remains of the task is queued
+again. A crash therefore loses at most one minute of work per worker.
+
+Crashed workers are restarted. A worker that has not replied for an hour is considered hung and is restarted too.
 """
 
 from __future__ import annotations
@@ -18,84 +19,94 @@ from ..core.errors import BandlensError, DeviceError, EngineError
 from .tasks import Task
 
 TRIES = 3
-"""The number of times that a task is tried before its cells are failed."""
+"""Maximum attempts at a task. After the last one its cells are marked as failed."""
 STARTS = 3
-"""The number of starts in a row without success after which a worker is left alone."""
+"""Consecutive failed starts after which a worker is abandoned."""
 HANG_SECONDS = 3600.0
-"""Seconds without an answer after which a worker counts as hung at its task."""
+"""Seconds without a reply after which a worker that computes a task is considered hung."""
 OPEN_SECONDS = 3600.0
-"""The same while it opens, which may take a node that is started first."""
+"""Seconds after which a worker that starts up is considered hung.
+
+Long, because a cluster may have to boot a node first.
+"""
 LOOK_SECONDS = 0.5
-"""Seconds between two looks for workers that hang."""
+"""Interval in seconds at which the schedule checks for hung workers."""
 TELL_SECONDS = 120.0
-"""Seconds between two lines about what the run waits for."""
+"""Seconds without any reply after which a status line is logged."""
 ERROR_CHARACTERS = 240
-"""The most characters of another program's error in a message."""
+"""Maximum length of an error message of a third-party library, in characters."""
 
 NEW_PROCESS = (DeviceError, MemoryError)
-"""The errors after which a worker is started again: a new process has what the present one lacks."""
+"""Errors that a fresh process can recover from. The worker is restarted after them."""
 
 
 class Computer(Protocol):
-    """The object in a worker's process that answers its requests."""
+    """The object in a worker process that handles requests."""
 
     def open(self) -> None:
-        """Get ready for tasks; raises where that is not possible."""
+        """Load what is needed before the first task. Raise an error if that is impossible."""
         ...
 
     def compute(self, request: Any) -> Any:
-        """Work on a task for about a minute."""
+        """Compute a task for about a minute and return the results so far."""
         ...
 
 
 class Worker(Protocol):
-    """A process, on this machine or another, which has a Computer."""
+    """A process, on this machine or on another one, that owns a `Computer`."""
 
     def restart(self) -> None:
-        """End the process, if there is one, even where it is stopped, and start another."""
+        """Kill the process if there is one, even if it is suspended, and start a new one."""
         ...
 
     def submit(self, request: Any) -> Future[Any]:
-        """Send a request; None has the Computer opened.
+        """Send a request without waiting for the reply. The request None calls `Computer.open`.
 
-        The result is that of `answer`. An exception says that the process has ended, and how.
+        The future resolves to the return value of `answer`. It raises an exception if the process has ended; the
+        exception describes how it ended.
         """
         ...
 
 
 class Ledger(Protocol):
-    """The driver's account of a run: what a task is in a request, and where its rows go."""
+    """Connects the schedule to a run: it builds the requests, stores the results and logs."""
 
     def begin(self) -> None:
-        """Hear that there is a worker; called before the first request, maybe more than once."""
+        """Handle a worker that became ready. Called before the first request, possibly more than once."""
         ...
 
-    def request(self, task: Task) -> Any: ...
+    def request(self, task: Task) -> Any:
+        """Return the request that makes a worker compute the task."""
+        ...
 
     def accept(self, task: Task, reply: Any) -> Task | None:
-        """Store the rows of a reply; gives what is left of the task."""
+        """Store the predictions in `reply` and return the remainder of the task, or None if it is complete."""
         ...
 
     def fail(self, task: Task, error: str) -> None:
-        """Fail the cells of a task that was tried too often."""
+        """Mark the cells of a task as failed, because all attempts at it failed."""
         ...
 
     def tell(self, text: str) -> None:
-        """Show a line to the user."""
+        """Log one line for the user."""
         ...
 
 
 def answer(computer: Computer, request: Any) -> Any:
-    """Give what the computer gives, or the error that it raised, of a class that any process can read."""
+    """Run a request and return its result or the error that it raised.
+
+    Errors are converted to the classes in `NEW_PROCESS` or to EngineError. Other classes could come from a library that
+    the receiving process cannot import, and then could not be unpickled there.
+    """
     try:
         return computer.open() if request is None else computer.compute(request)
-    except Exception as error:  # noqa: BLE001 - the schedule decides what it means
+    except Exception as error:  # noqa: BLE001 - returned to the schedule, which decides whether to retry
         kind = next((kind for kind in NEW_PROCESS if isinstance(error, kind)), None)
         return kind(str(error)) if kind else EngineError(line_of(error))
 
 
 def line_of(error: BaseException) -> str:
-    """An error in one line; an error of another program's with its kind."""
+    """Format an error as one line. The class name is prepended unless the error is a BandlensError."""
     text = " ".join(str(error).split())
     if isinstance(error, BandlensError):
         return text
@@ -105,19 +116,22 @@ def line_of(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
+    """A queued task and the number of the attempt at it."""
+
     task: Task
     number: int
-    """The count of attempts at the task, this one included."""
+    """Number of this attempt, starting at 1."""
 
 
 class Schedule:
-    """Workers that open, wait or compute, until no task is left.
+    """Run tasks on workers that start, wait or compute, until no task is left.
 
     Args:
-        workers: the workers, none of them started.
-        tasks: the tasks, in the order in which they are handed out.
-        ledger: takes the replies.
-        look: called now and then; raises where no worker can answer any more.
+        workers: The workers. None of them has been started.
+        tasks: The tasks, in the order in which they are assigned.
+        ledger: Builds the requests and stores the replies.
+        look: Called after each poll. Raises an error if no worker can reply any more, for example because the cluster
+            is gone.
     """
 
     def __init__(
@@ -133,20 +147,21 @@ class Schedule:
         self.opening: dict[Future[Any], Worker] = {}
         self.busy: dict[Future[Any], tuple[Worker, Attempt]] = {}
         self.began: dict[Future[Any], float] = {}
-        """The time at which each request was sent."""
+        """Time at which each pending request was sent, from `time.monotonic`."""
         self.failed_starts = Counter[int]()
-        """The starts in a row that failed, by the worker's id()."""
+        """Consecutive failed starts of each worker. The key is the `id()` of the worker."""
         self.errors: list[str] = []
-        """The errors of workers that are left alone, until the ledger is told of them."""
+        """Errors of abandoned workers that have not been logged yet."""
 
     def run(self) -> None:
-        """Compute all tasks; EngineError where no worker can."""
+        """Compute all tasks. Raises EngineError if no worker can run them."""
         last_answer = time.monotonic()
         for worker in self.workers:
             self._start(worker)
         while True:
             self._hand_out()
-            # A worker that opens, on a node that may never come, is waited for only while there is work for it.
+            # Once all tasks are finished, do not wait for workers that are still starting: their node may never become
+            # available.
             if not self.busy and (self.idle or not self.opening):
                 return
             finished, pending = wait([*self.opening, *self.busy], LOOK_SECONDS, FIRST_COMPLETED)
@@ -176,7 +191,7 @@ class Schedule:
             self.busy[self._submit(worker, self.ledger.request(attempt.task))] = (worker, attempt)
 
     def _divide(self, workers: int) -> None:
-        """Halve the largest tasks until there is one for each of so many workers, or each is of one cell."""
+        """Split the largest tasks until there is one for each worker, or until each task has only one cell."""
         while len(self.queue) < workers:
             place, attempt = max(enumerate(self.queue), key=lambda item: len(item[1].task.cells))
             halves = attempt.task.halves()
@@ -185,12 +200,12 @@ class Schedule:
             self.queue[place : place + 1] = [Attempt(half, attempt.number) for half in halves]
 
     def _receive(self, future: Future[Any]) -> None:
-        """Take an answer, or note the end of a worker's process."""
+        """Process a reply, or the end of a worker process."""
         del self.began[future]
         try:
             reply = future.result()
             is_lost = isinstance(reply, NEW_PROCESS)
-        except Exception as error:  # noqa: BLE001 - Ray raises whatever its parts do
+        except Exception as error:  # noqa: BLE001 - Ray passes on exceptions of any class from its internals
             reply, is_lost = EngineError(f"its worker was lost: {line_of(error)}"), True
         if future in self.opening:
             worker = self.opening.pop(future)
@@ -210,16 +225,24 @@ class Schedule:
         if isinstance(reply, Exception):
             self._failed(attempt, reply)
         elif rest := self.ledger.accept(attempt.task, reply):
+            # The worker made progress, so the remainder counts as a new task with all its attempts.
             self.queue.insert(0, Attempt(rest, 1))
 
     def _failed(self, attempt: Attempt, error: Exception) -> None:
-        """Try a task again, each condition by itself, so that one that aborts fails alone; or fail its cells."""
+        """Retry a failed task, or mark its cells as failed after the last attempt.
+
+        The retry runs each condition as a task of its own, so that a condition that crashes the process fails alone.
+        """
         if attempt.number == TRIES:
             self.ledger.fail(attempt.task, line_of(error))
         else:
             self.queue[:0] = [Attempt(task, attempt.number + 1) for task in attempt.task.by_condition()]
 
     def _start_failed(self, worker: Worker, error: Exception) -> None:
+        """Restart a worker that failed to start, or abandon it after too many failures.
+
+        Raises EngineError if it was the last worker.
+        """
         self.failed_starts[id(worker)] += 1
         if self.failed_starts[id(worker)] < STARTS:
             self._start(worker)
@@ -231,11 +254,16 @@ class Schedule:
             raise EngineError(f"no worker can run the study: {line_of(error)}") from error
 
     def _tell_errors(self) -> None:
-        """Tell of workers that are left alone; where no worker opens at all, the run ends with the error instead."""
+        """Log the errors of abandoned workers.
+
+        They are collected until another worker has started. If no worker starts at all, the run raises the last error
+        instead.
+        """
         while self.errors:
             self.ledger.tell(f"a worker did not start {STARTS} times, and is left alone: {self.errors.pop()}")
 
     def _replace_hung(self, pending: Iterable[Future[Any]]) -> None:
+        """Restart the workers whose reply is overdue, and retry their tasks."""
         for future in pending:
             seconds = OPEN_SECONDS if future in self.opening else HANG_SECONDS
             if time.monotonic() - self.began[future] <= seconds:
@@ -250,7 +278,7 @@ class Schedule:
                 self._failed(attempt, error)
 
     def _waits_for(self) -> str:
-        """The tasks and workers that the run waits for, in a line."""
+        """Describe the pending tasks and the workers that are starting, in one line."""
         tasks = [str(attempt.task) for _, attempt in self.busy.values()]
         words = [f"{len(tasks)} tasks on workers, the first: {tasks[0]}"] if tasks else []
         words += [f"{len(self.opening)} workers to open"] if self.opening else []

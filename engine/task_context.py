@@ -1,4 +1,4 @@
-"""A workbench computes tasks: it keeps open sessions, an image set and the buffers of a run from one to the next."""
+"""Compute tasks. Open sessions, the image set and the buffers are reused from one task to the next."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from .tasks import Outcome, Task, by_attack
 
 
 def with_card_state(infos: Mapping[Variant, SessionInfo]) -> dict[Variant, SessionInfo]:
-    """The same, with what the GPU is doing now where they are on one: that is asked in a thread which feeds no card."""
+    """Add the current state of the GPU (clocks, power, temperature) to the infos, if any variant runs on a GPU.
+
+    Call this from a thread that does not launch GPU work, because the query would delay it.
+    """
     on_gpu = any(ENGINES[variant.engine].arrays == "cupy" for variant in infos)
     state = card_state() if on_gpu else None
     card = None if state is None else json.dumps(asdict(state))
@@ -35,30 +38,39 @@ def with_card_state(infos: Mapping[Variant, SessionInfo]) -> dict[Variant, Sessi
 
 @dataclass(slots=True)
 class Workbench:
-    """Computes tasks one after another, here. A context manager, which closes its sessions.
+    """Computes tasks one after another in this process. A context manager, which closes its sessions.
 
-    An attack needs the memory: all other sessions are closed before it, and one attacked network is open at a time.
+    An attack needs much memory. All other sessions are therefore closed before an attack, and only one attacked model
+    is open at a time.
     """
 
     grid: Grid
     batch: int
     threads: int
     images: Callable[[str], ImageSet]
-    """A function that gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
+    """Function that returns the image set with a given digest."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
-    """The variant whose session, the only one, was opened for an attack."""
+    """The variant that is open for an attack. If there is one, its session is the only one."""
     errors: dict[Variant, str] = field(default_factory=dict, init=False)
-    """The networks that their engine does not open, or that cannot be attacked, and their errors."""
+    """Error message of each variant that its engine cannot open, or that cannot be attacked."""
     _resources: RunResources | None = field(default=None, init=False)
 
     def prepare(self, cells: Sequence[Cell], todo: Sequence[Cell], progress: Progress = silent) -> None:
-        """Open what `todo` needs, of the cells of a study, before anything is recorded.
+        """Open what the cells in `todo` need, before anything is recorded.
 
-        A study that cannot run must not take the place of its last version in the views. A network that is refused is
-        no reason to leave the rest out, but an engine is: EngineError, where one is not ready for attacks, or refuses
-        all networks at one precision. Raises DeviceError, too.
+        A study that cannot run must not replace its previous version in the views of the database. One model that
+        cannot be opened does not stop the others.
+
+        Args:
+            cells: All cells of the study.
+            todo: The cells that remain to be computed.
+            progress: Reports the number of opened models.
+
+        Raises:
+            EngineError: If an engine is not ready for attacks, or cannot open any model at one precision.
+            DeviceError: If the GPU fails or is out of memory.
         """
         perturbed, attacked = by_attack(todo)
         for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
@@ -77,9 +89,17 @@ class Workbench:
     def open(
         self, variants: Iterable[Variant], advance: Callable[[], None] = lambda: None, attacked: bool = False
     ) -> None:
-        """Open sessions that are not open yet, or those that attack; `advance` is called for each variant.
+        """Open the sessions that are not open yet.
 
-        A variant that its engine refuses is noted in `errors`, and the others are opened. Raises DeviceError.
+        An error of a variant is stored in `errors`, and the other variants are still opened.
+
+        Args:
+            variants: The variants to open.
+            advance: Called after each variant.
+            attacked: Whether to open sessions that can compute attacks.
+
+        Raises:
+            DeviceError: If the GPU fails or is out of memory.
         """
         for variant in variants:
             if variant not in self.sessions and variant not in self.errors:
@@ -101,23 +121,28 @@ class Workbench:
         progress: Callable[[int], None] = lambda _: None,
         last: int | None = None,
     ) -> Generator[list[Outcome]]:
-        """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
+        """Run the cells of a task and yield the same outcomes as `engine.run.run`.
+
+        The cells of a model that its engine cannot open are yielded as `Failed`.
 
         Args:
-            task: the task.
-            starts: cell key -> number of its images that are done: it goes on from there.
-            range_seconds: parts are yielded after about this time.
-            progress: called with the number of predictions made since the last call.
-            last: the image that ends the task, itself left out; all by default.
+            task: The task to compute.
+            starts: Number of images that have been computed before, by cell key. The cell continues there.
+            range_seconds: Interval in seconds at which outcomes are yielded.
+            progress: Called with the number of predictions since the last call.
+            last: Index after the last image of the task. By default the number of images in the set.
 
-        Raises DeviceError when the device is lost or out of memory, and what image sets raise when they are opened.
+        Raises:
+            DeviceError: If the device is lost or out of memory.
+            ImageSetError: If the image set cannot be opened.
         """
         starts, digest = starts or {}, task.cells[0].image_set.digest
         if self._resources and self._resources.image_set.info.digest != digest:
             self._resources = None
         attacked = task.variants[0] if task.attack else None
         if self._attacked != attacked:
-            self.__exit__(None, None, None)  # on a GPU, others than CuPy can have the memory then
+            # close all sessions, and return CuPy's pooled memory to the GPU for other libraries
+            self.__exit__(None, None, None)
             self._attacked = attacked
         self.open(task.variants, attacked=task.attack)
         if failed := [Failed(cell, self.errors[cell.variant]) for cell in task.cells if cell.variant in self.errors]:
@@ -125,21 +150,24 @@ class Workbench:
             task = task.limited_to([cell for cell in task.cells if cell.variant not in self.errors])
         if not task.cells:
             return
-        # An attacker takes images from the host's memory, and gives its logits there.
+        # Attackers accept images in host memory and return their logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._resources = self._resources or make_resources(xp, self.images(digest), self.sessions)
         cells = [(cell, starts.get(cell.key, 0)) for cell in task.cells]
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last)
 
     def pending(self) -> list[Outcome]:
-        """Give what is computed of the present task and not yet yielded; for another thread, once it is interrupted."""
+        """Return the outcomes of the current task that have not been yielded yet.
+
+        Another thread may call this after the run was interrupted.
+        """
         if self._resources is None:
             return []
         with network_stream(self._resources.xp):
             return flush(self._resources.xp, self._resources.works)
 
     def infos(self) -> dict[Variant, SessionInfo]:
-        """The devices and software that the open sessions run on."""
+        """Return the device and the software versions of each open session."""
         return {variant: session.info for variant, session in self.sessions.items()}
 
     def __enter__(self) -> Self:
@@ -151,5 +179,6 @@ class Workbench:
         self.sessions.clear()
         with first_error(error):
             self._stack.__exit__(kind, error, trace)
+            # CuPy keeps freed memory in its pool. Return it to the GPU, so that torch or TensorRT can allocate it.
             for xp in {arrays_of(engine) for engine in engines} - {np}:
                 xp.get_default_memory_pool().free_all_blocks()

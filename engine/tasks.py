@@ -1,7 +1,8 @@
-"""Tasks: the missing parts of a study, as cells that are perturbed together.
+"""Split a study's missing cells into tasks: groups of cells whose images are perturbed together.
 
-A task is independent of all others and gives the same rows wherever and whenever it runs. A cell is in one task at a
-time, so its images are computed in their order; workers share a group of cells by its conditions.
+Tasks are independent of each other, and a task gives the same rows wherever and whenever it runs. A cell belongs to
+only one task at a time, so the images of a cell are computed in order. To use several workers, a group of cells is
+split by condition.
 """
 
 from __future__ import annotations
@@ -14,37 +15,44 @@ from ..probes.attacks import gradients_of
 from ..probes.grid import Grid
 
 Outcome = Finished | Failed
-"""The predictions of a range of a cell's images, or the failure of the cell."""
+"""Predictions for a range of a cell's images, or the failure of the cell."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Cells of one image set, group of conditions and seed."""
+    """Cells with the same image set, group of conditions and seed."""
 
     cells: tuple[Cell, ...]
 
     @property
     def attack(self) -> bool:
-        """Whether a network is needed to make its images; the task is then of one cell."""
+        """Whether the images are adversarial, so that a model is needed to make them.
+
+        Such a task has exactly one cell.
+        """
         return self.cells[0].condition.facts.attack
 
     @property
     def variants(self) -> list[Variant]:
+        """The distinct variants of the cells, in order."""
         return list(dict.fromkeys(cell.variant for cell in self.cells))
 
     def limited_to(self, cells: Sequence[Cell]) -> Task:
-        """The task for some of the cells."""
+        """Return a task with only the given cells."""
         return replace(self, cells=tuple(cells))
 
     def by_condition(self) -> list[Task]:
-        """The task of each condition by itself."""
+        """Return one task per condition."""
         return [
             self.limited_to([cell for cell in self.cells if cell.condition == condition])
             for condition in dict.fromkeys(cell.condition for cell in self.cells)
         ]
 
     def halves(self) -> list[Task]:
-        """The task as two, or as it is where it has one cell: conditions apart first, since networks share images."""
+        """Split the task in two. A task with a single cell is returned unchanged, as the only item.
+
+        Conditions are separated first, because the models of one condition share the perturbed images.
+        """
         if len(conditions := list(dict.fromkeys(cell.condition for cell in self.cells))) > 1:
             first_half = set(conditions[: len(conditions) // 2])
             halves = [[cell for cell in self.cells if (cell.condition in first_half) == side] for side in (True, False)]
@@ -59,18 +67,18 @@ class Task:
 
 
 def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """The cells that are perturbed for all checkpoints alike, and those that are attacked."""
+    """Split cells into those whose images are the same for all models, and those whose images are adversarial."""
     attacked = [cell for cell in cells if cell.condition.facts.attack]
     return [cell for cell in cells if not cell.condition.facts.attack], attacked
 
 
 def gradients(cell: Cell) -> str:
-    """The precision of the gradients of a cell that is attacked."""
+    """Return the precision of the gradients of a cell that is attacked."""
     return gradients_of(cell.condition)
 
 
 def cells_together(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
-    """The cells of one image set by what is perturbed together: a group of conditions at one seed."""
+    """Yield the cells of one image set that are perturbed together: one group of conditions at one seed."""
     for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in cells))):
         condition_set = set(conditions)
         members = [cell for cell in cells if cell.condition in condition_set]
@@ -79,9 +87,10 @@ def cells_together(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
 
 
 def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
-    """A task for each group of the cells that are perturbed together; each attacked cell has its own.
+    """Yield one task for each group of cells that are perturbed together, and one for each attacked cell.
 
-    Attacks come last, since they need the memory of the sessions, and one network after another.
+    Attacks come last, because they need the memory of all other sessions. They are ordered by model, so that each model
+    is opened once.
     """
     perturbed, attacked = by_attack(cells)
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):

@@ -1,7 +1,7 @@
-"""The rates of engines and batches on this device, measured once and kept for studies that name neither.
+"""Measure the throughput of each engine and batch size on this device, and save it as the default for studies.
 
-MODELS/plans/tuning.json holds a `Tuning` for each precision. One of another device, or of another version of its
-library, is not taken.
+MODELS/plans/tuning.json contains one `Tuning` per precision. It is used by studies that specify no engine or no batch
+size. A tuning is ignored if it was measured on another device or with another version of the library.
 """
 
 from __future__ import annotations
@@ -35,59 +35,68 @@ from .device.requirements import usable
 from .device.streams import network_stream
 
 FILE = Path("plans", "tuning.json")
-"""The file in the folder of the models."""
+"""Path of the tuning file inside the folder of models."""
 SWEPT_ENGINES: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
-"""The engines that are measured, by the array module; of two that are as fast, the first is taken."""
+"""Engines to measure, by array module. If two are equally fast, the first is preferred."""
 BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (64, 128, 256, 512, 1024, 2048)}
-"""The batches that each of them is measured at."""
+"""Batch sizes to measure, by array module."""
 MEASUREMENT_SECONDS = 0.5
-"""The least time of a measurement."""
+"""Minimum duration of one measurement, in seconds."""
 REPEATS = 3
-"""Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
+"""Measurements per rate.
+
+The fastest counts, because other processes on the machine can only make a measurement slower.
+"""
 CLOSE = 0.97
-"""The share of the highest rate from which another one is as good."""
+"""Fraction of the highest rate from which another rate counts as equally fast."""
 
 _log = logging.getLogger("bandlens")
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The rate of an engine at a batch."""
+    """The throughput of an engine at one batch size."""
 
     engine: str
     batch: int
     images_per_second: float
     settings: str = ""
-    """Words of `plan_builder.SETTINGS` with which TensorRT's plans are faster."""
+    """Space-separated keys of `plan_builder.SETTINGS` that make the TensorRT plan faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The rates of a model at one precision, and the device that they were measured on."""
+    """The rates of a model at one precision, and the device on which they were measured."""
 
     model: str
-    """The model's name."""
+    """Name of the model."""
     date: str
     device: str
-    """The GPU and its driver; or the processor and the number of threads."""
+    """The GPU and its driver version, or the processor and the number of threads."""
     libraries: Mapping[str, str]
-    """Engine -> its library and version, as `doctor` has them."""
+    """Name and version of the library of each engine, as `bandlens doctor` prints them."""
     rates: Sequence[Rate]
-    """In the order of SWEPT_ENGINES and batches, without those that an engine refused or the device has no room for."""
+    """Rates in the order of SWEPT_ENGINES and batch size.
+
+    Combinations that an engine rejects or that do not fit in memory are missing.
+    """
 
     @property
     def best(self) -> Rate:
-        """The first rate that is as good as the highest."""
+        """The first rate that counts as equally fast as the highest."""
         threshold = CLOSE * max(rate.images_per_second for rate in self.rates)
         return next(rate for rate in self.rates if rate.images_per_second >= threshold)
 
     def best_of(self, engine: str) -> Rate | None:
-        """The best rate of an engine; None where it has none."""
+        """Return the best rate of an engine, or None if it has none."""
         rates = [rate for rate in self.rates if rate.engine == engine]
         return replace(self, rates=rates).best if rates else None
 
     def change(self, engine: str, threads: int) -> str:
-        """The change since it was measured that makes the engine's rates void, in words; empty where there is none."""
+        """Describe what changed since the measurement so that the engine's rates no longer apply.
+
+        Empty if nothing did.
+        """
         if not readiness(engine).ready:
             return f"{engine} is not ready"
         if self.device != (device := _device(ENGINES[engine].arrays, threads)):
@@ -101,6 +110,7 @@ class Tuning:
 
 
 def _device(arrays: str, threads: int) -> str:
+    """Describe the device that is measured."""
     if arrays == "numpy":
         return f"{processor_name()}, threads: {threads}"
     gpu = usable(gpus())
@@ -108,7 +118,10 @@ def _device(arrays: str, threads: int) -> str:
 
 
 def read_tuning(models: Path, precision: str) -> Tuning | None:
-    """The tuning of a precision in a folder of models; None where there is none, or a damaged one, which is logged."""
+    """Load the tuning of a precision from a folder of models.
+
+    Returns None if there is no tuning, or if the file is damaged; the latter is logged.
+    """
     file = models / FILE
     if not file.is_file():
         return None
@@ -132,9 +145,10 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
 
 
 def usual_rate(engine: str, precision: str, models: Path, threads: int = 0) -> Rate:
-    """The best rate of an engine by a tuning that holds, else the batch of its kind of device, at 0 images a second.
+    """Return the best measured rate of an engine, or a default batch size with a rate of 0 images/s.
 
-    `threads` are those of a CPU, with which it was tuned or will run.
+    The default applies if there is no tuning, or if it is out of date. `threads` is the number of CPU threads of the
+    run.
     """
     tuning = read_tuning(models, precision)
     if tuning and (rate := tuning.best_of(engine)) and not tuning.change(engine, threads):
@@ -143,11 +157,19 @@ def usual_rate(engine: str, precision: str, models: Path, threads: int = 0) -> R
 
 
 def tune(model: Model, precision: str, threads: int) -> Tuning:
-    """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
+    """Measure the engines of this device on a model, and save the rates for studies at that precision.
 
-    Each rate is logged. At TensorRT's best batch, settings of its builder are tried on one plan. Plans that were built
-    for all this are removed, unless they are of the best batch and settings.
-    Raises EngineError where no engine runs the model at that precision, and UsageError where nothing can be written.
+    Each rate is logged. At the best batch size of TensorRT, the settings of its builder are tried as well. Plans that
+    were built only for the measurement are deleted, unless they have the best batch size and settings.
+
+    Args:
+        model: The model to measure. The rates are saved in its folder.
+        precision: The precision to measure.
+        threads: Number of CPU threads.
+
+    Raises:
+        EngineError: If no engine runs the model at that precision.
+        UsageError: If the file cannot be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
     engines = [engine for engine in SWEPT_ENGINES[arrays] if precision in ENGINES[engine].precisions]
@@ -155,7 +177,7 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
     if not engines:
         raise EngineError(f"none of {', '.join(SWEPT_ENGINES[arrays])} runs {precision} here; tune another precision")
     file = model.path.parent / FILE
-    _add(file, {})  # it shows, before minutes of work, whether the folder can be written
+    _add(file, {})  # check before minutes of work that the folder is writable
     pattern = f"{escape(model.name)}.{precision}.b*.*"
     plans = {*file.parent.glob(pattern)}
     rates = [rate for engine in engines for rate in _sweep(variant_of(model, engine, precision), threads)]
@@ -180,9 +202,9 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
 
 
 def _sweep(variant: Variant, threads: int) -> list[Rate]:
-    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either.
+    """Measure a variant with increasing batch sizes until one is rejected, since larger ones would not fit either.
 
-    TensorRT's plans are plain, whatever else lies there.
+    TensorRT plans are built without settings for this, even if a plan with settings exists.
     """
     rates = []
     for batch in BATCHES[ENGINES[variant.engine].arrays]:
@@ -191,12 +213,16 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
             break
         rates.append(Rate(variant.engine, batch, round(speed, 2)))
     if (xp := arrays_of(variant.engine)) is not np:
-        xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
+        # the allocator of the next engine cannot use memory in CuPy's pool
+        xp.get_default_memory_pool().free_all_blocks()
     return rates
 
 
 def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
-    """The rate with the settings of TensorRT's builder that make it faster: each is tried beside those taken so far."""
+    """Return the rate with those settings of TensorRT's builder that make it faster.
+
+    Each setting is tried in addition to those accepted before.
+    """
     for word in (word for word in gpu_settings() if word in SETTINGS):
         settings = " ".join(filter(None, (rate.settings, word)))
         speed = _measure(variant, rate.batch, threads, settings)
@@ -206,7 +232,7 @@ def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
 
 
 def _measure(variant: Variant, batch: int, threads: int, settings: str) -> float | None:
-    """Images a second, which are logged; None where the engine refuses them, or the device has no room."""
+    """Measure and log the rate in images/s. Return None if the engine rejects the variant or memory is insufficient."""
     options = {"settings": settings} if variant.engine == "tensorrt" else {}
     words = f"{variant} at batch {batch}{' with ' if settings else ''}{settings}"
     try:
@@ -219,7 +245,7 @@ def _measure(variant: Variant, batch: int, threads: int, settings: str) -> float
 
 
 def _add(file: Path, tables: Mapping[str, Any]) -> None:
-    """Add tables to the file, in place of what is damaged."""
+    """Add tables to the file. If the file is damaged, it is replaced."""
     content: Any = {}
     with suppress(OSError, ValueError):
         content = parse_json(read_text(file))
@@ -228,9 +254,9 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
 
 
 def sample_images(xp: ModuleType, size: int, batch: int) -> Array:
-    """(batch, 3, size, size) photographs in [0, 1], some of them under noise.
+    """Return (batch, 3, size, size) natural images in [0, 1]. Half of the distinct ones have added noise.
 
-    A GPU's clocks depend on the numbers that it computes with: zeros are a tenth faster than images.
+    Real images are needed because the clock rate of a GPU depends on the data: on zeros it computes a tenth faster.
     """
     crops = photograph_crops(size)
     noise = np.random.default_rng(0).normal(scale=0.1, size=crops.shape).astype(np.float32)
@@ -241,24 +267,36 @@ def sample_images(xp: ModuleType, size: int, batch: int) -> Array:
 def measure_rate(
     variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1, **options: Any
 ) -> float:
-    """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
+    """Measure the throughput of a session after warm-up, in images/s. The fastest of several measurements is returned.
 
-    Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. `options` are those of `open_session`. Raises EngineError, and DeviceError where a batch does not fit.
+    Args:
+        variant: The variant to measure.
+        batch: Batch size.
+        threads: Number of CPU threads.
+        seconds: Minimum duration of one measurement. It runs at least one batch. On a GPU it ends when the last logits
+            have been copied to the host.
+        repeats: Number of measurements.
+        options: Passed to `open_session`.
+
+    Raises:
+        EngineError: If the engine cannot run the variant.
+        DeviceError: If the batch does not fit in memory.
     """
     size = variant.model.image_size
-    # The session comes first: an engine that cannot be used here says so better than its arrays would.
+    # Open the session before importing the array module: if the engine is unavailable, its error message is clearer.
     with gpu_errors(), open_session(variant, batch, threads, **options) as session:
         xp = arrays_of(variant.engine)
         with device_errors(xp, size, batch), network_stream(xp):
             images = sample_images(xp, size, batch)
 
             def work(count: int) -> None:
+                """Run the batch `count` times and wait for the result."""
                 for _ in range(count):
                     logits = session.infer(images)
                 to_numpy(logits)
 
-            # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
+            # Libraries initialize themselves during the first batch. On a GPU the second batch is captured as a CUDA
+            # graph, and the graph is replayed from the third on.
             for _ in range(1 if xp is np else 2):
                 work(1)
             rates, count = list[float](), 1

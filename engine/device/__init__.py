@@ -1,1 +1,4 @@
-"""The machine: GPUs, drivers, streams, pixels on the card, and what each engine needs."""
+"""Detect the hardware and its requirements:
+
+GPUs, drivers, CUDA streams, image transfer, and the packages of each engine.
+"""

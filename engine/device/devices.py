@@ -1,4 +1,7 @@
-"""The engines that this machine can run, and the one that `auto` stands for. A GPU never leads to the CPU unasked."""
+"""Determine which engines can run on this machine, and which one `auto` selects.
+
+If the machine has a GPU that cannot be used, `auto` raises an error instead of silently using the CPU.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,24 @@ from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
 
 GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
-"""Engines of a GPU, of which `auto` takes the first that is ready."""
+"""Engines on a GPU. `auto` selects the first one that is ready."""
 CPU_ENGINE = "onnxruntime"
+"""Engine that `auto` selects on a machine without a GPU."""
 CPU_ADVICE = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether an engine can be used."""
+    """Whether an engine can be used on this machine."""
 
     ready: bool
     line: str
-    """The engine's version if it can be used; if not, its fault, and the advice."""
+    """The version of the engine if it can be used. Otherwise the reason, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """The engine that `auto` stands for, and why in one line."""
+    """The engine that `auto` selects, and the reason in one line."""
 
     engine: str
     why: str
@@ -37,7 +41,7 @@ class EngineChoice:
 
 @cache
 def gpus() -> Gpus:
-    """The GPUs of this machine, looked for once in a process, which is its first call of CUDA."""
+    """Return the GPUs of this machine. They are detected once per process, by its first call to CUDA."""
     machine = find_gpus()
     if isinstance(machine, tuple):
         hide_lost_memory()
@@ -46,7 +50,7 @@ def gpus() -> Gpus:
 
 @cache
 def readiness(engine: str) -> Readiness:
-    """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine, checked once in a process."""
+    """Return whether an engine of `ENGINES` can be used on this machine. Checked once per process."""
     try:
         return Readiness(True, CHECKS[engine](gpus()))
     except EngineError as error:
@@ -54,11 +58,13 @@ def readiness(engine: str) -> Readiness:
 
 
 def choose_engine() -> EngineChoice:
-    """The engine that `auto` stands for on this machine.
+    """Select the engine for `auto` on this machine.
 
-    TensorRT, else ONNX Runtime with CUDA, else torch with CUDA, where there is a GPU; ONNX Runtime on the CPU where
-    there is none.
-    EngineError where there is a GPU that cannot be used, with what to do about it.
+    With a GPU this is TensorRT, or else ONNX Runtime with CUDA, or else torch with CUDA. Without a GPU it is ONNX
+    Runtime on the CPU.
+
+    Raises:
+        EngineError: If there is a GPU that cannot be used. The message says what to do about it.
     """
     machine = gpus()
     if isinstance(machine, Problem):
@@ -70,7 +76,7 @@ def choose_engine() -> EngineChoice:
     name = machine[0].name
     engine = next((engine for engine in GPU_ENGINES if readiness(engine).ready), None)
     if engine is None:
-        engines_of_line: dict[str, list[str]] = {}  # a lack of several is said once
+        engines_of_line: dict[str, list[str]] = {}  # engines with the same reason are listed together
         for engine in GPU_ENGINES:
             engines_of_line.setdefault(readiness(engine).line, []).append(engine)
         lacks = ", ".join(f"{' and '.join(names)} ({line})" for line, names in engines_of_line.items())
@@ -80,7 +86,11 @@ def choose_engine() -> EngineChoice:
 
 
 def processor_name(root: Path = Path("/")) -> str:
-    """The processor's name in Linux, such as `AMD EPYC 9354`; elsewhere the one that Python gives, if only its kind."""
+    """Return the name of the processor, such as `AMD EPYC 9354`.
+
+    It is read from /proc/cpuinfo on Linux. Elsewhere it is whatever the `platform` module reports, which may be only
+    the architecture.
+    """
     try:
         lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Errors of a GPU, each in one line: of CuPy and the CUDA libraries that it calls, and of ONNX Runtime on CUDA."""
+"""Convert errors of CuPy, the CUDA libraries and ONNX Runtime to one-line errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ from ...core.untrusted import words_of
 from .run_images import free_memory
 
 WORKING = 16 * 4
-"""Bytes of a run for each number of a batch: 16 float32 batches, its buffers and those of the probes (8 at most)."""
+"""Bytes of GPU memory that a run needs per value of an input batch.
+
+It covers 16 float32 batches: the buffers of the run and those of the probes (8 at most).
+"""
 COMMITTED = "what was committed stays, and the next run goes on there"
+"""Ending of error messages: results committed before the error are not lost."""
 
 
 @contextmanager
 def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
-    """`gpu_errors` of a run of batches of RGB images of that size, with a batch that fits where memory is short."""
+    """Apply `gpu_errors` to a run, and suggest a smaller batch size if memory is insufficient.
+
+    Args:
+        xp: NumPy or CuPy.
+        size: Side of the square RGB images, in pixels.
+        batch: Batch size.
+    """
     message = f"out of memory on the GPU at batch {batch}: its work"
     with gpu_errors(), memory_errors(xp, batch, WORKING * batch * 3 * size * size, message):
         yield
@@ -27,7 +37,14 @@ def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
 
 @contextmanager
 def memory_errors(xp: ModuleType, batch: int, size: int, message: str) -> Iterator[None]:
-    """A lack of CuPy's memory as DeviceError, with a batch that fits; the work takes `size` bytes."""
+    """Convert CuPy's out-of-memory errors to DeviceError, and suggest a batch size that fits.
+
+    Args:
+        xp: NumPy or CuPy.
+        batch: Batch size.
+        size: Memory that the work needs at this batch size, in bytes.
+        message: Beginning of the error message.
+    """
     try:
         yield
     except MemoryError as error:
@@ -41,7 +58,10 @@ def memory_errors(xp: ModuleType, batch: int, size: int, message: str) -> Iterat
 
 @contextmanager
 def gpu_errors() -> Iterator[None]:
-    """Errors of CuPy, and of the CUDA libraries that it calls, as DeviceError: nothing on the GPU can go on."""
+    """Convert errors of CuPy and of the CUDA libraries to DeviceError.
+
+    The process cannot continue on the GPU after them.
+    """
     try:
         yield
     except Exception as error:
@@ -55,17 +75,18 @@ def gpu_errors() -> Iterator[None]:
 
 
 def is_of_cupy(error: BaseException) -> bool:
-    """Whether CuPy raised the error: of its memory, a kernel, the driver, or cuFFT, say.
+    """Return whether CuPy raised the error, for example in its allocator, a kernel, the driver or cuFFT.
 
-    The classes lie in modules of which each loads a library, and not all of these need be installed.
+    The module name is compared instead of the class, because the error classes are defined in modules that load CUDA
+    libraries, and not all of those need to be installed.
     """
     return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
 
 
 def hide_lost_memory() -> None:
-    """Show no traceback of CuPy's destructors: on a lost GPU each event and block of memory fails to be freed.
+    """Suppress tracebacks from CuPy's destructors. On a lost GPU, freeing each event and memory block fails.
 
-    These errors only follow from the one that ends the run, which is told in a line.
+    These errors are consequences of the one that ends the run, which is reported in one line.
     """
     hook = sys.unraisablehook
 
@@ -78,9 +99,10 @@ def hide_lost_memory() -> None:
 
 @contextmanager
 def first_error(error: BaseException | None) -> Iterator[None]:
-    """The block tidies up after `error`, and must not raise another one in its place; without one it has `gpu_errors`.
+    """Clean up after `error` without replacing it by an error of the cleanup. Without an error, apply `gpu_errors`.
 
-    CUDA's errors are sticky: after the first one every call fails, also those that release what a session holds.
+    CUDA errors are sticky: after the first one every call fails, including those that release the resources of a
+    session.
     """
     try:
         with gpu_errors():
@@ -93,24 +115,25 @@ def first_error(error: BaseException | None) -> Iterator[None]:
 # ONNX Runtime
 
 GPU_ERROR = re.compile(r"CU[A-Z_]+ failure [^;]*|Failed to allocate memory.*")
-"""The words about CUDA and its libraries, or about the GPU's memory, amid C++."""
+"""Matches the part of a C++ message that concerns CUDA, its libraries or GPU memory."""
 LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
+"""Matches messages about insufficient GPU memory."""
 
 
 def onnxruntime_reason(error: Exception) -> str:
-    """The error in one line; an error of a GPU is cut to the words about the GPU."""
+    """Format the error as one line. For a GPU error, only the part about the GPU is kept."""
     line = words_of(error)
     match = GPU_ERROR.search(line)
     return (match[0] if match else line).strip()
 
 
 def is_of_gpu(error: Exception) -> bool:
-    """Whether a session of ONNX Runtime fails for the GPU's sake, and not for its ONNX file's."""
+    """Return whether a session of ONNX Runtime failed because of the GPU, and not because of its ONNX file."""
     return bool(GPU_ERROR.search(str(error)) or LACK_OF_MEMORY.search(str(error)))
 
 
 def memory_advice(error: Exception, otherwise: str) -> str:
-    """The advice where an error of ONNX Runtime is about the GPU's memory, or else another."""
+    """Return advice for an out-of-memory error of ONNX Runtime, or `otherwise` for any other error."""
     if LACK_OF_MEMORY.search(str(error)):
         return "out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
     return otherwise

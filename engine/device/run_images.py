@@ -1,4 +1,4 @@
-"""The images of a run: in the host's memory, or on their way to the card."""
+"""Load the images of a run, and copy them to the GPU in the background."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from ...probes.arrays import Array
 from ...probes.images.image_set import ImageSet
 
 Take = Callable[[NDArray[np.int64]], Array]
-"""(k,) indices -> (k, 3, size, size) uint8, in the array module of the run."""
+"""Maps (k,) indices to (k, 3, size, size) uint8 images, in the array module of the run."""
 
 
 def free_memory(xp: ModuleType) -> int:
-    """Bytes on the card that may be allocated, those that CuPy keeps for reuse included."""
+    """Return the GPU memory that can be allocated, in bytes. Free blocks in CuPy's pool are included."""
     free, _ = xp.cuda.runtime.memGetInfo()
     return int(free) + int(xp.get_default_memory_pool().free_bytes())
 
 
 def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """Read each batch into pinned memory, and copy it to the card while the one before is at work."""
-    # Two of each are needed: while one batch is copied to the card, or perturbed there, the next is read.
+    """Return a loader that copies each batch to the GPU from pinned memory while earlier work still runs there."""
+    # Two staging buffers alternate: while the GPU still copies one batch from its buffer, the next batch is read into
+    # the other.
     shape = (batch, *images.shape[1:])
     count = math.prod(shape)
     try:
-        pinned = [xp.cuda.alloc_pinned_memory(count) for _ in range(2)]  # the card can read it by itself
+        # the GPU can copy from pinned memory without the CPU
+        pinned = [xp.cuda.alloc_pinned_memory(count) for _ in range(2)]
     except xp.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(
             f"the host has no memory for two batches of {batch} images that the GPU can read ({words_of(error)}); take "
@@ -45,7 +47,8 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
         nonlocal turn
         turn = 1 - turn
         if copy_events[turn] is not None:
-            copy_events[turn].synchronize()  # the card reads this memory after `set` has returned
+            # `set` returns before the copy is complete, so wait before overwriting the buffer
+            copy_events[turn].synchronize()
         host = staging[turn][: len(rows)]
         images.take(rows, out=host)
         pixels = xp.empty(host.shape, dtype=xp.uint8)

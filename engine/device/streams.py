@@ -1,6 +1,7 @@
-"""Order and time on a GPU: a stream for all networks, one that perturbs, and points in them that the other waits for.
+"""CUDA streams: one for all models, one for perturbing, and events that order work between the two.
 
-On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's.
+With NumPy every call has finished when it returns, so there is nothing to order, and an "event" is the time of the
+clock.
 """
 
 from __future__ import annotations
@@ -15,41 +16,41 @@ from typing import Any
 import numpy as np
 
 Point = Any
-"""A place in a stream; on NumPy, the time."""
+"""A CUDA event. With NumPy, the time in seconds."""
 
 
 def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
-    """A stream; work of the thread that enters it goes there while the block lasts."""
+    """Create a CUDA stream, as a context manager that makes it the current stream of the thread."""
     if xp is np:
         return nullcontext()
-    # A stream that blocks waits for the default stream, and the default stream for it. This one does not, so that
-    # points are the only order between threads.
+    # A blocking stream is implicitly synchronized with CUDA's default stream. A non-blocking one is not, so work of the
+    # two threads is ordered only by explicit events.
     stream: AbstractContextManager[Any] = xp.cuda.Stream(non_blocking=True)
     return stream
 
 
 network_stream: Callable[[ModuleType], Any] = cache(new_stream)
-"""The one stream of all networks in this process, of their CUDA graphs, and of what is made of their logits."""
+"""The single stream of this process for all models, their CUDA graphs, and the reduction of their logits."""
 perturbing_stream: Callable[[ModuleType], Any] = cache(new_stream)
-"""The one stream in which batches are perturbed ahead of the networks."""
+"""The single stream in which batches are perturbed ahead of the models."""
 
 
 def point(xp: ModuleType) -> Point:
-    """All work that this thread has asked for so far, and when it is done."""
+    """Record an event in the current stream. It occurs when all work launched there so far is complete."""
     return time.perf_counter() if xp is np else xp.cuda.get_current_stream().record()
 
 
 def wait_for(xp: ModuleType, reached: Point) -> None:
-    """Have the work that this thread asks for from now on begin after that point. The thread itself does not wait."""
+    """Make later work in the current stream wait for an event. The calling thread does not block."""
     if xp is not np:
         xp.cuda.get_current_stream().wait_event(reached)
 
 
 def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
-    """While the block lasts, NumPy's products of matrices have so many threads; CuPy's have none."""
+    """Limit the threads of NumPy's matrix products while the block runs. Does nothing with CuPy."""
     if xp is not np:
         return nullcontext()
-    from threadpoolctl import get_cached_controller  # here, since a GPU does without it
+    from threadpoolctl import get_cached_controller  # imported here because it is not needed on a GPU
 
     limits: AbstractContextManager[Any] = get_cached_controller().limit(limits=count, user_api="blas")
     return limits
@@ -57,23 +58,24 @@ def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
 
 @contextmanager
 def in_network_stream(xp: ModuleType) -> Iterator[Any]:
-    """Put the work of the block into the stream of all networks, in the turn of this thread; gives the stream.
+    """Run the GPU work of the block in the stream of all models, and yield that stream.
 
-    A run is in that stream already, and nothing has to wait for anything. The work of any other caller is ordered after
-    what this thread has asked for, and before what it asks for next.
+    A run is already in that stream, so nothing needs to be ordered. For any other caller, the work of the block runs
+    after the work that the caller's stream already contains, and before the work that it launches later.
     """
     stream, caller = network_stream(xp), xp.cuda.get_current_stream()
     if caller == stream:
         yield stream
         return
     stream.wait_event(caller.record())
-    # No `finally`: after an error nobody reads what the stream has written, and its next work follows in any case. It
-    # may still read the caller's arrays, to no effect. Where the GPU has failed, `record` would raise over the error.
+    # There is deliberately no `finally`. After an error nobody reads the results in this stream, and its later work is
+    # ordered after them anyway. The work may still read the caller's arrays, which is harmless. If the GPU itself has
+    # failed, `record` would raise a second error that hides the first.
     with stream:
         yield stream
     caller.wait_event(stream.record())
 
 
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
-    """The time that the device took between two points that it has passed."""
+    """Return the time between two events in seconds. Both must have occurred."""
     return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000
