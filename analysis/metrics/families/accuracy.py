@@ -1,14 +1,19 @@
-"""How often a model is right, and how near the label comes to the top, under one condition.
+"""Accuracy, agreement and reciprocal rank of a model under one condition.
 
-    accuracy              share of images whose label is predicted
-    agreement             without labels: share of images predicted as when clean
-    accuracy_real         share of the images listed by ReaL for which a class is predicted that ReaL accepts
-    reciprocal_rank       mean of 1 / (1 + r)     r: number of classes scored above the label, or the best of several
-    reciprocal_rank_real  the same, r that of the best of the classes that ReaL accepts, over the images that it lists
+    accuracy              proportion of images whose predicted class is the label
+    agreement             without labels: proportion of images whose predicted class is the clean prediction
+    accuracy_real         proportion of images with an accepted predicted class, of the images with ReaL labels
+    reciprocal_rank       mean of 1 / (1 + r), where r is the number of classes scored above the label. If an image has
+                          several correct classes, r is the rank of the one with the highest score.
+    reciprocal_rank_real  the same over the images with ReaL labels, where r is the rank of the accepted class with the
+                          highest score
 
-Each, and its paired difference from the clean images, has the interval of `statistics.shares`. Reciprocal ranks take
-the ranks of all labels, which imported predictions have not. Sources: Beyer et al. 2020 for the lists of ReaL; Voorhees
-1999 for reciprocal ranks, used for classifiers by REFINED-BIAS (arXiv 2603.10834).
+Confidence intervals of these metrics, and of their paired differences from the clean images, are described in
+`statistics.proportions`. Reciprocal ranks require the rank of every label. Imported predictions do not contain ranks,
+so the metric is not available for them.
+
+Sources: Beyer et al. 2020 for the ReaL labels; Voorhees 1999 for the reciprocal rank, which REFINED-BIAS
+(arXiv 2603.10834) applies to image classifiers.
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ from ..predictions import CellOutcomes, Decisions, ImageTruth
 
 
 def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Ints, Mask]:
-    """The (m,) images that ReaL lists, ascending, and whether an accepted class is predicted for each."""
+    """Return the indices (m,) of the images with ReaL labels, ascending, and whether each prediction is accepted."""
     rows = images.listed_by_real
     answers = (rows << 16) + decisions.predicted[rows]
-    place = np.searchsorted(images.accepted, answers)  # there are too few of them to be worth the tables of np.isin
+    # np.isin would build lookup tables, which costs more than a binary search for so few pairs of image and class.
+    place = np.searchsorted(images.accepted, answers)
     return rows, images.accepted.take(place, mode="clip") == answers
 
 
@@ -78,7 +84,7 @@ def _measure(
     values: Callable[[CellOutcomes], ImageValues | None],
     words: Words | None = None,
 ) -> Measure[CellOutcomes]:
-    """A measure of single conditions; the main accuracy of a cell has words for its changes."""
+    """Return a metric of single conditions. Only the main accuracy of a cell has `words` that describe its changes."""
     display = Display(title, sense=1, primary=words is not None, words=words or Words())
     return Measure(name, display, applies=applies, values=values)
 

@@ -1,17 +1,23 @@
-"""How sure a classifier is, and whether it is as often right as its confidence says.
+"""Confidence, calibration error and Brier score of a model under one condition.
 
-The confidence c_i of an image is the probability of the class that was predicted (among 16 classes, its share of the
-mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th from above (b - 1) / 15
-to b / 15:
+The confidence c_i of image i is the probability of its predicted class, and y_i is 1 if the prediction is correct and 0
+otherwise. In the 16-class decision space, c_i is the mean probability of the members of the class, normalized over the
+16 classes. Images are sorted by confidence into 15 bins of equal width. Bin b contains confidences above (b - 1) / 15,
+up to and including b / 15.
 
-    confidence                 = mean of c_i, where all are known
+    confidence                 = mean of c_i, if all confidences are known
     expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
     top1_brier_score           = mean of (c_i - y_i)^2
 
-Sources: Guo et al. 2017, Brier 1950. With s_i the sign of the sum of the bin of image i, the calibration error
-has the error of the mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a calibrated network:
+With s_i the sign of the sum in the bin of image i, the expected calibration error is the mean of s_i (c_i - y_i), and
+its confidence interval is that of this mean. The estimate is positive even for a perfectly calibrated model, whose
+expected value is
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
+
+The state is `doubtful` if the calibration error is smaller than 2 * chance.
+
+Sources: Guo et al. 2017, Brier 1950.
 """
 
 from __future__ import annotations
@@ -27,11 +33,14 @@ from ..predictions import CellOutcomes
 
 BINS = 15
 NEAR_CHANCE = 2
-"""A calibration error below this many times what chance gives says little of the network."""
+"""A calibration error below this multiple of `chance` is not distinguishable from that of a calibrated model."""
 
 
 def calibration_gaps(confidence: Floats, correct: Mask) -> tuple[Floats, float]:
-    """(n,) s_i (c_i - y_i), whose mean is the expected calibration error; and `chance`. Confidences are in [0, 1]."""
+    """Return s_i (c_i - y_i), (n,), whose mean is the expected calibration error, and `chance`.
+
+    Confidences must be in [0, 1].
+    """
     bins = np.clip(np.ceil(confidence * BINS).astype(np.intp) - 1, 0, BINS - 1)
     gaps = confidence - correct
     sums = np.bincount(bins, gaps, BINS)
@@ -40,12 +49,12 @@ def calibration_gaps(confidence: Floats, correct: Mask) -> tuple[Floats, float]:
 
 
 def _applies(available: Available) -> bool:
-    """Exclude images whose cues conflict: nothing says which of the two classes a confidence should be of."""
+    """Exclude cue-conflict images, because it is undefined which of their two classes is the correct one."""
     return available.labelled and not available.conflicting
 
 
 def _confidence_and_right(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
-    """(n,) each: confidence, and whether it is right; None where these are not known."""
+    """Return the confidence and the correctness of each prediction, (n,) each, or None if either is unknown."""
     confidence = cell.decisions.confidence
     if confidence is None or cell.hits is None or cell.images.conflicting.any():
         return None

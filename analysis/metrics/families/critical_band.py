@@ -1,28 +1,32 @@
-"""The critical band by the published estimator.
+"""Critical band of a model by the published estimator, with integer thresholds.
 
-Accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f cycles per
-image of 224 pixels a side (at another size, size / 224 times that), and five strengths. A threshold is the number of
-steps by which the noise must be weakened until more than half of the images are right; the bell through the seven
-thresholds is the channel.
+Accuracy is measured on images with octave-band noise of seven center frequencies and five noise levels, including no
+noise. The center frequency of octave index f = 0..6 is 1.75 * 2^f cycles/image for images of 224 pixels a side; for
+images of `size` pixels, it is size / 224 times as high. The threshold of a frequency is the number of steps by which
+the noise must be reduced from its highest level until more than half of the images are classified correctly. A Gaussian
+fitted to the seven thresholds is called the channel.
 
     t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
     t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
     bandwidth              = 2 sqrt(ln 4) |sigma|    octaves, full width at half maximum
-    center_frequency       = 1.75 * 2^mu size / 224  cycles per image
-    peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
+    center_frequency       = 1.75 * 2^mu size / 224  cycles/image
+    peak_noise_sensitivity = 2^(A - 4)               from 1/16 (tolerates the strongest noise) to 1 (tolerates none)
 
-Accuracies are relative to the one at sd 0, times 100; an option takes them relative to the clean images in colour;
-names that end in `_raw`, and thresholds of people, are without a reference. critical_threshold_0 … critical_threshold_6
-are the thresholds.
+critical_threshold_0 … critical_threshold_6 are the thresholds t_f. They are computed from accuracies divided by the
+accuracy at sd = 0, in percent. Metrics whose name ends in `_raw`, and the thresholds of human observers, are computed
+from accuracies without this normalization.
 
-Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
+Sources: Subramanian et al. 2023 for the thresholds and the fit, Gavrikov & Keuper 2024 for the three numbers.
 
-    at_chance    no more than twice as many images are right without noise as by blind guesses
-    degenerate   all thresholds are equal, no Gaussian fits, its centre lies outside f = -1/2 to 6 1/2, or it has fallen
-                 to half at neither end of the tested bands
-    doubtful     it has at one end, and is wider than these seven octaves; or its peak is at the bound of 4
+The estimates have these states:
 
-`psychometric` has continuous thresholds with intervals.
+    at_chance    accuracy without noise is at most twice the chance level
+    degenerate   all thresholds are equal, no Gaussian can be fitted, its center lies outside f = -1/2 to 6 1/2, or it
+                 falls to half of its maximum at neither end of the tested bands
+    doubtful     it falls to half of its maximum at one end only, and its bandwidth exceeds these seven octaves; or A is
+                 at its upper bound of 4
+
+For continuous thresholds with confidence intervals, see `psychometric`.
 """
 
 from __future__ import annotations
@@ -47,12 +51,12 @@ PROBE = "critical_band"
 
 @dataclass(frozen=True, slots=True)
 class ChannelNumber:
-    """A number that a channel is described by."""
+    """Describes one of the three numbers that characterize a channel."""
 
     title: str
     unit: str
     column: str
-    """The end of the name of its column in the published results."""
+    """Suffix of its column in the published results."""
 
 
 CHANNEL: Mapping[str, ChannelNumber] = {
@@ -60,30 +64,30 @@ CHANNEL: Mapping[str, ChannelNumber] = {
     "center_frequency": ChannelNumber("centre frequency", "cycles per image", "cf_norm"),
     "peak_noise_sensitivity": ChannelNumber("peak noise sensitivity", "share", "pns_norm"),
 }
-"""Name in the fit -> the number."""
+"""Name in the fit -> description of the number."""
 NUMBERS = {number: f"critical_{number}" for number in CHANNEL}
-"""Name in the fit -> the measure: the study's three numbers, which it takes from the normalized thresholds."""
+"""Name in the fit -> metric. As in the published study, it is computed from the normalized thresholds."""
 HUMAN_THRESHOLDS = (0, 0, 0, 0, 2, 2, 0)
-"""Thresholds of people, from the mean of the accuracies of 14 observers (Subramanian et al. 2023), not normalized."""
+"""Human thresholds from the mean accuracies of 14 observers (Subramanian et al. 2023), not normalized."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
 LOWEST_OCTAVE = FREQUENCIES[0] - 0.5
-"""Octave at which the lowest band of noise begins; each is one octave wide."""
+"""Lower edge of the lowest noise band, in octaves. Each band is one octave wide."""
 HIGHEST_OCTAVE = FREQUENCIES[-1] + 0.5
-"""Octave at which the highest band of noise ends."""
+"""Upper edge of the highest noise band, in octaves."""
 
 
 Setting = tuple[float | None, float | None]
-"""noise_sd and octave index of a condition; no octave where noise_sd is 0."""
+"""noise_sd and octave index of a condition. The octave index is None if noise_sd is 0."""
 
 
 def settings_of(available: Available) -> list[Setting]:
-    """noise_sd and octave of the conditions of critical_band: without noise first, then octave by octave."""
+    """Return noise_sd and octave index of the critical_band conditions: without noise first, then octave by octave."""
     return sorted(map(_setting, available.conditions_under(PROBE)), key=_place)
 
 
 def band_cells(outcomes: Outcomes) -> dict[Setting, CellOutcomes]:
-    """The cells of critical_band in the order of `settings_of`."""
+    """Return the critical_band cells in the order of `settings_of`."""
     cells = {_setting(condition): cell for condition, cell in outcomes.cells_under(PROBE).items()}
     return {setting: cells[setting] for setting in sorted(cells, key=_place)}
 
@@ -98,7 +102,7 @@ def _place(setting: Setting) -> tuple[float, float]:
 
 
 def _lacking_conditions(available: Available) -> str | None:
-    """Why the published 29 are not among the conditions, each once; None where they are."""
+    """Return why the conditions do not include each of the 29 published ones exactly once, or None if they do."""
     counts = Counter(settings_of(available))
     published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
     if missing := len(published - counts.keys()):
@@ -109,32 +113,41 @@ def _lacking_conditions(available: Available) -> str | None:
 
 
 def integer_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
-    """Thresholds t_0..t_6 from accuracies in percent, shape (5, 7): rows by noise_sd ascending from 0, columns by f."""
+    """Compute the thresholds t_0..t_6 from accuracies in percent (5, 7): noise_sd ascending from 0 by frequency."""
     passes = np.asarray(accuracy, dtype=np.float64)[::-1] > 50  # row j: noise_sd of index 4 - j
     first = np.where(passes.any(axis=0), passes.argmax(axis=0), len(NOISE_SDS) - 1)
     return tuple(int(j) for j in first)
 
 
 def normalized_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
-    """The `_norm` thresholds: of accuracies relative to the one at noise_sd 0, which is above 0, times 100.
+    """Compute the thresholds from accuracies divided by the accuracy at noise_sd 0, which must be above 0, times 100.
 
-    The study does not say whether it took that or the clean accuracy in colour. Noise_sd 0 is one condition, repeated
-    over the columns of `accuracy` in percent; should the columns differ, their mean is the reference.
+    These are the published `_norm` thresholds. The study does not state whether the reference is the accuracy at
+    noise_sd 0, as here, or that on the clean color images. noise_sd 0 is a single condition that is repeated in all
+    columns of `accuracy`. If the columns differ, the reference is their mean.
+
+    Args:
+        accuracy: Accuracies in percent, (5, 7): noise_sd ascending from 0 by frequency.
     """
     percent = np.asarray(accuracy, dtype=np.float64)
     return integer_thresholds(percent / float(percent[0].mean()) * 100)
 
 
 def center(octave: Any, size: int) -> NDArray[np.float64]:
-    """Cycles per image at an octave, of images of `size` pixels a side."""
-    with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
+    """Convert octave indices to center frequencies in cycles/image, for images of `size` pixels a side."""
+    with np.errstate(over="ignore"):  # the center of a nearly flat Gaussian is arbitrary and may overflow to infinity
         return np.asarray(LOWEST_FREQUENCY * size / SIZE * np.exp2(octave), dtype=np.float64)
 
 
 def fit_band(thresholds: ArrayLike, size: int = SIZE) -> dict[str, Estimate]:
-    """The numbers of CHANNEL, for images of `size` pixels a side, of the Gaussian through t_0..t_6, from 0 to 4.
+    """Fit the Gaussian to thresholds t_0..t_6 and compute its bandwidth, center frequency and peak noise sensitivity.
 
-    The state is degenerate where they mean nothing, doubtful where they go beyond what was tested.
+    The state of the estimates is `degenerate` if the fit is meaningless, and `doubtful` if it extends beyond the tested
+    bands or noise levels.
+
+    Args:
+        thresholds: t_0..t_6, each from 0 to 4.
+        size: Pixels a side of the images, for the center frequency.
     """
     values = np.asarray(thresholds, dtype=np.float64)
     fit = _least_squares(tuple(values.tolist()))
@@ -163,35 +176,36 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> dict[str, Estimate]:
 
 
 def channel_numbers(bells: Floats, size: int) -> tuple[Floats, Floats, Floats]:
-    """The three numbers of CHANNEL of bells (3, …) of A, mu and sigma, (…) each."""
+    """Compute the numbers of CHANNEL from Gaussians (3, …) with the rows A, mu and sigma. Each result is (…)."""
     amplitude, mu, sigma = bells
     return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
 
 
 def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.float64]:
-    """The bell amplitude * exp(-(f - mu)^2 / (2 sigma^2)); the sign of sigma does not matter."""
+    """Return amplitude * exp(-(f - mu)^2 / (2 sigma^2)). The sign of sigma does not matter."""
     return np.asarray(amplitude * np.exp(-((np.asarray(f) - mu) ** 2) / (2 * sigma**2)), dtype=np.float64)
 
 
-@lru_cache(maxsize=4096)  # many models have the same seven integers, and a fit takes 10 ms
+@lru_cache(maxsize=4096)  # a fit takes 10 ms, and many models have the same seven integers
 def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] | None:
-    """(A, mu, sigma) from the published start and bounds, or None where no optimum is found."""
-    from scipy.optimize import least_squares  # a fifth of a second, which every run would take to say what it lacks
+    """Return (A, mu, sigma) with the published starting values and bounds, or None if the fit does not converge."""
+    # The import takes 0.2 s. Commands that only list the available metrics should not wait for it.
+    from scipy.optimize import least_squares
 
     octaves, values = np.array(FREQUENCIES, dtype=np.float64), np.array(thresholds)
     bounds = ([0, -np.inf, -np.inf], [4, np.inf, np.inf])
     fit = least_squares(lambda parameters: gaussian(octaves, *parameters) - values, (1.0, 0.0, 1.0), bounds=bounds)
-    if not fit.success:  # evaluations are used up
+    if not fit.success:  # the maximum number of evaluations was reached
         return None
     amplitude, mu, sigma = fit.x
     return float(amplitude), float(mu), float(sigma)
 
 
-# The measures
+# Metrics
 
 
 def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
-    """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
+    """Compute the published numbers and thresholds, from normalized accuracies and without normalization (NAME_raw)."""
     percent = {
         setting: 100 * (hits.sum() / len(hits))
         for setting, cell in band_cells(outcomes).items()
@@ -199,7 +213,7 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     }
     if not percent:
         return dict.fromkeys(NUMBERS.values(), nothing(State.MISSING, "no clean prediction to agree with"))
-    # (5, 7) percent: noise_sd by frequency.
+    # Accuracies in percent, (5, 7): noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     size = outcomes.subject.size
     if accuracy[0, 0] > 0:
@@ -217,14 +231,17 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 
 
 def at_chance(reference: float, floor: float) -> str | None:
-    """Why half of what is right without noise is no more than what answers at random reach; None where it is more."""
+    """Return a note if the accuracy without noise is at most twice the chance level, or None if it is higher.
+
+    A threshold is the noise at which half of this accuracy remains, which must be above the chance level.
+    """
     if not floor or reference > 2 * floor:
         return None
     return f"{reference:.3g} without noise is no more than twice what answers at random reach, {floor:.3g}"
 
 
 def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator[tuple[str, Estimate]]:
-    """The three numbers, and the seven thresholds that they come of."""
+    """Yield the three numbers of the channel and the seven thresholds that they are computed from."""
     for name, estimate in fit_band(thresholds, size).items():
         yield f"{NUMBERS[name]}{suffix}", estimate
     for frequency, steps in zip(FREQUENCIES, thresholds, strict=True):
@@ -232,7 +249,7 @@ def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator
 
 
 def people_estimates() -> dict[str, Estimate]:
-    """The channel of people by the published estimator, which took their accuracies as they are (NAME_raw)."""
+    """Compute the human channel with the published estimator. Human accuracies are not normalized (NAME_raw)."""
     return dict(_band_numbers(HUMAN_THRESHOLDS, SIZE, "_raw"))
 
 
@@ -248,7 +265,7 @@ def _measures(
     )
     make_display = partial(Display, group="critical band", estimator="published")
     for name, number in CHANNEL.items():
-        # Charts have little room for the titles of these estimators.
+        # Charts have little space for the titles of these metrics.
         title = f"{'critical ' if name == 'bandwidth' else ''}{number.title}{words}"
         if suffix:
             yield measure(f"{NUMBERS[name]}{suffix}", display=make_display(title, number.unit))

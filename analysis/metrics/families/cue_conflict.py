@@ -1,17 +1,21 @@
-"""Shape bias, where the shape of an image is of one class and its texture of another.
+"""Shape bias and low-frequency bias on cue-conflict images, whose two cues belong to different classes.
 
     shape_bias    = shape decisions / (shape decisions + texture decisions)
     shape_bias_C  = the same over images whose shape is of class C
     cue_accuracy  = (shape decisions + texture decisions) / images whose two classes differ
 
-low_frequency_cue_bias and frequency_cue_accuracy are the same of images whose low frequencies (shape) are of one class
-and high ones (texture) of another; they depend on the cutoff at which the set was split.
+low_frequency_cue_bias and frequency_cue_accuracy are the same metrics for images whose low frequencies show one class
+and whose high frequencies show another. The low frequencies take the place of shape. These metrics depend on the cutoff
+frequency at which the images were composed.
 
-A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
-a share over clusters (`statistics.shares`). A bias is `at_chance` where the cue accuracy is not above that of blind
-guesses (`statistics.shares`), and `doubtful` below 20 decisions.
+The predicted class is the one of 16 entry-level classes whose ImageNet classes have the largest mean probability. It is
+a shape decision if it is the class of the shape, and a texture decision if it is the class of the texture.
 
-Sources: Geirhos et al. 2019 (shapes), Gavrikov et al. 2025 (frequencies).
+Each metric is a proportion over clusters with the confidence interval of `statistics.proportions`. The state of a bias
+is `at_chance` if the cue accuracy is not significantly above that of random guesses (`statistics.proportions`), and
+`doubtful` if the bias is computed from fewer than 20 decisions.
+
+Sources: Geirhos et al. 2019 (shape and texture), Gavrikov et al. 2025 (low and high frequencies).
 """
 
 from __future__ import annotations
@@ -57,16 +61,16 @@ VERDICTS = {
     SHAPE_CUES.bias: "decides by shape on {value} of the images that it names by shape or texture",
     FREQUENCY_CUES.bias: "decides by low frequencies on {value} of the images that it names by either band",
 }
-"""Bias -> what a model does, with the share of images in percent."""
+"""Bias -> sentence about a model in a report. {value} is the proportion of images in percent."""
 FEWEST_DECISIONS = 20
-"""Decisions for a cue below which their share says little."""
+"""Minimum number of decisions for either cue. With fewer, the state of a bias is `doubtful`."""
 
 
 def _image_values(cues: Cues, cell: CellOutcomes) -> dict[str, ImageValues]:
-    """Name of each number of two cues -> what it is the mean of; none where no cues conflict.
+    """Return the per-image values of each metric of a pair of cues, or an empty dictionary if no image has a conflict.
 
-    They are the bias overall and for each class of the first cue, and the accuracy. A class without a name goes by its
-    number.
+    The metrics are the bias over all images, the bias for each class of the first cue, and the cue accuracy. The name
+    of the bias for a class ends with the class name, or with the class index if the class has no name.
     """
     images, conflicting, predicted = cell.images, cell.images.conflicting, cell.decisions.predicted
     if not conflicting.any():
@@ -81,14 +85,17 @@ def _image_values(cues: Cues, cell: CellOutcomes) -> dict[str, ImageValues]:
 
 
 def cue_estimates(cues: Cues, outcomes: Outcomes) -> dict[str, Estimate]:
-    """The numbers of the clean images, each with the interval of a share over clusters."""
+    """Compute the metrics on the clean images. Their confidence intervals are those of proportions over clusters."""
     if (clean := outcomes.clean) is None:
         return {}
     return {name: values.estimate(clean.images.clusters) for name, values in _image_values(cues, clean).items()}
 
 
 def _judge_bias(cell: CellOutcomes, either: Mask, bias: Estimate) -> Estimate:
-    """The bias, with another state where the cues are recognized too rarely; `either` says where a cue is named."""
+    """Set the state of a bias if the cues are recognized too rarely.
+
+    `either` (n,) is True for the images on which one of the two cues is predicted.
+    """
     conflicting, chance = cell.images.conflicting, 2 * cell.floor
     if p_above_chance(share_of(either[conflicting], cell.images.clusters[conflicting]), chance) > AT_FLOOR:
         note = f"a cue is named no more often than blind guesses name one, {chance:.3g}"
@@ -99,7 +106,7 @@ def _judge_bias(cell: CellOutcomes, either: Mask, bias: Estimate) -> Estimate:
 
 
 def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
-    """Paired intervals of the numbers that both runs have, and that more than one cluster decides."""
+    """Compute the paired intervals of the metrics that both runs have and that cover more than one cluster."""
     if a.clean is None or b.clean is None or not a.images.has_same_labels(b.images):
         return {}
     shares_a, shares_b = (
@@ -129,7 +136,7 @@ def _display(cues: Cues, name: str) -> Display:
 
 
 def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
-    # Both measures have the same function, so that it is called once.
+    # All metrics of a pair of cues share one function object, so that it is called only once.
     estimates, differences = partial(cue_estimates, cues), partial(cue_differences, cues)
     for name in (cues.bias, cues.accuracy):
         yield Measure(

@@ -1,19 +1,21 @@
-"""Error consistency: of a model with itself and with other models under one condition, and of models with people.
+"""Error consistency of models with themselves, with other models and with human observers.
 
-    clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
-    model_error_consistency   mean kappa with each of the study's other models under the same condition
+    clean_error_consistency   kappa between the correctness of a model's predictions and that on the clean images
+    model_error_consistency   mean kappa with each of the other models in the study, under the same condition
 
-Under an attack each model sees images of its own. Where cues conflict, right is the first cue. `statistics.consistency`
-has formulas, sources and intervals. The first has no difference.
+Under an adversarial attack, each model sees different images. For cue-conflict images, a prediction counts as correct
+if it is the class of the first cue. `statistics.consistency` contains formulas, sources and intervals.
+clean_error_consistency has no difference from the clean images.
 
-Every two subjects, models and people, that judged the same images (view `judgement`) are compared for each condition of
-a stimulus set alone: over several, two subjects agree on which are hard. The interval of the mean kappa to humans is
-over images, or clusters.
+Models are also compared with human observers. Every two observers or models that judged the same images (view
+`judgement`) are compared, separately for each condition of a stimulus set. Pooling conditions would increase the
+consistency, because any two observers agree on which conditions are hard. The confidence interval of the mean kappa
+with humans is computed over images or clusters.
 
-Which conditions of a stimulus set count is a convention. `model-vs-human`, which brain-score follows, leaves out
-controls and conditions in which people are right in less than 0.2 of the trials, and counts all 1,280 images of cue
-conflicts. `all` counts every condition, and of cue conflicts the 1,200 whose cues conflict. Means are over conditions
-and pairs. Sources: Geirhos et al. 2021; Schrimpf et al. 2018.
+A convention determines which conditions of a stimulus set are included. `model-vs-human`, which brain-score follows,
+excludes control conditions and conditions with a human accuracy below 0.2, and includes all 1,280 cue-conflict images.
+`all` includes every condition, and only the 1,200 cue-conflict images whose two cues belong to different classes. Means
+are taken over conditions and pairs. Sources: Geirhos et al. 2021; Schrimpf et al. 2018.
 """
 
 from __future__ import annotations
@@ -59,9 +61,11 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
 
 
 def model_estimates(kappas: tuple[Share, Share | None]) -> dict[str, Estimate]:
-    """The mean kappa of one model with the others that answered under the same condition; NaN where it is undetermined.
+    """Estimate the mean kappa of a model with the other models under one condition, or NaN if it is undefined.
 
-    The second is that on the clean images, where the same models answered; None of these themselves.
+    Args:
+        kappas: The mean kappa under the condition, and the mean kappa with the same models on the clean images. The
+            second is None for the clean images themselves and if the models differ.
     """
     mean, clean = kappas
     if np.isnan(mean.value):
@@ -89,7 +93,7 @@ MODEL_MEASURES: Sequence[Measure[tuple[Share, Share | None]]] = (
 )
 
 
-# Every two subjects that judged the same images
+# Pairs of observers and models that judged the same images
 
 PAIR_KEYS = ("images", "condition", "convention", "first_subject", "second_subject", "humans")
 SCHEMA = {
@@ -101,13 +105,14 @@ SCHEMA = {
 }
 UNSEEN = -1
 PAIRS_AT_ONCE = 256
-"""Pairs that are compared at once: enough for arrays to be worth their making, and few enough for the cache."""
+"""Number of pairs that are compared at once: large enough to amortize array overhead, small enough for CPU caches."""
 
 
 def judged_images(store: Store, study: str = "*") -> list[str]:
-    """The images, by their names in `judgement`, that a study ran unperturbed and has labels of; no corruptions.
+    """Return the names, in the view `judgement`, of labeled images that a study ran without perturbation.
 
-    A version that is not the newest has those that the newest still has.
+    Corrupted images are excluded. For a version of a study that is not the newest, only the images that the newest
+    version also contains are returned.
     """
     names = store.frame(
         "SELECT DISTINCT images FROM judged_cell('*') "
@@ -120,10 +125,19 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
 def consistencies(
     store: Store, images: str, convention: str = MODEL_VS_HUMAN, progress: Progress = silent
 ) -> pl.DataFrame:
-    """The columns of SCHEMA: every two subjects that judged images of one condition, people first, NaN as null.
+    """Compute the error consistency of every two observers or models that judged the same images.
 
-    `images` is a stimulus set that people saw, of which judgements count by the convention, or else an image set.
-    Raises UnknownName where nobody judged it.
+    Args:
+        store: Open database.
+        images: Name of a stimulus set with human judgements, or of an image set.
+        convention: Convention that determines which conditions of a stimulus set are included.
+        progress: Progress display.
+
+    Returns:
+        One row per pair and condition with the columns of SCHEMA, with humans before models. NaN is stored as null.
+
+    Raises:
+        UnknownName: If there are no judgements of `images`.
     """
     conditions = _read_answers(store, images, convention)
     named_convention = convention if images in STIMULI else None
@@ -135,15 +149,16 @@ def consistencies(
             return pl.DataFrame(schema=SCHEMA)
         humans = [answers.humans[first] + answers.humans[row] for row in rows]
         seconds = [answers.subjects[row] for row in rows]
-        # Polars takes six times as long for the frame where it repeats a value itself.
+        # Polars takes six times as long to build the frame if it repeats the scalars itself.
         values = (images, answers.condition, named_convention, answers.subjects[first])
         repeated = ([value] * len(rows) for value in values)
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
     pairs = [(answers, first) for answers in conditions for first in range(len(answers.subjects))]
     frames = [pl.DataFrame(schema=SCHEMA)]
-    # NumPy multiplies and sorts without Python's lock, and threads do not wait for the last pairs of a subject. They
-    # are as many as processors: threads of the BLAS would wait for one another, at five times the processor time.
+    # NumPy releases the GIL for matrix products and sorting, and the thread pool continues with the next subject before
+    # the last pairs of one are done. The pool already uses all processors. Additional BLAS threads would wait for one
+    # another and take five times the processor time.
     with progress("comparing errors", len(pairs), "subjects") as advance, threadpool_limits(1, "blas"):
         for frame in in_parallel(compare, pairs):
             frames.append(frame)
@@ -152,7 +167,7 @@ def consistencies(
 
 
 def _read_answers(store: Store, images: str, convention: str) -> list[_Answers]:
-    """The answers on some images under each condition that counts. UnknownName where nobody judged them."""
+    """Read the judgements under each included condition. Raises UnknownName if there are none."""
     judgements = store.frame(
         "SELECT condition, image, cluster, subject, human, correct, convention FROM judgement WHERE images = ? "
         "ORDER BY condition, NOT human, subject, image",
@@ -168,13 +183,14 @@ def _read_answers(store: Store, images: str, convention: str) -> list[_Answers]:
         )
         raise UnknownName("image set", images, names.to_series().to_list(), hint)
     judgements = judgements.filter(pl.col("convention").fill_null(convention) == convention)
-    # Models may have seen the images in several sets, whose clusters have other numbers: those of most images count.
+    # Models may have seen the images in several image sets, whose clusters have different numbers. The maximum below
+    # takes the clusters of the model that judged most images, because its place is the highest.
     models = judgements.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
     places = {subject: place for place, subject in enumerate(models)}
     place = pl.col("subject").replace_strict(places, default=0, return_dtype=pl.Int64)
     judgements = judgements.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
     cluster = pl.col("cluster").max().over("image")
-    # An image that no model saw under any condition is in no cluster and stands for itself.
+    # An image that no model saw under any condition has no cluster. It becomes a cluster of its own.
     judgements = judgements.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
     by_condition = judgements.group_by("condition", maintain_order=True)
     return [_arrange(str(condition), answers) for (condition,), answers in by_condition]
@@ -182,26 +198,30 @@ def _read_answers(store: Store, images: str, convention: str) -> list[_Answers]:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """The answers of all subjects under one condition, humans first."""
+    """Correctness of the judgements of all observers and models under one condition, humans first."""
 
     condition: str
     subjects: Sequence[str]
     humans: Sequence[bool]
     outcomes: NDArray[np.int8]
-    """(subjects, images): right 1, wrong 0, or UNSEEN."""
+    """1 if correct, 0 if wrong, or UNSEEN, (subjects, images)."""
     clusters: Ints | None
-    """(images,); None where each image of the condition stands for itself."""
+    """Clusters of the images, (images,). None if all images of the condition are independent."""
     photographs: Ints
-    """As `clusters`, by numbers that are the same under all conditions."""
+    """Clusters numbered identically across conditions, (images,)."""
 
     def judged_by_both(self, first: int) -> Mask:
-        """(subjects, images): which images each subject judged that the first judged, too."""
+        """Return which images both the subject `first` and each other subject judged, (subjects, images)."""
         return np.asarray((self.outcomes != UNSEEN) & (self.outcomes[first] != UNSEEN))
 
     def compare(self, first: int) -> tuple[list[int], dict[str, NDArray[Any]]]:
-        """The m subjects after the first that judged an image with it, and the numbers of these pairs, (m,) each."""
+        """Compare the subject `first` with all later subjects that judged some of the same images.
+
+        Returns:
+            The m later subjects, and arrays (m,) of the results of `error_consistencies` by name.
+        """
         images_of_both = self.judged_by_both(first)
-        # Seconds that judged the same images come together, since their numbers are computed as arrays.
+        # Neighboring subjects that judged the same images are compared in one call, because arrays need equal lengths.
         keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(images_of_both)]
         rows, blocks = list[int](), list[dict[str, NDArray[Any]]]()
         for _, places in groupby(range(first + 1, len(images_of_both)), keys.__getitem__):
@@ -215,7 +235,7 @@ class _Answers:
 
 
 def _arrange(condition: str, judgements: pl.DataFrame) -> _Answers:
-    """Arrange answers under one condition by subject and image."""
+    """Arrange the judgements under one condition into an array by subject and image."""
     subjects = judgements.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
         judgements.group_by("image", maintain_order=True)
@@ -226,7 +246,7 @@ def _arrange(condition: str, judgements: pl.DataFrame) -> _Answers:
     positions = positions.join(images.select("image", "column"), on="image", maintain_order="left")
     outcomes = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     outcomes[positions["row"].to_numpy(), positions["column"].to_numpy()] = positions["correct"].to_numpy()
-    # An image that no model saw is in no cluster and stands for itself.
+    # An image that no model saw has no cluster. It becomes a cluster of its own.
     clusters = images.select(pl.coalesce("cluster", -1 - pl.col("column").cast(pl.Int64))).to_series().to_numpy()
     return _Answers(
         condition,
@@ -239,7 +259,7 @@ def _arrange(condition: str, judgements: pl.DataFrame) -> _Answers:
 
 
 def write_consistencies(store: Store, images: list[str], progress: Progress = silent) -> None:
-    """Compute error consistency on each of `images` and keep it in the table error_consistency."""
+    """Compute the error consistency on each of `images` and store it in the table error_consistency."""
     for name in images:
         frame = consistencies(store, name, progress=progress)
         store.replace("error_consistency", frame, "images = ?", [name])
@@ -251,15 +271,25 @@ MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")
 def mean_consistencies(
     store: Store, images: str, convention: str = MODEL_VS_HUMAN, progress: Progress = silent
 ) -> list[dict[str, Any]]:
-    """The mean kappa between humans, and of each model to humans, over pairs and the conditions that count.
+    """Compute the mean kappa between humans, and of each model with humans, over pairs and included conditions.
 
-    Returns rows of subject, convention, pairs, kappa to humans, its 95 % interval over images (low, high), and the
-    lowest and highest kappa of a pair under a condition; no rows where no human judged the images. A number that is
-    undefined is None. Raises UnknownName as `consistencies` does.
+    Args:
+        store: Open database.
+        images: Name of a stimulus set or image set.
+        convention: Convention that determines which conditions are included.
+        progress: Progress display.
+
+    Returns:
+        Rows with subject, convention, pairs, kappa to humans, its 95% confidence interval over images (low, high), and
+        the lowest and highest kappa of a pair under one condition. Undefined numbers are None. The list is empty if no
+        human judged the images.
+
+    Raises:
+        UnknownName: If there are no judgements of `images`.
     """
     kinds = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
     if kinds == [False]:
-        return []  # The answers of a thousand models take seconds to read.
+        return []  # avoids reading the judgements of possibly a thousand models, which takes seconds
     conditions = _read_answers(store, images, convention)
     shares: dict[str, list[Share]] = {"humans": []}
     pairs: dict[str, set[tuple[str, str]]] = {"humans": set()}
@@ -272,7 +302,7 @@ def mean_consistencies(
                     continue
                 subject = "humans" if answers.humans[second] else answers.subjects[second]
                 pairs.setdefault(subject, set()).add((answers.subjects[first], answers.subjects[second]))
-                # The kappa is a mean over images, if it is defined.
+                # If kappa is defined, it is the mean of these contributions over images.
                 hits = answers.outcomes[[first, second]][:, images_of_both] == 1
                 contributions = consistency_with_others(hits)[0]
                 if not np.isnan(contributions).any():
@@ -287,10 +317,10 @@ def mean_consistencies(
 
 
 def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:
-    """The columns of `mean_consistencies` that are numbers of kappa, over the pairs that have one."""
+    """Return the numeric columns of `mean_consistencies` from the kappas of the pairs for which it is defined."""
     if not shares:
         return dict.fromkeys(MEAN_COLUMNS)
     mean, kappas = mean_of(shares), [share.value for share in shares]
-    # A single photograph has no interval.
+    # A single photograph gives no interval.
     low, high = mean_interval(mean) if len(mean.clusters) > 1 else (None, None)
     return dict(zip(MEAN_COLUMNS, (mean.value, low, high, min(kappas), max(kappas)), strict=True))

@@ -1,13 +1,14 @@
-"""Generalization: the accuracy on each benchmark, and the means of the groups.
+"""Generalization: accuracy on each benchmark, and the means over groups of benchmarks.
 
-All are percent of top-1 on images without perturbation, or attacked, and have no image set.
+All metrics are top-1 accuracies in percent, on images without perturbation or, for `pgd_linf`, on attacked images. They
+summarize several image sets and therefore belong to none.
 
-    top1_imagenet, top1_imagenet-v2, top1_imagenet-sketch   on the set, among 1000 classes
-    top1_imagenet-real              of the predictions on ImageNet, right if the class is in ReaL's list (Beyer et al.
-                                    2020); images with an empty list do not count
-    top1_imagenet-a, top1_imagenet-r                        on the set, among its 200 classes
+    top1_imagenet, top1_imagenet-v2, top1_imagenet-sketch   on the benchmark, among 1000 classes
+    top1_imagenet-real              predictions for ImageNet, correct if ReaL accepts the class (Beyer et al. 2020).
+                                    Images without an accepted class are excluded.
+    top1_imagenet-a, top1_imagenet-r                        on the benchmark, among its 200 classes
     top1_imagenet-c, top1_imagenet-cbar                     mean over 19 x 5, and 10 x 5, corruptions and severities
-    top1_stylized                   on the set, among 16 classes
+    top1_stylized                   on the benchmark, among 16 classes
     top1_pgd_linf                   on ImageNet under `pgd_linf`: eps 0.5/255, step 2/255, 40 steps
 
     ID                mean of imagenet, imagenet-v2, imagenet-real
@@ -15,8 +16,9 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     Concepts          mean of imagenet-sketch, imagenet-r, stylized
     Adversarial       pgd_linf
 
-The sets of a benchmark weigh the same. A group that lacks a benchmark, or a benchmark that lacks a corruption, is null.
-Intervals (95 %, `statistics.shares`) are over photographs: images with the same ILSVRC2012 number show one.
+All image sets of a benchmark have the same weight. A group with a missing benchmark, or a benchmark with a missing
+corruption, has no value. The 95% confidence intervals (`statistics.proportions`) treat each photograph as a cluster.
+Images with the same ILSVRC2012 number show the same photograph.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ from .accuracy import real_right
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
 ID_ACCURACY = "top1_imagenet"
-"""The accuracy on the images that the models were trained for."""
+"""Accuracy on ImageNet, the data set that the models were trained for."""
 MOST_SETS = 3
-"""A note names so many of the sets that are missing."""
+"""Maximum number of missing image sets that a note lists by name."""
 Row = Mapping[str, Any]
 CELLS = """
 SELECT detail.cell, detail.checkpoint_id, cell.condition, detail.probe, detail.parameters::VARCHAR AS parameters,
@@ -63,17 +65,17 @@ ORDER BY image_set.count DESC, detail.cell
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A benchmark, or a group of them, as one checkpoint does on it."""
+    """Result of one checkpoint on a benchmark or a group of benchmarks."""
 
     share: Share | None
-    """None where it is not whole."""
+    """Accuracy with its error. None if the benchmark or group is incomplete."""
     doubts: str = ""
-    """The doubts about the share, in words."""
+    """Reasons to interpret the accuracy with caution."""
     lacks: str | None = None
-    """The reason why there is no share, such as `is missing`."""
+    """What is missing, for example `is missing`. None if the benchmark or group is complete."""
 
     def estimate(self, clean: Share | None = None) -> Estimate:
-        """The estimate, in percent, and its difference from the share of the clean images where there is one."""
+        """Return the estimate in percent. If `clean` is given, include the difference from it."""
         if not self.share:
             return nothing(State.MISSING, self.lacks or "")
         estimate = estimate_of(self.share, clean).times(100)
@@ -82,26 +84,27 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Benchmarked:
-    """The cells of a version of a study that show benchmarks."""
+    """Cells of a study version whose images belong to benchmarks."""
 
     cells: Mapping[int, Mapping[str, Sequence[Row]]]
-    """Checkpoint -> name in ACCURACIES -> its cells that may be the benchmark or a part of it; large sets first."""
+    """Checkpoint -> name in ACCURACIES -> its cells that may be (part of) the benchmark, with large image sets first."""
     names: Sequence[str]
+    """Names in ACCURACIES for which there is at least one cell."""
     groups: Sequence[str]
-    """Groups of which it has more than `imagenet`."""
+    """Groups for which there is at least one cell of a benchmark other than `imagenet`."""
 
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
-    """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
+    """Read the benchmark cells of a study version. `names` is empty if it includes no benchmark."""
     cells = _read_cells(store, study_id)
     return Benchmarked(_by_checkpoint(cells), *accuracies_of(by_accuracy(cells)))
 
 
 def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
-    """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
+    """Read the benchmark cells under each condition, as if the perturbed images were benchmarks themselves.
 
-    `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
-    The answer is empty where no perturbation has any.
+    `names` and `groups` contain only means, that is benchmarks of several image sets and groups, and only those that
+    are complete for at least one checkpoint. The dictionary is empty if no perturbation has any.
     """
     cells: dict[ConditionKey, list[Row]] = {}
     for cell in _read_cells(store, study_id):
@@ -120,7 +123,7 @@ def _read_cells(store: Store, study_id: int) -> list[dict[str, Any]]:
 
 
 def _by_checkpoint(cells: Sequence[Row], perturbed: bool = False) -> dict[int, dict[str, list[Row]]]:
-    """Checkpoint -> `by_accuracy` of its cells."""
+    """Return the result of `by_accuracy` for each checkpoint."""
     by_checkpoint: dict[int, list[Row]] = {}
     for cell in cells:
         by_checkpoint.setdefault(cell["checkpoint_id"], []).append(cell)
@@ -128,7 +131,7 @@ def _by_checkpoint(cells: Sequence[Row], perturbed: bool = False) -> dict[int, d
 
 
 def _complete_means(cells: Iterable[Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
-    """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
+    """Return the benchmarks of several image sets, and the groups, that are complete for at least one checkpoint."""
     gaps_of_checkpoints = [{name: gap(rows[name], accuracy) for name, accuracy in ACCURACIES.items()} for rows in cells]
     names = [
         name
@@ -139,9 +142,9 @@ def _complete_means(cells: Iterable[Mapping[str, Sequence[Row]]]) -> tuple[list[
 
 
 def by_accuracy(cells: Sequence[Row], perturbed: bool = False) -> dict[str, list[Row]]:
-    """Name in ACCURACIES -> those of the cells that may be the benchmark, or a part of it.
+    """Return the cells that may be (part of) each benchmark in ACCURACIES.
 
-    `perturbed` takes cells under one condition as if their images were the benchmarks' own.
+    If `perturbed`, the cells are under one condition, and their images are treated as the benchmarks' own images.
     """
     return {
         name: [
@@ -156,7 +159,12 @@ def by_accuracy(cells: Sequence[Row], perturbed: bool = False) -> dict[str, list
 def benchmarks_of_sets(
     conditions: Mapping[ImageSetInfo, Sequence[Condition]], schemes: Mapping[str, Collection[str]]
 ) -> dict[str, list[Row]]:
-    """`by_accuracy` of image sets and conditions that need not have run; `schemes` are those of a set's digest."""
+    """Apply `by_accuracy` to image sets and conditions that may not have run yet.
+
+    Args:
+        conditions: Image set -> its conditions.
+        schemes: Digest of an image set -> names of its label schemes.
+    """
     return by_accuracy(
         [
             {
@@ -176,13 +184,13 @@ def benchmarks_of_sets(
 
 
 def accuracies_of(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
-    """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
+    """Return the accuracies with at least one cell, and the groups with a benchmark other than `imagenet`."""
     names = [name for name, rows in cells.items() if rows]
     return names, [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
 
 
 def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
-    """The gap of a benchmark of which one checkpoint has these cells, large sets first; None if it is whole."""
+    """Return what is missing from a benchmark, given the cells of one checkpoint, or None if it is complete."""
     places = {_place(cell) for cell in cells}
     missing = [place for place in BENCHMARKS[accuracy.benchmark].places if place not in places]
     if missing:
@@ -193,26 +201,26 @@ def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
 
 
 def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
-    """Why a group has no mean, from what is missing of each benchmark; None where nothing is."""
+    """Return why a group has no mean, given what is missing from each benchmark, or None if it is complete."""
     missing = [f"{name} {gaps[name]}" for name in GROUPS[group] if gaps[name]]
     return f"incomplete: {', '.join(missing)}" if missing else None
 
 
 @dataclass(frozen=True)
 class BenchmarkOutcomes:
-    """The decisions of one checkpoint on the benchmarks of a study, or on these under one condition."""
+    """Predictions of one checkpoint on the benchmarks of a study, optionally under one condition."""
 
     predictions: PredictionReader
     study: Benchmarked
     checkpoint_id: int
     condition: ConditionKey | None = None
-    """The condition that the images are under; None for the benchmarks as they are."""
+    """Condition of the images. None for the original benchmarks."""
     clean: BenchmarkOutcomes | None = None
-    """The same without perturbation, which numbers under a condition are compared with."""
+    """The same checkpoint on the clean images, with which the metrics under a condition are compared."""
 
     @cached_property
     def measured(self) -> dict[str, Measured]:
-        """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
+        """Results by name: `top1_NAME` for each benchmark in the study, and the groups."""
         cells = self.study.cells.get(self.checkpoint_id, {})
         measured = {
             name: _measure_benchmark(self.predictions, cells.get(name, ()), accuracy)
@@ -223,7 +231,7 @@ class BenchmarkOutcomes:
 
 
 def benchmark_estimates(outcomes: BenchmarkOutcomes) -> dict[str, Estimate]:
-    """The accuracies and means of groups that a study has, in percent; under a condition, those that are whole."""
+    """Compute accuracies and group means in percent. Under a condition, incomplete ones are omitted."""
     clean = outcomes.clean.measured if outcomes.clean else {}
     return {
         name: measured.estimate(clean[name].share if name in clean else None)
@@ -233,7 +241,7 @@ def benchmark_estimates(outcomes: BenchmarkOutcomes) -> dict[str, Estimate]:
 
 
 def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[str, Ends]:
-    """Paired intervals, in percent, of what both runs have whole."""
+    """Compute the paired intervals, in percent, of the metrics that are complete in both runs."""
     shares_a, shares_b = (
         {name: measured.share for name, measured in outcomes.measured.items() if measured.share} for outcomes in (a, b)
     )
@@ -241,7 +249,7 @@ def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[st
 
 
 def _shows(cell: Row, accuracy: Accuracy) -> bool:
-    """Whether the images of a cell, under whatever condition, may be those of the benchmark, or a part of them."""
+    """Return whether the images of a cell may be (part of) the benchmark, whatever the condition of the cell."""
     return (
         cell["benchmark"] == accuracy.benchmark
         and _place(cell) in BENCHMARKS[accuracy.benchmark].places
@@ -250,12 +258,12 @@ def _shows(cell: Row, accuracy: Accuracy) -> bool:
 
 
 def _place(cell: Row) -> tuple[str | None, int | None]:
-    """Corruption and severity of a cell's images; None where they are as they were taken."""
+    """Return the corruption and severity of a cell's images, or None for images without corruption."""
     return cell["corruption"], cell["severity"]
 
 
 def _is_under(probe: str, cell: Row) -> bool:
-    """Whether a cell is under the probe of an accuracy: clean, or attacked with the published budget."""
+    """Return whether a cell has the condition of an accuracy: clean, or attacked with the published parameters."""
     if cell["probe"] != probe:
         return False
     if probe == "clean":
@@ -267,10 +275,11 @@ def _is_under(probe: str, cell: Row) -> bool:
 
 
 def _measure_benchmark(predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy) -> Measured:
-    """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
+    """Compute the accuracy on a benchmark from the cells of one checkpoint, which are sorted by decreasing set size."""
     if lacks := gap(cells, accuracy):
         return Measured(None, lacks=lacks)
-    # Where several sets are of one kind, the largest stands for it.
+    # If there are several image sets of the same kind, use the largest. It is first in `cells`, so the reversed order
+    # makes it overwrite the others.
     cells_by_place = {_place(cell): cell for cell in reversed(cells)}
     doubled = [cells_by_place[place] for place, count in Counter(map(_place, cells)).items() if count > 1]
     shares = [_share(predictions, cell, accuracy) for cell in cells_by_place.values()]
@@ -278,7 +287,7 @@ def _measure_benchmark(predictions: PredictionReader, cells: Sequence[Row], accu
 
 
 def _doubts(cells: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -> Iterator[str]:
-    """Give the notes on the chosen cells; the `doubled` of them stand for several sets each."""
+    """Yield notes on the chosen cells. `doubled` are those that were chosen among several image sets."""
     benchmark = BENCHMARKS[accuracy.benchmark]
     smallest_count, spaces = min(cell["count"] for cell in cells), {cell["decision_space"] for cell in cells}
     if smallest_count != benchmark.count:
@@ -298,7 +307,7 @@ def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy) -> Shar
 
 
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
-    """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
+    """Compute the mean over the benchmarks of a group, with equal weights. All of them must be in `measured`."""
     members = {name: measured[name] for name in GROUPS[group]}
     if lacks := incomplete(group, {name: member.lacks for name, member in members.items()}):
         return Measured(None, lacks=lacks)
@@ -306,7 +315,7 @@ def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
     return Measured(mean_of([member.share for member in members.values() if member.share]), "; ".join(doubts))
 
 
-# The measures
+# Metrics
 
 
 def _has(name: str, available: Available) -> bool:

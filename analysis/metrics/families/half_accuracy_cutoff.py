@@ -1,18 +1,27 @@
-"""The cut at which a filter leaves half of the above-chance accuracy.
+"""Half-accuracy cutoff: the cutoff frequency at which filtering removes half of the chance-corrected accuracy.
 
-With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - chance), k in cycles per image,
+With k the cutoff in cycles/image:
 
-    lowpass_half_cut    k up to which frequencies leave half of the accuracy: above it, each low-pass leaves more
-    highpass_half_cut   k from which on frequencies leave half of it: below it, each high-pass leaves more
+    ratio(k) = (accuracy under the filter with cutoff k - chance) / (clean accuracy - chance)
 
-At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
-high-pass removes those below int((1 - c) n / 2); one that removes none is left out. Between two tested cuts the ratio
-is taken as linear in log2 k. chance is the mean number of right classes of an image / classes. Below 1,000 classes it
-is the floor of each accuracy, and where agreement is measured that of the clean answers (`statistics.floor`): answers
-at a floor of their own never reach half. Where no tested cut leaves less than half, or none leaves more, the value is
-the end of the tested cuts, `censored_below` or `censored_above`.
+    lowpass_half_cut    k at which ratio(k) crosses 1/2; every low-pass with a higher cutoff leaves half or more
+    highpass_half_cut   k at which ratio(k) crosses 1/2; every high-pass with a lower cutoff leaves half or more
 
-Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
+For images of n pixels a side, a low-pass filter with parameter c keeps frequencies below int(c n / 2) cycles/image. A
+high-pass filter removes frequencies below int((1 - c) n / 2); high-pass filters that remove no frequency are ignored.
+Between two tested cutoffs, the ratio is interpolated linearly in log2 k.
+
+With labels, chance is the mean number of correct classes of an image divided by the number of classes. If a model
+decides between fewer than 1,000 classes, chance is the chance level of each condition from
+`statistics.chance_agreement`. Predictions at their own chance level then count as 0 and do not reach one half. Without
+labels, accuracy is replaced by the agreement with the clean predictions, and chance is the agreement of unrelated
+predictions with the class frequencies of the clean ones.
+
+If every tested cutoff leaves at least half, or the cutoff that leaves most leaves less than half, the value is the end
+of the tested range, and the state is `censored_below` or `censored_above`.
+
+Confidence intervals are percentiles over resamples (`statistics.resampling`). They require at least 20 independent
+images.
 """
 
 from __future__ import annotations
@@ -29,14 +38,15 @@ from ..base import Available, Display, Ends, Estimate, Measure, State, Words, no
 from ..predictions import CellOutcomes, Outcomes, read_hits
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
-"""Measure -> the filter that it is a cut of."""
+"""Metric -> the filter whose cutoff it is."""
 FEWEST_CUTS = 2
-"""Cutoffs that a cut is sought between at least."""
+"""Minimum number of tested cutoffs."""
 
 
 def cut_of(probe: str, cutoff: float, size: int) -> int:
-    """Cycles per image of a filter's cut, at images of `size` pixels a side; `cutoff` is its own, in [0, 1]."""
-    # To the last bit as the filter rounds it down: 1 - 0.9 is below a tenth, and its cut at 240 pixels 11.
+    """Return the cutoff in cycles/image of a filter with the parameter `cutoff` in [0, 1], at `size` pixels a side."""
+    # Same expression and rounding as in the filter. Because 1 - 0.9 is slightly below 0.1 in floating point, its cutoff
+    # at 240 pixels is 11, not 12.
     return int((cutoff if probe == "lowpass" else 1 - cutoff) * (size // 2))
 
 
@@ -46,17 +56,24 @@ def _lacks(probe: str, available: Available) -> str | None:
 
 
 def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:
-    """Cut (m,) that leaves half of what is right of clean images, from right answers (1 + cuts, m): clean ones first.
+    """Interpolate the cutoffs at which half of the chance-corrected number of correct predictions remains.
 
-    The rows are in the order in which a filter leaves more and more; `guessed` is how many blind guesses give, of
-    that shape or one number. NaN where no more than those are right when clean.
+    Args:
+        counts: Numbers of correct predictions, (1 + cutoffs, m). The first row is for the clean images. The other rows
+            are in the order in which the filter removes less and less.
+        cuts: Cutoffs in cycles/image, in the order of the rows.
+        guessed: Numbers of predictions expected to be correct by chance, with the shape of `counts`, or one number.
+
+    Returns:
+        Half-accuracy cutoffs, (m,). NaN where the clean predictions are not above chance. If no tested cutoff leaves
+        less than half, or the last one does, the value is that end of the tested range.
     """
     above = counts - guessed
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.where(above[0] > 0, above[1:] / above[0], np.nan)
     octaves = np.log2(np.maximum(cuts, 0.5))
     below = ratios < 0.5
-    last = len(cuts) - 1 - np.argmax(below[::-1], axis=0)  # the last cut that leaves less than half
+    last = len(cuts) - 1 - np.argmax(below[::-1], axis=0)  # last tested cutoff that leaves less than half
     upper, column = np.minimum(last + 1, len(cuts) - 1), np.arange(ratios.shape[1])
     below_half, above_half = ratios[last, column], ratios[upper, column]
     gain = np.where(above_half > below_half, above_half - below_half, 1)
@@ -67,29 +84,29 @@ def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> F
 
 
 class Curve(NamedTuple):
-    """The answers that are right when clean, then as a filter leaves more and more."""
+    """Correct predictions on the clean images, then under a filter that removes less and less."""
 
     cells: list[CellOutcomes]
     hits: Mask
-    """(1 + cuts, n)."""
+    """Whether each prediction is correct, (1 + cutoffs, n)."""
     floors: Floats
-    """(1 + cuts, 1): chance in each."""
+    """Chance level of each condition, (1 + cutoffs, 1)."""
     cuts: list[int]
 
     @property
     def ratios(self) -> Floats:
-        """(cuts,): the share of the above-chance accuracy that each filter leaves."""
+        """Proportion of the chance-corrected accuracy that each filter leaves, (cutoffs,)."""
         above = self.hits.mean(axis=1, keepdims=True) - self.floors
         return np.asarray(above[1:, 0] / above[0])
 
 
 def _read_curve(probe: str, outcomes: Outcomes) -> Curve | None:
-    """The curve of a filter; None without a clean prediction."""
+    """Read the curve of a filter, or return None without clean predictions."""
     if outcomes.clean is None:
         return None
     size = outcomes.subject.size
     by_cutoff = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
-    if probe == "highpass":  # one that removes nothing leaves everything, and says nothing of where half is lost
+    if probe == "highpass":  # a filter that removes nothing is no evidence about where half is lost
         by_cutoff = {cutoff: cell for cutoff, cell in by_cutoff.items() if cut_of(probe, cutoff, size)}
     cells = [outcomes.clean, *(by_cutoff[cutoff] for cutoff in sorted(by_cutoff))]
     hits, floors = read_hits(cells), np.full((len(cells), 1), outcomes.floor)
@@ -100,12 +117,12 @@ def _read_curve(probe: str, outcomes: Outcomes) -> Curve | None:
 
 
 def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
-    """The cut with its interval over images."""
+    """Compute the half-accuracy cutoff with its confidence interval over images."""
     probe, images = PROBES[name], outcomes.images
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
-    if len(curve.cuts) < FEWEST_CUTS:  # one cut does not say on which side of it half lies
+    if len(curve.cuts) < FEWEST_CUTS:  # one cutoff cannot bracket the point at which half remains
         lack = f"fewer than {FEWEST_CUTS} cutoffs of {probe} remove anything at {outcomes.subject.size} pixels"
         return {name: nothing(State.MISSING, lack)}
     if why := outcomes.guessed or _why_at_floor(probe, curve, outcomes):
@@ -121,19 +138,19 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
 
 
 def _resampled(curve: Curve, outcomes: Outcomes) -> Floats:
-    """The cut, and that of each resample of the images."""
+    """Return the half-accuracy cutoff of the data, followed by that of each resample of the images."""
     counts, sizes = count_right(curve.hits, outcomes.images.cluster_ids, RESAMPLES, 0)
     return half_cuts(counts, curve.cuts, curve.floors * sizes)
 
 
 def _why_at_floor(probe: str, curve: Curve, outcomes: Outcomes) -> str | None:
-    """Why what a filter leaves is no recognition: where half or more is left, it is at its floor."""
+    """Return a note if accuracy under the filters that leave half or more is at its chance level, otherwise None."""
     cells = [cell for cell, ratio in zip(curve.cells[1:], curve.ratios, strict=True) if ratio >= 0.5]
     return outcomes.why_at_floor(cells, f"under each {probe} that leaves half") if cells else None
 
 
 def _state(curve: Curve) -> tuple[State, str | None]:
-    """The state of a cut, and a note where it lies at an end of the tested cuts."""
+    """Return the state of the cutoff, with a note if it is at an end of the tested range."""
     ratios, cuts = curve.ratios, curve.cuts
     if (ratios >= 0.5).all():
         side, note = cuts[0] <= cuts[-1], f"half or more is left even at {_in_words(cuts[0])}"
@@ -149,7 +166,7 @@ def _in_words(cut: int) -> str:
 
 
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
-    """The paired interval of the difference of two cuts, where both have a value."""
+    """Compute the paired interval of the difference of two cutoffs, if both have a value."""
     curves = [(_read_curve(PROBES[name], outcomes), outcomes) for outcomes in (a, b)]
     values = [_resampled(curve, outcomes)[1:] for curve, outcomes in curves if curve and len(curve.cuts) >= FEWEST_CUTS]
     if a.images.independent < FEWEST_CLUSTERS or len(values) < 2:

@@ -1,19 +1,23 @@
-"""How much of its probability a model gives to the right class, under one condition.
+"""Probability that a model assigns to the correct class, under one condition.
 
-p_i is the softmax probability of the label of image i among the classes that the model decides between, and c_i that
-of the predicted class. The label and the classes are those of accuracy: of several right classes the most probable,
-where cues conflict the class of the first cue; and among sixteen classes p_i is a share of the mean probabilities.
+p_i is the softmax probability of the label of image i, and c_i that of the predicted class, over the classes of the
+decision space. The label is the same as for accuracy: if an image has several correct classes, it is the most probable
+of them, and in cue-conflict images it is the class of the first cue. In the 16-class decision space, p_i is the mean
+probability of the members of the class, normalized over the 16 classes.
 
     negative_log_likelihood = mean of -ln max(p_i, 2^-149), in nats
     label_margin            = mean of p_i - c_i, in [-1, 0]
 
-Probabilities are stored in single precision, whose least positive number is 2^-149: a probability of 0 costs as much,
-103.3 nats. The margin is that of the label to the most probable class. It is 0 where the label is predicted, since the
-probability of the class that comes second is not stored, and near -1 where the model is sure of another class.
+Probabilities are stored in single precision. 2^-149 is the smallest positive number of that format, so a probability
+of 0 contributes 103.3 nats.
 
-These are means over images, whose intervals and paired differences from the clean images are those of differences
-(`statistics.shares`), with one nat, or a probability of 1, in the place of one right answer. They end where the ranges
-do. Source: Good 1952 for the logarithm of a probability as a score.
+The margin compares the label with the most probable class. It is 0 if the label is predicted, because the probability
+of the second most probable class is not stored. It is close to -1 if the model is certain of another class.
+
+Both metrics are means over images. Their confidence intervals, and those of their paired differences from the clean
+images, are the intervals for differences in `statistics.proportions`, where one nat, or a probability of 1, takes the
+place of one correct prediction. Intervals are clipped to the range of the metric. Source: Good 1952 for the logarithm
+of a probability as a score.
 """
 
 from __future__ import annotations
@@ -32,20 +36,20 @@ from ..predictions import CellOutcomes, Decisions
 
 LIKELIHOOD, MARGIN = "negative_log_likelihood", "label_margin"
 LARGEST_LOSS = -log(LEAST_PROBABILITY)
-"""The negative logarithm of the least probability that is stored, in nats."""
+"""Negative logarithm of the smallest probability that can be stored, in nats."""
 RANGES: Mapping[str, tuple[float, float]] = {LIKELIHOOD: (0.0, LARGEST_LOSS), MARGIN: (-1.0, 0.0)}
-"""Name of each number -> the lowest and the highest that it can be."""
+"""Metric -> smallest and largest possible value."""
 
 
 def log_probabilities(decisions: Decisions) -> Floats | None:
-    """(n,) natural logarithms of the probabilities of the labels; None where that of some image is not known."""
+    """Return the natural logarithms (n,) of the label probabilities, or None if any image has no stored probability."""
     if decisions.label_probability is None:
         return None
     return np.log(np.clip(decisions.label_probability.astype(np.float64), LEAST_PROBABILITY, 1))
 
 
 def _image_numbers(cell: CellOutcomes) -> dict[str, Floats]:
-    """Name -> the (n,) numbers of images that each is the mean of; none where they are not known."""
+    """Return the per-image values (n,) of each metric that can be computed. The estimate is their mean."""
     logarithms, confidence = log_probabilities(cell.decisions), cell.decisions.confidence
     if logarithms is None:
         return {}
@@ -68,13 +72,13 @@ def _estimate(name: str, numbers: Floats, clean: Floats | None, clusters: Ints) 
 
 
 def _paired_interval(name: str, changes: Floats, clusters: Ints) -> Ends | None:
-    """The interval of the mean of (n,) changes of the numbers of images; None where one cluster holds all of them."""
+    """Return the interval of the mean of per-image changes (n,), or None if all images are in one cluster."""
     mean, (lowest, highest) = share_of(changes, clusters), RANGES[name]
     return mean_interval(mean, highest - lowest) if len(mean.clusters) > 1 else None
 
 
 def probability_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
-    """Both means of one condition, with their differences from the clean images."""
+    """Compute both metrics for one condition, with their differences from the clean images."""
     clean = None if cell.is_clean else cell.unperturbed()
     clean_numbers = _image_numbers(clean) if clean else {}
     return {
@@ -84,7 +88,7 @@ def probability_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
 
 
 def probability_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
-    """Paired intervals of the means in B less those in A, of the same images."""
+    """Compute the paired intervals of B - A for both metrics, over the same images."""
     numbers_a, numbers_b = _image_numbers(a), _image_numbers(b)
     return {
         name: ends

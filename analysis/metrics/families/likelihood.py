@@ -1,6 +1,7 @@
-"""The thresholds and channels of band noise by maximum likelihood: many small fits at once, by damped Fisher scoring.
+"""Maximum-likelihood fits of thresholds and channels of band noise, computed for many data sets at once.
 
-`psychometric` has the formulas. The arrays of a fit are columns of the arrays of all.
+The likelihoods are maximized by damped Fisher scoring. Each data set is one column of the arrays. The formulas are in
+`psychometric`.
 """
 
 from __future__ import annotations
@@ -19,28 +20,39 @@ from ...statistics import Floats, Mask
 from .critical_band import Setting, gaussian
 
 Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]
-"""likelihood(theta, *data) for R fits with P parameters: theta is (P, R), each array of data (…, R). It gives the
-log-likelihood (R,), its gradient (P, R), and the information (P, P, R): minus the expected or approximate second
-derivative, positive semidefinite. The arrays are new in each call."""
+"""A function likelihood(theta, *data) for R fits with P parameters.
+
+theta is (P, R), and each array in `data` is (…, R). It returns the log-likelihood (R,), its gradient (P, R), and the
+information matrix (P, P, R), which is minus the expected or approximate second derivative and must be positive
+semidefinite. Each call must return new arrays, because `maximize` modifies them."""
 MOST_STEPS = 200
 FEWEST_LEVELS = 2
-"""Levels of noise that a threshold takes at least."""
+"""Minimum number of noise levels for a threshold."""
 
 
 def best_start(candidates: Iterable[tuple[Sequence[float], Floats]]) -> Floats:
-    """The likeliest start of each fit, (P, R): from starts of P parameters, and the log-likelihood (R,) of each.
+    """Return the candidate with the highest log-likelihood for each fit, (P, R).
 
-    The likelihoods have to be those of the fit to the bit, since steps are judged by these.
+    `candidates` are starting values of the P parameters, each with its log-likelihoods (R,). These must be
+    bit-identical to those of the likelihood that is maximized afterwards, because `maximize` compares the two.
     """
     starts, values = zip(*candidates, strict=True)
     return np.ascontiguousarray(np.array(starts, dtype=np.float64)[np.argmax(values, axis=0)].T)
 
 
 def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, data: Sequence[Floats]) -> Floats:
-    """The optimum (P, R) of each fit within low <= theta <= high, both (P,), from `start` (P, R).
+    """Maximize the likelihood of each fit within bounds, and return the parameters (P, R).
 
-    A step solves (I + damping diag I) step = gradient, without the parameters that push against a bound; it is taken
-    only if the likelihood does not fall. A fit ends when steps are below 1e-7 or no step helps.
+    Each step solves (I + damping diag I) step = gradient for the parameters that are not pushed against a bound. A step
+    is accepted only if the likelihood does not decrease. A fit ends when its step is below 1e-7 or when no step
+    improves it, which is assumed once the damping reaches 1e12.
+
+    Args:
+        likelihood: Function that computes the log-likelihood, its gradient and the information matrix.
+        start: Starting values, (P, R).
+        low: Lower bounds, (P,).
+        high: Upper bounds, (P,).
+        data: Arrays that are passed to `likelihood`, (…, R) each.
     """
     theta = start.copy()
     active, damping = np.arange(start.shape[1]), np.full(start.shape[1], 1e-2)
@@ -51,7 +63,7 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
         attempt = [trial, *likelihood(trial, *going_data)]
         worse = ~(attempt[1] >= value)
         step_size = np.abs(trial - point).max(axis=0)
-        # Most steps are better, so that it takes less to undo the others than to choose between two arrays.
+    # Most steps are improvements, so reverting the few others in place is faster than np.where over whole arrays.
         for new, old in zip(attempt, state, strict=True):
             np.copyto(new, old, where=worse)
         state = attempt
@@ -72,7 +84,7 @@ def _step(theta: Floats, gradient: Floats, information: Floats, damping: Floats,
     free = ~outward
     matrix = information * (free[:, None] & free)
     diagonal = np.einsum("ppr->pr", information)
-    # A vanishing diagonal is a parameter without influence here; the floor keeps the system solvable.
+    # The diagonal vanishes if a parameter has no influence here. The constant term keeps the system solvable.
     np.einsum("ppr->pr", matrix)[...] += np.where(free, diagonal * damping + 1e-10, 1.0)
     solution = np.linalg.solve(matrix.transpose(2, 0, 1), np.where(free, gradient, 0.0).T[:, :, None])
     return np.ascontiguousarray(solution[:, :, 0].T)
@@ -80,35 +92,35 @@ def _step(theta: Floats, gradient: Floats, information: Floats, damping: Floats,
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The noise that thresholds are sought in."""
+    """Noise levels of the octaves for which thresholds are fitted."""
 
     frequencies: tuple[int, ...]
-    """Octaves that have levels enough."""
+    """Octaves with at least FEWEST_LEVELS noise levels."""
     rows: NDArray[np.intp]
-    """(levels, frequencies): the row of each condition's outcomes; octaves with fewer levels repeat their first."""
+    """Row of each condition in the outcomes, (levels, frequencies). Octaves with fewer levels repeat their first."""
     x: Floats
-    """(levels, frequencies): log2(noise_sd / 0.16), weakest first."""
+    """log2(noise_sd / 0.16), (levels, frequencies), with the weakest level first."""
     present: Mask
-    """(levels, frequencies): False where a level is repeated."""
+    """Whether an entry is an actual level, (levels, frequencies). False for repetitions."""
 
     @property
     def low(self) -> Floats:
-        """(frequencies,) the least sensitivity that the tested noise can tell; a threshold beyond is censored."""
+        """Smallest sensitivity in the tested range, (frequencies,). Smaller sensitivities are censored."""
         return np.asarray(0.0 - self.x.max(axis=0))
 
     @property
     def high(self) -> Floats:
-        """(frequencies,) the greatest one."""
+        """Largest sensitivity in the tested range, (frequencies,). Larger sensitivities are censored."""
         return np.asarray(0.0 - self.x.min(axis=0))
 
     @property
     def apart(self) -> int:
-        """Octaves between neighbours: a narrower channel may lie and peak anywhere between two."""
+        """Largest distance between neighboring octaves. The position of a narrower channel cannot be determined."""
         return int(np.diff(self.frequencies).max(initial=1))
 
 
 def noise_of(settings: Sequence[Setting]) -> Noise:
-    """The noise of conditions whose outcomes are rows, the first one without noise and the others in any order."""
+    """Return the noise levels of conditions. The first condition has no noise; the others can be in any order."""
     levels = levels_of(settings)
     frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
     length = max((len(levels[f]) for f in frequencies), default=0)
@@ -119,7 +131,7 @@ def noise_of(settings: Sequence[Setting]) -> Noise:
 
 
 def levels_of(settings: Sequence[Setting]) -> dict[int, list[int]]:
-    """Octave -> the rows of its levels, weakest first."""
+    """Return the rows of the conditions of each octave, with the weakest noise first."""
     levels: dict[int, list[int]] = {}
     for row, (_, f) in sorted(enumerate(settings), key=lambda numbered: (numbered[1][1] or 0, numbered[1][0])):
         if f is not None:
@@ -129,29 +141,37 @@ def levels_of(settings: Sequence[Setting]) -> dict[int, list[int]]:
 
 # The two likelihoods, as array functions over many fits
 #
-# x = log2(noise_sd / 0.16) counts octaves of noise down from the strongest published one, so the four published levels
-# lie at -3, -2, -1, 0.
-# The sensitivity S = log2(0.16 / threshold) is 0 where accuracy is halved at 0.16, and 3 where it is halved at 0.02.
-# Rounded up, it is the published integer threshold on accuracies relative to noise_sd 0.
+# x = log2(noise_sd / 0.16) is the noise level in octaves relative to the strongest published one, so the four published
+# levels are -3, -2, -1 and 0. The sensitivity S = log2(0.16 / threshold) is 0 if accuracy is halved at 0.16, and 3 if
+# it is halved at 0.02. Rounded up, it is the published integer threshold for accuracies relative to noise_sd 0.
 LEVELS = np.log2(np.array(NOISE_SDS[1:]) / NOISE_SDS[-1])
-"""x of the four published noise levels, weakest first."""
+"""x of the four published noise levels, with the weakest first."""
 SLOPE_BOUNDS = np.array([0.25, 32.0])
-"""Log-odds per octave."""
+"""Bounds of the slope, in log-odds per octave."""
 BEYOND = 3.0
-"""Octaves beyond the tested noise, and beyond the tested bands, that fits may go."""
+"""Octaves by which fits may exceed the tested noise levels and the tested bands."""
 SCATTER = 0.05
-"""Octaves by which sensitivities scatter about the Gaussian. It cancels where no threshold is censored, and elsewhere
-sets how sharply the Gaussian keeps to the censored side: a large one pushes a peak that lies just beyond the tested
-noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
+"""Standard deviation of sensitivities about the Gaussian, in octaves.
+
+It has no effect if no threshold is censored. Otherwise, it determines how sharply the Gaussian is confined to the
+censored side. A large value pushes a peak that is slightly beyond the tested noise away from it: 0.25 overestimates
+A = 3.6 by 0.2, and 0.05 by less than 0.01."""
 
 
 def fit_thresholds(
     hits: Floats, images: Floats, reference: Floats, floor: float = 0.0, x: Floats = LEVELS[:, None]
 ) -> tuple[Floats, Floats]:
-    """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
+    """Fit sensitivities and slopes by binomial maximum likelihood.
 
-    hits (levels, R): right answers; x (levels, R) or (levels, 1): where the levels lie; images (R,) or (levels, R):
-    answers in all, 0 at a level that does not count; reference (R,): the accuracy at noise_sd 0, above 2 * floor.
+    Args:
+        hits: Numbers of correct predictions, (levels, R).
+        images: Numbers of predictions, (R,) or (levels, R). 0 for a level that is not used.
+        reference: Accuracy at noise_sd 0, (R,), which must exceed 2 * floor.
+        floor: Chance level.
+        x: Noise levels, (levels, R) or (levels, 1).
+
+    Returns:
+        Sensitivities (R,), and slopes in log-odds per octave (R,).
     """
     data = (hits, images, reference, np.full_like(reference, floor), np.broadcast_to(x, hits.shape))
     low, high = threshold_bounds(x)
@@ -164,9 +184,9 @@ def fit_thresholds(
 def _threshold_starts(
     sensitivities: Floats, hits: Floats, images: Floats, reference: Floats, floor: float, x: Floats
 ) -> Iterator[tuple[tuple[float, float], Floats]]:
-    """Yield starts (S, log2 slope) with their log-likelihoods (R,), which are those of `_binomial` to the bit.
+    """Yield starting values (S, log2 slope) with their log-likelihoods (R,), bit-identical to those of `_binomial`.
 
-    The data are as for `fit_thresholds`.
+    The data are the same as for `fit_thresholds`.
     """
     misses = images - hits
     for start in product(sensitivities, (-1.0, 0.0, 1.0, 2.0, 3.0)):
@@ -175,15 +195,15 @@ def _threshold_starts(
 
 
 def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
-    """Bounds of (S, log2 slope) for levels at x."""
+    """Return the lower and upper bounds of (S, log2 slope) for the levels x."""
     low, high = np.stack([[-x.max() - BEYOND, -x.min() + BEYOND], np.log2(SLOPE_BOUNDS)], axis=1)
     return low, high
 
 
 def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats, floor: Floats) -> Floats:
-    """Accuracy = floor + (reference - floor) / (1 + exp(slope (x + S) - logit q)), `reference` / 2 at x = -S.
+    """Return floor + (reference - floor) / (1 + exp(slope (x + S) - logit q)), which is reference / 2 at x = -S.
 
-    q = (reference / 2 - floor) / (reference - floor) is the share of the curve's height that lies below the half.
+    q = (reference / 2 - floor) / (reference - floor) is the fraction of the curve's height that is below reference / 2.
     """
     log_odds_at_half = np.log((reference / 2 - floor) / (reference / 2))
     accuracy: Floats = floor + (reference - floor) * scipy.special.expit(log_odds_at_half - slope * (x + sensitivity))
@@ -198,12 +218,12 @@ def _binomial(
     theta: Floats, hits: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
     sensitivity, slope = theta[0], np.exp2(theta[1])
-    images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
+    images, x = map(np.ascontiguousarray, (images, x))  # the memory layout changes the last bits of the sums
     p = _accuracy(theta, reference, floor, x)
     value = (hits * np.log(p) + (images - hits) * np.log1p(-p)).sum(axis=0)
     height, variance = reference - floor, p * (1 - p)
     share = (p - floor) / height
-    rise = height * share * (1 - share)  # dp / dlog-odds
+    rise = height * share * (1 - share)  # derivative of p with respect to the log-odds
     score = rise * (hits - images * p) / variance
     weight = rise**2 * images / variance
     jacobian = np.empty((2, *p.shape))
@@ -212,7 +232,7 @@ def _binomial(
 
 
 def fit_channels(sensitivity: Floats, noise: Noise) -> Floats:
-    """(A, mu, sigma), (3, R), of the bells through sensitivities (frequencies, R), censored outside tested noise."""
+    """Fit (A, mu, sigma) of Gaussians, (3, R), to sensitivities (frequencies, R) censored outside the tested noise."""
     columns = (np.array(noise.frequencies, dtype=np.float64)[:, None], *channel_range(noise))
     data = (sensitivity, *(np.broadcast_to(column, sensitivity.shape) for column in columns))
     low, high = channel_bounds(noise)
@@ -227,10 +247,10 @@ def fit_channels(sensitivity: Floats, noise: Noise) -> Floats:
 def _channel_starts(
     starts: Iterable[tuple[float, float, float]], sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
 ) -> Iterator[tuple[tuple[float, float, float], Floats]]:
-    """Yield starts with their log-likelihoods (R,), which are those of `_tobit` to the bit.
+    """Yield starting values with their log-likelihoods (R,), bit-identical to those of `_tobit`.
 
-    sensitivity is (frequencies, R); the others are (frequencies, 1): at a start all fits have one model, and one value
-    of what is censored.
+    sensitivity is (frequencies, R), and the other arrays are (frequencies, 1). All fits have the same model at a
+    starting value, so the likelihood of a censored threshold is computed once for all of them.
     """
     above, below = sensitivity > high, sensitivity < low
     for start in starts:
@@ -245,14 +265,17 @@ def _channel_starts(
 
 
 def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
-    """Bounds of (A, mu, sigma): widths of 1/4 to 7 octaves."""
+    """Return the lower and upper bounds of (A, mu, sigma). Widths are between 1/4 and 7 octaves."""
     first, last = noise.frequencies[0], noise.frequencies[-1]
     strongest = float(channel_range(noise)[1].max())
     return np.array([0.01, first - BEYOND, 0.25]), np.array([strongest + BEYOND, last + BEYOND, 7.0])
 
 
 def channel_range(noise: Noise) -> tuple[Floats, Floats]:
-    """(frequencies, 1) sensitivities that a channel can be told from: the bell has none below 0, which is 0.16."""
+    """Return the ranges of sensitivities (frequencies, 1) that constrain a channel.
+
+    The Gaussian is positive everywhere, so it cannot describe sensitivities below 0, the value at a noise_sd of 0.16.
+    """
     return np.maximum(noise.low, 0.0)[:, None], np.maximum(noise.high, 0.0)[:, None]
 
 
@@ -265,10 +288,10 @@ def _tobit(
     model = gaussian(distance, amplitude, 0.0, 1.0)
     above, below = sensitivity > high, sensitivity < low
     censored = above | below
-    # In units of the scatter: the residual where S is known, the distance to the censored side's edge elsewhere.
+    # In units of SCATTER: the residual if S is known, otherwise the distance from the limit of the tested range.
     z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
     z_censored, half = z[censored], z**2 / 2
-    # The normal distribution takes longer than everything else, and few thresholds are censored.
+    # log_ndtr takes longer than everything else, so it is computed only for the few censored thresholds.
     log_side = scipy.special.log_ndtr(z_censored)
     hazard = np.exp(-half[censored] - log_side) / np.sqrt(2 * np.pi)
     terms, score, weight = -half, z / SCATTER, np.full_like(z, 1.0 / SCATTER**2)

@@ -1,23 +1,28 @@
-"""Octave shares: how much of the accuracy is owed to each of seven octaves.
+"""Shapley values of octaves: the contribution of each of seven octaves of spatial frequency to accuracy.
 
-For a set S of |S| octaves, v(S) says whether an image that keeps S and its mean is right; all seven are the clean
-image. Without labels, right is what the model says of that.
+For a set S of |S| octaves, let v(S) be 1 if an image that contains only the octaves in S and the image mean is
+classified correctly, and 0 otherwise. The set of all seven octaves is the clean image. Without labels, a prediction
+counts as correct if it equals the clean prediction.
 
     octave_share_K   = sum over S without K      of |S|! (6 - |S|)! / 7! (v(S + K) - v(S))
     octave_pair_J_K  = sum over S without J, K   of |S|! (5 - |S|)! / 6! (v(S + J + K) - v(S + J) - v(S + K) + v(S))
 
-The first is the Shapley value (1953) in [-1, 1], the second Shapley's interaction index (Grabisch & Roubens 1999) in
-[-2, 2]. The seven shares of an image add up to v(all) - v(none), and their means to the accuracy less that of the flat
-image.
+The first is the Shapley value (Shapley 1953), which lies in [-1, 1]. The second is the Shapley interaction index
+(Grabisch & Roubens 1999), which lies in [-2, 2]. The seven Shapley values of an image add up to v(all) - v(none).
+Therefore, their means over images add up to the clean accuracy minus the accuracy on images that are uniformly filled
+with their mean.
 
-octave_log_share_K is octave_share_K with v(S) the natural logarithm of the probability of the label, in nats, as in
-`label_probability`: what I-ASIDE (Luo et al. 2024) shares out, with the same weights, among square rings of equal
-width. It takes labels.
+octave_log_share_K is the Shapley value for v(S) = natural logarithm of the probability of the label, in nats, as in
+`label_probability`. I-ASIDE (Luo et al. 2024) computes it with the same weights for square rings of equal width in the
+spectrum. It requires labels.
 
-octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Octaves without a
-ring, which images below 128 pixels have, have no numbers. These are means over images with intervals of differences
-(`statistics.shares`), which end where their ranges do, and `at_chance` where the clean accuracy, or that under all
-other sets of octaves together, is at its floor (`statistics.floor`).
+octave_share_K_C is the Shapley value over the images with label C. It is computed if these images are in more than one
+cluster. In images smaller than 128 pixels, some octaves contain no frequencies. Metrics of such octaves are not
+computed.
+
+All metrics are means over images. Their confidence intervals are the intervals for differences in
+`statistics.proportions`, clipped to the range of the metric. The state is `at_chance` if the clean accuracy, or the
+accuracy under all other sets of octaves together, is not above the chance level of `statistics.chance_agreement`.
 """
 
 from __future__ import annotations
@@ -38,19 +43,19 @@ from ..predictions import Outcomes, read_hits
 from .label_probability import LARGEST_LOSS, log_probabilities
 
 MASKS = tuple("".join(mask) for count in range(len(OCTAVES) + 1) for mask in combinations(OCTAVES, count))
-"""All sets of octaves, from none to all: the rows of v."""
+"""All 128 sets of octaves, from the empty set to the full set. They are the rows of v."""
 SHARES = tuple(f"octave_share_{octave}" for octave in OCTAVES)
 LOG_SHARES = tuple(f"octave_log_share_{octave}" for octave in OCTAVES)
 PAIRS = tuple(f"octave_pair_{first}_{second}" for first, second in combinations(OCTAVES, 2))
 MOST_LABELS = 20
-"""Labels of an image set, above which shares have no parts by class."""
+"""Maximum number of labels in an image set for which Shapley values by class are computed."""
 
 
 @cache
 def _weights(members: int) -> Ints:
-    """(sets of so many members, 128): weights of v in their interactions, of which one octave alone has its share.
+    """Return integer weights of v, (sets of `members` octaves, 128), for Shapley values (1) or interactions (2).
 
-    They are whole numbers, to be divided by (8 - members)!, so that what cancels is exactly 0.
+    The weights must be divided by (8 - members)!. They are kept as integers so that terms that cancel give exactly 0.
     """
     free = len(OCTAVES) - members
     return np.array(
@@ -64,19 +69,19 @@ def _weight(mask: set[str], subset: set[str], free: int) -> int:
 
 
 def interactions(values: Mask | Floats, members: int) -> Floats:
-    """(sets, n): the shares of octaves (1 member) or the interactions of pairs (2) of v, (128, n) by MASKS."""
+    """Compute Shapley values (1 member) or pairwise interactions (2 members), (sets, n), from v (128, n) by MASKS."""
     return np.asarray(_weights(members) @ values / factorial(len(OCTAVES) + 1 - members))
 
 
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
-    """Yield the mean over images, with its error, of every number."""
+    """Yield the name of each metric and its mean over images with the data for its standard error."""
     cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(OCTAVE_PROBE).items()}
     ordered_cells = [*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean]
     hits = read_hits(ordered_cells)
     if hits is None:
         return
     logarithms = [log_probabilities(cell.decisions) for cell in ordered_cells if cell]
-    values = [(SHARES, 1, hits), (PAIRS, 2, hits)]  # v, of each kind of number
+    values = [(SHARES, 1, hits), (PAIRS, 2, hits)]  # names, octaves per set and v of each group of metrics
     if not any(numbers is None for numbers in logarithms):
         values.append((LOG_SHARES, 1, np.array(logarithms)))
     images = outcomes.images
@@ -100,7 +105,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
 
 
 def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
-    """The estimate of each number; NaN and the state `missing` without clean predictions."""
+    """Compute the estimate of each metric. Without clean predictions, all have the state `missing`."""
     estimates = {
         name: estimate_of(share, interval=partial(mean_interval, reach=_reach(name)))
         for name, share in image_shares(outcomes)
@@ -117,7 +122,7 @@ def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 
 
 def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
-    """The paired intervals of the numbers that both runs have, of more than one cluster."""
+    """Compute the paired intervals of the metrics that both runs have and that cover more than one cluster."""
     if not a.images.has_same_labels(b.images):
         return {}
     shares_a, intervals = dict(image_shares(a)), {}
@@ -130,7 +135,7 @@ def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
 
 
 def _reach(name: str) -> float:
-    """The largest size that a share or the interaction of a pair can have."""
+    """Return the largest absolute value that a metric can have."""
     return LARGEST_LOSS if name in LOG_SHARES else 2.0 if name in PAIRS else 1.0
 
 

@@ -1,33 +1,38 @@
-"""The critical band from single images: continuous thresholds, and a channel through them.
+"""Critical band of a model from psychometric functions: continuous thresholds, and a channel fitted to them.
 
-The threshold of octave index f is the noise_sd at which accuracy falls to half of that without noise, from a logistic
-in log noise strength fitted to the single outcomes by maximum likelihood:
+The threshold of octave index f is the noise_sd at which accuracy falls to half of the accuracy without noise. It is
+estimated from the correctness of the predictions for single images by a maximum-likelihood fit of a logistic function
+of log noise strength:
 
-    P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
+    P(correct | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
-S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, the accuracy of a blind guess, and without
-labels the floor of the clean answers (`statistics.floor`), are not. Outside the tested noise a threshold is
-`censored_above` or `censored_below`, and its value that end of the range (0.02 .. 0.16 as published). The S_f follow
-the same bell as the published integers (which are S_f rounded up):
+The sensitivity S_f and the slope (log-odds per octave, bounded by 1/4 and 32) are fitted. a and c are fixed. c is the
+accuracy of random guessing or, without labels, the chance level of agreement (`statistics.chance_agreement`). If a
+threshold lies outside the tested noise levels, its state is `censored_above` or `censored_below` and its value is that
+end of the range, which is 0.02 to 0.16 in the published design.
+
+The same Gaussian as in `critical_band` is fitted to the S_f. The published integer thresholds are S_f rounded up.
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
-    center_frequency = 1.75 * 2^mu size / 224 cycles per image,
+    center_frequency = 1.75 * 2^mu size / 224 cycles/image,
     peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak; above 0.5 it is extrapolated
 
-The channel is fitted by the likelihood
+The channel is fitted by maximizing the log-likelihood
 
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
-with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. Intervals are
-percentiles over resamples (`statistics.resampling`), each with the whole estimate anew.
+where m_f is the Gaussian at f, s = 0.05 octaves, and the bounds are 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7.
+Confidence intervals are percentiles over resamples (`statistics.resampling`); each resample repeats both fits.
 
-    null, with its interval   no more than twice the guessing rate is right without noise (`at_chance`), fewer than 20
-                              images are, fewer than three thresholds lie within the tested noise, or the fit ends at a
-                              bound
-    no interval               fewer than 20 independent images, or the slope of a threshold is at a bound
-    doubtful                  one end of the interval is a bound, a threshold's interval spans the tested noise, or the
-                              channel is narrower than an octave
+Estimates are reported as follows:
+
+    no value      accuracy without noise is at most twice the chance level (`at_chance`), fewer than 20 images are
+                  classified correctly without noise, fewer than three thresholds lie within the tested noise, or the
+                  fit of the channel ends at a bound
+    no interval   there are fewer than 20 independent images, or the slope of a threshold is at a bound
+    doubtful      one end of the interval is a bound of the fit, the interval of a threshold spans the tested noise, or
+                  the channel is narrower than an octave
 
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit).
 """
@@ -63,21 +68,21 @@ from .likelihood import (
 GREY: Setting = (0.0, None)
 PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
 FEWEST_FREQUENCIES = 3
-"""Octaves with a threshold that the three numbers take at least."""
+"""Minimum number of octaves with a threshold for fitting a channel."""
 FEWEST_RIGHT = 20
-"""Right answers without noise, below which no threshold is looked for."""
+"""Minimum number of correct predictions without noise for fitting thresholds."""
 FEWEST_APART = 10
-"""Clusters with different answers that the interval of a difference takes at least."""
+"""Minimum number of clusters in which the predictions of two runs differ, for an interval of the difference."""
 PARTS = ("width", "centre", "height")
-"""The parts of the bell that the numbers of CHANNEL describe."""
+"""Names of the properties of the Gaussian that the numbers of CHANNEL describe, for notes."""
 NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}
-"""Number -> the measure."""
+"""Number -> metric."""
 THRESHOLDS: Mapping[str, int] = {f"psychometric_threshold_{octave}": octave for octave in FREQUENCIES}
-"""Measure -> the octave whose threshold it is."""
+"""Metric -> octave whose threshold it is."""
 
 
 def threshold_gaps(settings: Iterable[Setting]) -> dict[int | None, str]:
-    """Octave -> why it has no threshold; None -> why no octave has."""
+    """Return the octaves without a threshold, each with the reason. The key None means that no octave has one."""
     counts = Counter(settings)
     if GREY not in counts:
         return {None: "has no images without noise (noise_sd 0), which thresholds are relative to"}
@@ -91,7 +96,7 @@ def threshold_gaps(settings: Iterable[Setting]) -> dict[int | None, str]:
 
 
 def channel_gap(settings: Sequence[Setting]) -> str | None:
-    """Why the three numbers cannot be had of the conditions; None where the answers decide."""
+    """Return why the conditions do not suffice to fit a channel, or None if they do."""
     gaps = threshold_gaps(settings)
     octaves = len(levels_of(settings)) - len(gaps)
     if None in gaps or octaves >= FEWEST_FREQUENCIES:
@@ -110,26 +115,29 @@ def estimate_band(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """The numbers of CHANNEL and `threshold_0` … of one checkpoint on one image set.
-
-    A threshold lies within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more".
+    """Estimate the thresholds and the channel of one checkpoint on one image set.
 
     Args:
-        correct: (conditions, n) bool, the same n images in every row.
-        clusters: (n,) ids of images that are not independent, such as crops of one photograph; left out, each image
-            stands for itself.
-        settings: noise_sd and frequency of each row; row 0 is noise_sd 0. As published there are 29: then frequency by
-            frequency from 0, within each noise_sd 0.02, 0.04, 0.08, 0.16. A frequency with a single level gets no
-            threshold.
-        floor: accuracy of a blind guess between the classes that are decided between.
-        size: pixels a side of the images.
-        seed: of the resamples.
+        correct: Whether each prediction is correct, (conditions, n) bool, with the same n images in every row.
+        clusters: Cluster ids, (n,). Images of one cluster are not independent, for example crops of one photograph. By
+            default, all images are independent.
+        settings: noise_sd and octave index of each row. Row 0 has noise_sd 0. The default is the published design with
+            29 rows: after row 0, the noise_sd 0.02, 0.04, 0.08 and 0.16 of each octave in turn, from octave 0. An
+            octave with a single noise level has no threshold.
+        floor: Chance level: the accuracy of random guessing in the decision space.
+        size: Pixels a side of the images.
+        resamples: Number of resamples for the confidence intervals.
+        seed: Seed of the resamples.
+
+    Returns:
+        The estimates of the numbers of CHANNEL and of `threshold_0`, …, `threshold_6`. A threshold is clipped to the
+        tested noise. For example, an end of 0.02 means "0.02 or less", and 0.16 means "0.16 or more".
     """
     ids, noise = _cluster_ids(correct, clusters), noise_of(settings)
     hit_counts, images = count_right(correct, ids, resamples, seed)
     if too_little := _too_little(hit_counts, images, floor):
         return dict.fromkeys((*CHANNEL, *(f"threshold_{f}" for f in noise.frequencies)), too_little)
-    # A resample that happens to fall to chance has no threshold; the others speak for it.
+    # A resample whose accuracy without noise falls to the chance level has no threshold. Intervals use the others.
     usable = _usable(hit_counts, images, floor)
     return _fit(hit_counts[:, usable], images[usable], floor, noise).estimates(size, _why_too_few(ids))
 
@@ -145,11 +153,23 @@ def paired_band_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
+    """Compute 95% confidence intervals of B - A over the same images in both runs.
 
-    a and b are as for `estimate_band`, of the same settings, with their floors. The ends are percentiles of the
-    differences in resamples that draw the same clusters for both. A number that has no interval in one of them is left
-    out; the answer is empty where the answers to fewer than 10 clusters differ, of which resamples say too little.
+    Resamples draw the same clusters for A and B. The ends of an interval are percentiles of the differences.
+
+    Args:
+        a: Whether each prediction of A is correct, (conditions, n), as for `estimate_band`.
+        b: The same for B, with the same settings.
+        clusters: Cluster ids, (n,).
+        settings: noise_sd and octave index of each row.
+        floors: Chance levels of A and B.
+        size: Pixels a side of the images.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Name as in `estimate_band` -> (low, high). Numbers without an interval in A or B are omitted. The dictionary is
+        empty if A and B differ in fewer than 10 clusters, because resampling is then unreliable.
     """
     ids, noise = _cluster_ids(a, clusters), noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
@@ -170,12 +190,18 @@ def paired_band_intervals(
 
 
 def _cluster_ids(correct: Mask, clusters: ArrayLike | None) -> NDArray[np.intp]:
-    """(n,) numbers of clusters from 0."""
+    """Return the clusters (n,), numbered from 0."""
     return np.unique(np.arange(correct.shape[1]) if clusters is None else clusters, return_inverse=True)[1]
 
 
 def _too_little(hit_counts: Floats, images: Floats, floor: float) -> Estimate | None:
-    """The state of all numbers where too little is right without noise; `hit_counts` is (conditions, 1 + resamples)."""
+    """Return the estimate to report for all numbers if accuracy without noise is too low, otherwise None.
+
+    Args:
+        hit_counts: Numbers of correct predictions, (conditions, 1 + resamples). Column 0 is the data.
+        images: Numbers of images, (1 + resamples,).
+        floor: Chance level.
+    """
     if why := at_chance(hit_counts[0, 0] / images[0], floor):
         return nothing(State.AT_CHANCE, why)
     if hit_counts[0, 0] < FEWEST_RIGHT:
@@ -186,7 +212,7 @@ def _too_little(hit_counts: Floats, images: Floats, floor: float) -> Estimate | 
 
 
 def _usable(hit_counts: Floats, images: Floats, floor: float) -> Mask:
-    """Which resamples have a threshold."""
+    """Return which resamples are far enough above the chance level without noise to have a threshold."""
     return np.asarray((hit_counts[0] > 0) & (hit_counts[0] / images > 2 * floor))
 
 
@@ -196,10 +222,10 @@ def _why_too_few(ids: NDArray[np.intp]) -> str | None:
 
 
 def _fit(hit_counts: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
-    """Thresholds and channels of right answers (conditions, R) among images (R,)."""
+    """Fit thresholds and channels to numbers of correct predictions (conditions, R) among images (R,)."""
     present = noise.present[:, :, None]
     levels, trials = (np.where(present, counts, 0.0) for counts in (hit_counts[noise.rows], images))
-    # They are fitted frequency by frequency.
+    # All frequencies are fitted in one call, as separate columns.
     flat, repeat = (len(levels), -1), len(noise.frequencies)
     reference, x = np.tile(hit_counts[0] / images, repeat), np.repeat(noise.x, len(images), axis=1)
     sensitivity, slope = fit_thresholds(levels.reshape(flat), trials.reshape(flat), reference, floor, x)
@@ -209,25 +235,25 @@ def _fit(hit_counts: Floats, images: Floats, floor: float, noise: Noise) -> _Fit
 
 @dataclass(frozen=True, slots=True)
 class _Fits:
-    """The fit of the data first, then those of the resamples."""
+    """Fits of thresholds and channels. Column 0 is the fit of the data, the others are those of the resamples."""
 
     noise: Noise
     sensitivity: Floats
-    """(frequencies, 1 + resamples)."""
+    """Sensitivities S_f, (frequencies, 1 + resamples)."""
     slope: Floats
-    """(frequencies, 1 + resamples)."""
+    """Slopes in log-odds per octave, (frequencies, 1 + resamples)."""
     channel: Floats
-    """(3, 1 + resamples): A, mu, sigma."""
+    """A, mu and sigma of the Gaussians, (3, 1 + resamples)."""
 
     def numbers(self, size: int) -> dict[str, Floats]:
-        """Name of a row -> its values."""
+        """Return the values (1 + resamples,) of each number by name."""
         sensitivity = np.clip(self.sensitivity, self.noise.low[:, None], self.noise.high[:, None])
         thresholds = zip(self.noise.frequencies, NOISE_SDS[-1] * np.exp2(-sensitivity), strict=True)
         numbers = dict(zip(CHANNEL, channel_numbers(self.channel, size), strict=True))
         return numbers | {f"threshold_{f}": sds for f, sds in thresholds}
 
     def estimates(self, size: int, too_few: str | None) -> dict[str, Estimate]:
-        """Name of a row -> its estimate; without an interval where there are too few independent images, and why."""
+        """Return the estimate of each number. `too_few` is the note if there are too few images for intervals."""
         noise = self.noise
         columns = (noise.frequencies, noise.low, noise.high, self.sensitivity, self.slope[:, 0])
         return _channel(self, size, too_few) | {
@@ -237,11 +263,12 @@ class _Fits:
 
 
 def _threshold(low: float, high: float, sensitivity: Floats, slope: float, too_few: str | None) -> Estimate:
-    """The threshold from the sensitivities of the data (first) and of the resamples, within those that were tested."""
+    """Estimate a threshold from sensitivities (1 + resamples,), the data first, and the tested range [low, high]."""
     value = float(sensitivity[0])
     ends = np.clip([value, *interval(sensitivity[1:])], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
-    # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
+    # If the curve is infinitely steep, any threshold between two noise levels fits equally well. All resamples then
+    # give nearly the same threshold, and their interval would be too narrow.
     note = too_few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
     state = State.NO_INTERVAL if note else State.OK
     if note:
@@ -256,7 +283,7 @@ def _threshold(low: float, high: float, sensitivity: Floats, slope: float, too_f
 
 
 def _channel(fits: _Fits, size: int, too_few: str | None) -> dict[str, Estimate]:
-    """The estimates of the numbers of CHANNEL."""
+    """Estimate the numbers of CHANNEL."""
     (low, high), sensitivity = channel_range(fits.noise), fits.sensitivity[:, :1]
     inside_count = int(((sensitivity >= low) & (sensitivity <= high)).sum())
     if inside_count < FEWEST_FREQUENCIES:
@@ -266,7 +293,7 @@ def _channel(fits: _Fits, size: int, too_few: str | None) -> dict[str, Estimate]
     for part, fit, ends in zip(reversed(PARTS), fits.channel, bounds, strict=True):
         if _at_bound(fit[0], ends):
             return dict.fromkeys(CHANNEL, _nothing(f"the channel's {part} is at the bound of its fit"))
-    # The bounds of the fit go the way of its optima, to be compared with them.
+    # The bounds of the fit are transformed together with the estimates, so that the two can be compared.
     numbers, narrow = channel_numbers(np.hstack([fits.channel, bounds]), size), None
     if numbers[0][0] < fits.noise.apart:
         octaves = "an octave" if fits.noise.apart == 1 else f"{fits.noise.apart} octaves"
@@ -277,7 +304,7 @@ def _channel(fits: _Fits, size: int, too_few: str | None) -> dict[str, Estimate]
 
 
 def _judge(part: str, numbers: Floats, too_few: str | None, doubt: str | None) -> Estimate:
-    """The estimate from a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
+    """Estimate one number from its values: the data first, then the resamples, then the two bounds of the fit."""
     value, bounds = float(numbers[0]), numbers[-2:]
     low, high = interval(numbers[1:-2])
     low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
@@ -298,11 +325,11 @@ def _nothing(note: str) -> Estimate:
     return nothing(State.UNDETERMINED, note)
 
 
-# The measures
+# Metrics
 
 
 def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
-    """The channel's numbers and the thresholds that the conditions of band noise determine."""
+    """Compute the thresholds and the channel from the conditions with band noise."""
     cells = band_cells(outcomes)
     if (hits := read_hits(cells.values())) is None:
         return dict.fromkeys(NUMBERS.values(), nothing(State.MISSING, "no clean prediction to agree with"))
@@ -317,7 +344,7 @@ def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 
 
 def psychometric_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
-    """Paired intervals of what has an interval in both runs, where both have the same conditions of band noise."""
+    """Compute the paired intervals of metrics that have one in both runs, if both have the same noise conditions."""
     cells_a, cells_b = band_cells(a), band_cells(b)
     hits_a, hits_b = read_hits(cells_a.values()), read_hits(cells_b.values())
     if list(cells_a) != list(cells_b) or hits_a is None or hits_b is None:

@@ -1,26 +1,31 @@
-"""Spectral bias: the accuracy that a classifier keeps on low and on high frequencies alone.
+"""Spectral bias: the proportion of its accuracy that a model retains on low or on high frequencies only.
 
-With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
+With ratio(c) = accuracy under the filter with cutoff parameter c / clean accuracy:
 
     low_frequency_bias  = mean of ratio(c) over low-pass  c = 0.1, 0.2, 0.3, 0.4, 0.5
     high_frequency_bias = mean of ratio(c) over high-pass c = 0.1, 0.2, 0.3, 0.4, 0.5
     spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
 
-All are fractions; the third lies in [0, 1]. Without labels the ratio is that of agreement with the prediction for the
-clean image. A mean needs all five cutoffs. At 224 pixels a side, low-passes of 0.1 to 0.5 keep what is below 11 to 56
-cycles per image, and high-passes remove what is below 100 to 56.
+spectral_bias lies in [0, 1]. Each mean requires all five cutoffs. For images of 224 pixels a side, the low-pass filters
+keep frequencies below 11 to 56 cycles/image, and the high-pass filters remove frequencies below 100 to 56 cycles/image.
+Without labels, the ratios use the agreement with the clean predictions instead of accuracy.
 
-Without labels, and where a model decides between fewer than 1,000 classes, the same three are also computed of
+Without labels, or if a model decides between fewer than 1,000 classes, guessing contributes noticeably to accuracy. The
+same three metrics are then also computed from chance-corrected ratios:
 
-    corrected ratio(c) = (top-1 under the filter - its floor) / (clean top-1 - its floor)
+    corrected ratio(c) = (accuracy under the filter - chance level) / (clean accuracy - chance level)
 
-as corrected_low_frequency_bias and so on, with the floors of `statistics.floor`. Comparisons, correlations, charts and
-sentences take these. Without labels they are the share of answers that a model keeps, whether these were right or not.
-A bias is `at_chance` where the clean accuracy, or that under its five filters together, is at its floor.
+They are named corrected_low_frequency_bias and so on, and use the chance levels of `statistics.chance_agreement`.
+Comparisons, correlations, charts and sentences use the corrected metrics where they exist. Without labels, the
+corrected ratio is the proportion of predictions that the filter leaves unchanged, whether or not they are correct.
 
-Intervals are from 20 independent images on. All are those of differences (`statistics.shares`), to first order: a
-quotient p / b has the deviations (p_i - p / b b_i) / b, of the psi of `statistics.floor` or, with a floor of 0, of the
-right answers less their share. Published numbers end at 0, and where they cannot exceed 1, there.
+The state of a bias is `at_chance` if the clean accuracy, or the accuracy under its five filters together, is not above
+its chance level.
+
+Confidence intervals require at least 20 independent images. They are the intervals for differences in
+`statistics.proportions`, by linearization (delta method): a quotient p / b has the deviations (p_i - p / b b_i) / b.
+The deviations p_i and b_i are the psi of `statistics.chance_agreement` or, for a chance level of 0, correctness minus
+accuracy. Intervals of the published metrics are clipped at 0, and at 1 if the metric cannot exceed 1.
 
 Source: Gavrikov & Keuper 2024 for the two means.
 """
@@ -57,17 +62,17 @@ from ..base import (
 from ..predictions import CellOutcomes, Outcomes
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
-"""Mean of ratios -> the probe whose conditions it is over."""
+"""Mean of ratios -> probe whose conditions it is computed from."""
 SHARE = "spectral_bias"
 CORRECTED = "corrected_"
-"""The beginning of the names of numbers that are made of accuracies above their floors."""
+"""Prefix of the names of chance-corrected metrics."""
 
 
 _filters_apply = under(*PROBES.values())
 
 
 def _lacking_cutoffs(name: str, available: Available) -> str | None:
-    """Why a mean cannot be had of the conditions: it takes all five cutoffs, each once."""
+    """Return why the conditions do not include each of the five cutoffs exactly once, or None if they do."""
     probe = PROBES[name]
     counts = Counter(round(condition.number("cutoff") or 0, 3) for condition in available.conditions_under(probe))
     problems = [
@@ -88,25 +93,25 @@ def _lacking_means(available: Available) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Quotient:
-    """A quotient of sums of accuracies, or of what of them is above their floors; or the difference of two."""
+    """Quotient of weighted sums of accuracies or chance-corrected accuracies, or the difference of two quotients."""
 
     value: float
     deviations: Floats
-    """(clusters,): what each adds to its error."""
+    """Contribution of each cluster to the error of the value, (clusters,)."""
     total: float
-    """The denominator, of a difference the smaller one."""
+    """Denominator. For a difference, the smaller of the two."""
     sizes: Floats
-    """(clusters,): images of each."""
+    """Number of images in each cluster, (clusters,)."""
 
     def ends(self, reach: float = math.inf) -> Ends | None:
-        """The interval, within [-reach, reach]; None of too few clusters."""
+        """Return the confidence interval, clipped to [-reach, reach], or None if there are too few clusters."""
         count = len(self.sizes)
         if count < FEWEST_CLUSTERS:
             return None
         return paired_interval(self.value, self.deviations, 1 / count / self.total, self.sizes, reach=reach)
 
     def __sub__(self, other: Quotient) -> Quotient:
-        """The difference from a quotient over the same images."""
+        """Return the paired difference from a quotient over the same images."""
         return Quotient(
             self.value - other.value,
             self.deviations - other.deviations,
@@ -116,10 +121,15 @@ class Quotient:
 
 
 def quotients(answers: MatchedAnswers, means: Sequence[str] = tuple(PROBES)) -> dict[str, Quotient]:
-    """The biases whose denominator is above 0.
+    """Compute the biases whose denominator is positive.
 
-    `answers` are to the clean images, then under the filter of each of `means` at BIAS_CUTOFFS. The share is left out
-    where only one of the two means is there.
+    Args:
+        answers: Predictions for the clean images, followed by those under the filters of each of `means` at
+            BIAS_CUTOFFS.
+        means: Names in PROBES. The spectral bias is computed only if both are present.
+
+    Returns:
+        Name of the bias -> quotient.
     """
     clean, *conditions = np.eye(len(answers.hits))
     filtered = dict(zip(means, np.reshape(conditions, (len(means), len(BIAS_CUTOFFS), -1)).mean(axis=1), strict=True))
@@ -137,7 +147,7 @@ def quotients(answers: MatchedAnswers, means: Sequence[str] = tuple(PROBES)) -> 
 
 
 def _read_quotients(outcomes: Outcomes, above_floor: bool) -> dict[str, Quotient]:
-    """The biases whose denominator is above 0, of whole accuracies or of what is above their floors."""
+    """Compute the biases whose denominator is positive, chance-corrected if `above_floor`."""
     means = _means(outcomes)
     if outcomes.clean is None or not means:
         return {}
@@ -148,15 +158,15 @@ def _read_quotients(outcomes: Outcomes, above_floor: bool) -> dict[str, Quotient
 
 
 def _most(name: str, outcomes: Outcomes, above_floor: bool) -> float:
-    """The number that a bias cannot exceed: 1 for a share of right answers, or of answers that are kept."""
+    """Return the upper limit of a bias: 1 if it is a proportion of predictions, otherwise infinity."""
     is_share = not above_floor if name == SHARE else not outcomes.subject.labelled
     return 1.0 if is_share else math.inf
 
 
 def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[str, Estimate]:
-    """The biases for which the conditions are there, with an interval over images where they have a value.
+    """Compute the biases that the conditions allow, with confidence intervals over images.
 
-    `above_floor` takes accuracies above their floors.
+    If `above_floor`, compute the chance-corrected metrics instead.
     """
     estimates = {name: _mean_ratio(name, outcomes) for name in _means(outcomes)}
     if len(estimates) == len(PROBES):
@@ -176,7 +186,7 @@ def spectral_estimates(outcomes: Outcomes, above_floor: bool = False) -> dict[st
 
 
 def _with_intervals(outcomes: Outcomes, estimates: Mapping[str, Estimate], above_floor: bool) -> dict[str, Estimate]:
-    """The biases that have a published value, with their intervals or why there is none."""
+    """Return the biases that have a value, each with its interval or with the reason why it has none."""
     numbers, with_intervals = _read_quotients(outcomes, above_floor), {}
     for name, estimate in estimates.items():
         if np.isnan(estimate.value):
@@ -196,7 +206,7 @@ def _with_intervals(outcomes: Outcomes, estimates: Mapping[str, Estimate], above
 
 
 def _at_floor(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The estimates with a value that are made of nothing above its floor."""
+    """Return the estimates of biases whose accuracies are not above the chance level, with the state `at_chance`."""
     names = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
     notes = {
         name: outcomes.guessed
@@ -235,7 +245,7 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
 
 
 def _cells(outcomes: Outcomes, means: Sequence[str]) -> list[CellOutcomes]:
-    """The clean cell, if there is one, then those of each mean's filter at BIAS_CUTOFFS."""
+    """Return the clean cell, if there is one, followed by the cells of each mean's filter at BIAS_CUTOFFS."""
     cells = [outcomes.clean] if outcomes.clean else []
     for name in means:
         conditions = outcomes.cells_under(PROBES[name]).items()
@@ -245,7 +255,7 @@ def _cells(outcomes: Outcomes, means: Sequence[str]) -> list[CellOutcomes]:
 
 
 def spectral_differences(a: Outcomes, b: Outcomes, above_floor: bool = False) -> dict[str, Ends]:
-    """Paired intervals of the biases that both have a value of."""
+    """Compute the paired intervals of the biases that have a value in both runs."""
     quotients_a, quotients_b = (_read_quotients(outcomes, above_floor) for outcomes in (a, b))
     intervals = {}
     for name in quotients_a.keys() & quotients_b.keys():
@@ -260,7 +270,7 @@ TITLES = {name: f"{side}-frequency bias" for name, side in SIDES.items()} | {SHA
 
 
 def _measures(above_floor: bool) -> Iterator[Measure[Outcomes]]:
-    # The measures have the same function, so that it is called once.
+    # All metrics share these two function objects, so that each is called only once.
     estimates = partial(spectral_estimates, above_floor=above_floor)
     differences = partial(spectral_differences, above_floor=above_floor)
     for bias, title in TITLES.items():
