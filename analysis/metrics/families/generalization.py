@@ -87,7 +87,7 @@ class Benchmarked:
     """Cells of a study version whose images belong to benchmarks."""
 
     cells: Mapping[int, Mapping[str, Sequence[Row]]]
-    """Checkpoint -> name in ACCURACIES -> its cells that may be (part of) the benchmark, with large image sets first."""
+    """Checkpoint -> name in ACCURACIES -> its cells that may be (part of) the benchmark, large sets first."""
     names: Sequence[str]
     """Names in ACCURACIES for which there is at least one cell."""
     groups: Sequence[str]

@@ -63,7 +63,7 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
         attempt = [trial, *likelihood(trial, *going_data)]
         worse = ~(attempt[1] >= value)
         step_size = np.abs(trial - point).max(axis=0)
-    # Most steps are improvements, so reverting the few others in place is faster than np.where over whole arrays.
+        # Most steps are improvements, so reverting the few others in place is faster than np.where over whole arrays.
         for new, old in zip(attempt, state, strict=True):
             np.copyto(new, old, where=worse)
         state = attempt
