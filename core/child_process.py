@@ -29,17 +29,20 @@ def run_child(
     Raises what the child refused as `error_class`, TimeoutError after `timeout_s` seconds, and ChildProcessError, whose
     message says how the process ended, for one that crashed.
     """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module, str(os.getpid()), str(folder), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in a terminal reaches this process, which ends that one
+    )
     try:
-        process = subprocess.run(
-            [sys.executable, "-P", "-m", module, str(os.getpid()), str(folder), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal reaches this process, which ends that one
-            timeout=timeout_s,
-        )
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"takes more than {timeout_s:.0f} s") from error
+    finally:
+        process.kill()
+        process.wait()  # an interrupted subprocess.run would leave a zombie to a notebook
     if (refusal := folder / ERROR_FILE).exists():
         raise error_class(refusal.read_text(encoding="utf-8"))
     if process.returncode:

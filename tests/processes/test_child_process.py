@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -96,7 +97,33 @@ def test_a_signal_to_the_parent_ends_the_child(number: signal.Signals, program: 
         _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert program == "hangs"
     assert (process.returncode, err) == ((-9, "") if number == signal.SIGKILL else (128 + number, f"{MESSAGE}\n"))
-    wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists())
+    wait_until(lambda: has_ended(int(pid.read_text())))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie, which not every container's first process collects."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("program", ["hangs"], indirect=True)
+def test_an_interrupted_call_leaves_no_child(program: str, tmp_path: Path) -> None:
+    """A notebook goes on after the interruption."""
+    assert program == "hangs"
+    pid = tmp_path / "pid"
+
+    def interrupt() -> None:
+        wait_until(lambda: pid.exists() and pid.read_text())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_child("child", tmp_path, "a file", timeout_s=LIMIT_SECONDS)
+    thread.join()
+    assert not Path(f"/proc/{pid.read_text()}").exists()
 
 
 @pytest.mark.parametrize("program", ["works"], indirect=True)
