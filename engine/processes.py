@@ -111,7 +111,7 @@ class ProcessWorker:
                 stdin=far_end.fileno(),
                 stdout=prints,
                 stderr=prints,
-                # set at startup, since CUDA libraries read CUDA_VISIBLE_DEVICES only once
+                # Set at startup, since CUDA libraries read CUDA_VISIBLE_DEVICES only once.
                 env=os.environ | self._environment,
                 start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the worker
             )

@@ -141,7 +141,7 @@ class Workbench:
             self._resources = None
         attacked = task.variants[0] if task.attack else None
         if self._attacked != attacked:
-            # close all sessions, and return CuPy's pooled memory to the GPU for other libraries
+            # Close all sessions, and return CuPy's pooled memory to the GPU for other libraries.
             self.__exit__(None, None, None)
             self._attacked = attacked
         self.open(task.variants, attacked=task.attack)

@@ -213,7 +213,7 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
             break
         rates.append(Rate(variant.engine, batch, round(speed, 2)))
     if (xp := arrays_of(variant.engine)) is not np:
-        # the allocator of the next engine cannot use memory in CuPy's pool
+        # The allocator of the next engine cannot use memory in CuPy's pool.
         xp.get_default_memory_pool().free_all_blocks()
     return rates
 

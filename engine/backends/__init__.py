@@ -1,1 +1,1 @@
-"""The engines: one file an inference library, each with sessions of the same protocol."""
+"""Engines: each module opens sessions that run models with one inference library."""

@@ -1,4 +1,4 @@
-"""The protocol of sessions, and the engines that make them."""
+"""Define the interface of sessions and the table of engines, and open sessions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ...probes.arrays import Array, array_module
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An inference library on a kind of device."""
+    """An inference library on one kind of device."""
 
     module: str
-    """A module of this folder: its `open_session(variant, batch, threads)` makes sessions."""
+    """Module of this package whose `open_session(variant, batch, threads)` opens sessions."""
     arrays: str
-    """The array module whose batches its sessions take."""
+    """Name of the array module, `numpy` or `cupy`, of the batches that its sessions accept."""
     precisions: Mapping[str, str]
-    """Each precision that it runs, and the precision of the ONNX file that it runs it from."""
+    """Maps each supported precision to the precision of the ONNX file that is loaded for it."""
 
 
 FLOATS = {"fp32": "fp32", "fp16": "fp16"}
@@ -41,9 +41,9 @@ ENGINES = {
     FUNCTION: Engine("function", "numpy", {"fp32": "fp32"}),
 }
 ATTACKERS = {"numpy": "torch", "cupy": "torch-cuda"}
-"""The engine that attacks, by the array module of the engine that runs the rest of the study."""
+"""Engine that computes attacks, by the array module of the engine that runs the rest of the study."""
 BATCH = {"numpy": 32, "cupy": 256}
-"""The batch of a study that names none, by the array module: a GPU takes a larger one to be busy."""
+"""Default batch size, by array module. A GPU needs larger batches to be fully used."""
 
 
 ALL_ROWS = slice(None)
@@ -51,18 +51,25 @@ ALL_ROWS = slice(None)
 
 
 class Session(Protocol):
-    """One variant of a model, loaded at one fixed batch shape. A context manager."""
+    """One variant of a model, loaded for one fixed batch shape. A context manager."""
 
     variant: Variant
     info: SessionInfo
 
     def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
-        """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
+        """Compute the logits of a batch.
 
-        Logits outside of `rows` may be anything: an engine that runs a batch by parts runs only those with such a row.
-        Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
-        On a GPU the work goes into the stream of all networks, ordered with the caller's current stream, and may go on
-        when this returns.
+        On a GPU the work is launched in the stream that all models share, ordered with the caller's current stream, and
+        may still be running when this returns.
+
+        Args:
+            images: (batch, 3, size, size) float32, RGB in [0, 1], in the engine's array module.
+            rows: Rows whose logits are needed. Engines that split a batch into micro-batches skip those without such a
+                row, so that logits of other rows are undefined.
+
+        Returns:
+            (batch, classes) float32 in the engine's array module. The array belongs to the session, and the next call
+            overwrites it.
         """
         ...
 
@@ -74,7 +81,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class Attacker(Session, Protocol):
-    """A session that has gradients. It keeps no array for its results: what it gives is the caller's."""
+    """A session that can compute gradients. The arrays it returns belong to the caller and are not overwritten."""
 
     def attacked(
         self,
@@ -83,37 +90,55 @@ class Attacker(Session, Protocol):
         labels: NDArray[np.int32] | None,
         start: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """(n, classes) logits of the images that the attack makes of (n, 3, size, size) pixels, all in host memory.
+        """Attack the images and return the logits of the adversarial images.
 
-        n is the session's batch at most. Without labels the attack leads away from the classes that the network gives
-        the pixels themselves. `start` is (n, 3, size, size) in [-1, 1]: where in the ball to begin, in units of eps.
+        All arrays are in host memory.
+
+        Args:
+            condition: The attack and its parameters.
+            pixels: (n, 3, size, size) uint8 clean images. n is at most the batch size of the session.
+            labels: (n,) classes to lead away from. If None, these are the model's own predictions on the clean images.
+            start: (n, 3, size, size) float32 in [-1, 1]. Starting point inside the ball of radius eps, in units of eps.
+
+        Returns:
+            (n, classes) float32 logits.
         """
         ...
 
     def gradients(self, pixels: NDArray[np.uint8], labels: NDArray[np.int32] | None) -> NDArray[np.float32]:
-        """(n, 3, size, size): gradients of cross entropies by pixels in [0, 1]; n and labels are as in `attacked`."""
+        """Compute the gradient of the cross-entropy with respect to the pixel values in [0, 1].
+
+        Args:
+            pixels: As in `attacked`.
+            labels: As in `attacked`.
+
+        Returns:
+            (n, 3, size, size) float32.
+        """
         ...
 
     def step_seconds(self, gradients: str = "fp32") -> float:
-        """Seconds that a step of an attack takes for an image, with gradients of that precision, measured now."""
+        """Measure the time of one attack step per image, in seconds, with gradients of the given precision."""
         ...
 
 
 def engine_of(name: str) -> Engine:
-    """The engine by name, or UnknownName."""
+    """Return the engine with this name, or raise UnknownName."""
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
     return ENGINES[name]
 
 
 def variant_of(model: Model, engine: str, precision: str) -> Variant:
-    """The variant that the engine runs of the model at that precision.
+    """Return the variant that the engine runs for the model at that precision.
 
-    A finished file that computes in fp16 or int8 runs so instead of in fp32, where the engine has that precision.
-    Elsewhere its float16 numbers are computed with in float32.
+    A model that was imported as an fp16 or int8 ONNX file runs at that precision instead of fp32 if the engine supports
+    it. If the engine does not support it, the float16 values of the file are computed in float32.
 
-    Raises UnknownName for an engine that there is not, UsageError for a precision that it does not have, and
-    ExportError where the ONNX file of the precision has not been made.
+    Raises:
+        UnknownName: If there is no such engine.
+        UsageError: If the engine does not support the precision.
+        ExportError: If the ONNX file for the precision has not been exported.
     """
     precisions = engine_of(engine).precisions
     if precision not in precisions:
@@ -133,28 +158,34 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
 
 
 def attack_variant(model: Model, engine: str) -> Variant:
-    """The variant that is attacked where a study runs on that engine: fp32 in torch, on the same kind of device."""
+    """Return the variant that is attacked in a study on that engine: fp32 in torch, on the same kind of device."""
     return variant_of(model, ATTACKERS[engine_of(engine).arrays], "fp32")
 
 
 def onnx_file_of(variant: Variant) -> OnnxFile:
-    """The ONNX file of the variant."""
+    """Return the ONNX file of the variant."""
     precision = ENGINES[variant.engine].precisions[variant.precision]
     return OnnxFile(precision, variant.path, variant.sha256, variant.model.path.parent)
 
 
 def plan_file_of(variant: Variant) -> OnnxFile:
-    """The ONNX file of the variant at the precision of its TensorRT plan, which bf16 has no file of."""
+    """Return the ONNX file of the variant with the precision of its TensorRT plan.
+
+    The two precisions differ for bf16, which is built from the fp32 file.
+    """
     return replace(onnx_file_of(variant), precision=variant.precision)
 
 
 def content_of(variant: Variant) -> bytes:
-    """The ONNX file of the variant, if it still is the one that was named; ExportError otherwise."""
+    """Load the ONNX file of the variant. Raises ExportError if its content has changed since it was selected."""
     return read_onnx_file(onnx_file_of(variant))
 
 
 def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> None:
-    """EngineError unless `images` are contiguous and of that shape: a session reads them where they lie."""
+    """Raise EngineError unless `images` are contiguous float32 of that shape.
+
+    Sessions access the memory of the array directly, so that neither a copy nor a conversion takes place.
+    """
     if images.shape != shape or images.dtype != "float32" or not images.flags.c_contiguous:
         raise EngineError(
             f"{variant}: got {images.dtype} images of shape {images.shape}; "
@@ -163,16 +194,22 @@ def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> Non
 
 
 PART = 4
-"""The most images that a thread of a CPU runs at once."""
+"""Maximum number of images per micro-batch."""
 WHOLE_BATCH_OPERATOR = b"DynamicQuantizeLinear"
-"""An operator that scales integers by the values of the whole batch, so that every image depends on the others."""
+"""Operator that computes one quantization scale for the whole batch.
+
+The result of an image then depends on the other images, so the batch must not be split.
+"""
 
 
 def part_of(content: bytes, batch: int, threads: int) -> int:
-    """The number of images that a thread of a CPU runs at once: the largest divisor of the batch that suits.
+    """Return the number of images per micro-batch, the images that one CPU thread runs at once.
 
-    Threads share a batch by such parts, and each runs the whole network on one. A part's activations stay in the
-    thread's cache, and no layer waits for all threads, as it does where they share each layer: docs/decisions/0030.
+    It is the largest divisor of the batch size, up to `PART`, that leaves at least one micro-batch for each thread.
+
+    Each thread runs the whole model on its own micro-batches. The activations of a micro-batch stay in the cache of the
+    thread, and threads do not wait for each other after each layer, as they would if they shared the layers. See
+    docs/decisions/0030.
     """
     if WHOLE_BATCH_OPERATOR in content:
         return batch
@@ -180,20 +217,30 @@ def part_of(content: bytes, batch: int, threads: int) -> int:
 
 
 def parts_with(rows: slice, batch: int, size: int) -> slice:
-    """The range of the parts, of `size` images each, that hold these rows of a batch."""
+    """Return the range of micro-batches, of `size` images each, that contain these rows of a batch."""
     first, last, _ = rows.indices(batch)
     return slice(first // size, -(-last // size))
 
 
 def arrays_of(engine: str) -> ModuleType:
-    """The array module whose batches the engine's sessions take; EngineError where it cannot be used here."""
+    """Import the array module of the engine. Raises EngineError if it cannot be used here."""
     return array_module(engine_of(engine).arrays)
 
 
 def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> Session:
-    """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
+    """Open a session of the variant.
 
-    `threads` are those of a CPU; a GPU does without them. `options` are those of an engine alone.
+    There is no fallback: if the engine cannot run the variant as requested, an error is raised.
+
+    Args:
+        variant: The model, engine and precision.
+        batch: Batch size.
+        threads: Number of CPU threads. Ignored on a GPU.
+        options: Additional options of the engine.
+
+    Raises:
+        EngineError: If the engine cannot run the variant as requested.
+        DeviceError: If the GPU fails or is out of memory.
     """
     with naming_extras(f"engine {variant.engine}", EngineError):
         module = import_module(f".{engine_of(variant.engine).module}", __package__)
@@ -201,35 +248,41 @@ def open_session(variant: Variant, batch: int, threads: int, **options: Any) -> 
 
 
 def open_attacker(variant: Variant, batch: int, threads: int) -> Attacker:
-    """`open_session` of a variant that is to be attacked; EngineError where its engine has no gradients."""
+    """Open a session that can compute attacks. Raises EngineError if the engine has no gradients."""
     session = open_session(variant, batch, threads)
     if not isinstance(session, Attacker):
         raise EngineError(f"{variant}: its engine has no gradients; attack it with {' or '.join(ATTACKERS.values())}")
     return session
 
 
-# Whether an engine multiplies int8 as its ONNX file says. Without VNNI, x86 processors multiply uint8 by int8 in pairs
-# whose sum is cut to 16 bits, and a library that lets them do so computes something else: with OpenVINO, one in twelve
-# predictions of EfficientNet-Lite0 changed. Sums that are not cut are the same integers everywhere.
+# Test whether an engine computes int8 exactly. x86 processors without VNNI multiply uint8 by int8 in pairs, and the sum
+# of a pair saturates at 16 bits. A library that uses these instructions without precautions computes wrong results:
+# with OpenVINO, one in twelve predictions of EfficientNet-Lite0 changed. Without saturation the sums are integers,
+# which are the same on every machine.
 
 LARGEST_ACTIVATION, LARGEST_WEIGHT = 255, 127
+"""Largest values of uint8 activations and int8 weights."""
 INT8_SHAPE = (1, 64, 4, 4)
-"""The shape of `images`: as many channels as the kernels for real networks are made for."""
+"""Shape of the input of the test model.
+
+The number of channels is typical of real models, so that the library selects the same kernels as for them.
+"""
 
 Int8Run = Callable[[bytes, NDArray[np.float32]], NDArray[np.float32]]
-"""The `logits` of an ONNX file for `images`."""
+"""Runs an ONNX file on images and returns its output."""
 
 
 def multiplies_exactly(run: Int8Run) -> bool:
-    """Whether a quantized convolution whose activations and weights are all as large as can be gives the right sums."""
+    """Return whether a quantized convolution is exact if all activations and weights are as large as possible."""
     logits = run(_largest_products(), np.full(INT8_SHAPE, LARGEST_ACTIVATION, np.float32))
     return bool((logits == INT8_SHAPE[1] * LARGEST_ACTIVATION * LARGEST_WEIGHT).all())
 
 
 def _largest_products() -> bytes:
-    """A convolution of 1 x 1 pixels between uint8 images and int8 weights, each with scale 1.
+    """Make an ONNX model with one 1 x 1 convolution between uint8 images and int8 weights, all with scale 1.
 
-    Its sums are quantized, with the largest that uint8 has for their own: ONNX Runtime leaves others in float32.
+    The output is quantized as well, with a scale that maps the largest possible sum to 255. Otherwise ONNX Runtime
+    would compute the convolution in float32.
     """
     import onnx.parser
     from onnx import numpy_helper

@@ -1,4 +1,4 @@
-"""A function of Python as an engine: every batch has one shape, and images and logits lie in the host's memory."""
+"""Run a Python function as a model. Every batch has the same shape, and images and logits are in host memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from .base import ALL_ROWS, Session, check_images
 
 
 class FunctionSession(Session):
+    """A session that calls a Python function."""
+
     def __init__(self, variant: Variant, batch: int, _threads: int) -> None:
-        """EngineError where this process was not given the function."""
+        """Open a session. Raises EngineError if the function is not available in this process."""
         self.variant = variant
         self._function, self._layout = function_of(variant.model)
         versions = {"numpy": np.__version__, "source": variant.model.source}
@@ -23,7 +25,10 @@ class FunctionSession(Session):
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
 
     def infer(self, images: NDArray[np.float32], _rows: slice = ALL_ROWS) -> NDArray[np.float32]:
-        """Logits of the whole batch: a function that is compiled for a shape sees no other one."""
+        """Compute the logits of the whole batch.
+
+        A function that was compiled for one shape therefore always receives that shape.
+        """
         check_images(self.variant, images, self._shape)
         model = self.variant.model
         return logits_of(self._function, images, self._layout, model.name, model.classes)

@@ -1,6 +1,7 @@
-"""ONNX Runtime on the CPU, and on a GPU through CUDA: a fixed batch, inputs and outputs bound to memory that is reused.
+"""Run models in ONNX Runtime, on the CPU or on a GPU through CUDA. The batch size is fixed.
 
-Nothing falls back: an ONNX file that the provider cannot run whole is refused.
+Inputs and outputs are bound to memory that is reused for every batch. There is no fallback to another provider: an ONNX
+file that the requested provider cannot run completely is rejected.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from ..device.streams import in_network_stream, network_stream
 from .base import ALL_ROWS, Session, arrays_of, check_images, content_of, multiplies_exactly, part_of, parts_with
 
 NO_WAIT = "disable_synchronize_execution_providers"
-"""An option of a run, with which it returns as soon as its work has been asked for."""
+"""Run option that makes a run return as soon as its GPU work has been launched."""
 
 
 def _open(variant: Variant, content: bytes, batch: int, threads: int) -> Any:
-    """A session of ONNX Runtime's own. Raises EngineError, and DeviceError for a fault of the GPU."""
+    """Open ONNX Runtime's own session. Raises EngineError, or DeviceError if the GPU is the cause."""
     shared = shared_by(variant.engine)
     options, settings = shared.ort.SessionOptions(), dict(shared.options)
     options.log_severity_level = SILENT
@@ -56,13 +57,18 @@ def _open(variant: Variant, content: bytes, batch: int, threads: int) -> Any:
         raise EngineError(f"{message}; take another engine, or export {variant.model.name} again") from error
     if session.get_providers()[0] != shared.provider:
         raise EngineError(f"{variant}: ONNX Runtime opened it without {shared.provider}; see `bandlens doctor`")
-    session._model_bytes = None  # the whole file, kept for a fallback
+    session._model_bytes = None  # a copy of the whole file that only the disabled fallback would need
     return session
 
 
 class OnnxRuntimeSession(Session):
+    """A session of ONNX Runtime."""
+
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
-        """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
+        """Open the session. `threads` is not used on a GPU.
+
+        Raises EngineError, or DeviceError if GPU memory is insufficient.
+        """
         self.variant = variant
         self._shared = shared_by(variant.engine)
         on_gpu = self._shared.stream is not None
@@ -74,9 +80,9 @@ class OnnxRuntimeSession(Session):
         self._lanes = max(1, min(threads, batch // self._part))
         self._session = _open(variant, content, self._part, self.info.threads // self._lanes)
         self._run_options = self._shared.ort.RunOptions()
-        if on_gpu:  # the caller's stream waits, and the caller need not
+        if on_gpu:  # results are ordered by the stream, so the CPU need not wait
             self._run_options.add_run_config_entry(NO_WAIT, "1")
-        with network_stream(self._shared.xp):  # CuPy hands out memory for the next work of this stream
+        with network_stream(self._shared.xp):  # allocate in the stream that uses the memory, as CuPy's pool requires
             self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._bindings: list[Any] = [self._session.io_binding() for _ in range(batch // self._part)]
         for binding, part in zip(self._bindings, split_batches(self._logits, self._part), strict=True):
@@ -87,7 +93,7 @@ class OnnxRuntimeSession(Session):
         bind(name, self._shared.memory, 0, np.float32, array.shape, address)
 
     def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:
-        """Logits of one batch; the array is overwritten by the next call."""
+        """Compute the logits of one batch. The next call overwrites the returned array."""
         check_images(self.variant, images, self._shape)
         for binding, part in zip(self._bindings, split_batches(images, self._part), strict=True):
             self._bind(binding.bind_input, "images", part)
@@ -102,7 +108,7 @@ class OnnxRuntimeSession(Session):
         return self._logits
 
     def _run(self, bindings: Sequence[Any]) -> None:
-        """Run the parts of these bindings, in threads where the session has several."""
+        """Run the micro-batches of these bindings, in several threads if the session uses more than one."""
         if self._lanes == 1:
             for binding in bindings:
                 self._session.run_with_iobinding(binding, self._run_options)
@@ -114,7 +120,9 @@ class OnnxRuntimeSession(Session):
         try:
             for run in runs:
                 run.result()
-        finally:  # nothing may be read or written any more once the caller goes on, be it after an error or Ctrl-C
+        # After an error or Ctrl-C as well, wait for the threads: they read the images and write the logits, which the
+        # caller may reuse next.
+        finally:
             for run in runs:
                 run.cancel()
             wait(runs)
@@ -122,44 +130,54 @@ class OnnxRuntimeSession(Session):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._shared.stream is not None:
             with first_error(error):
-                self._shared.stream.synchronize()  # work that was asked for uses all of these
+                self._shared.stream.synchronize()  # launched work may still use the memory that is freed below
         del self._bindings, self._session, self._logits
 
 
 open_session = OnnxRuntimeSession
+"""Open a session, see `OnnxRuntimeSession`."""
 
 
 @cache
 def threads_of(count: int) -> ThreadPoolExecutor:
-    """The threads that run parts of batches, for all sessions of this process."""
+    """Return the thread pool that runs micro-batches. All sessions of this process share it."""
     return ThreadPoolExecutor(count, "infer")
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
 SILENT = 4
-"""The severity below which ONNX Runtime logs nothing: errors come as exceptions."""
+"""Log level at which ONNX Runtime logs only fatal errors. Errors are raised as exceptions anyway."""
 SHARED_ALLOCATORS = {"session.use_env_allocators": "1"}
-"""Settings of sessions that share an arena for activations; 48 ResNet-50s would otherwise each keep one."""
+"""Session options that make all sessions share one arena for activations.
+
+Otherwise each session keeps its own, which is too much memory for a study of 48 ResNet-50 models.
+"""
 GPU_ONLY = SHARED_ALLOCATORS | {
     "session.disable_cpu_ep_fallback": "1",
     "session.use_device_allocator_for_initializers": "1",
 }
-"""Settings of sessions on a GPU."""
+"""Session options on a GPU."""
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-"""Options of the CUDA provider. The heuristic takes the same algorithms in every process; a search does not.
+"""Options of the CUDA provider.
 
-CUDA graphs stay off: a graph keeps the addresses of its activations, and the arena that all sessions share may hand
-these to what a session that is opened later keeps there.
+The convolution algorithms are selected by a heuristic, which gives the same result in every process. A search by timing
+does not.
+
+CUDA graphs stay disabled. A graph stores the addresses of its activations, and the arena shared by all sessions may
+later give that memory to another session.
 """
 
 
 def layout_for(precision: str) -> dict[str, str]:
-    """The option of the CUDA provider with which halves lie as tensor cores read them: channels last."""
+    """Return the CUDA provider's option for channels-last layout at fp16, which tensor cores read directly."""
     return {"prefer_nhwc": "1"} if precision == "fp16" and LAYOUT in gpu_settings() else {}
 
 
 EXACT = {"session.x64quantprecision": "1"}
-"""A setting without sums that are cut to 16 bits; processors that cut none anyway lose more than half their speed."""
+"""Session option that avoids int8 sums that saturate at 16 bits.
+
+It is set only where needed, because on processors without saturation it costs more than half of the speed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,24 +190,27 @@ class Shared:
     versions: Mapping[str, str]
     provider: str
     memory: str
-    """The memory of inputs and outputs, in ONNX Runtime's words."""
+    """ONNX Runtime's name for the kind of memory of inputs and outputs."""
     config: Mapping[str, str]
-    """Settings of every session."""
+    """Options of every session."""
     options: Mapping[str, str]
-    """The provider's own options."""
+    """Options of the execution provider."""
     stream: Any = None
-    """The stream of all networks; None on the CPU."""
+    """The stream that all models share. None on the CPU."""
 
 
 @cache
 def shared_by(engine: str) -> Shared:
-    """The shared parts of an engine's sessions; EngineError where it cannot be used here, with what it lacks."""
+    """Return what the sessions of an engine share.
+
+    Raises EngineError with the reason if the engine cannot be used here.
+    """
     return _on_cpu() if engine == CPU_ENGINE else _on_gpu(engine)
 
 
 @cache
 def for_int8() -> Mapping[str, str]:
-    """Options for sessions on the CPU with which int8 is what the ONNX file says on this processor."""
+    """Return the session options that make int8 exact on this processor. Empty if it is exact by default."""
     ort = shared_by(CPU_ENGINE).ort
 
     def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:

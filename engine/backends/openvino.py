@@ -1,7 +1,9 @@
-"""OpenVINO on the CPU: fp32, bf16 and int8, a fixed batch, images read where they lie.
+"""Run models in OpenVINO on the CPU, in fp32, bf16 or int8.
 
-A session runs at the precision of its variant, or is not opened: left to itself, OpenVINO takes bf16 wherever the
-processor has it, and another precision where it lacks the one that was set.
+The batch size is fixed, and images are read without a copy.
+
+A session either runs at the precision of its variant or is not opened. By default OpenVINO uses bf16 on every processor
+that supports it, and silently uses another precision if the requested one is not supported.
 """
 
 from __future__ import annotations
@@ -30,23 +32,30 @@ class Precision:
     """A precision in OpenVINO's terms."""
 
     hint: str
-    """The type that it may compute in wherever the ONNX file has float32."""
+    """Data type in which OpenVINO may compute what is float32 in the ONNX file."""
     executed: frozenset[str]
-    """The types that its multiplications report."""
+    """Data types that the multiplications of the compiled model may report."""
 
 
 PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision("f32", frozenset({"f32"})),
     "bf16": Precision("bf16", frozenset({"bf16"})),
-    # The parts that the ONNX file leaves in float32 stay so; where they are few, bf16 would be no faster.
+    # Layers that are not quantized stay in float32. There are few of them, so bf16 would not be faster.
     "int8": Precision("f32", frozenset({"u8", "i8"})),
 }
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
+"""Layer types whose executed precision is checked."""
 
 
 class OpenVinoSession(Session):
+    """A session of OpenVINO."""
+
     _resident: ClassVar[OpenVinoSession | None] = None
-    """The session whose activations are in memory; 48 ResNet-50s would otherwise each keep theirs."""
+    """The session whose activations are in memory.
+
+    It releases them when another session runs. Otherwise each of, for example, 48 ResNet-50 sessions would keep its
+    own.
+    """
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         ov = _openvino()
@@ -68,7 +77,7 @@ class OpenVinoSession(Session):
         )
 
     def infer(self, images: NDArray[np.float32], rows: slice = ALL_ROWS) -> NDArray[np.float32]:
-        """Logits of one batch; the array is overwritten by the next call."""
+        """Compute the logits of one batch. The next call overwrites the returned array."""
         check_images(self.variant, images, self._shape)
         resident, OpenVinoSession._resident = OpenVinoSession._resident, self
         if resident is not None and resident is not self:
@@ -77,7 +86,8 @@ class OpenVinoSession(Session):
         try:
             for request, part in zip(self._requests, split_batches(images, self._part), strict=True):
                 request.set_input_tensor(_openvino().Tensor(part, shared_memory=True))
-            # After an error or Ctrl-C too all are waited for, since they read the images and write the logits.
+            # Wait for all requests, after an error or Ctrl-C as well, because they read the images and write the
+            # logits.
             with ExitStack() as waits:
                 for request in self._requests[parts_with(rows, self.info.batch, self._part)]:
                     request.start_async()
@@ -93,11 +103,15 @@ class OpenVinoSession(Session):
 
 
 open_session = OpenVinoSession
+"""Open a session, see `OpenVinoSession`."""
 
 
 def _trim_memory() -> None:
-    """Hand freed memory back to the system, since the streams of another session do not take it from this one's."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it
+    """Return freed memory to the operating system.
+
+    The threads of another session cannot reuse memory that the allocator keeps for the threads of this one.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # only glibc has this function
         trim(0)
 
 
@@ -117,13 +131,13 @@ def _settings(precision: Precision, threads: int, streams: int = 1) -> dict[str,
         "EXECUTION_MODE_HINT": "ACCURACY",
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
-        # Each process would pin its threads to the same processors.
+        # Every process would pin its threads to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
 
 
 def _compile(variant: Variant, content: bytes, shape: tuple[int, ...], settings: Mapping[str, Any]) -> Any:
-    """The file compiled for batches of that shape; EngineError unless it runs at the variant's precision."""
+    """Compile the ONNX file for this batch shape. Raises EngineError unless it runs at the variant's precision."""
     _check_processor(variant)
     try:
         model = _core().read_model(content)
@@ -140,6 +154,7 @@ def _compile(variant: Variant, content: bytes, shape: tuple[int, ...], settings:
 
 
 def _check_processor(variant: Variant) -> None:
+    """Raise EngineError if the processor does not support the precision."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if variant.precision.upper() not in capabilities:
         raise EngineError(
@@ -154,6 +169,8 @@ def _check_processor(variant: Variant) -> None:
 
 @cache
 def _multiplies_exactly() -> bool:
+    """Return whether OpenVINO computes int8 exactly on this processor."""
+
     def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
         compiled = _core().compile_model(_core().read_model(content), "CPU", _settings(PRECISIONS["int8"], 1))
         return np.array(compiled.create_infer_request().infer({0: images})[0])
@@ -162,15 +179,15 @@ def _multiplies_exactly() -> bool:
 
 
 def _quantized_weights(model: Any) -> int:
-    """Count the multiplications that the model has in int8."""
+    """Count the multiplications with int8 weights in the model."""
     constants = (op for op in model.get_ops() if op.get_type_name() == "Constant")
     return sum(op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1 for op in constants)
 
 
 def _check_executed(variant: Variant, compiled: Any, precision: Precision, quantized: int) -> None:
-    """EngineError unless multiplications run at the precision: all of them, or those that are quantized.
+    """Raise EngineError unless multiplications run at the precision: all of them, or for int8 those that are quantized.
 
-    A network without any is refused, since nothing shows at which precision it runs.
+    A model without multiplications is rejected, because nothing shows at which precision it runs.
     """
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
@@ -193,7 +210,7 @@ def _check_executed(variant: Variant, compiled: Any, precision: Precision, quant
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line, without the places in OpenVINO's source."""
+    """Format an error as one line, without the locations in OpenVINO's source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     messages = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
     details = [line.removeprefix("-- ") for line in messages if line.startswith("-- ")]

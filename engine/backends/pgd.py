@@ -1,4 +1,4 @@
-"""Projected gradient descent for a batch of images at once, by the formulas of `probes.attacks`."""
+"""Projected gradient descent on a batch of images, with the formulas of `probes.attacks`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from torch import Tensor
 from torch.nn import functional
 
 Network = Callable[[Tensor], Tensor]
-"""(n, 3, S, S) float32 in [0, 1] to (n, classes) float32 logits, each image by itself."""
+"""Maps (n, 3, S, S) float32 images in [0, 1] to (n, classes) float32 logits. Images must not influence each other."""
 
 
 class Attacked(NamedTuple):
+    """The adversarial images and their logits."""
+
     images: Tensor
-    """(n, 3, S, S) float32: the images that are judged."""
+    """(n, 3, S, S) float32 adversarial images."""
     logits: Tensor
-    """(n, classes) float32: the logits of these images."""
+    """(n, classes) float32 logits of these images."""
 
 
 Band = tuple[float, float]
-"""Two cutoffs, 0 <= low < high <= 1, as shares of the highest frequency: the band lies between their filters."""
+"""A frequency band: two cutoffs, 0 <= low < high <= 1, as fractions of the highest frequency."""
 ALL_PASS: Band = (0.0, 1.0)
 
 
 class Budget(NamedTuple):
-    """The reach and the length of an attack's search."""
+    """The size of the perturbation and the length of the search."""
 
     eps: float
-    """The radius of the ball, in units of the image range."""
+    """Radius of the L-infinity ball, in units of the image range."""
     step: float
-    """The length of a step, in units of the image range."""
+    """Step size, in units of the image range."""
     steps: int
+    """Number of steps."""
     band: Band = ALL_PASS
-    """The frequencies of the start and of the steps."""
+    """Frequencies to which the starting point and the steps are restricted."""
 
 
 def pgd(
@@ -47,21 +50,22 @@ def pgd(
     until_fooled: bool = False,
     searched: Network | None = None,
 ) -> Attacked:
-    """The last iterate; or the first one, the start among them, that fools the network, if one does.
+    """Attack images with projected gradient descent, and return the last iterate.
 
     Args:
-        network: without parameters that need a gradient.
+        network: The model to attack. Its parameters must not require gradients.
         images: (n, 3, S, S) float32 in [0, 1].
-        labels: (n,) int64, what the network is to be led away from.
-        start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
-        budget: how far and how long to search.
-        until_fooled: an image that fools leaves the batch, so that it costs nothing more.
-        searched: the network whose gradients are followed, such as one in less precision; by default `network`, which
-            is the one that is judged in any case.
+        labels: (n,) int64, the classes to lead away from.
+        start: (n, 3, S, S) float32 in [-1, 1]. Starting point inside the ball, in units of eps.
+        budget: The size of the perturbation and the length of the search.
+        until_fooled: Stop early: return the first iterate, including the starting point, that is misclassified, if
+            there is one. Misclassified images leave the batch, so that they cost no further computation.
+        searched: The model whose gradients are followed, for example one at a lower precision. By default `network`.
+            The returned logits, and the decision whether an image is misclassified, always come from `network`.
     """
     low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
     iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
-    rows = torch.arange(len(images), device=images.device)  # those that are still attacked
+    rows = torch.arange(len(images), device=images.device)  # indices of the images that are still attacked
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(budget.steps):
         logits, gradient = loss_gradient(searched or network, iterate, labels)
@@ -75,7 +79,8 @@ def pgd(
             )
             if not len(rows):
                 break
-        # The bounds do projection and clipping at once, since the image lies within both.
+        # The clean image lies inside both the ball and the image range, so clamping to the intersection of the two
+        # projects and clips at once.
         with torch.no_grad():
             iterate.add_(within(gradient.sign_(), budget.band), alpha=budget.step).clamp_(low, high)
     if len(rows):
@@ -90,14 +95,17 @@ pgd_any = partial(pgd, until_fooled=True)
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) bool: whether the class of the largest logit, the lowest index first, is not the label."""
+    """Return (n,) bool: whether the predicted class differs from the label. Ties go to the lowest class."""
     score = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     return ((logits > score) | ((logits == score) & lower)).any(1)
 
 
 def loss_gradient(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of the iterate, and the gradient of its cross entropy: a sum, so that each image's is its own."""
+    """Return the logits of the iterate and the gradient of its cross-entropy.
+
+    The loss is summed, not averaged, so that the gradient of an image does not depend on the batch size.
+    """
     iterate.requires_grad_()
     logits = network(iterate)
     (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), iterate)
@@ -105,7 +113,10 @@ def loss_gradient(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Te
 
 
 def within(change: Tensor, band: Band) -> Tensor:
-    """The part of (n, 3, S, S) with frequencies of the band: the low-pass at `high` less that at `low`; S is even."""
+    """Restrict (n, 3, S, S) to a frequency band: the low-pass filter at `high` minus the one at `low`.
+
+    S must be even.
+    """
     if band == ALL_PASS:
         return change
     half = change.shape[-1] // 2

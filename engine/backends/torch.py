@@ -1,6 +1,6 @@
-"""torch on the CPU or a GPU, where gradients flow: an ONNX file as a network, checked once it is loaded.
+"""Run ONNX files in torch, on the CPU or a GPU, with gradients for attacks. Results are checked against ONNX Runtime.
 
-On a GPU the batch that CuPy perturbed is the network's input.
+On a GPU the model reads the batch that CuPy perturbed directly, without a copy.
 """
 
 from __future__ import annotations
@@ -35,34 +35,41 @@ from .base import ALL_ROWS, ENGINES, Attacker, arrays_of, check_images, content_
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
-"""The attack of each family of `probes.attacks`."""
+"""The function that computes each attack of `probes.attacks`."""
 CLOSE = {"fp32": TOLERANCE, "fp16": 2e-2}
-"""The largest difference of the logits from ONNX Runtime's on the same file, relative to the largest logit.
+"""Largest allowed difference between the logits of torch and of ONNX Runtime, relative to the largest |logit|.
 
-In float32 it is that of an export. Float16 rounds what was added up in another order to its other side now and then:
-by 4e-3 on ResNet-50 with random weights.
+For float32 it is the tolerance of an export. In float16, sums in a different order are sometimes rounded differently:
+the difference was 4e-3 on ResNet-50 with random weights.
 """
 VERSIONS = {"torch": torch.__version__, "numpy": np.__version__}
+"""Versions of the libraries, stored with each session."""
 _ALL, _CUDNN, _PRODUCTS = torch.backends, torch.backends.cudnn, torch.backends.cuda.matmul
 _LIBRARIES = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 EXACT: Sequence[tuple[Any, str, Any]] = [
     *[(_CUDNN, "enabled", True), (_CUDNN, "benchmark", False), (_CUDNN, "deterministic", True)],
     *[(_PRODUCTS, f"allow_{half}_reduced_precision_reduction", False) for half in ("fp16", "bf16")],
-    (_CUDNN, "allow_tf32", False),  # before the newer names of the same, which it changes
+    # This must precede `fp32_precision`, the newer name of the same setting, because setting it changes that one too.
+    (_CUDNN, "allow_tf32", False),
     *((attrgetter(name)(_ALL), "fp32_precision", "ieee") for name in _LIBRARIES if hasattr(_ALL, "fp32_precision")),
 ]
-"""Places, names and values of settings with which torch rounds nothing to less than float32; newer names since 2.9."""
+"""Owner, name and value of each torch setting that prevents rounding below float32 and nondeterministic algorithms.
+
+torch 2.9 introduced the `fp32_precision` names.
+"""
 
 
 @contextmanager
 def exact(threads: int) -> Iterator[None]:
-    """While the block lasts torch adds up in float32 proper, by algorithms that repeat themselves, on so many threads.
+    """Make torch compute in true float32 with deterministic algorithms on `threads` threads while the block runs.
 
-    By default it takes TF32 for convolutions on a GPU that has it, which keeps 10 of float32's 23 bits, and may add up
-    products of halves in halves. After `torch.set_float32_matmul_precision("medium")` a CPU takes bfloat16.
+    By default torch uses TF32 for convolutions on GPUs that support it, which has 10 of float32's 23 mantissa bits, and
+    may accumulate float16 products in float16. After `torch.set_float32_matmul_precision("medium")` it uses bfloat16 on
+    a CPU. The previous settings are restored at the end.
     """
     count, products, settings = torch.get_num_threads(), "", list[tuple[Any, str, Any]]()
-    with suppress(RuntimeError):  # torch refuses to read by an older name what was set by a newer one
+    # torch raises if a setting is read by its older name after it was set by the newer one.
+    with suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
     for place, name, _ in EXACT:
         with suppress(RuntimeError):
@@ -82,15 +89,26 @@ def exact(threads: int) -> Iterator[None]:
 
 
 ONE_STEP = Budget(eps=0.0, step=0.0, steps=1)
-"""An attack that costs what a step does and moves nothing."""
+"""An attack of one step that costs as much as any step and does not change the image.
+
+Used to measure the time of a step.
+"""
 Load = Callable[[Variant, str], Network]
-"""Loads the network of a variant on a device."""
+"""Loads the model of a variant on a device."""
 
 
 def open_session(variant: Variant, batch: int, threads: int, load: Load | None = None) -> TorchSession:
-    """A session on the CPU, or on the GPU, by the variant's engine; `load` gives its network, by default a checked one.
+    """Open a session on the CPU or the GPU, depending on the engine of the variant.
 
-    Raises what `load` does, EngineError where the engine or the precision cannot be used here, and DeviceError.
+    Args:
+        variant: The model, engine and precision.
+        batch: Batch size.
+        threads: Number of CPU threads.
+        load: Loads the model. By default `checked_network`. Its errors are passed on.
+
+    Raises:
+        EngineError: If the engine or the precision cannot be used here.
+        DeviceError: If the GPU fails or is out of memory.
     """
     if not readiness(variant.engine).ready:
         raise EngineError(readiness(variant.engine).line)
@@ -99,12 +117,14 @@ def open_session(variant: Variant, batch: int, threads: int, load: Load | None =
 
 
 def checked_network(variant: Variant, device: str) -> Network:
-    """The network of the variant's ONNX file on the device, if it computes there what ONNX Runtime computes from it.
+    """Load the ONNX file of the variant on the device, and check that torch computes the same logits as ONNX Runtime.
 
-    Raises ExportError for a file that is not the one that was named, and EngineError for an operator that is not known
-    or logits that are others.
+    Raises:
+        ExportError: If the content of the file has changed since it was selected.
+        EngineError: If the file contains an unsupported operator, or if the logits differ.
     """
-    from ...export.torch.network import OnnxNetwork  # here, since a network that is no file needs no package onnx
+    # Imported here because models that are not ONNX files do not need the package onnx.
+    from ...export.torch.network import OnnxNetwork
 
     images = photograph_crops(variant.model.image_size)
     onnx_file = onnx_file_of(variant)
@@ -122,10 +142,11 @@ def checked_network(variant: Variant, device: str) -> Network:
         network: Network = onnx_network.to(device)
         logits = network(place_on(images, device)).cpu().numpy()
     expected = onnx_logits(comparable, images)
-    finite = np.isfinite(expected).all(axis=1)  # those that are not fail the cell of an image that has them
+    # Rows that are not finite are ignored here, because the run reports them for the cell in which they occur.
+    finite = np.isfinite(expected).all(axis=1)
     if finite.any():
         parity = measure_parity(expected[finite], logits[finite])
-        if not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
+        if not parity.relative_difference <= CLOSE[onnx_file.precision]:  # written with `not` so that NaN fails as well
             raise EngineError(
                 f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without "
                 "attacks"
@@ -134,23 +155,25 @@ def checked_network(variant: Variant, device: str) -> Network:
 
 
 def place_on(images: NDArray[Any], device: str) -> Tensor:
-    """(n, 3, S, S) on the device, laid out as convolutions want."""
+    """Copy (n, 3, S, S) images to the device in channels-last memory format, which convolutions prefer."""
     return torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
 
 
 class TorchSession(Attacker):
-    """Torch's settings are those of the session until it is closed.
+    """A session of torch on the CPU. It also changes torch's global settings (see `exact`) until it is closed.
 
-    Sessions that are open together are closed in the reverse order, so that each puts back what it found.
+    Close sessions in the reverse order in which they were opened, so that each restores the settings that it found.
 
-    fp16 runs the fp16 file in the types that stand in it; on the CPU, where torch's float16 is ten times slower and
-    more, each operator in float32 with its result rounded. bf16 runs the fp32 file with its convolutions and products
-    in bfloat16, and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in
-    float32, and what bfloat16 makes of it is for a gate.
+    fp16 runs the fp16 file in the data types of the file. On the CPU, where float16 in torch is at least ten times
+    slower, each operator computes in float32 and its result is rounded to float16.
+
+    bf16 runs the fp32 file with convolutions and matrix products in bfloat16 and everything else by the rules of
+    `torch.autocast`. Only the float32 computation is compared with ONNX Runtime. Use `bandlens gate precision` to test
+    whether bfloat16 changes the predictions.
     """
 
     _device = "cpu"
-    """Torch's name of the device."""
+    """Name of the device in torch."""
 
     def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
         self.variant = variant
@@ -168,9 +191,9 @@ class TorchSession(Attacker):
         return SessionInfo(processor_name(), batch, threads, json.dumps(VERSIONS))
 
     def _prepare(self) -> None:
-        """Take the memory that the session needs, before it is used; on the CPU there is nothing to take."""
+        """Allocate the memory that the session needs. Nothing needs to be allocated on the CPU."""
 
-    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it runs whole batches
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it always runs the whole batch
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():
             return self.network(self.place(images)).numpy()
@@ -197,25 +220,27 @@ class TorchSession(Attacker):
             return loss_gradient(self.network, images, self._classes(images, labels))[1].cpu().numpy()
 
     def _classes(self, images: Tensor, labels: NDArray[np.int32] | None) -> Tensor:
-        """The classes that the loss is of: the labels, or else those that the network gives the images."""
+        """Return the classes of the loss: the labels, or if there are none the model's predictions."""
         if labels is not None:
-            return torch.tensor(labels, dtype=torch.int64, device=self._device)  # a copy: they may be read-only
+            # Copied, because the array may be read-only.
+            return torch.tensor(labels, dtype=torch.int64, device=self._device)
         with torch.no_grad():
             return self.network(images).argmax(1)
 
     def _searched(self, gradients: str) -> Network | None:
-        """The network whose gradients an attack follows, if it is another than the one that is judged.
+        """Return the model whose gradients an attack follows, or None if it is the attacked model itself.
 
-        Raises EngineError for a precision that the device lacks.
+        Raises EngineError if the device does not support the precision.
         """
         return in_bfloat16(self.network) if gradients == "bf16" else None
 
     def step_seconds(self, gradients: str = "fp32") -> float:
         searched = self._searched(gradients)
-        crops = photograph_crops(self.variant.model.image_size)  # a GPU's clocks depend on the numbers
+        # Real images, because the clock rate of a GPU depends on the data.
+        crops = photograph_crops(self.variant.model.image_size)
         images = self.place(crops[np.arange(self._shape[0]) % len(crops)])
         labels = torch.zeros(len(images), dtype=torch.int64, device=self._device)
-        for _ in range(2):  # the first time torch prepares itself
+        for _ in range(2):  # the first step includes the initialization of torch, so only the second is measured
             start_seconds = time.perf_counter()
             with torch_errors(self.variant):
                 start = torch.zeros_like(images)
@@ -228,11 +253,14 @@ class TorchSession(Attacker):
 
 
 class CardSession(TorchSession):
-    """A session on the GPU, in CuPy's arrays. It is run as it is opened, so that it has the memory that it needs."""
+    """A session on the GPU, which accepts CuPy arrays.
+
+    It runs one batch when it is opened, so that all memory it needs is allocated from then on.
+    """
 
     _device = "cuda"
 
-    def _describe(self, batch: int, threads: int) -> SessionInfo:  # noqa: ARG002 - a GPU has its own
+    def _describe(self, batch: int, threads: int) -> SessionInfo:  # noqa: ARG002 - not used on a GPU
         self._gpu, self._xp = usable(gpus()), arrays_of(self.variant.engine)
         require_precision(self._gpu, self.variant)
         versions = VERSIONS | {"cupy": self._xp.__version__, "driver": self._gpu.driver}
@@ -244,13 +272,14 @@ class CardSession(TorchSession):
             images = self._xp.zeros(self._shape, dtype=np.float32)
         self.infer(images)
 
-    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it runs whole batches
-        """Logits of one batch; the array is overwritten by the next call."""
+    def infer(self, images: Array, rows: slice = ALL_ROWS) -> Array:  # noqa: ARG002 - it always runs the whole batch
+        """Compute the logits of one batch. The next call overwrites the returned array."""
         check_images(self.variant, images, self._shape)
         with (
             torch_errors(self.variant),
             torch.no_grad(),
             in_network_stream(self._xp),
+            # Make torch launch its work in CuPy's stream, because torch's own current stream is not ordered with it.
             torch.cuda.stream(torch.cuda.ExternalStream(network_stream(self._xp).ptr)),  # type: ignore[no-untyped-call]
         ):
             batch = self._tensor(images).contiguous(memory_format=torch.channels_last)
@@ -258,7 +287,7 @@ class CardSession(TorchSession):
         return self._logits
 
     def _tensor(self, array: Array) -> Tensor:
-        """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""
+        """View a CuPy array as a tensor on the same memory, through `__cuda_array_interface__`."""
         tensor = torch.as_tensor(array, device=self._device)
         if tensor.data_ptr() != array.data.ptr:
             raise EngineError(f"{self.variant}: torch copies CuPy's arrays, where it should read them; update both")
@@ -270,13 +299,16 @@ class CardSession(TorchSession):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         with first_error(error):
-            network_stream(self._xp).synchronize()  # work that was asked for uses all of these
+            network_stream(self._xp).synchronize()  # launched work may still use the buffers that are freed below
         del self._logits
         super().__exit__(kind, error, trace)
 
 
 def in_bfloat16(network: Network) -> Network:
-    """The network with its convolutions and products in bfloat16, and float32 logits."""
+    """Return a function that runs the model with convolutions and matrix products in bfloat16.
+
+    Its logits are float32.
+    """
 
     def run(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -287,9 +319,12 @@ def in_bfloat16(network: Network) -> Network:
 
 @contextmanager
 def torch_errors(variant: Variant) -> Iterator[None]:
-    """Errors of torch in one line: of the GPU as DeviceError, others as EngineError of this variant."""
+    """Convert errors of torch to one-line errors:
+
+    DeviceError for the GPU, and EngineError for this variant otherwise.
+    """
     try:
-        with gpu_errors():  # CuPy's are RuntimeErrors as well
+        with gpu_errors():  # CuPy's errors are RuntimeErrors as torch's are, so they are converted first
             yield
     except DeviceError:
         raise
@@ -297,7 +332,7 @@ def torch_errors(variant: Variant) -> Iterator[None]:
         raise EngineError(f"{variant}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"{variant}: out of memory on the GPU: {first_line(error)}; try a smaller batch") from error
-    except getattr(torch, "AcceleratorError", ()) as error:  # torch 2.7 has none
+    except getattr(torch, "AcceleratorError", ()) as error:  # torch 2.7 does not have this class
         raise DeviceError(f"the GPU failed: {first_line(error)}; {COMMITTED}") from error
-    except Exception as error:  # operators of a stranger's file fail in any way
+    except Exception as error:  # operators in an untrusted file can raise anything
         raise EngineError(f"{variant}: torch cannot run its ONNX file: {first_line(error)}") from error

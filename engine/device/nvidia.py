@@ -1,8 +1,8 @@
-"""The NVIDIA GPUs of this machine: whether there are any, whether CUDA can use them, and if not, why and what to do.
+"""Detect the NVIDIA GPUs of this machine: whether there are any, whether CUDA can use them, and if not, why.
 
-The operating system is asked through files, and then the driver through ctypes, so that no CUDA package has to be
-installed or to work for it. Where the driver fails, the files decide what that means: a problem if they show a GPU, and
-an ordinary machine without one if they do not. Once a GPU computes, nvidia-ml-py reads its clocks and temperature.
+Files of the operating system are read first, then the driver is called through ctypes. This needs no CUDA package. If
+the driver fails, the files decide what that means: a problem if they show a GPU, and an ordinary machine without a GPU
+otherwise. While a GPU computes, its clocks and temperature are read with nvidia-ml-py.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from typing import Any
 from ...core.errors import EngineError
 
 CUDA_VERSION = 13000
-"""The version that the GPU packages are built for, 13.0, as the driver counts."""
+"""CUDA version that the GPU packages are built for, 13.0, in the driver's numbering."""
 NEEDED_DRIVER = 580
+"""Oldest driver version that supports CUDA 13."""
 OLDEST_CAPABILITY = (7, 5)
-"""Turing: CUDA 13 makes no code for what is older."""
+"""Oldest supported compute capability (Turing). CUDA 13 generates no code for older ones."""
 CAPABILITY_ATTRIBUTES = (75, 76)
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 NO_DEVICE = 100
+"""CUDA_ERROR_NO_DEVICE."""
 
 ADVICE: Mapping[int, str] = {
     34: "this libcuda.so.1 is the CUDA toolkit's stub; take its folder out of LD_LIBRARY_PATH",
@@ -44,30 +46,30 @@ ADVICE: Mapping[int, str] = {
     999: "the driver is in a bad state, often after standby; run `sudo modprobe -r nvidia_uvm` and `sudo modprobe "
     "nvidia_uvm`, or restart the machine",
 }
-"""CUDA's error codes that have a usual cause, and what to do about each."""
+"""What to do about each CUDA error code that has a typical cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU that CUDA offers."""
+    """A GPU that CUDA can use."""
 
     name: str
     memory_bytes: int
     capability: str
-    """Compute capability, such as 9.0."""
+    """Compute capability, for example 9.0."""
     driver: str
-    """The driver's version, or the newest CUDA version that it knows where no file says its own."""
+    """Version of the driver. If no file states it, the newest CUDA version that the driver supports."""
 
     @property
     def compute(self) -> tuple[int, int]:
-        """The compute capability as numbers."""
+        """The compute capability as two integers."""
         major, minor = self.capability.split(".")
         return int(major), int(minor)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A GPU is here and cannot be used."""
+    """There is a GPU, but it cannot be used."""
 
     message: str
     """One line: what is wrong, and what to do."""
@@ -75,7 +77,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class NoGpu:
-    """No GPU is here, or those that are have been hidden on purpose: nothing to mend."""
+    """There is no GPU, or all GPUs have been hidden on purpose. Nothing needs to be fixed."""
 
     reason: str
 
@@ -85,21 +87,22 @@ Gpus = tuple[Gpu, ...] | Problem | NoGpu
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """The traces of NVIDIA GPUs that the operating system shows."""
+    """Signs of NVIDIA GPUs that the operating system shows."""
 
     driver: str
     """Version of the loaded kernel module, or empty. A container sees the module of its host."""
     names: tuple[str, ...]
-    """Names of the GPUs that the kernel module drives."""
+    """Names of the GPUs that the kernel module controls."""
     nodes: bool
-    """Whether there are device files of GPUs, which a container has only if it was given the GPUs."""
+    """Whether there are device files of GPUs. A container has them only if it was given access to the GPUs."""
     wsl: bool
-    """Whether this is Linux on Windows with the libraries of an NVIDIA driver."""
+    """Whether this is the Windows Subsystem for Linux with the libraries of an NVIDIA driver."""
     cards: int
-    """GPUs on the PCI bus, with a driver or without."""
+    """Number of NVIDIA GPUs on the PCI bus, with or without a driver."""
 
     @property
     def present(self) -> bool:
+        """Whether any of the signs shows a GPU."""
         return bool(self.driver or self.names or self.nodes or self.wsl or self.cards)
 
     def __str__(self) -> str:
@@ -110,12 +113,15 @@ class Traces:
 def find_gpus(
     root: Path = Path("/"), library: str = "libcuda.so.1", environment: Mapping[str, str] = os.environ
 ) -> Gpus:
-    """The GPUs in CUDA's order, of which the first can be used; or what is wrong with one; or why there is none.
+    """Detect the GPUs. Return them in CUDA's order, or the problem with them, or the reason why there are none.
+
+    Only the first GPU is checked for a supported compute capability.
 
     Args:
-        root: the folder of proc, sys, dev and usr.
-        library: the driver's library, by name or path. It stays loaded.
-        environment: CUDA_VISIBLE_DEVICES is read from it here, and by the driver from the process's own.
+        root: Folder that contains proc, sys, dev and usr.
+        library: The driver's library, by name or path. It stays loaded.
+        environment: Checked here for CUDA_VISIBLE_DEVICES. The driver reads the variable from the environment of the
+            process.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
@@ -131,11 +137,12 @@ def find_gpus(
 
 
 def find_traces(root: Path = Path("/")) -> Traces:
-    """Read the traces in files under `root`; one that cannot be read shows nothing."""
+    """Read the signs of GPUs from files under `root`. Files that cannot be read are ignored."""
     nvidia = root / "proc/driver/nvidia"
     version = re.search(r"Kernel Module\b.*?\s(\d+(\.\d+)+)", _read(nvidia / "version"))
     models = [re.search(r"^Model:\s*(\S.*)$", _read(file), re.M) for file in nvidia.glob("gpus/*/information")]
-    wsl_libraries = (root / "usr/lib/wsl/lib").glob("libcuda.so*")  # a GPU of another maker has the folder without it
+    # With a GPU of another vendor the folder exists, but not these files.
+    wsl_libraries = (root / "usr/lib/wsl/lib").glob("libcuda.so*")
     devices = [(_read(folder / "vendor"), _read(folder / "class")) for folder in root.glob("sys/bus/pci/devices/*")]
     return Traces(
         driver=version[1] if version else "",
@@ -154,6 +161,7 @@ def _read(file: Path) -> str:
 
 
 def _load(library: str, traces: Traces) -> ctypes.CDLL:
+    """Load the driver's library. Raises EngineError with advice if that fails."""
     try:
         return ctypes.CDLL(library)
     except OSError as error:
@@ -170,7 +178,10 @@ def _load(library: str, traces: Traces) -> ctypes.CDLL:
 
 
 def _ask_driver(cuda: ctypes.CDLL, driver: str) -> tuple[Gpu, ...]:
-    """The GPUs by the driver's library, or EngineError; `driver` is its version, or empty where it is not known."""
+    """Query the driver for the GPUs. Raises EngineError if they cannot be used.
+
+    `driver` is the version of the driver, or empty if it is not known.
+    """
     version, count = ctypes.c_int(), ctypes.c_int()
     _call(cuda, "cuDriverGetVersion", byref(version))
     newest = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
@@ -191,6 +202,7 @@ def _ask_driver(cuda: ctypes.CDLL, driver: str) -> tuple[Gpu, ...]:
 
 
 def _describe(cuda: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:
+    """Query the driver for one GPU."""
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     _call(cuda, "cuDeviceGetName", name, len(name), ordinal)
     _call(cuda, "cuDeviceTotalMem_v2", byref(memory), ordinal)
@@ -202,29 +214,31 @@ def _describe(cuda: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:
 
 
 def _call(cuda: ctypes.CDLL, function: str, *arguments: object) -> None:
+    """Call a function of the driver, and raise EngineError if it returns an error code."""
     code = getattr(cuda, function)(*arguments)
     if code:
         raise EngineError(_explained(cuda, function, code))
 
 
 def _explained(cuda: ctypes.CDLL, function: str, code: int) -> str:
-    """The failed call, CUDA's name of the error, and what to do."""
+    """Describe a failed call: the function, CUDA's name of the error, and what to do."""
     name = ctypes.c_char_p()
     cuda.cuGetErrorName(code, byref(name))
     error = (name.value or b"unnamed error").decode()
     return f"{function} gives {error} ({code}): {ADVICE.get(code, 'see whether `nvidia-smi` works on this machine')}"
 
 
-# The state of a card, by NVML: clocks, power, temperature, and what holds the clocks down
+# Query the state of a GPU with NVML: clocks, power, temperature, and the reasons for reduced clocks
 
 POWER_CAP = "software power cap"
-"""The reason that is usual for a card at full load."""
+"""Reason for reduced clocks that is normal on a fully used GPU, so that no warning is needed."""
 BUS_ID_BYTES = 32
+"""Size of the buffer for a PCI bus ID."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardState:
-    """The state of a card at one moment; None where the card does not say."""
+    """The state of a GPU at one moment. A value is None if the GPU does not report it."""
 
     sm_mhz: int | None
     largest_sm_mhz: int | None
@@ -232,25 +246,29 @@ class CardState:
     watts: float | None
     celsius: int | None
     throttled: tuple[str, ...] | None
-    """The reasons that hold the clocks down; empty where none does."""
+    """Reasons for reduced clocks. Empty if the clocks are not reduced."""
     mig: bool | None
-    """Whether the card is split into instances (MIG), each of which has a part of its rate."""
+    """Whether the GPU is partitioned into MIG instances, each of which has only part of its throughput."""
 
 
 def card_state(cuda: str = "libcuda.so.1") -> CardState | None:
-    """The state of the first card that CUDA offers this process; None where a library, or the card, is missing.
+    """Return the state of the first GPU that CUDA offers to this process. None if a library or the GPU is missing.
 
-    The card is found by its place on the PCI bus, since NVML counts cards that CUDA_VISIBLE_DEVICES hides.
+    The GPU is identified by its PCI bus ID. Its number cannot be used, because NVML also counts the GPUs that
+    CUDA_VISIBLE_DEVICES hides.
 
     Args:
-        cuda: the driver's library, by name or path. NVML's library is the one that the loader finds by its usual name.
+        cuda: The driver's library, by name or path. NVML's library is always loaded by its usual name.
     """
     handle = _open_nvml(cuda)
     return None if handle is None else _state(handle)
 
 
 def throttling(card: str | None) -> str | None:
-    """The warning where heat or hardware slows down a card, a CardState as JSON; None where its power cap does."""
+    """Return a warning if heat or the hardware slows down the GPU. None if there is no slowdown or only the power cap.
+
+    `card` is a CardState as JSON.
+    """
     state = {} if card is None else json.loads(card)
     reasons = [reason for reason in state.get("throttled") or () if reason != POWER_CAP]
     if not reasons:
@@ -263,7 +281,10 @@ def throttling(card: str | None) -> str | None:
 
 @cache
 def _open_nvml(cuda: str) -> object | None:
-    """NVML's handle of the first card that CUDA offers. NVML is started once, and answers until the process ends."""
+    """Return NVML's handle of the first GPU that CUDA offers.
+
+    NVML is initialized once and stays open until the process ends.
+    """
     try:
         import pynvml
 
@@ -282,16 +303,17 @@ def _open_nvml(cuda: str) -> object | None:
 
 
 def _state(handle: object) -> CardState:
+    """Query the state of a GPU."""
     import pynvml as nvml
 
     def ask(function: Callable[..., Any], *arguments: int) -> Any:
-        """Return None where this card or its driver does not support the function."""
+        """Query a value. Return None if the GPU or its driver does not support it."""
         try:
             return function(handle, *arguments)
         except nvml.NVMLError:
             return None
 
-    slowdowns = {  # Idling, and clocks that somebody has set, are no reasons to warn.
+    slowdowns = {  # Idle GPUs and clocks limited by the user are left out, because they need no warning.
         nvml.nvmlClocksEventReasonSwPowerCap: POWER_CAP,
         nvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
         nvml.nvmlClocksEventReasonSwThermalSlowdown: "software thermal slowdown",

@@ -1,4 +1,4 @@
-"""The requirements of each engine: packages that load, and for some a GPU that they work on."""
+"""Check the requirements of each engine: that its packages load, and for some engines that they work on the GPU."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Library:
 
     title: str
     module: str
-    """The name that it is imported by."""
+    """Name under which it is imported."""
     extra: str
-    """The extra of bandlens that brings it."""
+    """Extra of bandlens that installs it."""
     mend: str
-    """The advice where it is installed and cannot be used."""
+    """What to do if it is installed but cannot be used."""
 
 
 ONNXRUNTIME = Library(
@@ -44,7 +44,7 @@ ONNXRUNTIME = Library(
 )
 ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replace("[cpu]", "[gpu]"))
 CUDA_PROVIDER = "CUDAExecutionProvider"
-"""ONNX Runtime's name of what runs on a GPU."""
+"""ONNX Runtime's name of the execution provider for NVIDIA GPUs."""
 OPENVINO = Library("OpenVINO", "openvino", "openvino", "run: pip install --force-reinstall openvino")
 TORCH = Library("torch", "torch", "torch", "run: pip install --force-reinstall torch torchvision")
 TENSORRT = Library(
@@ -56,7 +56,7 @@ TENSORRT = Library(
 
 
 def usable(machine: Gpus) -> Gpu:
-    """The GPU that engines run on; EngineError where there is none."""
+    """Return the GPU that engines use. Raises EngineError if there is none."""
     if isinstance(machine, Problem):
         raise EngineError(machine.message)
     if isinstance(machine, NoGpu):
@@ -65,19 +65,19 @@ def usable(machine: Gpus) -> Gpu:
 
 
 def load(library: Library) -> Any:
-    """The library's module; EngineError where it is not installed, or is installed and does not load."""
+    """Import the library. Raises EngineError if it is not installed or cannot be imported."""
     if find_spec(library.module) is None:
         raise EngineError(f"{library.title} is not installed; run: pip install 'bandlens[{library.extra}]'")
     try:
         module = import_module(library.module)
-        module.__version__  # noqa: B018  # what an uninstallation leaves behind is a module without a version
+        module.__version__  # noqa: B018 # an incomplete uninstallation leaves a module without a version
     except Exception as error:
         raise _unusable(library, error) from error
     return module
 
 
 def cupy_version(machine: Gpus) -> str:
-    """CuPy's version, where it can use a GPU and compile for it; EngineError elsewhere."""
+    """Return CuPy's version. Raises EngineError if it cannot use a GPU or cannot compile kernels."""
     usable(machine)
     cupy = array_module("cupy")
     try_kernel(cupy)
@@ -85,9 +85,10 @@ def cupy_version(machine: Gpus) -> str:
 
 
 def try_kernel(xp: ModuleType) -> None:
-    """Compile the CUDA kernels, and run a block of one; EngineError where that fails or NumPy makes other numbers.
+    """Compile the CUDA kernels and run one block. Raises EngineError if that fails or the result differs from NumPy's.
 
-    A compiler without headers, one that is older than the card, or a cache that cannot be written show here alone.
+    Some faults appear only here: a compiler without headers, a compiler older than the GPU, or a kernel cache that is
+    not writable.
     """
     keys = np.arange(1, dtype=np.uint64)
     try:
@@ -104,7 +105,7 @@ def try_kernel(xp: ModuleType) -> None:
 
 
 def try_provider(ort: Any, provider: str) -> None:
-    """Open an ONNX Runtime session that only this provider may run; EngineError where it cannot."""
+    """Open an ONNX Runtime session that only this provider may run. Raises EngineError if that fails."""
     import onnx.parser
 
     text = '<ir_version: 8, opset_import: ["": 17]> one (float[n] x) => (float[n] y) { y = Relu (x) }'
@@ -113,7 +114,7 @@ def try_provider(ort: Any, provider: str) -> None:
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     ort.set_default_logger_severity(4)
-    with redirect_stdout(StringIO()):  # the preloading prints what it does not find
+    with redirect_stdout(StringIO()):  # preload_dlls prints a message for each library that it does not find
         ort.preload_dlls()
     try:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
@@ -124,7 +125,10 @@ def try_provider(ort: Any, provider: str) -> None:
 
 
 def try_builder(trt: Any) -> None:
-    """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
+    """Create a TensorRT builder, which needs a GPU and all of TensorRT's libraries.
+
+    Raises EngineError with TensorRT's message.
+    """
     messages: list[str] = []
     try:
         with reading_log(trt, messages) as log:
@@ -135,9 +139,9 @@ def try_builder(trt: Any) -> None:
 
 
 def two_onnxruntimes() -> str:
-    """Say what is wrong where the packages for the CPU and for GPUs are both installed; empty where it is one at most.
+    """Return an error message if onnxruntime and onnxruntime-gpu are both installed, and an empty string otherwise.
 
-    Nearly all of their files have the same paths, and those of the package that was installed last remain.
+    Nearly all of their files have the same paths, so the package that was installed last overwrites the other.
     """
     versions = {}
     for package in ("onnxruntime", "onnxruntime-gpu"):
@@ -150,16 +154,16 @@ def two_onnxruntimes() -> str:
 
 
 OLDEST_FOR: Mapping[str, tuple[int, int]] = {"bf16": (8, 0)}
-"""The compute capability that a precision needs, where it is more than CUDA 13 needs."""
+"""Compute capability that a precision needs, if it is higher than what CUDA 13 needs."""
 
 
 def runs(gpu: Gpu, precision: str) -> bool:
-    """Whether the GPU computes in that precision."""
+    """Return whether the GPU supports the precision."""
     return gpu.compute >= OLDEST_FOR.get(precision, OLDEST_CAPABILITY)
 
 
 def require_precision(gpu: Gpu, variant: Variant) -> None:
-    """EngineError unless the GPU computes in the variant's precision."""
+    """Raise EngineError unless the GPU supports the variant's precision."""
     if not runs(gpu, variant.precision):
         raise EngineError(
             f"{variant}: {gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 or fp32"
@@ -170,7 +174,7 @@ def _unusable(library: Library, error: Exception) -> EngineError:
     return EngineError(f"{library.title} is installed but cannot be used ({first_line(error)}); {library.mend}")
 
 
-# One function per engine: its version, or EngineError with what it lacks
+# One function per engine. Each returns the version of the engine, or raises EngineError with the missing requirement.
 
 
 def _onnxruntime_cuda(machine: Gpus) -> str:
@@ -185,11 +189,11 @@ def _onnxruntime_cuda(machine: Gpus) -> str:
 
 
 BF16_EMULATED = "not native, and slower than fp32"
-"""The words on bf16 for a processor without AMX, on which it ran at 0.56 of the rate of fp32."""
+"""Description of bf16 on a processor without AMX, where it was measured to run at 0.56 times the speed of fp32."""
 
 
 def has_native_bf16() -> bool:
-    """Whether OpenVINO computes in bf16 on this processor itself; EngineError where it cannot be used."""
+    """Return whether the processor computes bf16 natively. Raises EngineError if OpenVINO cannot be used."""
     openvino = load(OPENVINO)
     try:
         return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -232,3 +236,4 @@ CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "torch-cuda": _torch_cuda,
     "function": lambda _: "functions of Python, by bandlens.export_function",
 }
+"""Function that checks the requirements of each engine."""

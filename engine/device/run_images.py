@@ -32,7 +32,7 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     shape = (batch, *images.shape[1:])
     count = math.prod(shape)
     try:
-        # the GPU can copy from pinned memory without the CPU
+        # The GPU can copy from pinned memory without the CPU.
         pinned = [xp.cuda.alloc_pinned_memory(count) for _ in range(2)]
     except xp.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(
