@@ -1,1 +1,1 @@
-"""TensorRT plans of ONNX files: how they are built, and how they are found again."""
+"""Build TensorRT plans from ONNX files, store them, and find them again."""

@@ -1,7 +1,8 @@
-"""Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
+"""Build a TensorRT plan from an ONNX file: strongly typed, for one fixed batch size, without TF32.
 
-The TensorRT module is always passed in: tests build plans with `tensorrt_rtx_bindings` 1.7, whose API is nearly the
-same. A plan takes `images`, (batch, 3, S, S) float32 in [0, 1], and gives `logits`, (batch, classes) float32.
+The TensorRT module is always passed as an argument, because tests build plans with `tensorrt_rtx_bindings` 1.7, whose
+API is nearly the same. The input of a plan is `images`, (batch, 3, S, S) float32 in [0, 1], and its output is `logits`,
+(batch, classes) float32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TensorRT(Protocol):
-    """The part of the module that bandlens uses, for mypy; where no stubs are installed, its members have no types."""
+    """The members of the TensorRT module that are used here, for mypy. Without TensorRT's stubs they are untyped."""
 
     __name__: str
     __version__: str
@@ -43,21 +44,25 @@ SETTINGS: Mapping[str, tuple[str, int]] = {
     "level": ("builder_optimization_level", 5),
     "tiling": ("tiling_optimization_level", 3),
 }
-"""Word -> a setting of TensorRT's builder that may make a faster plan: an attribute of IBuilderConfig, and its value.
+"""Optional settings of TensorRT's builder that may give a faster plan.
 
-Level 5 tries every kernel, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache. Both may build for
-hours, so a plan has none of them unless `bandlens export --batch tune` found it faster.
+Each name maps to an attribute of IBuilderConfig and its value. Level 5 tries every kernel. Tiling 3 (FULL) keeps the
+data that adjacent layers exchange in the L2 cache. Both can take hours to build, so they are used only if `bandlens
+export --batch tune` found them to be faster.
 """
 LAYOUT = "nhwc"
-"""The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
+"""Name of the channels-last layout of ONNX Runtime's CUDA provider. It is not a setting of a plan."""
 GRAPHS = "graphs"
-"""The word for CUDA graphs, which is none either."""
+"""Name of CUDA graphs. It is not a setting of a plan either."""
 WITHOUT_VARIABLE = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
+"""Environment variable with a comma-separated list of optimizations to turn off.
+
+The names are those in SETTINGS, LAYOUT and GRAPHS.
+"""
 
 
 def gpu_settings() -> list[str]:
-    """The words that WITHOUT_VARIABLE does not leave out; UsageError for a word in it that is none."""
+    """Return the optimizations that WITHOUT_VARIABLE does not turn off. Raises UsageError for an unknown name in it."""
     words = (*SETTINGS, LAYOUT, GRAPHS)
     excluded_words = set(filter(None, os.environ.get(WITHOUT_VARIABLE, "").split(",")))
     if unknown_words := excluded_words.difference(words):
@@ -66,17 +71,17 @@ def gpu_settings() -> list[str]:
 
 
 def setting_choices() -> list[str]:
-    """The combinations of SETTINGS that WITHOUT_VARIABLE allows: those of most words first, at last none."""
+    """Return the combinations of SETTINGS that WITHOUT_VARIABLE permits, largest first, ending with the empty one."""
     words = [word for word in gpu_settings() if word in SETTINGS]
     return [" ".join(choice) for count in range(len(words), -1, -1) for choice in combinations(words, count)]
 
 
 @cache
 def trt_logger(trt: TensorRT) -> tensorrt.ILogger:
-    """The only logger of the library in this process.
+    """Return the only TensorRT logger of this process.
 
-    TensorRT keeps the first logger that it gets: all messages go there, after a warning for each further one. This one
-    appends `SEVERITY: message` to each list in its attribute `readers`, without TensorRT's most verbose messages.
+    TensorRT uses the first logger that it receives for all messages, and warns about every further one. This logger
+    appends `SEVERITY: message` to each list in its attribute `readers`. Messages of severity VERBOSE are dropped.
     """
     base: Any = trt.ILogger
 
@@ -96,8 +101,9 @@ def trt_logger(trt: TensorRT) -> tensorrt.ILogger:
 
 @contextmanager
 def reading_log(trt: TensorRT, lines: list[str]) -> Iterator[tensorrt.ILogger]:
-    """The library's logger, which appends its messages to `lines` while the block lasts."""
-    log: Any = trt_logger(trt)  # type: ignore[arg-type] # a module can be hashed, whatever its protocol says
+    """Append TensorRT's messages to `lines` while the block runs, and yield the logger."""
+    # Type: ignore[arg-type] # modules are hashable, although the protocol does not declare it.
+    log: Any = trt_logger(trt)
     log.readers.append(lines)
     try:
         yield log
@@ -114,30 +120,35 @@ def build_trt_plan(
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
-    """The TensorRT plan of an ONNX file for one batch size.
+    """Build the TensorRT plan of an ONNX file for one batch size.
 
     Args:
-        content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
-        settings: words of SETTINGS.
-        timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
-        lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
+        trt: The TensorRT module.
+        content: The ONNX file. An int8 file must have been converted by `int8.symmetric_activations`.
+        batch: Batch size.
+        settings: Keys of SETTINGS.
+        timing_cache: File with the measured times of kernels. It is read before the build and updated after it, so that
+            equal layers are measured once.
+        lines: TensorRT's messages are appended to this list, even if the build fails.
 
-    Raises ExportError where TensorRT cannot read or build the ONNX file.
+    Raises:
+        ExportError: If TensorRT cannot parse or build the ONNX file.
     """
     lines = [] if lines is None else lines
     with reading_log(trt, lines) as log:
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
+        parser = trt.OnnxParser(network, log)  # keep a reference: the parser owns the weights until the plan is built
         parse_onnx(trt, parser, network, content, batch)
         for end in (network.get_input(0), network.get_output(0)):
-            end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
+            end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # the memory layout of CuPy's arrays
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
+        # Includes shapes and node names in the plan, for TensorRT's engine inspector.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         for word in settings:
             attribute, value = SETTINGS[word]
-            # The value of an enumeration is a number here.
+            # Convert the number to the enumeration, if the attribute has one.
             setattr(config, attribute, type(getattr(config, attribute))(value))
         with nullcontext() if timing_cache is None else _timings_of_kernels(config, timing_cache, lines):
             trt_plan = builder.build_serialized_network(network, config)
@@ -152,7 +163,7 @@ def build_trt_plan(
 def parse_onnx(
     trt: TensorRT, parser: tensorrt.OnnxParser, network: tensorrt.INetworkDefinition, content: bytes, batch: int
 ) -> None:
-    """Parse an ONNX file, which leaves its batch open, into the parser's network, and fix the batch size."""
+    """Parse an ONNX file with a dynamic batch size into the parser's network, and fix the batch size."""
     if not parser.parse(content):
         raise ExportError(_explain(parser))
     images = network.get_input(0)
@@ -161,7 +172,7 @@ def parse_onnx(
 
 
 def _explain(parser: tensorrt.OnnxParser) -> str:
-    """The first of the parser's errors, in one line."""
+    """Format the parser's first error as one line."""
     if not parser.num_errors:
         return "TensorRT cannot read the ONNX file and does not say why; export it again"
     error = parser.get_error(0)
@@ -175,16 +186,17 @@ def _explain(parser: tensorrt.OnnxParser) -> str:
 
 
 def last_error(lines: list[str]) -> str:
-    """The last error in the lines that `reading_log` gave, in one line."""
+    """Return the last error in the lines of `reading_log`, as one line."""
     errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
     return " ".join(errors[-1].split()) if errors else "it does not say why"
 
 
 @contextmanager
 def _timings_of_kernels(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> Iterator[None]:
-    """The block builds with the timings in the file, and leaves there those of its own too, unless it raises."""
+    """Build with the kernel times in the file, and save the times of this build too, unless it raises an error."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX has these calls, and they do nothing
+        # In TensorRT-RTX these functions are deprecated and do nothing.
+        warnings.simplefilter("ignore", DeprecationWarning)
         timings = config.create_timing_cache(file.read_bytes() if file.exists() else b"")
         if timings is None or not config.set_timing_cache(timings, False):
             lines.append(f"WARNING: {file} is of another GPU or TensorRT; timing anew")
@@ -194,5 +206,5 @@ def _timings_of_kernels(config: tensorrt.IBuilderConfig, file: Path, lines: list
 
 
 def _bytes(memory: Any) -> bytes:
-    """The bytes of TensorRT's memory, which its stubs do not declare as a buffer."""
+    """Copy TensorRT's host memory to bytes. Its stubs do not declare it as a buffer, hence the type Any."""
     return bytes(memory)

@@ -1,6 +1,6 @@
-"""TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that describes it, and TensorRT's .log.
+"""Store TensorRT plans: MODELS/plans/NAME.PRECISION.b256.KEY.plan, with a .json description and TensorRT's .log.
 
-A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key.
+A plan runs only on the GPU model and with the TensorRT version that built it, so both are part of its key.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from ..onnx.parity import Parity
 from .plan_builder import TensorRT, build_trt_plan
 
 TRT_PLAN_VERSION = 6
-"""Raised when the same ONNX file is built in another way."""
+"""Version of the build procedure. Increased when the same ONNX file is built differently."""
 
 _log = logging.getLogger("bandlens")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The library, GPU and batch size that a TensorRT plan is built for."""
+    """The library, GPU and batch size for which a TensorRT plan is built."""
 
     library: str
-    """Name and version, such as `tensorrt 10.16.1.11`."""
+    """Name and version, for example `tensorrt 10.16.1.11`."""
     gpu: str
-    """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
+    """Name and compute capability, for example `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
     settings: str = ""
-    """The words of `build.SETTINGS` that it is built with."""
+    """Space-separated keys of `plan_builder.SETTINGS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrtPlan:
-    """A TensorRT plan whose content was found to be the one that was built."""
+    """A TensorRT plan whose content has been verified against its SHA-256 digest."""
 
     path: Path
     sha256: str
@@ -55,14 +55,20 @@ class TrtPlan:
 
 
 def has_trt_plan(onnx_file: OnnxFile, target: Target) -> bool:
-    """Whether a TensorRT plan of the ONNX file for the target has been built."""
+    """Return whether a TensorRT plan of the ONNX file exists for the target."""
     return _path(onnx_file, target).with_suffix(".json").is_file()
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
-    """The ONNX file's TensorRT plan for the target, built if need be: a line in the log of `bandlens` then says why.
+    """Return the ONNX file's TensorRT plan for the target. Build it if necessary, and log the reason.
 
-    `target` names this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build the plan.
+    Args:
+        trt: The TensorRT module.
+        onnx_file: The ONNX file.
+        target: Describes `trt` and the GPU of this machine.
+
+    Raises:
+        ExportError: If TensorRT cannot build the plan.
     """
     trt_plan = _find(onnx_file, target)
     if isinstance(trt_plan, TrtPlan):
@@ -70,17 +76,21 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     path = _path(onnx_file, target)
     with writing(path, "make its folder writable, or choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock  # which the extra gpu brings
+        from filelock import FileLock  # installed by the extra `gpu`
 
-        # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
-        # and overwrite timings. The lock also shows, before minutes of work, whether the folder can be written.
+        # Only one process builds at a time. Concurrent builds would measure kernels on a busy GPU, produce different
+        # plans, and overwrite each other's timing cache. Taking the lock also shows before minutes of work whether the
+        # folder is writable.
         with FileLock(path.parent / ".building"):
-            trt_plan = _find(onnx_file, target)  # another process may have built it meanwhile
+            trt_plan = _find(onnx_file, target)  # another process may have built it while this one waited for the lock
             return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:
-    """Build the plan, for this reason, and write it, its description and its log; without settings if it fails so."""
+    """Build the plan, and write it with its description and log. If the build fails with settings, build without them.
+
+    `reason` is logged.
+    """
     _log.warning("building a TensorRT plan: %s", reason)
     path, lines, content = _path(onnx_file, target), list[str](), onnx_for_tensorrt(onnx_file)
     log = path.with_suffix(".log")
@@ -105,14 +115,14 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
 
 
 def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
-    """Keep in the plan's description how far its logits lie from ONNX Runtime's; a folder may be read-only by now."""
+    """Record the comparison with ONNX Runtime in the plan's description. Ignored if the folder is read-only."""
     file = trt_plan.path.with_suffix(".json")
     with suppress(OSError, ValueError):
         write_bytes(file, json.dumps(parse_json(read_text(file)) | {"parity": asdict(parity)}, indent=1).encode())
 
 
 def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
-    """The ONNX file's verified content as TensorRT reads it."""
+    """Load the verified ONNX file, and convert it to the form that TensorRT accepts."""
     content = read_onnx_file(onnx_file)
     if onnx_file.precision == "int8":
         from ..onnx.int8 import symmetric_activations
@@ -126,7 +136,7 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
 
 
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
-    """The fields that the key of a TensorRT plan is a digest of."""
+    """Return the fields whose digest is the key of a TensorRT plan."""
     identity = {"name": onnx_file.name, "precision": onnx_file.precision, **asdict(target)}
     return identity | {"trt_plan_version": TRT_PLAN_VERSION, "built_from": onnx_file.sha256}
 
@@ -137,7 +147,7 @@ def _path(onnx_file: OnnxFile, target: Target) -> Path:
 
 
 def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
-    """The TensorRT plan, or a line that says why there is none."""
+    """Return the TensorRT plan, or the reason why there is none."""
     path = _path(onnx_file, target)
     file = path.with_suffix(".json")
     if not file.is_file():
@@ -154,7 +164,7 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
 
 
 def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
-    """Whether a file belongs to a plan of that batch and of these settings."""
+    """Return whether a file belongs to a plan with that batch size and these settings."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         description = parse_json(read_text(path.with_suffix(".json")))
         return bool((description["batch"], description["settings"]) == (batch, settings))
@@ -162,7 +172,7 @@ def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
 
 
 def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:
-    """The batch sizes of the ONNX file's TensorRT plans, on whichever GPU; a damaged description has none."""
+    """Return the batch sizes of the ONNX file's TensorRT plans, for any GPU. Damaged descriptions are ignored."""
     batches = set[int]()
     for file in (onnx_file.models / "plans").glob(f"{escape(onnx_file.name)}.{onnx_file.precision}.b*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

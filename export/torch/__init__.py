@@ -1,1 +1,1 @@
-"""An exported ONNX file as a torch module, for gradients and for a second opinion."""
+"""Run an exported ONNX file as a torch module, to compute gradients and to check the export."""

@@ -1,4 +1,4 @@
-"""Layers with weights or windows as ONNX defines them, in torch."""
+"""ONNX operators with weights or windows, implemented in torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 NOT_SET = b"NOTSET"
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-"""Number of spatial axes -> torch's convolution, which runs in the precision of `torch.autocast`."""
+"""torch's convolution by number of spatial axes. It computes in the precision of `torch.autocast`."""
 
 
 def convolution(
@@ -18,7 +18,7 @@ def convolution(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    kernel_shape: Sequence[int] = (),  # noqa: ARG001 - the weight has it
+    kernel_shape: Sequence[int] = (),  # noqa: ARG001 - given by the shape of the weight
     strides: Sequence[int] = (),
     pads: Sequence[int] = (),
     dilations: Sequence[int] = (),
@@ -40,7 +40,7 @@ def max_pool(
     pads: Sequence[int] = (),
     dilations: Sequence[int] = (),
     ceil_mode: int = 0,
-    storage_order: int = 0,  # noqa: ARG001 - it orders the indices, which nobody takes
+    storage_order: int = 0,  # noqa: ARG001 - affects only the output of indices, which is not supported
     auto_pad: bytes = NOT_SET,
 ) -> Tensor:
     _check_auto_pad(auto_pad)
@@ -74,21 +74,21 @@ def global_average_pool(x: Tensor) -> Tensor:
 
 
 INTERPOLATIONS = {b"linear": "bilinear", b"cubic": "bicubic"}
-"""ONNX's modes of Resize that torch's interpolation has."""
+"""Resize modes that torch's interpolate supports."""
 
 
 def resize(
     x: Tensor,
-    roi: Tensor | None = None,  # noqa: ARG001 - it is for another coordinate_transformation_mode
+    roi: Tensor | None = None,  # noqa: ARG001 - only used by tf_crop_and_resize
     scales: Tensor | None = None,
     sizes: Tensor | None = None,
     *,
     mode: bytes = b"nearest",
     coordinate_transformation_mode: bytes = b"half_pixel",
     cubic_coeff_a: float = -0.75,
-    nearest_mode: bytes = b"",  # noqa: ARG001 - it is for another mode
+    nearest_mode: bytes = b"",  # noqa: ARG001 - only used by mode nearest
 ) -> Tensor:
-    """Resize the last two of four axes, by ONNX's sizes, or scales that give whole ones."""
+    """Resize the last two of four axes. Scales must give integer sizes."""
     if mode not in INTERPOLATIONS or not coordinate_transformation_mode.endswith(b"half_pixel"):
         raise NotImplementedError(f"mode {mode.decode()} with {coordinate_transformation_mode.decode()}")
     if mode == b"cubic" and cubic_coeff_a != -0.75:
@@ -112,7 +112,7 @@ def batch_normalization(
     variance: Tensor,
     *,
     epsilon: float = 1e-5,
-    momentum: float = 0.9,  # noqa: ARG001 - it is for training
+    momentum: float = 0.9,  # noqa: ARG001 - only used in training
     training_mode: int = 0,
 ) -> Tensor:
     if training_mode:
@@ -127,7 +127,7 @@ def layer_normalization(
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
-    stash_type: int = 1,  # noqa: ARG001 - it is float32, as everything here
+    stash_type: int = 1,  # noqa: ARG001 - everything is float32 here
 ) -> Tensor:
     return functional.layer_norm(x, list(x.shape[axis:]), scale, bias, epsilon)
 
@@ -164,7 +164,11 @@ def _symmetric(pads: Sequence[int]) -> bool:
 
 
 def _padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, list[int]]:
-    """The images, padded where the sides differ, and the padding that torch's layer adds to both sides alike."""
+    """Return the images and the padding to pass to torch's layer.
+
+    torch's layers add the same padding to both sides of an axis. If the sides differ, the images are padded here
+    instead.
+    """
     half = len(pads) // 2
     if _symmetric(pads):
         return x, list(pads[:half]) or [0] * (x.ndim - 2)

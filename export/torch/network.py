@@ -1,7 +1,7 @@
-"""An exported model as a torch module: it runs the ONNX file itself, with gradients that flow to its images.
+"""Run an exported ONNX file as a torch module, with gradients with respect to the images.
 
-onnx2torch, the library for this, has had no release since 2024 and reads none of the exports made here: it knows
-ReduceMean and Pad up to opset 17, and no Reshape with allowzero.
+The library for this, onnx2torch, has had no release since 2024 and cannot load any of the exports made here: it
+supports ReduceMean and Pad only up to opset 17, and no Reshape with allowzero.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ HOST = {
     "Tile",
     "Unsqueeze",
 }
-"""Operators whose inputs, all but the first, shape the result; the reductions are of this kind too."""
+"""Operators whose inputs other than the first determine the shape of the result.
+
+These inputs are kept in host memory. The reductions are of this kind too.
+"""
 UNSAVED = {"Add", "BatchNormalization", "Conv", "Gemm", "Sub"}
-"""Operators whose result no gradient of theirs needs, so that an activation behind them can work in place."""
+"""Operators whose gradient does not need their result, so that an activation that follows may overwrite it in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +48,33 @@ class Step:
 
     run: Operator
     inputs: tuple[str, ...]
-    """Names of values; empty for an optional input that is absent."""
+    """Names of the input tensors. Empty for an omitted optional input."""
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     last_used: tuple[str, ...]
-    """Values that no later step takes."""
+    """Tensors that no later step needs."""
     on_one_device: bool
-    """Whether its inputs must lie on one device."""
+    """Whether all inputs must be on the same device."""
 
 
 class OnnxNetwork(nn.Module):
-    """The network of an ONNX file that takes `images`, (n, 3, S, S) float32 in [0, 1], and gives `logits`.
+    """The model in an ONNX file. Input: `images`, (n, 3, S, S) float32 in [0, 1]. Output: `logits`.
 
-    Its weights are buffers: gradients are those of the images alone. Weights of convolutions are channels_last.
+    The weights are buffers, not parameters, so gradients are computed for the images only. Convolution weights use
+    channels-last memory format.
     """
 
     def __init__(self, content: bytes) -> None:
-        """EngineError names an operator, or an attribute of one, that is not known."""
+        """Load the file. Raises EngineError for an unsupported operator or attribute."""
         super().__init__()
         graph = onnx.load_from_string(content).graph
         self._names: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
-        """Whole numbers and single numbers, which stay in the host's memory whatever the device: they go with any."""
+        """Integer tensors and scalars.
+
+        They stay in host memory whatever the device of the module. Integer tensors determine shapes, and torch combines
+        scalars with tensors on any device.
+        """
         for number, initializer in enumerate(graph.initializer):
             self._keep(f"weight{number}", initializer.name, torch.tensor(numpy_helper.to_array(initializer)))
         for number, node in enumerate(graph.node):
@@ -95,7 +103,7 @@ class OnnxNetwork(nn.Module):
                 inputs = _together(inputs, images.device)
             result = step.run(*inputs, **step.attributes)
             values.update(zip(step.outputs, (result,) if isinstance(result, Tensor) else result, strict=False))
-            # Names that still refer to an activation would keep its memory through the next steps.
+            # Delete the local names, which would otherwise keep the activations alive during the next steps.
             del inputs, result
             for name in step.last_used:
                 del values[name]
@@ -104,13 +112,17 @@ class OnnxNetwork(nn.Module):
 
 
 def _together(inputs: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
-    """The inputs on the device, if any of them is there: values computed from shapes are in the host's memory."""
+    """Move the inputs to the device if any of them is already there.
+
+    Tensors computed from shapes are in host memory, and torch does not combine them with tensors on a GPU.
+    """
     if all(tensor is None or tensor.device.type == "cpu" for tensor in inputs):
         return list(inputs)
     return [tensor if tensor is None or tensor.ndim == 0 else tensor.to(device) for tensor in inputs]
 
 
 def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
+    """Convert the nodes of the graph to steps. Raises EngineError if its inputs or outputs are not those of a model."""
     inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
     if [name for name in inputs if name not in weights] != ["images"] or outputs != ["logits"]:
         raise EngineError(
@@ -133,13 +145,13 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
 
 
 def _operator(node: onnx.NodeProto) -> tuple[Operator, dict[str, Any]]:
-    """The function of a node, and its attributes as keywords."""
+    """Return the function of a node, and its attributes as keyword arguments."""
     name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
     if name not in OPERATORS:
         raise EngineError(f"its ONNX file uses the operator {name}, for which bandlens has no gradient")
     run = OPERATORS[name]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if name == "Split":  # before opset 18 its outputs alone say into how many parts
+    if name == "Split":  # before opset 18 only the number of outputs tells the number of parts
         attributes.setdefault("num_outputs", len(node.output))
     unknown = sorted(attributes.keys() - _keywords(run))
     if unknown:
@@ -149,7 +161,10 @@ def _operator(node: onnx.NodeProto) -> tuple[Operator, dict[str, Any]]:
 
 
 def _keywords(run: Operator) -> set[str]:
-    """The attributes that an operator has; torch's own functions, which cannot be inspected, have none."""
+    """Return the attributes that an operator supports.
+
+    The built-in functions of torch cannot be inspected, and support none.
+    """
     try:
         parameters = signature(run).parameters.values()
     except ValueError:

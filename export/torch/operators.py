@@ -1,7 +1,8 @@
-"""The ONNX operators that exported image classifiers are made of, in torch and by name.
+"""The ONNX operators that occur in exported image classifiers, implemented in torch, by name.
 
-An operator is a function of its inputs, with ONNX's attributes as keywords and ONNX's defaults. Inputs that shape a
-result (axes, sizes, bounds) are tensors in the host's memory. Reference: the operators of ONNX, opsets 13 to 18.
+An operator is a function of its inputs, with ONNX's attributes as keyword arguments with ONNX's defaults. Inputs that
+determine the shape of a result (axes, sizes, bounds) are tensors in host memory. Reference: the ONNX operators, opsets
+13 to 18.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Operator = Callable[..., Tensor | Sequence[Tensor]]
 
 
 def ints(values: Tensor | Sequence[int]) -> list[int]:
-    """The whole numbers in an input or an attribute."""
+    """Convert an input or an attribute to a list of integers."""
     return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
 
 
@@ -30,7 +31,7 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     if low is not None and high is not None and x.is_floating_point():
-        return functional.hardtanh(x, low.item(), high.item())  # its gradient is 0 at both ends, as that of ReLU6
+        return functional.hardtanh(x, low.item(), high.item())  # its gradient is 0 at both bounds, as for ReLU6
     return x.clamp(None if low is None else low.item(), None if high is None else high.item())
 
 
@@ -49,7 +50,10 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 
 
 def reduction(function: Callable[..., Tensor]) -> Operator:
-    """An operator of `function(x, axes, keepdim)`: the axes are an input (opset 18) or an attribute (before)."""
+    """Make a reduction operator from `function(x, axes, keepdim)`.
+
+    Axes are an input from opset 18 on, an attribute before.
+    """
 
     def reduced(
         x: Tensor,
@@ -122,11 +126,11 @@ def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs:
 
 
 def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
-    """ONNX's Slice, whose sign conventions are Python's."""
+    """Implement ONNX's Slice. Negative indices and steps mean the same as in Python."""
     along = ints(axes) if axes is not None else list(range(len(starts)))
     strides = ints(steps) if steps is not None else [1] * len(along)
     for axis, start, end, step in zip(along, ints(starts), ints(ends), strides, strict=True):
-        indices = range(x.shape[axis])[start:end:step]  # the file may say 2^63 - 1 for the end
+        indices = range(x.shape[axis])[start:end:step]  # range() clips the end, which ONNX files may give as 2^63 - 1
         if step == 1:
             x = x.narrow(axis, indices.start, len(indices))
         else:
@@ -146,7 +150,7 @@ def pad(
         ints(axes) if axes is not None else range(half), amounts[:half], amounts[half:], strict=True
     ):
         sides[axis] = side[0], side[1]
-    flat = [amount for side in reversed(sides) for amount in side]  # torch begins with the last axis
+    flat = [amount for side in reversed(sides) for amount in side]  # torch expects the last axis first
     return functional.pad(x, flat, value=0.0 if value is None else value.item())
 
 
@@ -154,7 +158,7 @@ def tile(x: Tensor, repeats: Tensor) -> Tensor:
     return x.repeat(ints(repeats))
 
 
-# Choosing among values
+# Indexing
 
 
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
@@ -186,14 +190,14 @@ def numbers(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
-def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 - it is about float8
+def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 - only applies to float8
     from onnx.helper import tensor_dtype_to_np_dtype
 
     return x.to(getattr(torch, tensor_dtype_to_np_dtype(to).name))
 
 
 OPERATORS: Mapping[str, Operator] = {
-    # Numbers
+    # Arithmetic
     "Abs": torch.abs,
     "Add": torch.add,
     "Clip": clip,
@@ -245,7 +249,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
-    # Choosing
+    # Logic, comparison and indexing
     "And": torch.logical_and,
     "Cast": cast,
     "Equal": torch.eq,
