@@ -1,1 +1,1 @@
-"""Two runs, or two precisions, on the same images."""
+"""Comparisons of two runs, or of two precisions, on the same images."""

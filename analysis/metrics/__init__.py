@@ -1,1 +1,1 @@
-"""Metrics of a checkpoint on an image set, and its accuracy on the benchmarks."""
+"""Metrics of a checkpoint on an image set, and its accuracy on benchmarks."""

@@ -1,8 +1,9 @@
-"""A measure: a number of a model's decisions that says what it needs, how it is computed, paired and shown.
+"""Define a metric: its requirements, its estimates, its paired differences and its display.
 
-A measure is one file of this folder and one row of `registry`, as a probe is one file and one row of `probes.grid`:
-everything else asks the row. `plan`, `run` and `analyze` ask what it needs, `analyze` its estimates, `compare` its
-differences, `correlate` whether it is a bias, charts and tables its title and unit.
+Each metric is declared in one file of this package and listed in `registry`, in the same way as a probe is declared in
+one file and listed in `probes.grid`. All other code reads the declaration: `plan`, `run` and `analyze` read the
+requirements, `analyze` the estimates, `compare` the paired differences, `correlate` whether the metric is a bias, and
+charts and tables the title and unit.
 """
 
 from __future__ import annotations
@@ -21,34 +22,34 @@ from ..statistics.proportions import Share, difference_interval, share_interval,
 
 
 class State(StrEnum):
-    """The worth of a number: charts, reports and queries read the state, and the note is for people."""
+    """State of an estimate: whether its value can be used. Code reads the state; the note explains it to readers."""
 
     OK = "ok"
-    """The value is sound. It has an interval, if its measure has one at all."""
+    """The value can be used. It has a confidence interval if its metric has one."""
     DOUBTFUL = "doubtful"
-    """The value stands, and its note says what to mind: a peak or an end of an interval lies at a bound of its fit, an
-    interval spans all that was tested, a benchmark is not whole."""
+    """The value can be used with the caution that its note describes. For example, a fit ended at a bound, an interval
+    spans the whole tested range, or a benchmark is incomplete."""
     NO_INTERVAL = "no_interval"
-    """The value stands without an interval: too few independent images, or resamples that show no spread."""
+    """The value can be used, but has no interval: too few independent images, or resamples without any spread."""
     CENSORED_BELOW = "censored_below"
-    """The threshold lies below the tested noise; its value is the weakest noise."""
+    """The threshold or cutoff is below the tested range. The value is the lower end of the range."""
     CENSORED_ABOVE = "censored_above"
-    """The threshold lies above the tested noise; its value is the strongest noise."""
+    """The threshold or cutoff is above the tested range. The value is the upper end of the range."""
     DEGENERATE = "degenerate"
-    """The number is of a fit that means nothing; where the fit gave a number, it is kept."""
+    """The value comes from a fit that is not meaningful. If the fit returned a number, it is stored."""
     UNDETERMINED = "undetermined"
-    """There is no value: what was measured does not determine it."""
+    """There is no value, because the data do not determine it."""
     AT_CHANCE = "at_chance"
-    """The accuracy or agreement that the number is of is not far enough above that of blind guesses or unrelated
-    answers: a value, where there is one, says nothing of what the model sees."""
+    """The underlying accuracy or agreement is not significantly above the chance level. If there is a value, it is not
+    meaningful."""
     MISSING = "missing"
-    """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
+    """There is no value, because a required condition, prediction or benchmark is missing."""
     FAILED = "failed"
-    """There is no value: a measure of the user's own failed, and the note says how."""
+    """There is no value, because a custom metric raised an error. The note contains the error message."""
 
 
 MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED)
-"""States of rows that have no number, or none that means anything."""
+"""States of estimates that have no value or no meaningful value."""
 REMEDIES: Mapping[State, str] = {
     State.NO_INTERVAL: "run more images that are independent of each other",
     State.DEGENERATE: "run more images, or more conditions",
@@ -59,17 +60,17 @@ REMEDIES: Mapping[State, str] = {
     State.MISSING: "add what is lacking to the study file and run it",
     State.FAILED: "mend the measure and analyze again",
 }
-"""State -> what to do, so that a number is determined. A measure says more in `Measure.remedies`."""
+"""State -> what to do to obtain a usable value. A metric can add advice in `Measure.remedies`."""
 UNLABELLED_REMEDIES = {
     **REMEDIES,
     State.AT_CHANCE: "check that the model is normalized as in its training, or run more images, of more classes",
 }
-"""The same where images have no labels."""
+"""The same for images without labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95 % interval. NaN stands for what the data do not determine; `note` then says why."""
+    """Value of a metric with its 95% confidence interval. Undetermined numbers are NaN, and `note` states why."""
 
     value: float = np.nan
     low: float = np.nan
@@ -77,12 +78,12 @@ class Estimate:
     state: State = State.OK
     note: str | None = None
     n: int | None = None
-    """Number of images that the value is of, where its measure counts them."""
+    """Number of images that the value is computed from, if the metric counts them."""
     difference: tuple[float, float, float] | None = None
-    """Value less that of the clean images, with the two ends of its interval; NaN where it has none."""
+    """Difference of the value from that of the clean images, and the two ends of its interval. NaN if undetermined."""
 
     def row(self, metric: str) -> dict[str, Any]:
-        """The columns of the table measure_value from metric on, with None for NaN."""
+        """Return the columns of the table measure_value from `metric` on, with None instead of NaN."""
         numbers = (self.value, self.low, self.high, *(self.difference or (np.nan,) * 3))
         return {"metric": metric, "n": self.n} | {
             **{name: None if np.isnan(number) else number for name, number in zip(NUMBERS, numbers, strict=True)},
@@ -91,7 +92,7 @@ class Estimate:
         }
 
     def times(self, factor: float) -> Estimate:
-        """The estimate in another unit."""
+        """Return the estimate multiplied by `factor`, for conversion to another unit."""
         difference, low, high = self.difference or (np.nan,) * 3
         return replace(
             self,
@@ -103,19 +104,19 @@ class Estimate:
 
 
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
-"""Columns of the table measure_value that hold an estimate's numbers."""
+"""Columns of the table measure_value that contain the numbers of an estimate."""
 
 
 Ends = tuple[float, float]
 
 
 def nothing(state: State, note: str, n: int | None = None) -> Estimate:
-    """An estimate without a value, and why."""
+    """Return an estimate without a value, with the reason as its note."""
     return Estimate(state=state, note=note, n=n)
 
 
 def too_few_images(independent: int) -> str:
-    """Why an estimate has no interval where no more images are independent of each other."""
+    """Return the note for an estimate that has no interval because too few images are independent."""
     return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
 
 
@@ -125,9 +126,15 @@ def estimate_of(
     interval: Callable[[Share], Ends] = share_interval,
     paired_interval: Callable[[Share, Share], Ends | None] = difference_interval,
 ) -> Estimate:
-    """The estimate of a share, with its difference from that of the clean images where there is one.
+    """Make an estimate from a proportion, with its difference from the clean images if `clean` is given.
 
-    It has no interval where one cluster holds all images.
+    The estimate has no interval if all images are in one cluster.
+
+    Args:
+        share: Proportion, or mean over images, with its error over clusters.
+        clean: The same for the clean images.
+        interval: Function that computes the interval of `share`.
+        paired_interval: Function that computes the interval of the difference from `clean`.
     """
     if len(share.clusters) == 1:
         estimate = Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
@@ -140,7 +147,7 @@ def estimate_of(
 
 
 def paired_intervals(shares_a: Mapping[str, Share], shares_b: Mapping[str, Share]) -> dict[str, Ends]:
-    """The intervals of the differences of shares that both runs have, of the same images."""
+    """Compute the intervals of B - A for the proportions that both runs have, over the same images."""
     return {
         name: ends
         for name in shares_a.keys() & shares_b.keys()
@@ -149,33 +156,33 @@ def paired_intervals(shares_a: Mapping[str, Share], shares_b: Mapping[str, Share
 
 
 def with_unit(title: str, unit: str) -> str:
-    """A title as charts write it; a share goes without its unit."""
+    """Return a title with its unit in parentheses, as in charts. Proportions have no unit."""
     return title if unit in ("", "share") else f"{title} ({unit})"
 
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """The conditions and labels that a study has on an image set, or on all of them, before it has run or after."""
+    """What metrics can be computed from: the conditions and labels of an image set, before or after a run."""
 
     conditions: Sequence[Condition] = ()
     schemes: Collection[str] = ()
     """Label schemes of the images, such as `real` or `texture`."""
     labelled: bool = True
     classes: int = CLASSES
-    """The fewest classes that a model of them decides between."""
+    """Number of classes in the decision space. If it depends on the model, the smallest number."""
     checkpoints: int = 1
     sliced: bool = False
     """Whether the images have attributes."""
     multilabel: bool = False
-    """Whether the classes are sets of labels."""
+    """Whether each class represents a set of labels."""
     benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
+    """Image sets that may be (part of) each benchmark, for metrics over many sets. See `generalization.by_accuracy`."""
 
     @property
     def has_floor(self) -> bool:
-        """Whether answers without sight are right often enough to change a ratio by more than 0.002.
+        """Whether random predictions are correct often enough to change a ratio of accuracies by more than 0.002.
 
-        Without labels it depends on how alike the clean answers are.
+        This is always assumed without labels, because the chance level then depends on the clean predictions.
         """
         return not self.labelled or self.classes < CLASSES
 
@@ -185,27 +192,28 @@ class Available:
         return any(cues.second in self.schemes for cues in CUES)
 
     def conditions_under(self, probe: str) -> list[Condition]:
-        """The conditions of a probe."""
+        """Return the conditions of a probe."""
         return [condition for condition in self.conditions if condition.probe == probe]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageValues:
-    """A number of every image whose mean is an estimate.
+    """Per-image values whose mean is the estimate of a metric.
 
-    Raises ValueError for numbers beyond [-1, 1]: intervals are those of a mean in [0, 1].
+    Raises ValueError if a value is outside [-1, 1], because the intervals are those of a mean in [0, 1].
     """
 
     values: Floats | Mask
-    """(n,) in [-1, 1] with a mean in [0, 1]: by how much an image counts as right, say."""
+    """Values in [-1, 1] with a mean in [0, 1], (n,). For example, whether each prediction is correct."""
     mask: Mask | None = None
-    """(n,): the images that the mean is over; None for all."""
+    """Which images the mean is computed over, (n,). None for all images."""
     uncounted: str = "no image counts"
-    """Why there is no mean where no image counts."""
+    """Note of the estimate if `mask` selects no image."""
     judge: Callable[[Estimate], Estimate] = lambda estimate: estimate
-    """Adds to the estimate what the values do not tell: that it says little, say."""
+    """Function that adjusts the estimate for reasons that the values do not show. For example, it can change the state
+    to `doubtful`."""
     comparable: bool = True
-    """Whether other conditions are compared with this mean where it is that of the clean images."""
+    """Whether other conditions are compared with this mean, if it is the mean over the clean images."""
 
     def __post_init__(self) -> None:
         if self.values.dtype != bool and (beyond := np.abs(self.values) > 1).any():
@@ -215,123 +223,122 @@ class ImageValues:
             )
 
     def share(self, clusters: Ints) -> Share | None:
-        """The mean with its error over (n,) clusters; None where no image counts."""
+        """Return the mean with its error over clusters (n,), or None if no image is included."""
         if self.mask is None:
             return share_of(self.values, clusters)
         return share_of(self.values[self.mask], clusters[self.mask]) if self.mask.any() else None
 
     def estimate(self, clusters: Ints, clean: Share | None = None) -> Estimate:
-        """The mean with its interval, and its difference from that of the clean images where there is one."""
+        """Estimate the mean with its interval, and the difference from the clean images if `clean` is given."""
         share = self.share(clusters)
         return self.judge(estimate_of(share, clean)) if share else nothing(State.UNDETERMINED, self.uncounted, 0)
 
 
 Read = TypeVar("Read")
-"""The data that a measure is computed from: see `outcomes`."""
+"""Type of the data that a metric is computed from. See `predictions`."""
 
 
 def has_labels(available: Available) -> bool:
-    """The `applies` of measures that take the labels of images."""
+    """Return whether there are labels. For `applies` of metrics that require labels."""
     return available.labelled
 
 
 def under(*probes: str) -> Callable[[Available], bool]:
-    """The `applies` of measures of the conditions of some probes."""
+    """Return a function for `applies` of metrics that are computed from conditions of at least one of the probes."""
     return lambda available: any(available.conditions_under(probe) for probe in probes)
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of sentences about models: see `comparison.verdict`."""
+    """Phrases for sentences about models. See `comparison.verdict`."""
 
     verdict: Mapping[State, str] = field(default_factory=dict)
-    """State -> what a model does, in words with {accuracy} and {value}."""
+    """State -> what a model does, with the placeholders {accuracy} and {value}."""
     change: tuple[str, str] | None = None
-    """Verb and object of a model whose number is lower or higher: ("relies", "on low frequencies")."""
+    """Verb and object of a model whose value is lower or higher, for example ("relies", "on low frequencies")."""
     needs_alike: str = ""
-    """The measure that has to be alike in two models for a sentence to compare them by this one."""
+    """Metric in which two models must not differ for a sentence to compare them by this one."""
     remedies: Mapping[State, str] = field(default_factory=dict)
-    """State -> what to do, so that the number is determined, in addition to REMEDIES."""
+    """State -> what to do to obtain a usable value, in addition to REMEDIES."""
     floor: float | None = None
-    """The lowest value that can be tested; a number that is censored below it stays so."""
+    """Lowest value that can be tested. No condition can resolve a value that is censored below it."""
     agreement: tuple[str, str] | None = None
-    """`change` where images have no labels, and answers may be kept that never were right."""
+    """`change` without labels, where predictions that stay the same may never have been correct."""
     clean_change: tuple[str, str] | None = None
-    """`change` of a measure of single conditions on the images without perturbation, which have a clause of their own.
-    """
+    """`change` on the clean images, for a metric of single conditions. Clean images have a clause of their own."""
     cases: str = "cases"
-    """The noun for what is counted where a sentence is about several differences."""
+    """Noun for what is counted in a sentence about several differences."""
     worst_part: str = ""
-    """The clause on the part on which a model loses most, with {part} for its name; empty if parts have no clause."""
+    """Clause about the slice on which a model loses most, with the placeholder {part}. If empty, there is no clause."""
     is_choice: bool = False
-    """Whether it is the number of one of several parts, which sentences name themselves."""
+    """Whether the value belongs to one of several slices, which sentences name themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFigure:
-    """The figure that a published study has of a measure."""
+    """Where the published results contain the same metric."""
 
     columns: tuple[str, ...]
-    """Columns of its results that the figure is the mean of."""
+    """Columns of the published results whose mean is the metric."""
     classes: int = CLASSES
-    """The classes that it decided between."""
+    """Number of classes in the decision space of the published study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """The appearance of a measure in charts, tables, sentences and correlations."""
+    """How charts, tables, sentences and correlations present a metric."""
 
     title: str
     unit: str = "share"
-    """share, octaves, cycles per image, percent …: a share is drawn from 0 to 1."""
+    """Unit: share, octaves, cycles per image, percent, and so on. The axis of a share ranges from 0 to 1."""
     sense: int = 0
-    """1 where a model with more of it is better, -1 where one with less is; 0 where neither is, so that no gate of a
-    release can ask for it."""
+    """1 if higher values are better, -1 if lower values are better, and 0 if neither is. A release gate can only test
+    metrics with a nonzero sense."""
     primary: bool = False
-    """Whether it is the main accuracy of its cells: tables of cells and curves have it, with a test."""
+    """Whether it is the main accuracy of cells, which tables of cells and curves show with a significance test."""
     folded: bool = True
-    """Whether the report shows its curves over conditions only when a reader opens them."""
+    """Whether the report collapses its curves over conditions until the reader expands them."""
     group: str = ""
-    """The name under which `plan` lists several measures together."""
+    """Name under which `plan` lists several metrics together."""
     quantity: str = ""
-    """The quantity, where a report draws it: several estimators of one quantity share a panel."""
+    """Quantity that is estimated, if a report plots it. Several estimators of one quantity share a panel."""
     panel: str = ""
-    """The title of this panel; by default the label."""
+    """Title of this panel. The label by default."""
     estimator: str = ""
     words: Words = field(default_factory=Words)
     published: PublishedFigure | None = None
     stands_for: str = ""
-    """The measure whose place it takes in comparisons, correlations and charts, where an image set has both."""
+    """Metric that this one replaces in comparisons, correlations and charts, if an image set has both."""
     cut_of: str = ""
-    """The filter whose curves cross half at this number, where charts mark it."""
+    """Filter whose accuracy curve reaches one half at this value. Charts mark the value on the curve."""
     tie_to_clean: str = ""
-    """The tie to the clean accuracy, in words, of a number that is correlated with it by its making."""
+    """Reason why the metric is correlated with clean accuracy by construction."""
 
     @property
     def label(self) -> str:
-        """The title with the unit, for charts and tables; a share goes without."""
+        """Title with its unit, for charts and tables. Proportions have no unit."""
         return with_unit(self.title, self.unit.replace(" per ", "/"))
 
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[Read]):
-    """One number. Measures with the same function are computed together, as probes with the same `perturb` are."""
+    """Definition of a metric. Metrics with the same `estimates` function are computed together, in one call."""
 
     name: str
-    """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
+    """Name in SQL. Estimates named NAME_PART are parts of the metric, such as a bias by class."""
     display: Display
     applies: Callable[[Available], bool] = lambda _: True
-    """Whether an image set has the measure at all, or some of what it needs."""
+    """Returns whether an image set has the metric, or at least some of what the metric requires."""
     needs: Callable[[Available], str | None] = lambda _: None
-    """The conditions or labels that it lacks, in words; None where the decisions determine it."""
+    """Returns a description of the conditions or labels that are missing, or None if the metric can be computed."""
     estimates: Callable[[Read], Mapping[str, Estimate]] | None = None
-    """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
+    """Returns the estimates of all metrics with this function, and of their parts, by name. None if `values` is set."""
     differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
-    """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""
+    """Returns 95% confidence intervals of B - A by name, paired over the same images in the same order."""
     values: Callable[[Read], ImageValues | None] | None = None
-    """A number of every image of a condition, whose mean the estimate is: its interval, its difference from the clean
-    images and that of two runs follow. The function gives None where the cell has no such number."""
+    """Returns per-image values of a condition, or None if the cell has none. The mean is the estimate. Its interval,
+    its difference from the clean images and the difference between two runs are computed from these values."""
     is_bias: bool = False
-    """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
+    """Whether `correlate` relates it to generalization. If something is missing, a row with the reason is stored."""
     people: Callable[[], Mapping[str, Estimate]] | None = None
-    """Name -> estimate of people in published trials, of all measures with this function."""
+    """Returns estimates for human observers from published trials, by name, of all metrics with this function."""

@@ -1,7 +1,7 @@
-"""All measures of a study, from the predictions in the database and back into it.
+"""Compute all metrics of a study from the predictions in the database, and store them there.
 
-A few subjects, checkpoints on image sets, are computed in this process, and many in processes beside it, whose rows are
-the same.
+A subject is one checkpoint on one image set. Few subjects are computed in this process. If there are many, worker
+processes compute them. The results are the same.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ SCHEMA = {
     **dict.fromkeys(NUMBERS, pl.Float64),
     **dict.fromkeys(("state", "note"), pl.String),
 }
-"""Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
-over benchmarks."""
+"""Columns of the metrics of a study. Condition columns are null for metrics over many conditions, and image set columns
+are null for means over benchmarks."""
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
-"""Columns of SCHEMA that the table human_value has, and the view `metric` beside its keys."""
+"""Columns of SCHEMA that the table human_value has. The view `metric` has them in addition to its keys."""
 FEWEST_SUBJECTS = 16
-"""Subjects from which on processes are worth the second that they take to start."""
+"""Number of subjects for each additional process. Fewer do not justify the second that a process takes to start."""
 MOST_PROCESSES = 8
-"""Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
+"""Maximum number of processes. One process reads the predictions for all, which takes a fifth of the other work."""
 BUILT_IN = """
 FROM measure_value ANTI JOIN own_measure ON (own_measure.study, own_measure.name) = (measure_value.study, metric)
 """
@@ -81,19 +81,19 @@ JOIN cell ON cell.id = study_cell.cell AND complete
 ANTI JOIN built_in ON (built_in.study, built_in.checkpoint, built_in.image_set, built_in.condition)
 = (version.study_id, cell.checkpoint, cell.image_set, cell.condition)
 """  # noqa: S608 - made of constants
-"""Number of complete cells of a study of whose conditions no built-in measure has a number."""
+"""Number of complete cells of a study for whose condition no built-in metric is stored."""
 
 
 def compute_measures(store: Store, study: str, advance: Callable[[float], None] = lambda _: None) -> pl.DataFrame:
-    """Compute the built-in measures of a study (name, name@version, or `*` for the newest of all) and keep them.
+    """Compute the built-in metrics of a study and store them.
 
     Args:
-        store: open for writing.
-        study: name, name@version, or `*`.
-        advance: called for each checkpoint and image set.
+        store: Database, opened for writing.
+        study: Name, name@version, or `*` for the newest version of all studies.
+        advance: Called with 1 for each checkpoint and image set.
 
     Returns:
-        The columns of SCHEMA: first the rows without a condition, then those with one.
+        The columns of SCHEMA. Rows without a condition come first.
     """
     study_subjects = subjects(store, study)
     with open_processes(len(study_subjects)) as compute:
@@ -111,10 +111,22 @@ def compute_measures(store: Store, study: str, advance: Callable[[float], None] 
 def compute_own(
     store: Store, study: str, measures: Sequence[OwnMeasure], advance: Callable[[float], None] = lambda _: None
 ) -> list[str]:
-    """Compute measures of the user's own for one version of a study, and keep them; gives the names of those.
+    """Compute custom metrics for one version of a study and store them.
 
-    A measure whose identity, parameters and cells are those of its stored values is not computed again. Raises
-    UsageError where one of a function in memory has other values by now under the version that identifies it.
+    A metric is skipped if its stored values were computed by the same function, with the same parameters, from the same
+    cells.
+
+    Args:
+        store: Database, opened for writing.
+        study: Name or name@version.
+        measures: Custom metrics.
+        advance: Called with 1 for each checkpoint and image set.
+
+    Returns:
+        The names of the metrics that were computed.
+
+    Raises:
+        UsageError: If a function in memory returns other values than those stored for the same version.
     """
     study_subjects = subjects(store, study)
     study_id = study_subjects[0].study_id
@@ -132,7 +144,7 @@ def compute_own(
     if not todo:
         return []
     for measure in todo:
-        measure.answers.clear()  # those of another study
+        measure.answers.clear()  # results of another study
     grid, condition = [measure.grid_measure for measure in todo], [measure.condition_measure for measure in todo]
     predictions, parts = PredictionReader(store), list[pl.DataFrame]()
     for subject in study_subjects:
@@ -155,7 +167,7 @@ WHERE study = ? AND metric = ? AND condition IS NOT NULL AND value IS NOT NULL O
 
 
 def _check_stored_value(store: Store, study_subjects: Sequence[Subject], measure: OwnMeasure) -> None:
-    """Compute a stored value of a measure again; UsageError where it is another one."""
+    """Compute one stored value of a custom metric again, and raise UsageError if it has changed."""
     for checkpoint_id, image_set_id, condition_id, stored in store.frame(
         STORED_VALUE, [study_subjects[0].study_id, measure.name]
     ).rows():
@@ -186,10 +198,17 @@ def analyze_study(
     *,
     renew: bool = False,
 ) -> None:
-    """Compute what lacks of a study: measures of the user's own, the built-in ones, and error consistencies.
+    """Compute what is missing for a study: custom metrics, built-in metrics and error consistencies.
 
-    `study` is a name, name@version, or `*` for the newest version of all. `renew` computes built-in numbers again that
-    are there of all complete cells. Raises UsageError where no cell is complete.
+    Args:
+        store: Database, opened for writing.
+        study: Name, name@version, or `*` for the newest version of all studies.
+        measures: Custom metrics.
+        progress: Progress display.
+        renew: Compute built-in metrics again even if they are stored for all complete cells.
+
+    Raises:
+        UsageError: If no cell is complete.
     """
     count = len(subjects(store, study))
     if measures:
@@ -202,15 +221,21 @@ def analyze_study(
 
 
 def has_values(store: Store, label: str) -> bool:
-    """Whether a version of a study has numbers of built-in measures."""
+    """Return whether a study version has stored values of built-in metrics."""
     query = f"SELECT count(*) > 0 FROM ({BUILT_IN}) AS found SEMI JOIN version_of(?) ON study_id = found.study"  # noqa: S608
     return bool(store.frame(query, [label]).item())
 
 
 def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
-    """Read the numbers of a study: of many conditions, or of single ones.
+    """Read the metrics of a study.
 
-    The columns are those of `compute_measures`, and `cycles`, as the views have it.
+    Args:
+        store: Open database.
+        study: Name or name@version, or `*` for the newest version of all studies.
+        conditions: Whether to read the metrics of single conditions or those over many conditions.
+
+    Returns:
+        The columns of `compute_measures`, and `cycles`, the frequency of the condition as in the views.
     """
     return store.frame(
         "SELECT found.study AS study_id, version.label AS study, found.checkpoint AS checkpoint_id, "
@@ -234,7 +259,7 @@ def _parts(
     compute: Callable[[Outcomes], Part],
     advance: Callable[[float], None],
 ) -> Iterator[Part]:
-    """Yield rows of SCHEMA: those of each subject, of each checkpoint's benchmarks, and of the models of a study."""
+    """Yield rows of SCHEMA for each subject, the benchmarks of each checkpoint, and comparisons between models."""
     predictions = PredictionReader(store)
     for study_id, subjects_of_study in groupby(study_subjects, lambda subject: subject.study_id):
         answers = PeerAnswers()
@@ -245,7 +270,7 @@ def _parts(
                 yield compute(outcomes)
                 answers.add(outcomes)
                 advance(1)
-            # A thousand checkpoints have half a million rows, which take less memory as columns.
+            # A thousand checkpoints have half a million rows. Data frames need less memory for them than dictionaries.
             rows = [
                 _keys(subject, SUBJECT_KEYS[:4])
                 | (benchmarks.condition._asdict() if benchmarks.condition else {})
@@ -264,7 +289,7 @@ def _benchmark_outcomes(
     perturbed: Mapping[ConditionKey, Benchmarked],
     checkpoint_id: int,
 ) -> Iterator[BenchmarkOutcomes]:
-    """Yield the benchmarks of a checkpoint as they are, then under each condition, the clean images among them."""
+    """Yield the benchmarks of a checkpoint as they are, then under each condition, including the clean images."""
     yield BenchmarkOutcomes(predictions, benchmarked, checkpoint_id)
     clean_key = next((key for key in perturbed if key.is_clean), None)
     clean = BenchmarkOutcomes(predictions, perturbed[clean_key], checkpoint_id) if clean_key else None
@@ -276,7 +301,7 @@ def _keys(subject: Subject, names: Iterable[str]) -> Row:
     return {name: getattr(subject, name) for name in names}
 
 
-# The rows of a subject: of all measures that read no other one
+# Rows of a subject: metrics that do not depend on other subjects
 
 
 def subject_rows(
@@ -284,20 +309,20 @@ def subject_rows(
     grid: Sequence[Measure[Outcomes]] = GRID_MEASURES,
     condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES,
 ) -> pl.DataFrame:
-    """Rows of SCHEMA: first those of many conditions, and then those of each."""
+    """Compute the rows of SCHEMA for a subject. Metrics over many conditions come first."""
     rows = [*_grid_rows(grid, outcomes), *_condition_rows(condition, outcomes)]
     keys = {name: pl.lit(getattr(outcomes.subject, name), SCHEMA[name]) for name in SUBJECT_KEYS}
     return pl.DataFrame(rows, SCHEMA).with_columns(**keys)
 
 
 def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any) -> Iterator[tuple[str, Estimate]]:
-    """The estimates of measures, each function called once."""
+    """Yield the names and estimates of metrics. A function that several metrics share is called once."""
     for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
         yield from function(outcomes).items()
 
 
 def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes) -> Iterator[Row]:
-    """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
+    """Yield rows with the columns from `metric` on. A bias with missing conditions has a row with the reason."""
     lacks = lacking(measures, outcomes.available)
     for measure in measures:
         if measure.is_bias and (why := lacks.get(measure.name)):
@@ -308,7 +333,7 @@ def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes) -> Ite
 
 
 def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes) -> Iterator[Row]:
-    """Rows of the columns from condition_id on, for every condition."""
+    """Yield rows with the columns from `condition_id` on, for every condition."""
     applicable = complete(measures, outcomes.available)
     means = {measure.name: measure.values for measure in applicable if measure.values}
     clean_shares = {name: _clean_share(values, outcomes.clean) for name, values in means.items()}
@@ -323,21 +348,21 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
 
 
 def _clean_share(values: Callable[[CellOutcomes], ImageValues | None], clean: CellOutcomes | None) -> Share | None:
-    """The mean over the clean images, where other conditions are compared with it."""
+    """Return the mean over the clean images if other conditions are compared with it, otherwise None."""
     image_values = values(clean) if clean else None
     return image_values.share(clean.images.clusters) if clean and image_values and image_values.comparable else None
 
 
-# The processes beside this one
+# Worker processes
 
 Part = pl.DataFrame | Future[pl.DataFrame]
 
 
 @contextmanager
 def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
-    """Give a function that computes the rows of a subject: in processes, where so many subjects are worth their start.
+    """Provide a function that computes the rows of a subject, in worker processes if there are enough subjects.
 
-    Raises EngineError where a process ended before it answered.
+    Raises EngineError if a process ends unexpectedly.
     """
     count = min(processors(), subjects // FEWEST_SUBJECTS + 1, MOST_PROCESSES)
     if count == 1:
@@ -346,7 +371,8 @@ def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
     pending = deque[Future[pl.DataFrame]]()
 
     def compute(outcomes: Outcomes) -> Part:
-        while len(pending) > count:  # one more, so that no process waits
+        # Limit the number of queued subjects, which are large. One more than there are processes keeps all busy.
+        while len(pending) > count:
             pending.popleft().result()
         with _starting_processes():
             pending.append(pool.submit(subject_rows, outcomes))
@@ -365,10 +391,12 @@ def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
 
 @contextmanager
 def _starting_processes() -> Iterator[None]:
-    """Have processes that start in the block run nothing but what this one imports."""
-    # A process would run the user's program once more, which need not be written for that.
+    """Prevent worker processes that start in this block from running the user's program."""
+    # With the start method `spawn`, a worker imports the main module of this process. A user's program without the
+    # guard `if __name__ == "__main__"` would then run again in every worker. An empty main module avoids this.
     program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-    # Python imports modules of the current folder first where its program is text, as that of such a process is.
+    # Workers are started with `python -c`, which puts the current folder first on the module path. PYTHONSAFEPATH
+    # prevents files there from shadowing modules.
     safe_path, os.environ["PYTHONSAFEPATH"] = os.environ.get("PYTHONSAFEPATH"), "1"
     try:
         yield
@@ -380,29 +408,29 @@ def _starting_processes() -> Iterator[None]:
 
 
 def _prepare_process() -> None:
-    """Have a process end with the one that started it, and leave Ctrl-C to that one."""
+    """End this worker when its parent process ends, and ignore Ctrl-C, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     starter = parent_process()
     end_with_parent(starter.pid if starter else None)
-    threadpool_limits(1)  # arrays are small, and threads of the linear algebra would wait for each other
+    threadpool_limits(1)  # arrays are small, so that BLAS threads of several workers would only wait for each other
 
 
-# The models of a study beside each other
+# Comparisons between the models of a study
 
 
 class PeerAnswer(NamedTuple):
-    """The images that a model has right under one condition."""
+    """Which images a model classifies correctly under one condition."""
 
     cell: int
-    """The cell.id of its predictions."""
+    """cell.id of its predictions."""
     subject: Subject
     bits: NDArray[np.uint8]
-    """Whether each of the judged images is right, packed."""
+    """Whether each of the judged images is correct, packed into bits."""
 
 
 @dataclass
 class PeerAnswers:
-    """The answers of all models under each condition of each image set, kept until all models are read."""
+    """Correctness of all models under each condition of each image set, collected until all models are read."""
 
     _answers: defaultdict[tuple[int, ConditionKey], list[PeerAnswer]] = field(default_factory=lambda: defaultdict(list))
     _images: dict[int, ImageTruth] = field(default_factory=dict)
@@ -416,9 +444,9 @@ class PeerAnswers:
                 self._answers[subject.image_set_id, key].append(answer)
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
+        """Yield rows of SCHEMA for each condition that at least two models have."""
         clean: dict[int, dict[int, Share]] = {}
-        # Clean images come first, since every other condition of a set is compared with them.
+        # The clean images come first, because all other conditions of an image set are compared with them.
         for image_set, key in sorted(
             self._answers, key=lambda place: (place[0], not place[1].is_clean, place[1].condition_id)
         ):
@@ -426,7 +454,7 @@ class PeerAnswers:
             if len(answers) == 1:
                 continue
             kappas = self._mean_kappas(image_set, answers)
-            # Means are comparable where they are with the same models.
+            # Mean kappas can be compared only if they are means over the same models.
             reference = clean.get(image_set, {})
             comparable = reference if reference.keys() == kappas.keys() else {}
             if key.is_clean:
@@ -442,7 +470,7 @@ class PeerAnswers:
             yield pl.DataFrame(rows, SCHEMA)
 
     def _mean_kappas(self, image_set: int, answers: Sequence[PeerAnswer]) -> dict[int, Share]:
-        """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
+        """Return the mean kappa of each checkpoint with the others. NaN if it is undefined."""
         images = self._images[image_set]
         clusters = images.clusters[images.judged]
         hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=len(clusters)).astype(bool)

@@ -1,9 +1,10 @@
-"""A user's own measure: a function from a model's decisions to a number, or to one of every image."""
+"""Custom metrics: user-supplied functions that compute a metric from the predictions of a model."""
 
-# The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
-# values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over
-# clusters; one number has percentiles over resampled clusters, for which the function is called again. So has the
-# difference from the clean images, paired over the same images. Identity and errors are those of own probes.
+# The function receives arrays of the n images of one condition by name (see RESERVED), and parameters whose values are
+# in the study file. If it returns n values, the estimate is their mean, with the confidence interval of
+# `statistics.proportions` over clusters. If it returns one number, the interval consists of percentiles over resampled
+# clusters, and the function is called again for each resample. The difference from the clean images is paired over the
+# same images and has the same kind of interval. Identification and errors work as for custom probes.
 
 from __future__ import annotations
 
@@ -38,36 +39,38 @@ RESERVED: Mapping[str, str] = {
     "cluster": "the cluster of each image; images of one cluster are not independent",
     "class_names": "what classes are called, a dict by their number",
 }
-"""The arguments that a function may take beside the measure's parameters."""
+"""Arguments that a function can have in addition to the parameters of the metric, with their meaning."""
 COLUMNS, INTERVAL_ENDS = ("category", "checkpoint"), ("_low", "_high")
-"""Columns of tables of models beside their numbers, and the endings of those that hold intervals."""
+"""Columns of tables of models other than metrics, and the suffixes of columns with interval ends."""
 LABEL_ARGUMENTS = ("label", "label_rank")
-"""Arrays that images without labels do not have."""
+"""Arguments that are not available without labels."""
 RESAMPLES = 200
-"""Resamples of clusters for the interval of a number: each calls the function again."""
+"""Number of resamples of clusters for the interval of a single number. Each of them calls the function again."""
 ENOUGH = 0.95
-"""Share of resamples that must have a number for an interval."""
+"""Minimum proportion of resamples for which the function must return a number, for an interval."""
 
 
 class Answer(NamedTuple):
-    """The answer of a function for one cell."""
+    """Result of a function for one cell."""
 
     value: float
-    """The number of the whole cell, or the mean over its images; NaN of an answer that was stored."""
+    """The number for the whole cell, or the mean over its images. NaN if the result was read from the database."""
     per_image: bool
-    """Whether the function gave a number of every image."""
+    """Whether the function returned a value for every image."""
     numbers: Floats
-    """(n,) those of the images; or (RESAMPLES,) the cell's in resamples of its clusters, empty with few clusters."""
+    """Values of the images, (n,). For a single number, its values in resamples of clusters, (RESAMPLES,), or an empty
+    array if there are too few clusters."""
 
 
 def read_measures(tables: Mapping[str, Any], folder: Path) -> list[OwnMeasure]:
-    """Import a study's own measures.
+    """Import the custom metrics of a study.
 
     Args:
-        tables: the study's [measures]: name -> file, files, version, function, unit, and values of parameters.
-        folder: the study's folder, which a measure's `file` is relative to.
+        tables: Table [measures] of the study: name -> file, files, version, function, unit and parameter values.
+        folder: Folder of the study. The `file` of a metric is relative to it.
 
-    Raises UsageError where a table, or the function that it names, is none of a measure.
+    Raises:
+        UsageError: If a table, or the function that it names, does not define a metric.
     """
     return [_read_measure(name, table, folder) for name, table in tables.items()]
 
@@ -104,22 +107,22 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
 
 @dataclass
 class OwnMeasure:
-    """A measure of a user's own: `measures` has the rows that it adds to the built-in ones."""
+    """A custom metric. `grid_measure` and `condition_measure` define it in the same form as built-in metrics."""
 
     name: str
     title: str
     unit: str
     function: UserFunction
     arguments: tuple[str, ...]
-    """Names of RESERVED that the function takes."""
+    """Names in RESERVED that the function takes."""
     settings: Mapping[str, Any]
     answers: dict[int, Answer | str] = field(default_factory=dict, repr=False)
-    """The answers, or the reason why there is none, by the cell that they are of (cell.id): each condition is compared
-    with the clean images, and `compare` pairs answers with those of another run."""
+    """Results, or error messages, by cell (cell.id). They are cached because every condition is compared with the clean
+    images, and because `compare` pairs them with the results of another run."""
 
     @property
     def digest(self) -> str:
-        """Identity of the numbers: the files, the function and the values of its parameters."""
+        """Digest that identifies the results: the files, the function and its parameter values."""
         return digest_of(self.function.code.digest, self.function.name, dict(self.settings))
 
     @property
@@ -129,12 +132,12 @@ class OwnMeasure:
 
     @property
     def grid_measure(self) -> Measure[Outcomes]:
-        """The number of the clean images, which `correlate` sets against generalization."""
+        """The metric on the clean images, which `correlate` relates to generalization."""
         display = Display(self.title, self.unit)
         return Measure(self.name, display, estimates=self.clean_estimates, needs=self.needs, is_bias=True)
 
     def needs(self, available: Available) -> str | None:
-        """The labels or names that an image set lacks and the function takes, in words."""
+        """Return which required arguments are not available for an image set, or None if all are."""
         lacking = [name for name in self.arguments if name in LABEL_ARGUMENTS and not available.labelled]
         return f"it takes {' and '.join(lacking)}, and the images have no labels" if lacking else None
 
@@ -143,7 +146,7 @@ class OwnMeasure:
         return {} if clean is None else self.estimates(clean)
 
     def estimates(self, cell: CellOutcomes) -> dict[str, Estimate]:
-        """The estimate of one cell, with its difference from the clean images."""
+        """Compute the estimate for one cell, with its difference from the clean images."""
         answer, clean = self._answer(cell), None if cell.is_clean else cell.unperturbed()
         if isinstance(answer, str):
             return {self.name: nothing(State.FAILED, answer)}
@@ -172,9 +175,9 @@ class OwnMeasure:
             return str(error)
 
     def _call(self, arrays: Mapping[str, Any], images: ImageTruth) -> Answer:
-        """Call the function on a cell, and on resamples of its clusters if it gives one number.
+        """Call the function for a cell and, if it returns a single number, for resamples of the clusters.
 
-        Raises StoreError where the result is neither a finite number nor one of every image.
+        Raises StoreError if the result is neither a finite number nor one finite number per image.
         """
         heading, count = self.function.heading, len(images)
         result = self.function(**_arguments(arrays, self.settings, np.arange(count)))
@@ -196,7 +199,10 @@ class OwnMeasure:
         return Answer(float(numbers), False, self._resampled(arrays, images))
 
     def _resampled(self, arrays: Mapping[str, Any], images: ImageTruth) -> Floats:
-        """(RESAMPLES,) numbers of resampled clusters, NaN where the function gives none; empty with few clusters."""
+        """Return the numbers for resampled clusters, (RESAMPLES,), with NaN where the function fails.
+
+        The array is empty if there are too few clusters.
+        """
         if images.independent < FEWEST_CLUSTERS:
             return np.zeros(0)
         order, sizes = np.argsort(images.cluster_ids, kind="stable"), np.bincount(images.cluster_ids)
@@ -204,19 +210,19 @@ class OwnMeasure:
         rng, numbers = np.random.default_rng(0), np.full(RESAMPLES, np.nan)
         for row in range(RESAMPLES):
             index = np.concatenate([members[cluster] for cluster in rng.integers(len(sizes), size=len(sizes))])
-            with suppress(Exception):  # some resamples lack what the function needs
+            with suppress(Exception):  # a resample may lack something that the function needs, such as a class
                 numbers[row] = self.function(**_arguments(arrays, self.settings, index))
         return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _arguments(arrays: Mapping[str, Any], settings: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Return copies of some rows and of all other values, which the function may change."""
+    """Return copies of the selected rows and of all other arguments, because the function may modify them."""
     chosen = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
     return chosen | {name: private_copy(value) for name, value in {**arrays, **settings}.items() if name not in chosen}
 
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
-    """The arrays and class names that a function takes."""
+    """Return the arrays and class names that a function takes."""
     decisions, rank = cell.decisions, cell.decisions.known_rank
     arrays = {
         "predicted": decisions.predicted.astype(np.int64),
@@ -231,7 +237,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
 
 
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
-    """The answers of a measure, with the columns of own_answer without the study."""
+    """Return the results of a metric with the columns of the table own_answer, except the study."""
     rows = [
         (measure.name, cell, answer.per_image, answer.numbers.tolist())
         for cell, answer in measure.answers.items()
@@ -247,7 +253,7 @@ def answer_table(measure: OwnMeasure) -> pl.DataFrame:
 
 
 def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[str, int], Answer]:
-    """Read the stored answers of own measures in a study (study.id) for cells (cell.id), by measure and cell."""
+    """Read stored results of custom metrics in a study (study.id) for cells (cell.id), by metric and cell."""
     rows = store.frame(
         "SELECT metric, cell, per_image, numbers FROM own_answer WHERE study = ? AND list_contains(?, cell)",
         [study, list(cells)],
@@ -258,9 +264,15 @@ def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[s
 
 
 def paired_interval(a: Answer, b: Answer, clusters: Ints) -> Ends | None:
-    """95 % interval of b less a, paired over the same images, whose clusters are (n,); None where there is none.
+    """Compute the 95% confidence interval of B - A, paired over the same images, or None if there is none.
 
-    Means have that of `statistics.shares`; numbers have percentiles of the differences in the same resamples.
+    Means use the interval of `statistics.proportions`. Single numbers use percentiles of the differences in the same
+    resamples.
+
+    Args:
+        a: Result of A.
+        b: Result of B.
+        clusters: Clusters of the images, (n,).
     """
     if a.per_image != b.per_image or len(a.numbers) != len(b.numbers):
         return None
@@ -268,7 +280,7 @@ def paired_interval(a: Answer, b: Answer, clusters: Ints) -> Ends | None:
         minimum, span = _range_of(a.numbers, b.numbers)
         ends = difference_interval(*(share_of((part.numbers - minimum) / span, clusters) for part in (a, b)))
         return None if ends is None else (span * ends[0], span * ends[1])
-    # Both drew the same clusters, since resamples depend on clusters alone.
+    # Both results used the same resamples, because these depend only on the clusters and a fixed seed.
     low, high = _percentiles(b.numbers - a.numbers)
     return None if np.isnan(low) else (low, high)
 
@@ -300,7 +312,10 @@ def _mean_estimate(values: Floats, clusters: Ints) -> Estimate:
 
 
 def _range_of(*values: Floats) -> tuple[float, float]:
-    """Lower end and width of a range that holds 0, 1 and all numbers: intervals are those of numbers in [0, 1]."""
+    """Return the lower end and the width of a range that contains 0, 1 and all values.
+
+    Values are scaled to [0, 1] by this range, because intervals are computed for means of numbers in [0, 1].
+    """
     minimum = min(0.0, *(float(numbers.min()) for numbers in values))
     return minimum, max(1.0, *(float(numbers.max()) for numbers in values)) - minimum
 

@@ -1,10 +1,11 @@
-"""The decisions of models, and the classes that count as right: the only reader of predictions for measures.
+"""Read predictions and labels from the database, for all metrics.
 
-    ImageTruth  what counts as right for the images of a set, by every label scheme; read once for all models
-    Decisions   what one cell decided, image by image
-    CellOutcomes, Outcomes   the two together: of one condition, and of all conditions of one model on one image set
+    ImageTruth   correct classes of the images of a set, by every label scheme; shared by all models
+    Decisions    predictions of one cell, image by image
+    CellOutcomes predictions and correct classes of one condition
+    Outcomes     the same for all conditions of one model on one image set
 
-The decisions of a cell are read once, however many measures ask.
+Predictions of a cell are read only once, even if several metrics use them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ JOIN (SELECT id AS condition_id, digest FROM condition) USING (condition_id)
 WHERE study = ?
 ORDER BY {ORDER}
 """  # noqa: S608 - made of constants
-"""The complete cells of a study, in the order of conditions."""
+"""Complete cells of a study, in the order of conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,11 @@ class Subject:
     labelled: bool
     decision_space: str = "all"
     right_classes: float = 1.0
-    """Mean number of classes that are right for an image."""
+    """Mean number of correct classes of an image."""
 
     @property
     def floor(self) -> float:
-        """Accuracy of a blind guess; 0 where agreement is measured."""
+        """Accuracy of random guessing. 0 without labels, where agreement is measured."""
         return self.right_classes / self.classes if self.labelled else 0.0
 
 
@@ -71,9 +72,14 @@ SUBJECT_KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_i
 
 
 def subjects(store: Store, study: str) -> list[Subject]:
-    """List the checkpoints and image sets of a study (name, name@version, or `*` for the newest of all).
+    """List the checkpoints and image sets of a study that have complete cells.
 
-    UsageError where there is no such study, or none of its cells is complete.
+    Args:
+        store: Open database.
+        study: Name, name@version, or `*` for the newest version of all studies.
+
+    Raises:
+        UsageError: If there is no such study or none of its cells is complete.
     """
     rows = store.frame(
         "SELECT DISTINCT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, "
@@ -90,35 +96,36 @@ def subjects(store: Store, study: str) -> list[Subject]:
 
 
 Slices = Mapping[tuple[str, str], Ints]
-"""Name and value of an attribute -> the images that have it, (k,) ascending; ordered by both."""
+"""Name and value of an attribute -> indices of the images that have it, (k,) ascending. Sorted by name and value."""
 MOST_VALUES = 100
-"""Values of an attribute above which its values are no slices: names of patients, say."""
+"""Maximum number of values of an attribute. Attributes with more values, such as patient names, define no slices."""
 
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """The classes that count as right for the n images of a set."""
+    """Correct classes of the n images of a set, by label scheme."""
 
     digest: str
     clusters: Ints
-    """(n,): images of one cluster are not independent."""
+    """Cluster of each image, (n,). Images of one cluster are not independent."""
     photographs: Ints
-    """(n,): clusters by numbers that are the same in any set that shows the same photograph.
+    """Cluster ids that are the same in every image set that shows the same photograph, (n,).
 
-    Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
-    image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database."""
+    ImageNet validation images, and corrupted versions of them, are identified by the number in their file names. Any
+    other image or cluster has an id that is derived from the digest of its image set and is therefore unique across
+    databases."""
     labelled: bool
     label: Ints
-    """(n,): class that predictions are ranked by; -1 without labels."""
+    """Class whose rank is stored with the predictions, (n,). -1 without labels."""
     several: Ints
-    """Images and their right classes, where some have several, as image * 65536 + class, ascending."""
+    """Images and their correct classes, if some images have several, as image * 65536 + class, ascending."""
     accepted: Ints
-    """The same of the classes that ReaL accepts."""
+    """Images and the classes that ReaL accepts, in the same encoding."""
     first_cue: Ints
-    """(n,): class of the first cue, such as shape; -1 for none."""
+    """Class of the first cue, such as shape, (n,). -1 for none."""
     second_cue: Ints
     schemes: frozenset[str]
-    """Label schemes beside the label."""
+    """Label schemes other than the main labels."""
     slices: Slices = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -126,79 +133,83 @@ class ImageTruth:
 
     @cached_property
     def cluster_ids(self) -> Index:
-        """(n,): the clusters, numbered from 0."""
+        """Clusters numbered from 0, (n,)."""
         return np.unique(self.clusters, return_inverse=True)[1]
 
     @cached_property
     def independent(self) -> int:
-        """The number of clusters."""
+        """Number of clusters."""
         return int(self.cluster_ids.max(initial=-1)) + 1
 
     @cached_property
     def listed_by_real(self) -> Ints:
-        """(m,): the images that ReaL lists, ascending."""
+        """Indices of the images with ReaL labels, (m,), ascending."""
         return np.unique(self.accepted >> 16)
 
     @cached_property
     def conflicting(self) -> Mask:
-        """(n,): whether the two cues are of different classes."""
+        """Whether the two cues of an image belong to different classes, (n,)."""
         return np.asarray((self.first_cue >= 0) & (self.second_cue >= 0) & (self.first_cue != self.second_cue))
 
     @cached_property
     def judged(self) -> Mask:
-        """(n,): the images on which errors are compared, all or those whose cues conflict."""
+        """Images on which errors are compared, (n,): the cue-conflict images if there are any, otherwise all."""
         return self.conflicting if self.conflicting.any() else np.ones(len(self), bool)
 
     def has_same_labels(self, images: ImageTruth) -> bool:
-        """Whether labels beside the label are the same: they can be added to a set later."""
+        """Return whether the labels of other schemes are the same. They can be added after an image set was packed."""
         names = ("several", "accepted", "first_cue", "second_cue")
         return all(np.array_equal(getattr(self, name), getattr(images, name)) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """The decisions of one cell on the n images of a set, (n,) each."""
+    """Predictions of one cell for the n images of a set, (n,) each."""
 
     predicted: NDArray[np.uint16]
     rank: NDArray[np.uint16] | None
-    """Rank of the label: 0 is right. None without labels."""
+    """Rank of the label. 0 means that the label is predicted. None without labels."""
     stored_confidence: NDArray[np.float32]
     cell: int = -1
     """Its cell.id in the database that it was read from."""
     best_rank: NDArray[np.uint16] | None = None
-    """Rank of the best of several right classes; UNKNOWN_RANK for an image without any, None where it is not kept."""
+    """Highest rank among several correct classes. UNKNOWN_RANK if an image has none. None if it is not stored."""
     label_probability: NDArray[np.float32] | None = None
-    """Probability of the label; None without labels, and where that of some image is not known."""
+    """Probability of the label. None without labels, or if it is unknown for some image."""
 
     @property
     def known_rank(self) -> NDArray[np.uint16] | None:
-        """The rank; None without labels, and where that of some image is not known."""
+        """Rank of the label. None without labels, or if it is unknown for some image."""
         return None if self.rank is None or (self.rank == UNKNOWN_RANK).any() else self.rank
 
     @property
     def confidence(self) -> Floats | None:
-        """Probability of the predicted class in [0, 1]; None where that of some image is not known."""
+        """Probability of the predicted class in [0, 1]. None if it is unknown for some image."""
         if np.isnan(self.stored_confidence).any():
             return None
-        return np.minimum(self.stored_confidence.astype(np.float64), 1)  # float32 may round above 1
+        return np.minimum(self.stored_confidence.astype(np.float64), 1)  # rounding to float32 may exceed 1
 
 
 @dataclass(frozen=True, eq=False)
 class CleanPairs:
-    """Each condition of one model beside its clean images, whose labels are known."""
+    """All conditions of one model on a labeled image set, paired with its clean images."""
 
     images: ImageTruth
     clean: Decisions
     conditions: Sequence[Decisions]
 
     def consistency(self, decisions: Decisions) -> dict[str, Any]:
-        """The error consistency of one of the conditions with the clean images: see `error_consistencies`."""
+        """Return the error consistency of one condition with the clean images. See `error_consistencies`."""
         place = next(place for place, condition in enumerate(self.conditions) if condition is decisions)
         return {name: column[place].item() for name, column in self._consistencies.items()}
 
     @cached_property
     def _consistencies(self) -> dict[str, NDArray[Any]]:
-        """All at once: each pair has the same draws of images, and to read these takes longer than to count."""
+        """Error consistencies of all conditions.
+
+        They are computed in one call because all conditions use the same resamples of images. Reading the resamples
+        takes longer than counting errors in them.
+        """
         mask = self.images.judged
         clean_right, *condition_rights = (
             decisions.rank[mask] == 0 for decisions in (self.clean, *self.conditions) if decisions.rank is not None
@@ -209,17 +220,17 @@ class CleanPairs:
 
 @dataclass(frozen=True)
 class CellOutcomes:
-    """The decisions of one model under one condition, and the classes that are right."""
+    """Predictions of one model under one condition, with the correct classes."""
 
     images: ImageTruth
     decisions: Decisions
     clean: Decisions | None
-    """Decisions on the unperturbed images, where they were run."""
+    """Predictions on the unperturbed images. None if these were not run."""
     class_names: Mapping[int, str]
     floor: float
-    """Accuracy of a blind guess; 0 where agreement is measured."""
+    """Accuracy of random guessing. 0 without labels, where agreement is measured."""
     clean_pairs: CleanPairs | None = None
-    """All conditions of the model beside the clean images; None without labels or clean images."""
+    """All conditions of the model, paired with the clean images. None without labels or clean images."""
 
     @property
     def is_clean(self) -> bool:
@@ -227,25 +238,25 @@ class CellOutcomes:
 
     @cached_property
     def hits(self) -> Mask | None:
-        """(n,): whether the label was predicted, or without labels the clean prediction; None without either."""
+        """Whether each label, or without labels each clean prediction, is predicted, (n,). None if neither exists."""
         if self.decisions.rank is not None:
             return np.asarray(self.decisions.rank == 0)
         return None if self.clean is None else np.asarray(self.decisions.predicted == self.clean.predicted)
 
     def unperturbed(self) -> CellOutcomes | None:
-        """The decisions on the clean images."""
+        """Return the predictions on the clean images."""
         if self.clean is None:
             return None
         return CellOutcomes(self.images, self.clean, self.clean, self.class_names, self.floor)
 
 
 class ConditionKey(NamedTuple):
-    """The columns that say which condition a number is of."""
+    """Columns that identify the condition of an estimate."""
 
     condition_id: int
     probe: str
     parameters: str
-    """The parameters as JSON text."""
+    """Parameters as JSON."""
 
     @property
     def is_clean(self) -> bool:
@@ -254,12 +265,12 @@ class ConditionKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The decisions of one model on one image set under every condition of a study, in the order of conditions."""
+    """Predictions of one model on one image set under every condition of a study, in the order of conditions."""
 
     subject: Subject
     available: Available
     cells: Mapping[ConditionKey, CellOutcomes]
-    """The cells, in the order of the conditions that are available."""
+    """Cells in the order of `available.conditions`."""
 
     @cached_property
     def clean(self) -> CellOutcomes | None:
@@ -271,9 +282,9 @@ class Outcomes:
 
     @cached_property
     def reference(self) -> Ints | None:
-        """(n,): the class of each image that answers are compared with, the label or else the clean answer.
+        """Class that the prediction for each image is compared with, (n,): the label, or else the clean prediction.
 
-        None where labels are all of one class, and where images have several right classes: see `statistics.floor`.
+        None if all labels are of one class or images have several correct classes. See `statistics.chance_agreement`.
         """
         images = self.images
         if not images.labelled:
@@ -281,7 +292,7 @@ class Outcomes:
         return None if len(images.several) or (images.label == images.label[0]).all() else images.label
 
     def answers(self, cells: Iterable[CellOutcomes]) -> MatchedAnswers | None:
-        """The answers under several conditions, as they are set against their floor; None without what is right."""
+        """Return predictions under several conditions for comparison with chance, or None if none can be correct."""
         cells = list(cells)
         if (hits := read_hits(cells)) is None:
             return None
@@ -289,7 +300,10 @@ class Outcomes:
         return MatchedAnswers(hits, classes, self.reference, self.subject.floor, self.images.cluster_ids)
 
     def why_at_floor(self, cells: Iterable[CellOutcomes], where: str) -> str | None:
-        """Why what is right under some conditions, `where`, says nothing; None if it is above its floor."""
+        """Return a note if accuracy under some conditions is not above chance, otherwise None.
+
+        `where` describes the conditions in the note.
+        """
         answers = self.answers(cells)
         if answers is None or answers.p <= AT_FLOOR:
             return None
@@ -302,7 +316,7 @@ class Outcomes:
 
     @cached_property
     def guessed(self) -> str | None:
-        """Why the clean accuracy says nothing of what the model sees; None where it is above its floor."""
+        """Note if the clean accuracy is not above the chance level, otherwise None."""
         if self.clean is None or self.clean.hits is None:
             return None
         where = "without perturbation"
@@ -312,29 +326,30 @@ class Outcomes:
 
     @cached_property
     def floor(self) -> float:
-        """Accuracy of a blind guess; without labels, how often unrelated answers agree that are spread like clean ones.
+        """Chance level: accuracy of random guessing or, without labels, agreement of unrelated predictions.
 
-        0 without either.
+        Unrelated predictions are assumed to have the class frequencies of the clean predictions. 0 if there are
+        neither labels nor clean predictions.
         """
         if self.subject.labelled or self.clean is None:
             return self.subject.floor
         return _agreement_by_chance(self.images, self.clean.decisions)
 
     def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
-        """The conditions of a probe."""
+        """Return the cells of a probe by condition."""
         cells = zip(self.available.conditions, self.cells.values(), strict=True)
         return {condition: cell for condition, cell in cells if condition.probe == probe}
 
 
 def _agreement_by_chance(images: ImageTruth, clean: Decisions) -> float:
-    """How often unrelated answers agree that are spread like those to clean images."""
+    """Return the agreement of unrelated predictions that have the class frequencies of the clean ones."""
     classes = clean.predicted[None].astype(np.int64)
     answers = MatchedAnswers(np.ones(classes.shape, bool), classes, classes[0], 0.0, images.cluster_ids)
     return 1 - float(answers.above[0])
 
 
 def with_floors(store: Store, label: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows with the columns checkpoint, image_set and chance, which get the floor of agreement without labels."""
+    """Fill in the column chance for unlabeled image sets. `rows` also needs the columns checkpoint and image_set."""
     if not rows["chance"].has_nulls():
         return rows
     reader = PredictionReader(store)
@@ -352,7 +367,7 @@ def with_floors(store: Store, label: str, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
-    """(cells, n): which images are right in each of several cells; None where that of some is not known."""
+    """Return which images are correct in each cell, (cells, n), or None if this is unknown for any cell."""
     cell_hits = [None if cell is None else cell.hits for cell in cells]
     known_hits = [hits for hits in cell_hits if hits is not None]
     return np.array(known_hits) if len(known_hits) == len(cell_hits) else None
@@ -360,13 +375,13 @@ def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
 
 @dataclass
 class PredictionReader:
-    """Reads decisions and labels of one database, each once. `forget` drops decisions that are used up."""
+    """Reads predictions and labels of one database and caches them. `forget` clears the cached predictions."""
 
     store: Store
     _images: dict[int, ImageTruth] = field(default_factory=dict)
     _decisions: dict[int, Decisions] = field(default_factory=dict)
     _cells: dict[int, dict[tuple[Any, ...], pl.DataFrame]] = field(default_factory=dict)
-    """study.id -> (checkpoint.id, image_set.id) -> rows of CELLS: a query takes as long for one of them as for all."""
+    """study.id -> (checkpoint.id, image_set.id) -> rows of CELLS. One query for all is as fast as a query for one."""
     _names: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
     """(image_set.id, number of classes) -> class -> name."""
 
@@ -374,20 +389,20 @@ class PredictionReader:
         self._decisions.clear()
 
     def images(self, image_set: int) -> ImageTruth:
-        """Read what counts as right for the images of a set (image_set.id)."""
+        """Read the correct classes of the images of a set (image_set.id)."""
         if image_set not in self._images:
             self._images[image_set] = _read_images(self.store, image_set)
         return self._images[image_set]
 
     def decisions(self, cells: Iterable[int]) -> list[Decisions]:
-        """Read what complete cells (cell.id) of one image set decide, in the order of the cells asked for."""
+        """Read the predictions of complete cells (cell.id) of one image set, in the order of `cells`."""
         cells = list(cells)
         if unread := sorted({cell for cell in cells if cell not in self._decisions}):
             self._decisions |= dict(zip(unread, read_decisions(self.store, unread), strict=True))
         return [self._decisions[cell] for cell in cells]
 
     def outcomes(self, subject: Subject) -> Outcomes:
-        """Read every condition of a subject."""
+        """Read the predictions of a subject under every condition."""
         images = self.images(subject.image_set_id)
         rows = self._cells_of(subject)
         decisions, clean = self.decisions(rows["cell"]), self.clean_decisions(subject)
@@ -412,7 +427,7 @@ class PredictionReader:
         return Outcomes(subject, available, cells)
 
     def clean_decisions(self, subject: Subject) -> Decisions | None:
-        """Read what a subject decides on unperturbed images."""
+        """Read the predictions of a subject on unperturbed images."""
         clean_cell = next(iter(self._cells_of(subject)["clean_cell"].drop_nulls()), None)
         return None if clean_cell is None else self.decisions([clean_cell])[0]
 
@@ -480,7 +495,7 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
 
 
 def read_slices(store: Store, image_set: int) -> Slices:
-    """Read the images of a set (image_set.id) by attribute; attributes of more than MOST_VALUES values are left out."""
+    """Read which images of a set (image_set.id) have each attribute value. Skip attributes with too many values."""
     rows = store.frame(
         "SELECT name, value, list(image_index::BIGINT ORDER BY image_index) AS images FROM image_attribute "
         "WHERE image_set = ? GROUP BY name, value QUALIFY count(*) OVER (PARTITION BY name) <= ? ORDER BY name, value",
@@ -494,9 +509,9 @@ def _misfit(store: Store, fault: str) -> StoreError:
 
 
 def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
-    """Read what complete cells decide: those of one image set, ascending.
+    """Read the predictions of complete cells of one image set. `cells` must be in ascending order.
 
-    StoreError where the cells do not have one prediction each of the same images.
+    Raises StoreError if the cells do not have exactly one prediction for each of the same images.
     """
     rows = store.frame(
         f"SELECT cell, image_index, {', '.join(PREDICTION_COLUMNS)} FROM prediction "  # noqa: S608 - made of constants
@@ -504,7 +519,7 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
         [list(cells)],
     )
     place = np.searchsorted(np.array(cells), rows["cell"].to_numpy()), rows["image_index"].to_numpy()
-    # Rows come in any order. Each is put into its place, which is faster than to have them sorted.
+    # The query returns rows in any order. Writing each to its place is faster than sorting them.
     shape = (len(cells), len(rows) // len(cells))
     filled = np.zeros(shape, bool)
     if len(rows) == filled.size and place[1].max(initial=0) < shape[1]:

@@ -1,6 +1,6 @@
-"""All measures, in the order in which they are computed and shown, and which of them a study has.
+"""List of all metrics, in the order in which they are computed and displayed, and which of them a study can compute.
 
-A new measure is a file of the folder `families/` and its row here.
+To add a metric, add a file to the folder `families/` and list it here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GRID_MEASURES: Sequence[Measure[Outcomes]] = (
     *cue_conflict.MEASURES,
     *octaves.MEASURES,
 )
-"""Numbers of many conditions of one model on one image set."""
+"""Metrics computed from many conditions of one model on one image set."""
 CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *accuracy.MEASURES,
     *cue_conflict.CONDITION_MEASURES,
@@ -49,41 +49,44 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *error_consistency.MEASURES,
     *slices.MEASURES,
 )
-"""Numbers of every condition of one model on one image set."""
+"""Metrics computed for every single condition of one model on one image set."""
 MODEL_MEASURES = error_consistency.MODEL_MEASURES
-"""Numbers of every condition of each model beside the others."""
+"""Metrics computed for every condition by comparing each model with the others."""
 BENCHMARK_MEASURES = generalization.MEASURES
-"""Numbers of many image sets of one model."""
+"""Metrics of one model over many image sets."""
 _REGISTRY: Sequence[Measure[Any]] = (*MODEL_MEASURES, *CONDITION_MEASURES, *BENCHMARK_MEASURES, *GRID_MEASURES)
 MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _REGISTRY}
-"""Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
+"""Name -> metric. If a condition metric and a grid metric have the same name, this is the grid metric."""
 
 
 def biases() -> list[str]:
-    """Names of the measures that are set against generalization."""
+    """Return the names of the metrics that `correlate` relates to generalization."""
     return [measure.name for measure in GRID_MEASURES if measure.is_bias]
 
 
 def details() -> list[str]:
-    """Names of the measures of single bands or pairs of them, which a summary leaves out."""
+    """Return the names of metrics of single bands or pairs of bands, which summaries omit."""
     groups = {measure.name: measure.display.group for measure in GRID_MEASURES if not measure.is_bias}
     return [name for name, group in groups.items() if group and group not in MEASURES]
 
 
 def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
-    """Rows with the columns checkpoint, image_set and metric, less those of measures that another one stands for."""
+    """Remove rows of metrics that are replaced by another one, such as uncorrected by chance-corrected biases.
+
+    `values` needs the columns checkpoint, image_set and metric.
+    """
     stands_for = {measure.name: measure.display.stands_for for measure in GRID_MEASURES if measure.display.stands_for}
     replaced = values.select("checkpoint", "image_set", pl.col("metric").replace_strict(stands_for, default=None))
     return values.join(replaced, on=("checkpoint", "image_set", "metric"), how="anti")
 
 
 def label_of(name: str) -> str:
-    """The title of a number in charts and tables; `NAME (IMAGE SET)` is one of several image sets."""
+    """Return the title of a metric with its unit. `NAME (IMAGE SET)` refers to one of several image sets."""
     return _described(name, lambda display: display.label)
 
 
 def title_of(name: str) -> str:
-    """The label without its unit."""
+    """Return the title of a metric without its unit."""
     return _described(name, lambda display: display.title)
 
 
@@ -93,36 +96,36 @@ def _described(name: str, words: Callable[[Display], str]) -> str:
 
 
 def people_estimates() -> dict[str, Estimate]:
-    """Name of each number of GRID_MEASURES that published trials of people have -> the estimate of these people."""
+    """Return the estimates for human observers from published trials, for the grid metrics that have them."""
     functions = dict.fromkeys(measure.people for measure in GRID_MEASURES if measure.people)
     return {name: estimate for people in functions for name, estimate in people().items()}
 
 
 def panel_titles() -> dict[str, str]:
-    """The quantities that a report draws, and what their panels are called."""
+    """Return the quantities that a report plots, with the titles of their panels."""
     displays = (measure.display for measure in GRID_MEASURES)
     return {display.quantity: display.panel or display.label for display in displays if display.quantity}
 
 
 def measures_in(group: str) -> list[str]:
-    """Names of the measures of many conditions that are listed under one name, in their order."""
+    """Return the names of the grid metrics in a group, in their order."""
     return [measure.name for measure in GRID_MEASURES if measure.display.group == group]
 
 
-# Which measures a study has
+# Which metrics a study can compute
 
 
 @dataclass(frozen=True, slots=True)
 class Determined:
-    """Measures that a study has together, or not."""
+    """One or several metrics that a study can compute, or cannot compute for the same reason."""
 
     image_set: str | None
-    """None for generalization: accuracies on benchmarks, and means over groups of them."""
+    """Name of the image set. None for generalization: accuracies on benchmarks and means over groups of them."""
     name: str
-    """Name of the measure, or what several are called together."""
+    """Name of the metric, or of the group of metrics."""
     metrics: Sequence[str]
     why: str | None
-    """Why they will be missing; None where they will be there, as far as the predictions determine them."""
+    """Reason why they will be missing. None if they can be computed, provided that the predictions determine them."""
 
     @property
     def in_words(self) -> str:
@@ -130,12 +133,12 @@ class Determined:
 
 
 def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str, str | None]:
-    """Name of each measure that an image set has, or has some of what it needs -> what is lacking, in words."""
+    """Return the applicable metrics by name, each with what is missing for it, or None if it is complete."""
     return {measure.name: measure.needs(available) for measure in measures if measure.applies(available)}
 
 
 def complete(measures: Iterable[Measure[Read]], *image_sets: Available) -> list[Measure[Read]]:
-    """The measures that each of some image sets has all of."""
+    """Return the metrics that apply to every given image set and whose requirements are all met."""
     return [
         measure
         for measure in measures
@@ -149,13 +152,16 @@ def determined_metrics(
     own_measures: Sequence[Measure[Outcomes]] = (),
     classes: Mapping[str, int] | None = None,
 ) -> list[Determined]:
-    """List the numbers of many conditions that a study has what they need of, all of it or some.
+    """List the metrics over many conditions for which a study has all or some of the required conditions.
 
     Args:
-        conditions: what every checkpoint is run on.
-        schemes: digest of an image set -> names of the label schemes that it has beside its labels.
-        classes: digest of an image set -> the fewest classes that a model decides between on it.
-        own_measures: measures of the user's own.
+        conditions: Image sets and conditions that every checkpoint is run on.
+        schemes: Digest of an image set -> names of its label schemes other than its main labels.
+        own_measures: Custom metrics.
+        classes: Digest of an image set -> smallest number of classes that a model decides between on it.
+
+    Returns:
+        Metrics with the same group and the same reason share one entry.
     """
     by_set: dict[ImageSetInfo, list[Condition]] = {}
     for images, condition in conditions:
@@ -171,7 +177,7 @@ def determined_metrics(
 
 
 def _together(image_set: str | None, measures: Sequence[Measure[Any]], available: Available) -> Iterator[Determined]:
-    """Measures of one group that lack the same are one entry; otherwise each that lacks something is one by itself."""
+    """Yield one entry per group if its metrics miss the same, otherwise one for each metric that misses something."""
     lacks = lacking(measures, available)
     applicable = [measure for measure in measures if measure.name in lacks]
     for group, grouped in groupby(applicable, lambda measure: measure.display.group or measure.name):
@@ -194,10 +200,16 @@ def condition_metrics(
     own_measures: Sequence[Measure[CellOutcomes]] = (),
     sliced: Collection[str] = (),
 ) -> dict[str, list[str]]:
-    """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
+    """Return the metrics that are computed for each condition, by the name of each image set that a study perturbs.
 
-    `sliced` are digests of image sets with attributes. Means over benchmarks are left out: `determined_metrics` has
-    those of the unperturbed images.
+    Custom metrics are last. Means over benchmarks are omitted, because `determined_metrics` lists those for the clean
+    images.
+
+    Args:
+        cells: Cells of the study.
+        schemes: Digest of an image set -> names of its label schemes other than its main labels.
+        own_measures: Custom metrics.
+        sliced: Digests of the image sets whose images have attributes.
     """
     models: dict[ImageSetInfo, set[Model]] = {}
     for cell in cells:

@@ -1,22 +1,24 @@
-"""Accuracy in parts: on slices, the images that share a value of an attribute such as a scanner, and on each label.
+"""Accuracy on slices of an image set, and accuracy of each label in multi-label classification.
 
-    slice_accuracy_NAME=VALUE   share of the labelled images with this value whose label is predicted
-    worst_slice                 the least of these; worst_slice_NAME, over the values of one attribute
-    largest_slice_loss          the largest loss: accuracy on the clean images less that under the condition
-    label_accuracy_LABEL        share of images on which a label is decided rightly, where each is decided by itself
-    label_accuracy              its mean over labels: 1 less the Hamming loss
+A slice contains the images that share a value of an attribute, for example a scanner.
 
-Accuracies, and their differences from the clean images, have the interval of `statistics.shares`. The worst slice and
-the largest loss allow for the choice of one among K slices. With the interval (l_k, u_k) of each at the level of Šidák
-1967,
+    slice_accuracy_NAME=VALUE   proportion of the labeled images with this value whose label is predicted
+    worst_slice                 the smallest of these; worst_slice_NAME is the smallest among the values of an attribute
+    largest_slice_loss          the largest drop, which is accuracy on the clean images minus that under the condition
+    label_accuracy_LABEL        proportion of images for which a label is correctly predicted as present or absent
+    label_accuracy              mean of label_accuracy_LABEL over labels, which is 1 minus the Hamming loss
+
+Confidence intervals of accuracies, and of their differences from the clean images, are described in
+`statistics.proportions`. The intervals of worst_slice and largest_slice_loss are corrected for the selection among K
+slices. They combine the intervals (l_k, u_k) of the slices at the level of Šidák 1967:
 
     alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
 
-Slices with fewer than 10 clusters are not chosen among; attributes of more than 100 values are not measured.
+Slices with fewer than 10 clusters cannot be selected. Attributes with more than 100 values are ignored.
 
-Where each label is decided by itself, a class is a set of labels, whose number has bit l where label l is in it.
-`accuracy` is then the subset accuracy, of images on which all labels are decided rightly. Source: Tsoumakas & Katakis
-2007.
+In multi-label classification, a class represents a set of labels. Bit l of the class index is 1 if label l is in the
+set. `accuracy` is then the subset accuracy, the proportion of images for which all labels are correct. Source:
+Tsoumakas & Katakis 2007.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ from .predictions import CellOutcomes
 ACCURACY, WORST_SLICE, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
 LABELS = "label_accuracy"
 FEWEST_CLUSTERS = 10
-"""Clusters below which a slice is not chosen as the worst: it would be so by chance."""
+"""Minimum number of clusters for a slice to be selected as the worst. Small slices would be the worst by chance."""
 Shares = Mapping[tuple[str, str], Share]
-"""Name and value of an attribute -> accuracy on the images that have it."""
+"""Name and value of an attribute -> accuracy on the images with this value."""
 
 
 def _slice_shares(cell: CellOutcomes | None) -> Shares:
@@ -47,7 +49,7 @@ def _slice_shares(cell: CellOutcomes | None) -> Shares:
 
 
 def slice_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
-    """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
+    """Estimate the accuracy on each slice, and the worst slice overall and of each attribute."""
     shares, clean = _slice_shares(cell), {} if cell.is_clean else _slice_shares(cell.unperturbed())
     estimates = {f"{ACCURACY}_{_words(key)}": estimate_of(share, clean.get(key)) for key, share in shares.items()}
     large_shares = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
@@ -65,7 +67,7 @@ def _words(key: tuple[str, str]) -> str:
 
 
 def _level(slices: Collection[object]) -> float:
-    """The share of true values that the interval of each slice may miss, so that all hold with 95 %."""
+    """Return the Šidák-corrected alpha of each slice, so that all intervals jointly have 95% coverage."""
     return float(1 - LEVEL ** (1 / len(slices)))
 
 
@@ -88,7 +90,7 @@ def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
 
 
 def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
-    """Paired intervals of the accuracies on the slices that hold the same images in both runs."""
+    """Compute the paired intervals of the accuracies on slices that contain the same images in both runs."""
     slices_a, slices_b = a.images.slices, b.images.slices
     shares_a, shares_b = (
         {
@@ -102,7 +104,8 @@ def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
 
 
 def _read_hits(cell: CellOutcomes) -> Mask:
-    """(n, labels): whether each label is decided rightly; a blind guess is right in one of 2^labels cases."""
+    """Return whether each label is predicted correctly, (n, labels)."""
+    # There are 2^labels classes, so the number of labels follows from the accuracy of random guessing.
     bits = np.arange(round(-math.log2(cell.floor)))
     return np.asarray((cell.decisions.predicted ^ cell.images.label)[:, None] >> bits & 1 == 0)
 
@@ -115,14 +118,14 @@ def _label_shares(cell: CellOutcomes) -> dict[str, Share]:
 
 
 def label_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
-    """The accuracy of each label."""
+    """Estimate the accuracy of each label."""
     reference = None if cell.is_clean else cell.unperturbed()
     clean = _label_shares(reference) if reference else {}
     return {name: estimate_of(share, clean.get(name)) for name, share in _label_shares(cell).items()}
 
 
 def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
-    """Paired intervals of the accuracies of the labels that both runs have."""
+    """Compute the paired intervals of the accuracies of labels that both runs have."""
     return paired_intervals(_label_shares(a), _label_shares(b))
 
 

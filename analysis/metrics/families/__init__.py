@@ -1,1 +1,1 @@
-"""One file per family of metrics."""
+"""Families of metrics, one file each."""
