@@ -1,1 +1,1 @@
-"""The ONNX files of a model: made of a network or taken as they are, in each precision, and compared."""
+"""Make, import, convert and compare the ONNX files of a model."""

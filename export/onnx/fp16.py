@@ -1,6 +1,9 @@
-"""Make the fp16 file of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses.
+"""Convert an fp32 ONNX file to fp16.
 
-The same graph in bfloat16, which has float32's range and 8 bits, is made for TensorRT alone and kept nowhere.
+The result is strongly typed: the file, not the runtime, determines what is float16.
+
+The same graph can also be made in bfloat16, which has the exponent range of float32 and 8 significant bits. It is made
+only as input for TensorRT and is not stored.
 """
 
 from __future__ import annotations
@@ -15,20 +18,30 @@ from .graph import rename_tensor, to_bytes
 from .outputs import ARITHMETIC
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+"""Largest finite float16 value."""
 SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_subnormal)
+"""Smallest positive float16 value."""
 
 HALVES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+"""Name of the precision of each 16-bit data type."""
 
 
 def to_fp16(content: bytes) -> bytes:
-    """The ONNX file with float16 weights and activations, between float32 images and float32 logits.
+    """Convert an ONNX file to float16 weights and activations. The images and the logits stay float32.
 
-    (images - mean) / std stays float32, since float16 would round the images; behind it stands one cast to float16, and
-    one back before the logits. Operators that runtimes lack in float16, such as Max and TopK, stay float32 between
-    casts. The same content gives the same bytes.
+    The normalization (images - mean) / std stays float32 because float16 would round the images. One cast to float16
+    follows it, and one cast back precedes the logits. Operators that runtimes do not support in float16, such as Max
+    and TopK, stay float32 between casts. The same input gives the same bytes.
 
-    Raises ExportError if ONNX Runtime is not installed, and, with its name, for an initializer that float16 cannot
-    hold: one with a finite value beyond 65504, or whose largest value is below 6e-08 and not zero.
+    Args:
+        content: The fp32 ONNX file.
+
+    Returns:
+        The fp16 ONNX file.
+
+    Raises:
+        ExportError: If ONNX Runtime is not installed, or if float16 cannot represent a weight tensor: it has a finite
+            value above 65504, or its largest value is below 6e-08 and not zero. The message names the tensor.
     """
     for initializer in onnx.load_from_string(content).graph.initializer:
         _check_range(initializer)
@@ -36,9 +49,10 @@ def to_fp16(content: bytes) -> bytes:
 
 
 def to_bf16(content: bytes) -> bytes:
-    """The ONNX file with bfloat16 weights and activations where `to_fp16` has float16, and no limits of its range.
+    """Convert an ONNX file to bfloat16 wherever `to_fp16` uses float16. There are no limits on the weights.
 
-    Its operators take no bfloat16 by ONNX's own rules at their version, so that TensorRT reads it and others may not.
+    The operator versions of the file do not permit bfloat16 by the ONNX specification. TensorRT accepts it
+    nevertheless, but other runtimes may not.
     """
     originals = {initializer.name: initializer for initializer in onnx.load_from_string(content).graph.initializer}
     model = onnx.load_from_string(_convert(content))
@@ -54,12 +68,13 @@ def to_bf16(content: bytes) -> bytes:
 
 
 def _convert(content: bytes) -> bytes:
-    """The graph of `to_fp16`, in which values beyond the range of float16 are cut off."""
+    """Convert the graph as described in `to_fp16`. Values outside the range of float16 are clipped."""
     with naming_extras("fp16", ExportError):
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
     model = onnx.load_from_string(content)
-    # The converter casts the input of the graph, so it is shown the part behind the normalization.
+    # The converter inserts its cast directly after the input of the graph. It therefore receives only the part after
+    # the normalization, so that the cast follows the normalization.
     head = _take_normalization(model.graph)
     (images,) = model.graph.input
     normalized = images.name
@@ -75,12 +90,15 @@ def _convert(content: bytes) -> bytes:
 
 
 def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Take off the graph the chain of arithmetic with constants that the images go through before anything else."""
+    """Remove the normalization from the graph, and return its nodes.
+
+    It is recognized as the chain of arithmetic with constants through which the images pass first.
+    """
     constants = {initializer.name for initializer in graph.initializer}
     head: list[onnx.NodeProto] = []
     value = graph.input[0].name
     while True:
-        # Shape reads no values, so its input may be of either type.
+        # Shape does not read the values of its input, so its type may change.
         users = [node for node in graph.node if value in node.input and node.op_type != "Shape"]
         if len(users) != 1 or users[0].op_type not in ARITHMETIC or not set(users[0].input) <= constants | {value}:
             break
@@ -92,6 +110,7 @@ def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _check_range(initializer: TensorProto) -> None:
+    """Raise ExportError if float16 cannot represent the weight tensor."""
     if initializer.data_type != TensorProto.FLOAT:
         return
     values = np.abs(numpy_helper.to_array(initializer))
@@ -107,9 +126,10 @@ def _check_range(initializer: TensorProto) -> None:
 
 
 def emulate_in_fp32(content: bytes) -> bytes:
-    """An fp16 or bf16 file for runtimes without such arithmetic: float32 that is rounded wherever the file is half.
+    """Emulate an fp16 or bf16 file in float32 by rounding each result to the file's precision.
 
-    ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.
+    This is for runtimes without 16-bit arithmetic. ONNX Runtime on the CPU would round only the weights, which would
+    hide the rounding errors and overflows of activations on a GPU.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     graph = model.graph
@@ -135,7 +155,7 @@ def emulate_in_fp32(content: bytes) -> bytes:
 
 
 def _retype(tensor: TensorProto, kind: int, source: TensorProto | None = None) -> None:
-    """Give a tensor of halves another type, with the values of `source` or else its own."""
+    """Convert a 16-bit tensor to another type. The values come from `source`, or by default from the tensor itself."""
     if tensor.data_type in HALVES:
         values = numpy_helper.to_array(source or tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

@@ -1,8 +1,10 @@
-"""Export a torch network to ONNX: images in [0, 1] in, logits out, normalization inside, batch size open.
+"""Export a torch model to ONNX, with images in [0, 1] as input, logits as output, and a dynamic batch size.
 
-The file has one input `images` (batch, 3, S, S) float32 and one output `logits` (batch, classes) float32. Only the
-batch is symbolic; a session fixes it when it opens the file, so one file and one sha256 serve every batch size. The
-same weights give the same bytes on every run with the same versions of torch and onnxscript.
+The normalization is part of the file. The input is `images` (batch, 3, S, S) float32, the output `logits` (batch,
+classes) float32. Only the batch dimension is symbolic. A session fixes it when it opens the file, so one file with one
+SHA-256 digest serves every batch size.
+
+The same weights give the same bytes in every run with the same versions of torch and onnxscript.
 """
 
 from __future__ import annotations
@@ -24,13 +26,19 @@ from .graph import to_bytes
 from .outputs import GIVE_HEAD, pool_features
 
 OPSET = 18
+"""ONNX operator set of the exported files."""
 
 
 class Normalized(nn.Module):
-    """A network behind (images - mean) / std, where mean and std are a number per channel.
+    """A model preceded by the normalization (images - mean) / std.
 
-    Of an output that is a mapping or an object with `logits`, as transformers gives it, these are taken. A network of
-    `grey` images gets the mean of the three channels.
+    If the model returns a mapping or an object with `logits`, as in transformers, these are the output.
+
+    Args:
+        network: The model.
+        mean: Mean per channel.
+        std: Standard deviation per channel.
+        grey: Whether the model takes grayscale images. It then receives the mean of the three channels.
     """
 
     def __init__(self, network: nn.Module, mean: Channels, std: Channels, grey: bool = False) -> None:
@@ -40,6 +48,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of (n, 3, S, S) images in [0, 1]."""
         normalized = (images - self.get_buffer("mean")) / self.get_buffer("std")
         output = self.network(normalized.mean(dim=1, keepdim=True) if self.grey else normalized)
         logits: Tensor = (
@@ -49,9 +58,10 @@ class Normalized(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A network whose features become a vector for each image: see `outputs.pool_features`.
+    """A model whose features are pooled to one vector per image, see `outputs.pool_features`.
 
-    An output of transformers gives its `image_embeds` or `pooler_output`, or to be pooled its `last_hidden_state`.
+    An output object of transformers provides its `image_embeds` or `pooler_output`. If it has neither, or if a pooling
+    is specified, its `last_hidden_state` is pooled.
     """
 
     def __init__(self, network: nn.Module, pool: str | None) -> None:
@@ -59,6 +69,7 @@ class Pooled(nn.Module):
         self.network, self.pool = network, pool
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the (n, d) feature vectors of n images."""
         output = self.network(images)
         if not isinstance(output, Tensor):
             vectors = getattr(output, "image_embeds", None)
@@ -69,27 +80,33 @@ class Pooled(nn.Module):
 
 
 def takes_grey(network: nn.Module, image_size: int) -> bool:
-    """Whether the network fails on colour, and its first convolution has one channel."""
+    """Return whether the model takes grayscale images.
+
+    It does if its first convolution has one input channel and it fails on RGB images.
+    """
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 1:
         return False
     try:
         with torch.no_grad(), redirect_stdout(io.StringIO()):
             network(torch.zeros(2, 3, image_size, image_size))
-    except Exception:  # a stranger's network may fail in any way  # noqa: BLE001
+    except Exception:  # a user's model can raise anything  # noqa: BLE001
         return True
     return False
 
 
 def count_classes(network: nn.Module, image_size: int) -> int:
-    """The number of logits that the network gives for each of two images; ExportError if it gives anything else."""
+    """Run the model on two images and return its number of logits.
+
+    Raises ExportError if the output is anything else.
+    """
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), redirect_stdout(io.StringIO()):
             logits = network(images)
-    except UsageError:  # its features want another pooling
+    except UsageError:  # raised by `pool_features`, whose message already has the advice
         raise
-    # A stranger's network may fail in any way, and the user can change its size.
+    # A user's model can raise anything. A wrong image size is the most likely cause that the user can change.
     except Exception as error:
         if any(parameter.dtype == torch.float16 for parameter in network.parameters()):
             raise ExportError("the network is in half precision; give network.float()") from error
@@ -107,16 +124,20 @@ def count_classes(network: nn.Module, image_size: int) -> int:
 
 
 def to_onnx(network: nn.Module, image_size: int) -> tuple[bytes, int]:
-    """The ONNX file and the number of classes of a network in evaluation mode, checked: one open dimension, one output.
+    """Export a model in evaluation mode to ONNX, and check that only the batch dimension is dynamic.
 
-    BatchNorm behind a convolution is folded into it.
+    BatchNorm after a convolution is folded into the convolution.
 
-    Raises ExportError for a network that torch cannot trace or that fixes its batch size.
+    Returns:
+        The ONNX file and the number of classes.
+
+    Raises:
+        ExportError: If torch cannot trace the model, or if the model fixes the batch size.
     """
     classes = count_classes(network, image_size)
     try:
         program = _trace(network, image_size)
-    # The exporter runs the network's code and torch's compiler, so every error is about this network.
+    # The exporter runs the model's code and torch's compiler, so an error of any class can be caused by the model.
     except Exception as error:
         raise ExportError(
             f"torch cannot export this network with an open batch size: {first_line(error.__cause__ or error)}; "
@@ -130,7 +151,8 @@ def to_onnx(network: nn.Module, image_size: int) -> tuple[bytes, int]:
 
 
 def _trace(network: nn.Module, image_size: int) -> Any:
-    # The exporter warns about its own insides, and a network may print while it is traced.
+    """Export the model with torch.onnx."""
+    # The exporter warns about its own internals, and the model may print while it is traced.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
@@ -147,7 +169,10 @@ def _trace(network: nn.Module, image_size: int) -> Any:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what does not compute: stack traces with paths of this machine."""
+    """Remove metadata that does not affect results, such as stack traces with local paths.
+
+    Otherwise the bytes of the file would depend on the machine.
+    """
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
         del part.metadata_props[:]
@@ -155,6 +180,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _check_sizes(model: onnx.ModelProto, image_size: int, classes: int) -> None:
+    """Raise ExportError unless the input and the output have the expected shapes."""
     expected = {"images": [BATCH, 3, image_size, image_size], "logits": [BATCH, classes]}
     sizes = {
         value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]

@@ -1,4 +1,4 @@
-"""Edit a graph: cut it at a tensor, add pools, heads and label sets as last layers, and write it as an ONNX file."""
+"""Edit ONNX graphs: truncate them at a tensor, append pooling, heads or label sets, and serialize them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,28 @@ from ..model_files import BATCH
 from .outputs import find_ancestors, last_node, pooled_axes
 
 SMALLEST_NORM = 1e-6
-"""The number that features are divided by where their L2 norm is smaller; float16 can hold it."""
+"""Lower bound for the L2 norm by which features are divided. float16 can represent it."""
 MOST_VALUES = 12
-"""The most values of a graph that a message lists."""
+"""Maximum number of tensor names that an error message lists."""
 LABEL_NODES = "label_sets/"
-"""How the nodes of label sets begin, which int8 leaves as they are: it would round small logits to 0."""
+"""Prefix of the names of the nodes for label sets.
+
+They are not quantized to int8, which would round small logits to 0.
+"""
 
 
 def to_bytes(model: onnx.ModelProto, name: str = "the rewritten graph", advice: str = "use fp32") -> bytes:
-    """The file of a graph: valid, typed, and the same bytes for the same graph; or ExportError, with its name.
+    """Serialize a graph after checking that it is valid. The same graph gives the same bytes.
 
-    Shapes that can be inferred again are left out: they may be those of the graph before it was rewritten.
+    Inferred shapes are removed, because they may describe the graph before it was edited.
+
+    Args:
+        model: The graph.
+        name: Name of the graph in the error message.
+        advice: What to do about an error.
+
+    Raises:
+        ExportError: If the graph is not valid ONNX.
     """
     del model.graph.value_info[:]
     try:
@@ -38,14 +49,14 @@ def to_bytes(model: onnx.ModelProto, name: str = "the rewritten graph", advice: 
 def extend_graph(
     graph: onnx.GraphProto, nodes: list[onnx.NodeProto], output: str, shape: list[str | int] | None = None
 ) -> None:
-    """Add nodes at the end, the last of which gives the one output from now on."""
+    """Append nodes. `output`, computed by the last of them, becomes the only output."""
     graph.node.extend(nodes)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
 
 
 def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Give a tensor another name, also in graphs inside of nodes."""
+    """Rename a tensor, including its uses in subgraphs."""
     for tensor in (*graph.input, *graph.output, *graph.initializer):
         if tensor.name == old:
             tensor.name = new
@@ -60,9 +71,10 @@ def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def open_batch(graph: onnx.GraphProto, batch: int) -> None:
-    """Have the constants that an exporter made of a fixed batch follow the number of images.
+    """Make the batch size dynamic in constants that an exporter computed for a fixed batch size.
 
-    These are shapes of a Reshape, and what a Concat joins to each image, such as a transformer's class token.
+    These are the target shapes of Reshape, and tensors that Concat joins to each image, such as the class token of a
+    transformer.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
@@ -74,7 +86,8 @@ def open_batch(graph: onnx.GraphProto, batch: int) -> None:
         if node.op_type == "Reshape" and tensors and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]]).tolist()
             if batch in shape and 0 not in shape and (-1 not in shape or shape[0] == batch):
-                # One size may be left to the number of values; 0 copies that of the input.
+                # -1 infers one dimension from the number of values, and 0 copies the dimension of the input. Only one
+                # -1 is allowed, so 0 is used if the shape already contains one.
                 shape[shape.index(batch)] = 0 if -1 in shape else -1
                 graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
                 node.input[1] = name
@@ -105,7 +118,10 @@ def open_batch(graph: onnx.GraphProto, batch: int) -> None:
 
 
 def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
-    """Make `tensor` the only output, and remove what it does not need; UnknownName where no node gives it."""
+    """Make `tensor` the only output, and remove the nodes that it does not need.
+
+    Raises UnknownName if no node computes it.
+    """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output if name}
     if tensor not in makers:
@@ -121,7 +137,7 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
 
 
 def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:
-    """Pool the one output of a graph as `pool_features` does one of this rank."""
+    """Pool the only output of a graph in the same way as `pool_features` pools features with `rank` dimensions."""
     graph = model.graph
     features = graph.output[0].name
     if pool == "token":
@@ -133,13 +149,16 @@ def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:
 
 
 def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.float64], unit: bool = False) -> bytes:
-    """The ONNX file whose `logits` are those that a linear head gives of its one output, (batch, d) features.
+    """Append a linear head to an ONNX file whose output is (batch, d) features.
 
     Args:
-        content: an ONNX file with one output, `logits`.
+        content: ONNX file with one output, which is named `logits`.
         weight: (classes, d).
         bias: (classes,).
-        unit: divide the features by their L2 norm first.
+        unit: Whether to divide the features by their L2 norm first.
+
+    Returns:
+        The ONNX file, whose output `logits` is now that of the head.
     """
     model = onnx.load_from_string(content)
     graph = model.graph
@@ -162,16 +181,18 @@ def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.fl
 
 
 def append_label_sets(content: bytes, labels: int) -> bytes:
-    """The ONNX file with logits of the sets of labels instead of `logits`, those of each label; less a last sigmoid.
+    """Convert the logits of L labels to logits of the 2^L sets of labels. A final sigmoid is removed first.
 
-    A network that gives a logit z_l for each of L labels answers with the labels whose logit is above 0. A last layer
-    gives each of the 2^L sets of labels, where the number of a set has bit l if label l is in it, the logit
+    A multi-label model with a logit z_l for each of L labels predicts the labels whose logit is above 0. The appended
+    layer computes a logit for each set S of labels, where bit l of the number of a set is 1 if label l belongs to it:
 
         logit(S) = - sum over l in S of max(0, -z_l) - sum over l not in S of max(0, z_l)
 
-    which is 0 for the answer and negative for any other set, whatever the precision. Its softmax is the product of the
-    labels' sigmoids, and its cross entropy the sum of their binary cross entropies. With one label it is a classifier
-    of two. Source: the label powerset of Tsoumakas & Katakis 2007 (Multi-label classification: an overview).
+    The logit is 0 for the predicted set and negative for every other set, at any precision. The softmax over the sets
+    is the product of the sigmoids of the labels, and its cross-entropy is the sum of their binary cross-entropies. With
+    one label, the result is a classifier with two classes.
+
+    Source: the label powerset of Tsoumakas & Katakis 2007 (Multi-label classification: an overview).
     """
     model = onnx.load_from_string(content)
     graph = model.graph
@@ -198,7 +219,7 @@ def append_label_sets(content: bytes, labels: int) -> bytes:
 def _reduce(
     model: onnx.ModelProto, operator: str, source: str, result: str, axes: Iterable[int], keepdims: int
 ) -> onnx.NodeProto:
-    """A reduction: its axes are an input from opset 18 on, and an attribute before."""
+    """Make a reduction node. Its axes are an input from opset 18 on, and an attribute before."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < 18:
         return helper.make_node(operator, [source], [result], axes=list(axes), keepdims=keepdims)

@@ -1,7 +1,7 @@
-"""Make a model of a user's finished ONNX file: one input of images in [0, 1], one output of logits.
+"""Import a user's ONNX file as a model: one input of images in [0, 1], one output of logits.
 
-The nodes that compute stay as they are. Only names, the open batch and, if it is not in the graph yet, the
-normalization are new, and the model is compared with the file that it was made of.
+The computing nodes are not changed. Only the names, the dynamic batch dimension and, if the graph does not contain it
+yet, the normalization are added. The outputs of the model are compared with those of the original file.
 """
 
 from __future__ import annotations
@@ -30,50 +30,57 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QUANTIZES = re.compile(r"QuantizeLinear|DynamicQuantize\w+|QLinear\w+|QGemm|QAttention|\w+Integer\w*")
-"""Operators that quantize activations, or take quantized ones: those of ONNX, and ONNX Runtime's own."""
+"""Operators that quantize activations or take quantized ones: those of ONNX, and ONNX Runtime's own."""
 
 DYNAMIC = (
     "it quantizes dynamically, by the range of each batch, so its logits jump with an image's last digit; quantize "
     "it statically, or give the fp32 file and make int8 of it: bandlens export NAME --precision int8 --calibration SET"
 )
-"""Why a file that quantizes dynamically has logits that cannot be made again, and what to do."""
+"""Explains why the logits of a dynamically quantized file are not reproducible, and what to do."""
 
 OPEN_BATCH = 'export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: "batch"},))'
-"""The advice about a graph that holds the batch in more than its input."""
+"""Advice for a graph that contains a fixed batch size in more places than its input."""
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether the file is an ONNX model with nodes, judged without its weights."""
+    """Return whether the file is an ONNX model with nodes. The weights are not loaded."""
     with path.open("rb") as file:
-        if file.read(1) != b"\x08":  # every ONNX file begins with the tag of ir_version
+        if file.read(1) != b"\x08":  # ONNX files begin with the tag of ir_version
             return False
     try:
         return len(onnx.load(path, load_external_data=False).graph.node) > 0
-    except Exception:  # protobuf raises another class for every fault  # noqa: BLE001
+    except Exception:  # protobuf raises many classes of errors  # noqa: BLE001
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedFile(Conversion):
-    """A user's ONNX file as a model."""
+    """A user's ONNX file, converted to a model."""
 
     sha256: str
-    """The digest of the user's file with all its weights inside."""
+    """SHA-256 digest of the user's file with all its weights embedded."""
     image_size: int
     precision: str
-    """The precision that the file computes in: fp32, fp16 or int8."""
+    """Precision in which the file computes: fp32, fp16 or int8."""
     metadata: dict[str, str]
-    """Metadata of the user's file by key; the names of its classes may be among them."""
+    """Metadata of the user's file. It may contain the class names."""
 
 
 def take_onnx(
     path: Path, normalization: Normalization, image_size: int | None, statement: Features | Outputs
 ) -> FinishedFile:
-    """Make a model of a finished ONNX file.
+    """Convert a user's ONNX file to a model.
 
-    `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
-    that does not take (batch, 3, S, S) float32 images or does not give what the `statement` says: (batch, classes)
-    float32 logits, (batch, labels) logits or probabilities, or features.
+    Args:
+        path: The ONNX file.
+        normalization: Mean and standard deviation per channel that the file expects. It is added to the graph.
+        image_size: Side of the images in pixels, for a file with a dynamic image size.
+        statement: What the output is: logits of classes, labels, or features.
+
+    Raises:
+        UsageError: If the file does not exist, or if the image size is missing or contradicts the file.
+        ExportError: If the input is not (batch, 3, S, S) float32, or if the output does not match `statement`: (batch,
+            classes) float32 logits, (batch, labels) logits or probabilities, or features.
     """
     features = statement if isinstance(statement, Features) else None
     model = _read(path)
@@ -88,7 +95,7 @@ def take_onnx(
             f"({_names(inputs)} to {_names(model.graph.output)}); export it with one input of images "
             "and one output of logits, or name the tensor of its features as `output` of a head: --head FILE.toml"
         )
-    # Old files, and some exporters' new ones, list every weight among the inputs, too.
+    # Files of IR version 3 and older, and of some newer exporters, list the weights among the inputs as well.
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 4)
@@ -99,7 +106,8 @@ def take_onnx(
     if width > MOST_FEATURES:
         raise ExportError(f"{path} gives {width:,} values an image, and {MOST_FEATURES:,} are the most; export a part")
     images = photograph_crops(size)
-    # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
+    # Dynamic quantization depends on the composition of the batch, so the original and the model must run on the same
+    # batches.
     dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
     step, at_once = (batch or AT_ONCE,) * 2 if dynamic else (batch or 1, AT_ONCE)
     outputs = _outputs_of_file(path, model, images, step, normalization, features is not None)
@@ -117,7 +125,7 @@ def take_onnx(
     fixed_batch = f"{path} works on batches of {batch or 1} alone; {OPEN_BATCH}"
 
     def compute(file: bytes, width: int) -> NDArray[np.float32]:
-        """(n, width) that a file with an open batch gives of the photographs."""
+        """Return the (n, width) outputs of a file with a dynamic batch size on the reference images."""
         try:
             logits = try_logits(file, images, at_once, f"the model of {path}")
         except ExportError as error:
@@ -129,6 +137,7 @@ def take_onnx(
         return check_finite(logits, f"the model of {path}")
 
     def check(file: bytes, expected: NDArray[np.floating]) -> Parity:
+        """Compare the logits of a file with `expected`. Raises ExportError if they differ."""
         parity = measure_parity(expected, compute(file, expected.shape[1]))
         if not parity.holds:
             why = DYNAMIC if dynamic else OPEN_BATCH if batch else "nothing was written"
@@ -136,15 +145,16 @@ def take_onnx(
         return parity
 
     if features is not None:
-        compute(content, outputs.shape[1])  # a batch that is fixed is found before a head is trained
+        compute(content, outputs.shape[1])  # detects a fixed batch size before time is spent on training a head
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     return FinishedFile(content, outputs, adapted, check, sha256, size, precision_of(model), metadata)
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """The precision that an ONNX file computes in: int8 where it quantizes activations, fp16 where it holds float16.
+    """Return the precision in which an ONNX file computes.
 
-    Weights alone that are quantized are multiplied in float32, so a file of such is fp32.
+    It is int8 if activations are quantized, and fp16 if there are float16 tensors. If only weights are quantized, they
+    are multiplied in float32, so the file counts as fp32.
     """
     if any(QUANTIZES.fullmatch(node.op_type) for node in model.graph.node):
         return "int8"
@@ -155,14 +165,17 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    """Read the model with all its weights, also those in files beside it; `try_logits` checks that it is valid."""
+    """Load the model with all its weights, including those in external files.
+
+    The file is not validated here, but by `try_logits`.
+    """
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}; check the path")
     if not is_onnx(path):
         raise UsageError(f"{path} is no ONNX file; weights are given with --architecture")
     try:
         return onnx.load(path)
-    # Weights in other files may be missing in many ways.
+    # Missing external weights cause errors of many classes.
     except Exception as error:
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
             for name in (entry.value for entry in tensor.external_data if entry.key == "location"):
@@ -179,7 +192,7 @@ def _names(values: Any) -> str:
 
 
 def _adapt(model: onnx.ModelProto, images: onnx.ValueInfoProto) -> list[str]:
-    """Have a graph of one channel take RGB; the lines of what was added."""
+    """Prepend a grayscale conversion to a graph with one input channel. Return messages about what was added."""
     graph = model.graph
     channels = images.type.tensor_type.shape.dim[1:2]
     if len(images.type.tensor_type.shape.dim) != 4 or channels[0].dim_value != 1:
@@ -192,7 +205,7 @@ def _adapt(model: onnx.ModelProto, images: onnx.ValueInfoProto) -> list[str]:
 
 
 def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:
-    """The number of images that the file takes at once, None for any number, and their width and height."""
+    """Return the fixed batch size, or None if it is dynamic, and the side of the images in pixels."""
     kind = images.type.tensor_type
     shape = [dimension.dim_value or dimension.dim_param or "?" for dimension in kind.shape.dim]
     floats = kind.elem_type == onnx.TensorProto.FLOAT
@@ -223,9 +236,9 @@ def _outputs_of_file(
     normalization: Normalization,
     features: bool,
 ) -> NDArray[np.float32]:
-    """(n, classes) that the file computes from normalized images, `step` at once; ExportError for any other shape.
+    """Run the original file on normalized images, `step` at once, and return its (n, classes) output.
 
-    Where they are `features`, each image may have any shape of them.
+    If the output is `features`, it may have any number of dimensions. Raises ExportError for any other shape.
     """
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in normalization)
@@ -239,7 +252,7 @@ def _outputs_of_file(
 
 
 def _rewrite(path: Path, model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:
-    """The file with a model's names of input and output, an open batch, and the normalization in front."""
+    """Rename input and output to those of a model, make the batch dimension dynamic, and prepend the normalization."""
     graph, normalizes = model.graph, normalization != NORMALIZATIONS["none"]
     for name in ("images", "logits", "normalization_mean", "normalization_std", "centred_images", "normalized_images"):
         rename_tensor(graph, name, f"{name}_inside")

@@ -1,8 +1,8 @@
-"""Make the int8 file of an fp32 ONNX file: QuantizeLinear and DequantizeLinear are written into its graph.
+"""Quantize an fp32 ONNX file to int8, by inserting QuantizeLinear and DequantizeLinear nodes.
 
-NNCF calibrates it. Its weights are int8 with a scale per channel; its activations are uint8 with zero point 0 where
-they cannot be negative, and int8 with zero point 0 elsewhere. TensorRT knows no uint8: `symmetric_activations` rewrites
-it.
+NNCF calibrates the ranges. Weights are int8 with one scale per channel. Activations are uint8 with zero point 0 if they
+cannot be negative, and int8 with zero point 0 otherwise. TensorRT does not support uint8, so `symmetric_activations`
+converts a file for it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,21 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
-    """The file with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
+    """Quantize the weights and activations of an ONNX file to int8.
 
-    A sum of two branches takes one of them as its convolution gives it: see `unquantize_sums`. Every image counts
-    alike, however they are batched. The same images give the same bytes on the same machine.
+    Every image has the same weight in the calibration, regardless of how images are batched. If two branches are added,
+    one of them is left unquantized, see `unquantize_sums`. The same images give the same bytes on the same machine.
 
-    Raises ExportError if NNCF is missing or fails, UsageError if there are no images.
+    Args:
+        content: The fp32 ONNX file.
+        images: Calibration images: batches of (n, 3, S, S) float32 in [0, 1].
+
+    Returns:
+        The int8 ONNX file.
+
+    Raises:
+        ExportError: If NNCF is missing or fails.
+        UsageError: If there are no images.
     """
     nncf = _nncf()
     singles = [image[None] for batch in images for image in batch]
@@ -50,7 +59,7 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
                 subset_size=len(singles),
                 ignored_scope=nncf.IgnoredScope(names=exact) if exact else None,
             )
-        # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
+        # NNCF runs ONNX Runtime, and passes on its errors of any class.
         except Exception as error:
             raise ExportError(f"NNCF cannot quantize this ONNX file: {first_line(error)}; use fp16") from error
     unquantize_sums(quantized.graph)
@@ -58,16 +67,20 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
 
 
 def unquantize_sums(graph: onnx.GraphProto) -> None:
-    """Let every sum of two quantized branches take the one that a convolution ends as the convolution gives it.
+    """Remove the quantizers from one of two quantized branches that are added, one that ends with a convolution.
 
-    NNCF quantizes both. TensorRT then cannot add within the convolution, which it does where only the other branch is
-    quantized: every residual block would write its sum's terms to memory and read them again. Where convolutions end
-    both branches, it is the later one. Source: NVIDIA's guide to TensorRT, recommendations for placing Q/DQ.
+    NNCF quantizes both. TensorRT can fuse the addition into the convolution only if the other branch alone is
+    quantized. Otherwise every residual block writes both terms of the sum to memory and reads them again. If both
+    branches end with a convolution, the later one is chosen. Source: NVIDIA's TensorRT guide, recommendations for
+    placing Q/DQ.
     """
     makers = {name: (number, node) for number, node in enumerate(graph.node) for name in node.output}
 
     def input_of(name: str, *kinds: str) -> str | None:
-        """The input of operators of these kinds, the last first, that give this value; None where others give it."""
+        """Return the input of the chain of operators that computes this tensor. None if the operators are others.
+
+        `kinds` lists the operator types of the chain, the last operator first.
+        """
         for kind in kinds:
             if name not in makers or makers[name][1].op_type != kind:
                 return None
@@ -78,7 +91,7 @@ def unquantize_sums(graph: onnx.GraphProto) -> None:
         if node.op_type != "Add":
             continue
         direct = [input_of(name, *reversed(QUANTIZERS)) for name in node.input]
-        # A MaxPool behind the quantizers leaves values quantized.
+        # A MaxPool after the quantizers does not change that the values are quantized.
         pooled = [input_of(name, "MaxPool", *reversed(QUANTIZERS)) for name in node.input]
         if not all(map(any, zip(direct, pooled, strict=True))):
             continue
@@ -97,11 +110,14 @@ def unquantize_sums(graph: onnx.GraphProto) -> None:
 
 
 def symmetric_activations(content: bytes) -> bytes:
-    """The ONNX file as TensorRT reads it: int8 throughout, zero point 0, one scale per activation.
+    """Convert an int8 ONNX file to the form that TensorRT supports: int8 only, zero point 0, one scale per activation.
 
-    uint8 with zero point 0 becomes int8 with the scale x 255/127: the same range, in half as many steps. Scales per
-    channel of an activation become the largest of them. Raises ExportError for a file that TensorRT would misread:
-    another zero point, another type, weights that are not int8.
+    uint8 with zero point 0 becomes int8 with the scale multiplied by 255/127, which covers the same range with half as
+    many steps. If an activation has one scale per channel, the largest of them is used.
+
+    Raises:
+        ExportError: If TensorRT would misinterpret the file, because of another zero point, another type, or weights
+            that are not int8.
     """
     model = onnx.load_from_string(content)
     graph = model.graph
@@ -122,7 +138,7 @@ def symmetric_activations(content: bytes) -> bytes:
         widened = scale.max() * (255 / 127 if zero_point.dtype == "uint8" else 1)
         node.input[1], node.input[2] = f"{node.input[1]}_{zero_point.dtype}", "zero_point"
         new_constants |= {node.input[1]: np.float32(widened), node.input[2]: np.int8(0)}
-        del node.attribute[:]  # they hold the axis of the scales
+        del node.attribute[:]  # they contain only the axis of the per-channel scales
     inputs = {name for node in graph.node for name in node.input}
     initializers = [initializer for initializer in graph.initializer if initializer.name in inputs]
     initializers += [numpy_helper.from_array(np.asarray(value), name) for name, value in new_constants.items()]
@@ -132,6 +148,7 @@ def symmetric_activations(content: bytes) -> bytes:
 
 
 def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int) -> NDArray[Any]:
+    """Return a constant input of a quantizer. Raises ExportError if it is computed."""
     if len(node.input) <= position or node.input[position] not in constants:
         kind = ("scale", "zero point")[position - 1]
         raise ExportError(f"{node.name} has no constant {kind}, so TensorRT cannot build it; use fp16")
@@ -139,7 +156,8 @@ def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, posi
 
 
 def _nncf() -> Any:
-    # NNCF asks torch for its CUDA extensions, and torch warns where there is a toolkit and no GPU.
+    """Import NNCF without its log messages."""
+    # NNCF queries torch's CUDA extensions, and torch then warns on machines with a CUDA toolkit but without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with _silence(), naming_extras("int8", ExportError):
         import nncf
@@ -149,7 +167,7 @@ def _nncf() -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep quiet the bars that NNCF draws on stdout, and its warnings about itself."""
+    """Suppress NNCF's progress bars on standard output, and its warnings."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield

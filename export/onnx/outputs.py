@@ -1,4 +1,4 @@
-"""Outputs of a network are logits of classes or labels, and no features, probabilities or embeddings."""
+"""Check that the outputs of a model are logits of classes or labels, and not features, probabilities or embeddings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..functions import SUMS_TO_ONE, are_probabilities
 from ..model_files import MOST_CLASSES
 
 GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS of `bandlens export`"
-"""The advice for a network of features."""
+"""Advice for a model that outputs features."""
 STATE_LOGITS = "if these are logits, say so with --outputs logits of `bandlens export`"
-"""The advice for a network whose logits look like something else."""
+"""Advice for a model whose logits were mistaken for something else."""
 POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
-"""How features of tokens, (n, tokens, d), or of positions, (n, d, height, width), become a vector."""
+"""Ways to pool features of tokens, (n, tokens, d), or of positions, (n, d, height, width), to one vector per image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of a network that gives no classes; UnknownName for an unknown `pool`."""
+    """States that a model outputs features instead of classes. Raises UnknownName for an unknown `pool`."""
 
     output: str | None = None
-    """The tensor of a finished ONNX file that holds the features; by default its one output."""
+    """Tensor of an imported ONNX file that contains the features. By default its only output."""
     pool: str | None = None
-    """How features of tokens or positions become vectors, one of POOLS; by default as the network does."""
+    """Key of POOLS. By default the output must already be one vector per image."""
 
     def __post_init__(self) -> None:
         if self.pool is not None and self.pool not in POOLS:
@@ -41,22 +41,33 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The user's statement on the outputs of a network that gets no head."""
+    """The user's description of the outputs of a model that gets no head."""
 
     multilabel: bool = False
-    """Whether each output is a label by itself."""
+    """Whether each output is an independent label."""
     stated: bool = False
-    """Whether the outputs are logits though they may look like something else."""
+    """Whether the user confirms that the outputs are logits, even if they look like something else."""
     class_names: Sequence[str] | None = None
-    """The names of the classes in the order of the logits; by default those beside the weights."""
+    """Class names in the order of the logits. By default those stored with the weights."""
 
 
 Array = TypeVar("Array", bound=Any)
-"""An array of NumPy or a tensor of torch."""
+"""A NumPy array or a torch tensor."""
 
 
 def pool_features(features: Array, pool: str | None) -> Array:
-    """(n, d) vectors of (n, d), (n, tokens, d) or (n, d, height, width) features; UsageError for others."""
+    """Pool features to one vector per image.
+
+    Args:
+        features: (n, d), (n, tokens, d) or (n, d, height, width).
+        pool: Key of POOLS. None for features that are already vectors.
+
+    Returns:
+        (n, d) features.
+
+    Raises:
+        UsageError: If the pooling does not fit the shape of the features.
+    """
     rank = features.ndim
     if pool is None and rank == 2:
         return features
@@ -70,40 +81,52 @@ def pool_features(features: Array, pool: str | None) -> Array:
 
 
 def pooled_axes(rank: int) -> tuple[int, ...]:
+    """Return the axes that are averaged for features with `rank` dimensions."""
     return (1,) if rank == 3 else (2, 3)
 
 
 FEATURES = re.compile(r"(.*[._/])?(last_hidden_state|pooler_output|embed(ding)?s?|features?)", re.IGNORECASE)
-"""Names of outputs that are features, as exporters of backbones call them."""
+"""Matches names that exporters give to outputs that are features."""
 NORMALIZATIONS_OF_FEATURES = {"LayerNormalization", "LpNormalization"}
-"""Operators that no classifier ends with, and many a backbone does."""
+"""Operators with which many feature extractors end, but no classifier."""
 ARRANGES = {
     *("BatchNormalization", "Cast", "Concat", "Dropout", "Flatten", "Gather", "Identity", "Reshape", "Slice"),
     *("Squeeze", "Transpose", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"),
 }
-"""Operators that choose, arrange or scale features; of several that are joined the first is looked at."""
+"""Operators that select, rearrange or scale values. For those that join several inputs, only the first is followed."""
 POOLINGS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"}
+"""Operators that pool values."""
 ACTIVATIONS = {
     *("Celu", "Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Swish", "Tanh")
 }
+"""Operators that are activation functions."""
 ARITHMETIC = {"Add", "Div", "Mul", "Sub"}
-"""Operators that may add a bias, or scale."""
+"""Operators that may add a bias or multiply by a scale."""
 ELEMENTWISE = ARITHMETIC | {"Clip", "Erf", "HardSigmoid", "Pow", "Sigmoid", "Softplus", "Tanh"}
-"""Operators that exporters write GELU, SiLU and their like with; the last of these is a product."""
+"""Operators from which exporters compose GELU, SiLU and similar functions. The last step of these is a product."""
 LINEAR = {"Conv", "Gemm", "MatMul"}
+"""Operators of linear layers."""
 GIVES_SCORES = LINEAR | {"Log", "LogSoftmax", "Sigmoid", "Softmax"}
-"""Operators whose pooled values are scores of classes: those of positions, or of crops."""
+"""Operators whose pooled outputs are class scores, namely of positions or crops."""
 STEP_OF_WIDTHS = 32
-"""The number of pooled features of the usual backbones is a multiple of this."""
+"""The feature dimension of common feature extractors is a multiple of this."""
 
 
 def refuse_features(content: bytes, network: str, width: int) -> None:
-    """ExportError, which names `network`, where its one output, (n, width), is known to be features.
+    """Raise ExportError if the only output of an ONNX file, (n, width), is recognized as features.
 
-    That is so by its name, where its last layer is a normalization, where an activation follows its last linear layer,
-    or where it is pooled from other values than scores of such a layer. A 1 x 1 convolution, a ReLU and a pool end both
-    SqueezeNet and many a backbone; they give scores where their number is unusual for features. What a last linear
-    layer gives passes for logits, and so does a sum of what several give.
+    This is the case if the output has a typical name, if the last layer is a normalization, if an activation follows
+    the last linear layer, or if the pooled values are not scores of a linear layer.
+
+    A 1 x 1 convolution, a ReLU and a pooling are the end of SqueezeNet, which is a classifier, and of many feature
+    extractors. Such an output counts as scores if its width is unusual for features.
+
+    The output of a final linear layer counts as logits, and so does the sum of the outputs of several.
+
+    Args:
+        content: The ONNX file.
+        network: Name of the model in the error message.
+        width: Number of values per image.
     """
     graph = onnx.load_from_string(content).graph
     makers = {name: node for node in graph.node for name in node.output if name}
@@ -112,7 +135,8 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
     for node in graph.node:
         if node.op_type == "Constant":
             constants.update((node.output[0], attribute.t) for attribute in node.attribute)
-        elif node.op_type == "Identity" and node.input[0] in constants:  # equal weights are kept once
+        # Exporters store equal weights once and refer to them by Identity.
+        elif node.op_type == "Identity" and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
     ending = _find_ending(output, makers, constants)
     kind, processed = ending.node.op_type, ending.kinds & (ACTIVATIONS | POOLINGS)
@@ -122,24 +146,24 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
 
 
 class _Ending(NamedTuple):
-    """The way back from a tensor to the last node that does more than to arrange, pool or activate."""
+    """The last node before a tensor that does more than rearrange, pool or activate values."""
 
     node: onnx.NodeProto
-    """The node there; an empty one where the way leads to the images."""
+    """That node. An empty node if there is none before the images."""
     inputs: list[str]
-    """The tensors that it takes and that are no constants."""
+    """Its inputs that are not constants."""
     kinds: frozenset[str]
-    """The operators on the way."""
+    """Types of the operators between that node and the tensor."""
 
 
 Makers = Mapping[str, onnx.NodeProto]
-"""Names of tensors -> the nodes that compute them."""
+"""Maps the name of a tensor to the node that computes it."""
 Constants = Mapping[str, onnx.TensorProto]
-"""Names of tensors -> their numbers, of those that do not depend on the images."""
+"""Maps the names of constant tensors to their values."""
 
 
 def _find_ending(tensor: str, makers: Makers, constants: Constants, kinds: Iterable[str] = ()) -> _Ending:
-    """The ending of a tensor behind which the operators `kinds` follow."""
+    """Return the ending of a tensor. `kinds` are the types of the operators that follow the tensor."""
     kinds = set(kinds)
     while True:
         node = makers.get(tensor, onnx.NodeProto())
@@ -155,9 +179,9 @@ def _find_ending(tensor: str, makers: Makers, constants: Constants, kinds: Itera
 
 
 def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Constants) -> bool:
-    """Whether `width` numbers with this ending are scores of classes, or a sum of separate ones.
+    """Return whether `width` values with this ending are class scores, or a sum of independent class scores.
 
-    A residual block adds to a tensor what it computes from it, and gives features.
+    A residual block also ends with a sum, but one of its terms is computed from the other. Its output is features.
     """
     waiting, visited = [ending], set[tuple[str, frozenset[str]]]()
     summands: list[_Ending] = []
@@ -172,7 +196,8 @@ def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Consta
             if node.op_type not in GIVES_SCORES or (node.op_type in LINEAR and activations and not squeezed):
                 return False
             summands.append(ending)
-        elif (node.output[0], kinds) not in visited:  # sums of equal sums would be looked at ever twice as often
+        # Without this, the work would double with each level of nested sums.
+        elif (node.output[0], kinds) not in visited:
             visited.add((node.output[0], kinds))
             waiting += [_find_ending(tensor, makers, constants, kinds) for tensor in inputs]
     ancestors = find_ancestors([tensor for summand in summands for tensor in summand.inputs], makers)
@@ -180,18 +205,18 @@ def _gives_scores(ending: _Ending, width: int, makers: Makers, constants: Consta
 
 
 def find_ancestors(tensors: Iterable[str], makers: Makers) -> set[str]:
-    """The names of tensors and of all that they are computed from, weights included."""
+    """Return the names of the tensors and of everything from which they are computed, including weights."""
     names, waiting = set[str](), [*tensors]
     while waiting:
         name = waiting.pop()
         if name not in names:
             names.add(name)
             waiting += _inputs_of(makers[name]) if name in makers else []
-    return names - {""}  # an input that is left out is not an output that is left out elsewhere
+    return names - {""}  # the empty name stands for an omitted input or output, which are unrelated
 
 
 def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node takes, those that the graphs inside it take from outside included."""
+    """Yield the inputs of a node, including those that its subgraphs use from outside."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
@@ -200,7 +225,10 @@ def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _gated_tensor(factors: Iterable[str], makers: Makers, constants: Collection[str]) -> str | None:
-    """The tensor x where factors are functions of its numbers alone, as in the x f(x) of SiLU and GELU; else None."""
+    """Return the tensor x if all factors are elementwise functions of x alone, as in the x f(x) of SiLU and GELU.
+
+    Returns None otherwise.
+    """
     queue, visited, sources = list(factors), set[str](), set[str]()
     while queue:
         name = queue.pop()
@@ -216,7 +244,10 @@ def _gated_tensor(factors: Iterable[str], makers: Makers, constants: Collection[
 
 
 def _limits_logits(node: onnx.NodeProto, constants: Constants, kinds: Collection[str]) -> bool:
-    """Whether a node keeps logits of both signs within limits, as a clip may, and tanh if its values are scaled."""
+    """Return whether a node only bounds logits of both signs, and is therefore not an activation.
+
+    This applies to Clip with a negative lower bound, and to Tanh if its output is scaled.
+    """
     if node.op_type == "Tanh":
         return bool(ARITHMETIC.intersection(kinds))
     lower = constants.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
@@ -224,17 +255,23 @@ def _limits_logits(node: onnx.NodeProto, constants: Constants, kinds: Collection
 
 
 def _is_pointwise(node: onnx.NodeProto) -> bool:
-    """Whether the node is a convolution of single positions."""
+    """Return whether the node is a 1 x 1 convolution."""
     if node.op_type != "Conv":
         return False
     return all(side == 1 for attribute in node.attribute if attribute.name == "kernel_shape" for side in attribute.ints)
 
 
 def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, statement: Outputs = Outputs()) -> None:
-    """ExportError unless finite (n, classes) outputs are logits, or multilabel ones those of a last sigmoid.
+    """Raise ExportError unless finite (n, classes) outputs are logits.
 
-    `content` is the ONNX file with these outputs, and `network` is named in the error. Outputs that the user has
-    stated to be logits are judged by their number alone.
+    For a multi-label model, the outputs of a final sigmoid are accepted as well. If the user confirmed that the outputs
+    are logits, only their number is checked.
+
+    Args:
+        outputs: (n, classes) outputs of the model for n images.
+        content: The ONNX file that computed them.
+        network: Name of the model in the error message.
+        statement: The user's description of the outputs.
     """
     if not 1 <= outputs.shape[1] <= MOST_CLASSES:
         raise ExportError(
@@ -254,10 +291,15 @@ def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, st
 
 
 def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
-    """ExportError for finite (n, classes) outputs of a softmax or a sigmoid, and for embeddings.
+    """Raise ExportError if finite (n, classes) outputs look like those of a softmax or a sigmoid, or like embeddings.
 
-    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
-    (0, 1] on every image. So do logits of some untrained networks. `network` is named in the error.
+    Confidence is the softmax of the logits, which is not meaningful for such outputs. Outputs of a sigmoid are
+    recognized by lying in (0, 1] for every image, which can also happen with the logits of an untrained model.
+
+    Args:
+        outputs: (n, classes) outputs of the model for n images.
+        network: Name of the model in the error message.
+        multilabel: Whether the user described the model as multi-label, which changes the advice.
     """
     if are_probabilities(outputs):
         raise ExportError(
@@ -265,7 +307,7 @@ def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = 
         )
     if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}; {STATE_LOGITS}")
-    # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
+    # Outputs of exactly 0 come from a final ReLU, as in torchvision's SqueezeNet, and not from a sigmoid.
     if outputs.min() > 0 and outputs.max() <= 1:
         label_advice = "if images may have several labels, export it with --head multilabel; "
         raise ExportError(
@@ -276,5 +318,5 @@ def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = 
 
 
 def last_node(graph: onnx.GraphProto) -> onnx.NodeProto:
-    """The node that gives the output; an empty one where none does."""
+    """Return the node that computes the output. An empty node if there is none."""
     return next((node for node in graph.node if graph.output[0].name in node.output), onnx.NodeProto())

@@ -1,4 +1,4 @@
-"""Compare the logits of an ONNX file with those of the network or file that it was made of."""
+"""Compare the logits of an ONNX file with those of the model or file from which it was made."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-3
-"""The largest difference of a logit, relative to the largest |logit|, that an export may have."""
+"""Largest difference of a logit, relative to the largest |logit|, that is allowed for an export."""
 TIE = 1e-5
-"""Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
+"""Difference of two logits, relative to the largest |logit|, up to which they count as equal in float32.
+
+Either of them may then be the predicted class.
+"""
 AT_ONCE = 8
-"""Images that a comparison runs at once."""
+"""Batch size of a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far two models' logits lie apart on the same images."""
+    """Differences between the logits of two models on the same images."""
 
     images: int
     largest_difference: float
-    """The largest difference of any logit."""
+    """Largest absolute difference of any logit."""
     relative_difference: float
-    """The largest difference, divided by the largest |logit|."""
+    """Largest absolute difference, divided by the largest |logit|."""
     ties: int
-    """Images whose two highest logits are equal to float32 arithmetic."""
+    """Number of images whose two highest logits count as equal in float32."""
     top1_disagreements: int
-    """Images, ties aside, that the two models classify differently."""
+    """Number of images with different predicted classes, without ties."""
 
     @property
     def holds(self) -> bool:
+        """Whether the differences are small enough for an export."""
         return self.relative_difference <= TOLERANCE and self.top1_disagreements == 0  # False for NaN
 
     def __str__(self) -> str:
@@ -54,20 +58,23 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """An ONNX file that was made of a network, and what it has to compute."""
+    """An ONNX file made from a model, with the outputs that it must reproduce."""
 
     content: bytes
     outputs: NDArray[np.float32]
-    """(n, d) that the network gives of n photographs: logits, or features."""
+    """(n, d) logits or features of the original model for n reference images."""
     adapted: list[str]
-    """Lines on what was added to the network, so that it takes RGB."""
+    """Messages about what was added to the model to accept RGB images."""
     check: Callable[[bytes, NDArray[np.floating]], Parity]
-    """Compares the logits of an ONNX file with (n, classes) ones of the same photographs; or ExportError."""
+    """Compares the logits of an ONNX file on the reference images with given (n, classes) logits.
+
+    Raises ExportError if they differ.
+    """
 
 
 def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) arrays of logits."""
-    with np.errstate(invalid="ignore"):  # the difference of two infinite logits is NaN, for which nothing holds
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which fails every check
         scale = float(np.abs(expected).max())
         difference = float(np.abs(expected - logits).max())
         first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
@@ -83,7 +90,7 @@ def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) 
 
 
 def check_parity(content: bytes, expected: NDArray[np.floating], images: NDArray[np.float32], name: str) -> Parity:
-    """Run an ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless its logits are the expected ones."""
+    """Run an ONNX file on (n, 3, S, S) images in [0, 1]. Raises ExportError unless its logits match `expected`."""
     parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
         raise ExportError(
@@ -94,9 +101,12 @@ def check_parity(content: bytes, expected: NDArray[np.floating], images: NDArray
 
 
 def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits") -> NDArray[np.float32]:
-    """The outputs of n images, if all are finite; otherwise ExportError, which counts and names the images.
+    """Return the outputs if all are finite. Otherwise raise ExportError with the number and the indices of the images.
 
-    `network`, and the `kind` of its outputs, are named in the error.
+    Args:
+        outputs: Outputs for n images.
+        network: Name of the model in the error message.
+        kind: What the outputs are, for the error message.
     """
     bad_images = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
     if bad_images:
@@ -110,7 +120,7 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
 
 
 def torch_outputs(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The outputs of a network for (n, 3, S, S) images in [0, 1], usually (n, classes) logits."""
+    """Return the outputs of a torch model for (n, 3, S, S) images in [0, 1], usually (n, classes) logits."""
     import torch
 
     with torch.inference_mode(), redirect_stdout(io.StringIO()):
@@ -118,12 +128,12 @@ def torch_outputs(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np
 
 
 def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The one output of an ONNX file, usually (n, classes) logits, computed by ONNX Runtime on the CPU."""
+    """Return the only output of an ONNX file, usually (n, classes) logits. Computed by ONNX Runtime on the CPU."""
     return join_outputs(run_in_batches(content, split_batches(images), "the export"), "the export")
 
 
 def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[np.float32]:
-    """The outputs of batches as one array; ExportError where their shapes do not fit."""
+    """Concatenate the outputs of batches. Raises ExportError if their shapes do not match."""
     arrays = list(outputs)
     try:
         return np.concatenate(arrays)
@@ -136,16 +146,25 @@ def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[n
 def run_in_batches(
     content: bytes, batches: Iterable[NDArray[np.float32]], file: str, at_once: int = 1
 ) -> Iterator[NDArray[np.float32]]:
-    """The output for each batch, by ONNX Runtime on the CPU; ExportError, which names `file`, where that fails.
+    """Yield the output of an ONNX file for each batch. Computed by ONNX Runtime on the CPU.
 
-    So many batches are run at a time, each by threads of its own: threads that share every layer would wait for the
-    slowest at each, and for whoever reads.
+    Several batches run concurrently, each with its own threads. If all threads shared each layer of one batch instead,
+    they would wait for the slowest one after each layer, and for the images to be read.
+
+    Args:
+        content: The ONNX file.
+        batches: Batches of images.
+        file: Name of the file in the error message.
+        at_once: Number of batches that run concurrently.
+
+    Raises:
+        ExportError: If the file cannot be opened or run.
     """
     with naming_extras("the check of an export", ExportError):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Threads of ONNX Runtime would spin between two batches, on all other processors, for as long as images are read.
+    # Between two batches, idle threads of ONNX Runtime would busy-wait on all other cores while images are read.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = processors() // at_once
     try:
@@ -153,7 +172,7 @@ def run_in_batches(
         name = session.get_inputs()[0].name
         for outputs in in_parallel(lambda images: session.run(None, {name: images}), batches, at_once):
             yield np.atleast_1d(outputs[0])
-    # ONNX Runtime raises another class for every status.
+    # ONNX Runtime raises a different class for each status code.
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime cannot run {file}: {first_line(error)}; update onnxruntime, or export it again"
@@ -161,5 +180,5 @@ def run_in_batches(
 
 
 def split_batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
-    """The images, so many at once; the last batch may have fewer."""
+    """Split the images into batches. The last batch may be smaller."""
     return [images[start : start + size] for start in range(0, len(images), size)]

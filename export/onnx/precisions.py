@@ -1,4 +1,4 @@
-"""Make a model's ONNX file at a lower precision of its fp32 file, compare the two, and write it. Free of torch."""
+"""Convert a model's fp32 ONNX file to a lower precision, compare the two, and save the result. Does not need torch."""
 
 from __future__ import annotations
 
@@ -19,24 +19,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Clean images of an image set, from which an int8 file takes the ranges of its activations."""
+    """Clean images from which the activation ranges of an int8 file are determined."""
 
     name: str
-    """The name of the image set."""
+    """Name of the image set."""
     digest: str
-    """The digest of the image set."""
+    """Digest of the image set."""
     images: NDArray[np.float32] = field(repr=False)
-    """(n, 3, S, S) in [0, 1]."""
+    """(n, 3, S, S) float32 in [0, 1]."""
 
 
 def make_onnx_file(model: Model, precision: str, calibration: Calibration | None = None) -> tuple[OnnxFile, Parity]:
-    """Make the model's ONNX file of a precision below fp32, compare it with the fp32 file, and write it.
+    """Convert the model to a precision below fp32, compare it with the fp32 file, and save it.
 
-    They are compared on the calibration's images, or else on photographs. Their distance is recorded with the file and
-    decides nothing: whoever runs it decides, on the images that are run.
+    The two are compared on the calibration images, or on the bundled reference images if there are none. The difference
+    is recorded with the file and does not cause a rejection. Whether it matters has to be tested on the images of a
+    study.
 
-    Raises UsageError for int8 without calibration, or for a model that is no fp32 file; ExportError for a file that
-    cannot be made, or whose logits are not finite.
+    Args:
+        model: The model, with an fp32 ONNX file.
+        precision: fp16 or int8.
+        calibration: Images for int8.
+
+    Returns:
+        The new file, and its comparison with the fp32 file.
+
+    Raises:
+        UsageError: If int8 is requested without calibration, or if the model is not an fp32 file.
+        ExportError: If the file cannot be converted, or if its logits are not finite.
     """
     if model.precision != "fp32":
         raise UsageError(f"{model.name} came as an {model.precision} file; a {precision} one is made of fp32 alone")
@@ -46,11 +56,11 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
     lowered, comparable = _lower(content, check_precision(precision), calibration)
     expected = check_finite(onnx_logits(content, images), f"the fp32 file of {model.name}")
     parity = measure_parity(expected, onnx_logits(comparable, images))
-    if not parity.relative_difference < float("inf"):  # NaN fails too
+    if not parity.relative_difference < float("inf"):  # written with `not` so that NaN fails as well
         raise ExportError(
             f"the {precision} file of {model.name} overflows: its logits are not finite; nothing was written; use fp32"
         )
-    # The file's bytes depend on the versions of these.
+    # The bytes of the file depend on the versions of these packages.
     packages = ("onnx", "onnxruntime", *(["nncf"] if precision == "int8" else []))
     versions = {name: import_module(name).__version__ for name in packages}
     provenance: dict[str, object] = {"versions": versions, "parity": asdict(parity)}
@@ -60,9 +70,9 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
 
 
 def read_for_cpu(onnx_file: OnnxFile) -> bytes:
-    """The file's verified content, so that ONNX Runtime on the CPU can run it: it lacks operators in fp16 and bf16.
+    """Load the verified file in a form that ONNX Runtime on the CPU can run, which lacks fp16 and bf16 operators.
 
-    A file of bf16 is an fp32 file that a plan runs in bf16.
+    For bf16 the stored file is the fp32 file, which a TensorRT plan runs in bf16.
     """
     content = read_onnx_file(onnx_file)
     if onnx_file.precision not in ("fp16", "bf16"):
@@ -73,7 +83,7 @@ def read_for_cpu(onnx_file: OnnxFile) -> bytes:
 
 
 def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:
-    """The ONNX file, and the one from which ONNX Runtime on the CPU computes its logits."""
+    """Return the converted ONNX file, and the file from which ONNX Runtime on the CPU computes the same logits."""
     if precision == "fp16":
         from .fp16 import emulate_in_fp32, to_fp16
 

@@ -1,11 +1,13 @@
-"""A finished ONNX file's first runs, in a process of their own.
+"""Run an imported ONNX file for the first time, in a separate process.
 
     python -P -m bandlens.export.onnx.subprocess_run PARENT FOLDER BATCH FILE
 
-A file of somebody else's can loop for ever, take all memory, or crash ONNX Runtime; and the checker of ONNX, which no
-signal interrupts, takes twice as long for each function that calls the next one twice. Then this process ends, and the
-command says so in a line. FOLDER has the file as model.onnx and its images as images.npy; the process writes its output
-into output.npy. Errors call the file FILE.
+An untrusted file can loop forever, exhaust memory, or crash ONNX Runtime. The checker of ONNX cannot be interrupted by
+signals, and its time doubles with each function that calls the next one twice. In all these cases only the separate
+process ends, and the command reports a one-line error.
+
+FOLDER contains the file as model.onnx and the images as images.npy. The process writes its output to output.npy. FILE
+is the name of the file in error messages.
 """
 
 from __future__ import annotations
@@ -26,13 +28,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRIAL_SECONDS = 300.0
-"""Seconds that the file may take to open and to run on all images."""
+"""Timeout in seconds for opening the file and running it on all images."""
 
 
 def try_logits(content: bytes, images: NDArray[np.float32], batch: int, file: str) -> NDArray[np.float32]:
-    """The one output of an ONNX file for (n, 3, S, S) images, `batch` at once, computed in another process.
+    """Run an ONNX file in another process, and return its only output.
 
-    ExportError, which names `file`, where it does not run, or where that process fails or takes too long.
+    Args:
+        content: The ONNX file.
+        images: (n, 3, S, S) float32 images.
+        batch: Batch size.
+        file: Name of the file in the error message.
+
+    Raises:
+        ExportError: If the file cannot be run, or if the process crashes or times out.
     """
     with TemporaryDirectory(prefix="bandlens-trial-") as name:
         folder = Path(name)
@@ -54,19 +63,22 @@ def try_logits(content: bytes, images: NDArray[np.float32], batch: int, file: st
 
 
 def _check_graph(content: bytes, file: str) -> None:
+    """Raise ExportError if the file is not valid ONNX."""
     try:
         model = onnx.load_from_string(content)
-        # A tensor that was inside has no shape before the graph has run, and the checker refuses an output without one.
+        # An internal tensor that was made an output has no shape until the graph has run, and the checker rejects
+        # outputs without a shape. Such outputs are removed before the check.
         outputs = [output for output in model.graph.output if output.type.tensor_type.HasField("shape")]
         del model.graph.output[:]
         model.graph.output.extend(outputs)
         onnx.checker.check_model(model, full_check=True)
-    # The checker has an error for each of its parts.
+    # Each part of the checker raises its own class of errors.
     except Exception as error:
         raise ExportError(f"{file} is not valid ONNX: {first_line(error)}; export it again") from error
 
 
 def _run(folder: Path, batch: str, file: str) -> None:
+    """Run the file in `folder` in the child process."""
     images, content = np.load(folder / "images.npy", mmap_mode="r"), (folder / "model.onnx").read_bytes()
     _check_graph(content, file)
     outputs = run_in_batches(content, split_batches(images, int(batch)), file)
