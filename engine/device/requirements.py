@@ -70,7 +70,7 @@ def load(library: Library) -> Any:
         raise EngineError(f"{library.title} is not installed; run: pip install 'bandlens[{library.extra}]'")
     try:
         module = import_module(library.module)
-        module.__version__  # noqa: B018 # an incomplete uninstallation leaves a module without a version
+        module.__version__  # noqa: B018  # an incomplete uninstallation leaves a module without a version
     except Exception as error:
         raise _unusable(library, error) from error
     return module

@@ -47,7 +47,7 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
         nonlocal turn
         turn = 1 - turn
         if copy_events[turn] is not None:
-            # `set` returns before the copy is complete, so wait before overwriting the buffer
+            # `set` returns before the copy is complete, so wait before overwriting the buffer.
             copy_events[turn].synchronize()
         host = staging[turn][: len(rows)]
         images.take(rows, out=host)

@@ -102,8 +102,7 @@ def trt_logger(trt: TensorRT) -> tensorrt.ILogger:
 @contextmanager
 def reading_log(trt: TensorRT, lines: list[str]) -> Iterator[tensorrt.ILogger]:
     """Append TensorRT's messages to `lines` while the block runs, and yield the logger."""
-    # Type: ignore[arg-type] # modules are hashable, although the protocol does not declare it.
-    log: Any = trt_logger(trt)
+    log: Any = trt_logger(trt)  # type: ignore[arg-type] # modules are hashable, whatever the protocol declares
     log.readers.append(lines)
     try:
         yield log
