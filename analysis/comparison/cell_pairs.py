@@ -1,9 +1,11 @@
-"""Two runs, cell by cell and image by image.
+"""Compare two runs cell by cell and image by image.
 
-Cells belong together that have the same checkpoint name, image set name, probe and parameters; `differs_in` says what
-else differs. Images are matched by position where the sets are the same, and else by path. Without labels, right means
-that the prediction agrees with the same run's clean one. `difference`, its interval and `p`, adjusted over all cells,
-are those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`).
+Two cells are compared if they have the same checkpoint name, image set name, probe and parameters. `differs_in` lists
+what else differs between them. Images are matched by position if the image sets are identical, and by path otherwise.
+Without labels, a prediction is correct if it equals the clean prediction of the same run.
+
+`difference`, its interval and `p` are described in `paired`. The p-values are also corrected over all cells.
+`detectable` is the minimum detectable difference k s + 1 / n, where s is computed from the interval (see `power`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ..statistics.power import detected_widths
 from .paired_outcomes import PairedOutcomes, read_paired_outcomes
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
-"""Columns in which two cells that are compared agree."""
+"""Columns that must be equal in two cells that are compared."""
 REASONS = {
     "model": "weights or export",
     "digest": "images or labels",
@@ -37,78 +39,78 @@ REASONS = {
     "decision_space": "decision space",
     "seed": "seed",
 }
-"""Column -> what it means where it differs."""
+"""Column -> description of what differs if its values differ."""
 DIFFERS_IN = pl.concat_str(
     [pl.when(pl.col(name) != pl.col(f"{name}_b")).then(pl.lit(words)) for name, words in REASONS.items()],
     separator=", ",
     ignore_nulls=True,
 ).replace("", None)
-"""The reasons for which two matched cells differ, in words; null where there is none."""
+"""Descriptions of what differs between two matched cells, or null if nothing does."""
 PRINTS = f"""
 SELECT cell, sum(hash(image_index, {", ".join(PREDICTION_COLUMNS)})::HUGEINT)::VARCHAR AS print
 FROM prediction WHERE cell IN (SELECT unnest($1::INTEGER[])) GROUP BY cell
 """  # noqa: S608 - made of constants
-"""A number of each cell that is the same in two databases where all of its predictions are."""
+"""Hash of the predictions of each cell. Cells in two databases with the same predictions have the same hash."""
 DIFFERS = pl.col("p_holm") < ALPHA
-"""True where two cells differ in accuracy."""
+"""True if two cells differ significantly in accuracy."""
 NOTE_AT_FLOOR = "both agree with their clean predictions no more than unrelated answers do"
 CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
-"""Cycles per image of two rows that are compared; null where their images differ in size."""
+"""Frequency of two compared rows in cycles/image. Null if their images differ in size."""
 COLUMNS = (
     *(*MATCH, "cycles", "differs_in", "n", "changed", "top1_a", "top1_b", "difference", "low", "high"),
     *("lost", "gained", "p", "p_holm", "p_bh", "detectable", "kappa", "note"),
 )
 MOST_NAMES = 10
-"""The number of checkpoints that a refusal lists."""
+"""Maximum number of checkpoints that an error message lists."""
 COUNTS, WORDS = ("n", "changed", "lost", "gained"), (*MATCH, "differs_in", "note")
 CELLS = dict.fromkeys(COLUMNS, pl.Float64) | dict.fromkeys(COUNTS, pl.Int64) | dict.fromkeys(WORDS, pl.String)
-"""Columns of cells that are compared."""
+"""Columns of compared cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A version of a study in an open database, or one of its checkpoints or image sets."""
+    """A version of a study in an open database, optionally reduced to one checkpoint or one image set."""
 
     store: Store
     label: str
     column: str | None = None
-    """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
+    """Column that is reduced to a single value, `checkpoint` or `image_set`. None for all cells."""
     value: str | None = None
-    """The value of that column; or the precision of the version, where two precisions are compared."""
+    """Value of that column. If two precisions are compared, the precision of the version."""
     alias: str | None = None
-    """The name that the comparison gives it."""
+    """Common name in the comparison for the values of `column` in both runs."""
 
     @property
     def name(self) -> str:
-        """The short name of the run, or of its one checkpoint or image set."""
+        """Short name of the run, or of its one checkpoint or image set."""
         return self.value or self.label
 
     @property
     def in_words(self) -> str:
-        """The path of the database, the version, and the checkpoint, image set or precision where one is compared."""
+        """Path of the database, version, and the checkpoint, image set or precision if one is compared."""
         return ", ".join(filter(None, (str(self.store.path), self.label, self.value)))
 
     def name_beside(self, run: Run) -> str:
-        """The name, with the path of the database where the other run lies in another one."""
+        """Return the name, followed by the path of the database if the other run is in a different one."""
         return self.name if self.store.path.samefile(run.store.path) else f"{self.name} of {self.store.path}"
 
     def is_same_as(self, run: Run) -> bool:
-        """Whether both are the same part of the same version in one database."""
+        """Return whether both are the same part of the same version in the same database."""
         keys = [(side.store.path.resolve(), side.label, side.column, side.value) for side in (self, run)]
         return keys[0] == keys[1]
 
     def select(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Select the rows that are compared, by checkpoint and image_set."""
+        """Select the rows of the checkpoint or image set that is compared."""
         return rows if self.column is None else rows.filter(pl.col(self.column) == self.value)
 
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Select the rows that are compared, and give them the comparison's names."""
+        """Select the rows that are compared, and rename their checkpoint or image set for the comparison."""
         selection = self.select(rows)
         return selection if self.column is None else selection.with_columns(pl.lit(self.alias).alias(self.column))
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
-    """Reduce the runs to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
+    """Reduce each run to one checkpoint or image set. Raises UnknownName if a run does not have it."""
     runs = []
     for run, name in ((a, first), (b, second)):
         detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
@@ -121,24 +123,31 @@ def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, R
 @dataclass(frozen=True, slots=True)
 class Compared:
     measure: str
-    """The measure that cells are compared in: `accuracy`, `agreement` without labels, or `accuracy or agreement`."""
+    """Metric that is compared: `accuracy`, `agreement` without labels, or `accuracy or agreement`."""
     cells: pl.DataFrame
-    """The columns of CELLS, for each cell that both runs have and that is not one and the same."""
+    """Columns of CELLS, for each cell that both runs have, except identical ones."""
     same: int
-    """Cells that are one and the same, by `match_cells`."""
+    """Number of identical cells, as determined by `match_cells`."""
     only_a: pl.DataFrame
-    """The columns of MATCH and cycles, for cells that only A has."""
+    """Columns of MATCH and cycles, for cells that only A has."""
     only_b: pl.DataFrame
-    """The columns of MATCH and cycles, for cells that only B has."""
+    """Columns of MATCH and cycles, for cells that only B has."""
 
 
 def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Compared:
-    """Compare every cell that both runs have. `advance` is called with the number of cells done.
+    """Compare every cell that both runs have.
 
-    The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
-    differ; `detectable` is the smallest difference that 80 % of such comparisons find, null where not even one of 1 is
-    found. Agreements that are both at their floor have a note, and no p. Raises UsageError where the two runs are one
-    and the same.
+    The columns of `pair_cells` are extended by p_holm and p_bh, which correct p over all rows, and by `detectable`, the
+    smallest difference that such a comparison detects with 80% power. `detectable` is null if it would exceed 1. Two
+    cells differ significantly if p_holm < 0.05. If the agreement of both cells is at chance, they have a note and no p.
+
+    Args:
+        a: First run.
+        b: Second run.
+        advance: Called with the number of completed cells.
+
+    Raises:
+        UsageError: If both runs are the same.
     """
     cells_a, cells_b = read_cells(a), read_cells(b)
     if a.is_same_as(b):
@@ -156,7 +165,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
         paired_cells = pair_cells(a.store, b.store, group)
         numbers, at_chance = paired_cells.rows, pl.Series(paired_cells.outcomes.at_chance)
-        if at_chance.any():  # without images in common there is no p
+        if at_chance.any():  # False without common images, where the column p does not exist
             note = pl.coalesce("note", pl.when(at_chance).then(pl.lit(NOTE_AT_FLOOR)))
             numbers = numbers.with_columns(p=pl.when(~at_chance).then("p"), note=note)
         rows.append(pl.concat([words, numbers], how="horizontal"))
@@ -180,15 +189,16 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
 
 
 def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
-    """The cells that belong together, columns of B with the ending _b; `same` where they are one and the same.
+    """Join the cells that are compared. Columns of B have the suffix _b, and `same` marks identical cells.
 
-    These have the same key and the same predictions: they are a row of one database, or stand in both.
+    Cells are identical if they are the same row of one database, or if they have the same key and the same predictions
+    in two databases.
     """
     pairs = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     if a.store.path.resolve() == b.store.path.resolve():
         return pairs.with_columns(same=pl.col("cell") == pl.col("cell_b"))
     equal, equality = pairs.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
-    # Without labels, what is right depends on the clean predictions, too.
+    # Without labels, correctness also depends on the clean predictions.
     for column in ("cell", "clean_cell"):
         prints_a, prints_b = (
             dict(run.store.frame(PRINTS, [equal[name].drop_nulls().unique().to_list()]).rows())
@@ -201,7 +211,7 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
 
 
 def read_cells(run: Run) -> pl.DataFrame:
-    """The complete cells of a run under the comparison's names, with the columns that `pair_cells` takes."""
+    """Read the complete cells of a run with their names in the comparison and the columns that `pair_cells` needs."""
     cells = run.store.frame(
         "SELECT cell.id AS cell, cell.key, "  # noqa: S608 - made of constants
         "detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
@@ -223,30 +233,36 @@ def read_cells(run: Run) -> pl.DataFrame:
     return cells
 
 
-# Pairs of cells, image by image
+# Comparison of two cells, image by image
 
 
 @dataclass(frozen=True, slots=True)
 class PairedCells:
-    """The numbers of pairs of cells on the images that both have."""
+    """Statistics of pairs of cells on the images that both have."""
 
     rows: pl.DataFrame
-    """The numbers of `pair_cells`, one row a pair."""
+    """Columns of `pair_cells`, one row per pair."""
     outcomes: PairedOutcomes
-    """The outcomes that the numbers are computed from."""
+    """Outcomes that the statistics are computed from."""
     difference: PairedDifference
-    """The differences of the accuracies, (pairs,), whether they are comparable or not."""
+    """Differences in accuracy, (pairs,), whether or not they can be compared."""
 
 
 def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     """Compare cells of `a` with cells of `b`, image by image, for `compare`, `gate` and the report.
 
-    `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
-    only. difference is top1_b - top1_a with its 95 % interval, p McNemar's, kappa the error consistency of the two.
-    Where accuracies cannot be compared, `note` says why, and all of them but n and changed are null. `pairs` are as
-    `read_paired_outcomes` takes them.
+    `changed` is the number of images whose predicted class differs. `lost` and `gained` are the numbers of images that
+    are correct only in A and only in B. `difference` is top1_b - top1_a with its 95% confidence interval, `p` is from
+    McNemar's test, and `kappa` is the error consistency of the two cells. If their accuracies cannot be compared,
+    `note` states why, and all columns except n and changed are null.
 
-    Raises UsageError where two sets give an image different labels.
+    Args:
+        a: Database of A.
+        b: Database of B.
+        pairs: Pairs of cells as for `read_paired_outcomes`.
+
+    Raises:
+        UsageError: If an image has different labels in the two image sets.
     """
     reader_a = PredictionReader(a)
     outcomes = read_paired_outcomes(reader_a, reader_a if a is b else PredictionReader(b), pairs)

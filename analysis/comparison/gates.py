@@ -1,7 +1,8 @@
-"""Gates: what may differ between two releases, or two precisions, and the table of verdicts on what does.
+"""Limits and results of gates, which compare a candidate release or precision with a baseline.
 
-A gate judges each condition of one run by the same condition of another. The rows, their verdicts and what is written
-of them are the same for releases (`release`) and precisions (`precision`); the statistics are not.
+A gate compares each condition of one run with the same condition of the other, and gives a verdict on each. The table
+of verdicts has the same form for releases (`release_gate`) and precisions (`precision_gate`). The statistical tests
+differ.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import polars as pl
 
 VERDICTS = ("pass", "fail", "undecided")
 NOTE_OF_SAME = "one and the same"
-"""The note of a cell that both have, with the same predictions: it passes without a test."""
+"""Note of a cell that is identical in both runs. It passes without a test."""
 NOTE_OF_CLEAN = "without labels: agreement with the clean answers before"
-"""The note of clean images without labels: without this row, a release of one answer for every image would pass."""
+"""Note of clean images without labels.
+
+Without this row, a candidate that predicts one class for all images would pass."""
 FLIPS = "negative flips"
-"""The name that rows of them have in the column of measures."""
+"""Name of negative flips in the column `measure`."""
 COLUMNS = (
     *("checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure"),
     *("n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
@@ -30,91 +33,94 @@ COLUMNS = (
 WORDS = ("checkpoint", "image_set", "probe", "parameters", "slice", "measure", "verdict", "differs_in", "note")
 WHOLE_NUMBERS = {"n": pl.Int64, "needed": pl.Int64, "cell": pl.Int32}
 ROWS = dict.fromkeys(COLUMNS, pl.Float64) | dict.fromkeys(WORDS, pl.String) | WHOLE_NUMBERS
-"""Columns of the rows of a gate; `cell` is cell.id of what is judged."""
+"""Columns of the rows of a gate. `cell` is the cell.id of the candidate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The differences that a gate lets pass, as shares of the images, and what a gate of a release judges."""
+    """Largest differences that a gate lets pass, as proportions of images, and what a release gate tests."""
 
     flips: float = 0.01
-    """The largest share of images whose predicted class may differ between precisions; 0.01 by default."""
+    """Largest proportion of images whose predicted class may differ between precisions. The default is 0.01."""
     accuracy: float = 0.003
-    """The largest difference of the accuracies of precisions, in either direction; 0.003 by default."""
+    """Largest difference in accuracy between precisions, in either direction. The default is 0.003."""
     margin: float = 0.01
-    """The loss that a release has to stay below, 0 or more; 0.01 by default."""
+    """Non-inferiority margin of a release, 0 or more: the loss must be smaller. The default is 0.01."""
     negative_flips: float | None = None
-    """The largest share of images that the release before had right and this one has wrong; by default it is not
-    judged."""
+    """Largest proportion of negative flips, which are images that the baseline release classifies correctly and the
+    candidate does not. By default, negative flips are not tested."""
     measures: Sequence[str] = ()
-    """Measures by which a release is judged; by default accuracy, or agreement without labels: of clean images
-    with the clean answers of the release before, of all others with their own clean answers."""
+    """Metrics that a release gate compares. The default is accuracy or, without labels, agreement. On clean images
+    without labels, it is the agreement with the clean predictions of the baseline; under all other conditions, it is
+    the agreement with the clean predictions of the same release."""
     conditions: Sequence[str] = ()
-    """Probes whose conditions are judged, `clean` among them; by default all."""
+    """Probes whose conditions are compared, which can include `clean`. The default is all."""
     slices: Sequence[str] = ()
-    """Kinds of slices of the images that are judged beside all of them: `class`, `attribute`; none by default."""
+    """Kinds of slices that are compared in addition to all images: `class`, `attribute`. The default is none."""
 
 
 OPTIONS = {"margin": "--margin", "negative_flips": "--flips", "slices": "--slices"}
-"""Limit -> the option of `bandlens gate` that takes its place."""
+"""Limit -> option of `bandlens gate` that sets it."""
 
 
 def name_limit(key: str) -> str:
-    """A limit as users know it: its key in a study's table [gate], and its option."""
+    """Return the key of a limit in the table [gate] of a study file, with its command-line option if it has one."""
     return f"gate.{key}" + (f" ({OPTIONS[key]})" if key in OPTIONS else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """A table of verdicts on a release, or on a precision."""
+    """Verdicts of a gate on a release or a precision."""
 
     label: str
-    """Which run is judged against which."""
+    """Names of the candidate and the baseline."""
     rows: pl.DataFrame
-    """A row for each cell, slice and measure: the columns of ROWS."""
+    """One row for each cell, slice and metric, with the columns of ROWS."""
     rule: str
-    """The limits, in words."""
+    """Limits and error rate of the gate, for display."""
     size: str = "loss"
-    """The column by which a row is worst: `loss` of a release, `flips` of a precision."""
+    """Column that ranks rows: `loss` for a release, `flips` for a precision."""
     worst: Mapping[str, Any] | None = None
-    """The row of the worst loss of a release, whose interval allows for its having been chosen; None where no row has
-    an interval."""
+    """Row with the largest loss of a release. Its interval is corrected for the selection of this row. None if no row
+    has an interval."""
     lacking: str = ""
-    """Cells and images that only one of the two has, and slices too small to judge; empty where there are none."""
+    """Cells and images that only one of the runs has, and slices too small to test. Empty if there are none."""
     run_summary: Any = None
-    """The summary of the run of what lacked, as `bandlens.run` returns it; None of a release that was run before."""
+    """Summary of the run that computed missing cells, as returned by `bandlens.run`. None for a release that had been
+    run before."""
     databases: Sequence[Path] = ()
-    """The files of the databases that were compared."""
+    """Database files that were compared."""
 
     def __repr__(self) -> str:
         return self.headline
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of rows of each verdict."""
+        """Number of rows with each verdict."""
         return {name: len(self.rows.filter(verdict=name)) for name in VERDICTS}
 
     @property
     def headline(self) -> str:
-        """The label with the number of rows of each verdict."""
+        """Label, followed by the number of rows with each verdict."""
         return f"{self.label}: {', '.join(f'{count:,} {name}' for name, count in self.counts.items())}"
 
     @property
     def same(self) -> int:
-        """Cells that are one and the same in both."""
+        """Number of cells that are identical in both runs."""
         return len(self.rows.filter(note=NOTE_OF_SAME))
 
     @property
     def differs_in(self) -> str:
-        """Things that differ between the judged cells, such as weights or images; empty where nothing does."""
+        """What differs between the compared cells, such as weights or images. Empty if nothing differs."""
         return ", ".join(self.rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
 
 
 def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The end of an interval that decides on a row, beside its limit, and the p of its test, as it is corrected.
+    """Return the comparison that determines the verdict on a row, and its corrected p-value.
 
-    A row that is undecided has the end and p that are nearest to a verdict. Both are None where cells are one and the
-    same, or a single cluster has no test; precisions have no p.
+    The comparison is between an end of a confidence interval and its limit. For an undecided row, it is the one that is
+    closest to a verdict. Both results are None if the cells are identical, or if all images of a release are in one
+    cluster. Precisions have no p-value.
     """
     is_release = row["max_flips"] is None
     if row["note"] == NOTE_OF_SAME or (is_release and None in (row["p_pass"], row["p_fail"])):
@@ -125,7 +131,7 @@ def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
         passes = row["verdict"] == "pass" or (not fails and row["p_pass"] <= row["p_fail"])
         (end, limit), p = ends[passes], row["p_pass" if passes else "p_fail"]
     else:
-        # To fail, the whole of an interval lies beyond its limit; to be undecided, an end of one does.
+        # A row fails if a whole interval lies beyond its limit. It is undecided if only one end of an interval does.
         side, farthest = ("low", min) if fails else ("high", max)
         loss_end = farthest(("loss_low", "loss_high"), key=lambda name: abs(row[name] or 0))
         ends = [(f"flips_{side}", row["max_flips"]), (loss_end, copysign(margin, row[loss_end] or 0))]
@@ -135,13 +141,13 @@ def decision_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:
-    """pass, fail or undecided: what passes is no failure, and null is neither."""
+    """Return an expression for "pass", "fail" or "undecided". `passes` takes precedence, and null counts as False."""
     verdicts = pl.when(passes).then(pl.lit("pass")).when(fails).then(pl.lit("fail"))
     return verdicts.otherwise(pl.lit("undecided"))
 
 
 def count_verdicts(rows: pl.DataFrame, size: str = "flips") -> pl.DataFrame:
-    """Verdicts in rows of a gate, counted by checkpoint, image set and pair, and where the column `size` is largest."""
+    """Count the verdicts by checkpoint, image set and pair, and find the condition with the largest `size`."""
     keys = [name for name in ("against", "checkpoint", "image_set", "reference", "candidate") if name in rows.columns]
     place = pl.col(size).arg_max()
     return rows.group_by(keys, maintain_order=True).agg(

@@ -1,10 +1,12 @@
-"""Measures of two runs, with paired intervals.
+"""Compare the metrics of two runs, with paired confidence intervals.
 
-Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Published biases and psychometric
-numbers have percentiles of the difference in 1,000 resamples that draw the same clusters for both, where the image sets
-have the same digest. All else has the interval of a difference (`statistics.shares`), and so have spectral biases whose
-difference fewer than 10 clusters make up. There is no difference where two sets share a part of their images alone, as
-the first hundred of a thousand do: it would be one of the images.
+For benchmarks, photographs are matched by their ILSVRC2012 number, and other images by image set and cluster. For all
+other metrics, paired intervals require that the image sets have the same digest. Half-accuracy cutoffs and psychometric
+metrics have percentiles of the difference over resamples that draw the same clusters for both runs. The remaining
+metrics have the interval of a difference (`statistics.proportions`).
+
+There is no difference if two image sets share only some of their images, for example if one contains the first hundred
+of a thousand. The difference would then partly be due to the images.
 """
 
 from __future__ import annotations
@@ -39,19 +41,22 @@ SELECT DISTINCT checkpoint, image_set, image_set_id, digest
 FROM study_detail_of(?) JOIN (SELECT id, digest FROM image_set) AS images ON images.id = image_set_id
 """
 OTHER_IMAGES = "the two have a part of the images in common"
-"""The note of numbers that are not compared, since each run has images that the other lacks, or one has more."""
+"""Note of metrics that are not compared because the runs have only some of their images in common."""
 PAIRED = dict.fromkeys(CONDITION_KEYS, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64}
-"""Columns of paired intervals; probe and parameters are null for numbers of many conditions."""
+"""Columns of paired intervals. The probe and parameters are null for metrics over many conditions."""
 
 
 def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Compare what `analyze` computed: one row a checkpoint, image set and number; and one row a condition too.
+    """Compare the stored metrics of two runs.
 
-    The columns are the keys, difference, low, high, detectable, value_a, value_b, state_a, state_b, note. The interval
-    of the difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where
-    both values have an interval, it is that of two numbers that share no images (`statistics.shares`). There is none
-    where no number of the checkpoint on the image set has moved. Numbers of conditions that `compare_cells` has, with
-    a test, are left out.
+    The interval of the difference is paired if both runs used the same images and the metric supports it. Otherwise, if
+    both values have an interval, it is the interval for two independent values (`statistics.proportions`). There is no
+    interval if all values of the checkpoint on the image set are equal. Metrics of single conditions that
+    `compare_cells` tests are omitted.
+
+    Returns:
+        Two tables: one row for each checkpoint, image set and metric; and one row for each condition in addition. The
+        columns are the keys, difference, low, high, detectable, value_a, value_b, state_a, state_b and note.
     """
     numbers = _joined(a, b, METRICS, METRIC_KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.display.primary]
@@ -65,9 +70,13 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _joined(a: Run, b: Run, query: str, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows that both runs have; those of B end in _b. `moved` says whether any number of the subject has moved."""
+    """Join the rows of both runs. Columns of B have the suffix _b.
+
+    `moved` is True if any value of the checkpoint on the image set differs.
+    """
     rows_a, rows_b = (run.renamed(run.store.frame(query, [run.label])) for run in (a, b))
-    rows = rows_a.join(rows_b, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
+    # Means over benchmarks have no image set, so nulls must match.
+    rows = rows_a.join(rows_b, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")
     return rows.with_columns(
         moved=((pl.col("value_b") - pl.col("value")).abs() > 0).any().over(SUBJECT),
         comparable=~pl.col("image_set").is_in(_sets_shared_in_part(a, b)).fill_null(value=False),
@@ -75,7 +84,7 @@ def _joined(a: Run, b: Run, query: str, keys: Sequence[str]) -> pl.DataFrame:
 
 
 def _sets_shared_in_part(a: Run, b: Run) -> list[str]:
-    """The image sets of which the two have some images in common, by path, but not all."""
+    """Return the image sets that share some of their images between the runs, by path, but not all."""
     sets_a, sets_b = (run.renamed(run.store.frame(SETS, [run.label])) for run in (a, b))
     pairs = sets_a.join(sets_b, on=SUBJECT, suffix="_b", maintain_order="left").filter(
         pl.col("digest") != pl.col("digest_b")
@@ -130,7 +139,7 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
 
 
 def _paired(a: Run, b: Run, changes: pl.DataFrame) -> Iterator[tuple[str | float | None, ...]]:
-    """The columns of PAIRED for those of the numbers that have a paired interval."""
+    """Yield the columns of PAIRED for the metrics that have a paired interval."""
     if changes.is_empty():
         return
     side_a, side_b = sides = read_sides(a, b)
@@ -161,14 +170,14 @@ def _paired(a: Run, b: Run, changes: pl.DataFrame) -> Iterator[tuple[str | float
 
 
 def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any, names: Collection[str]) -> Iterator[tuple[str, Ends]]:
-    """Yield those intervals that the functions of the measures give for two runs; each function is called once."""
+    """Yield the paired intervals of the metrics in `names`. A function that several metrics share is called once."""
     for function in dict.fromkeys(measure.differences for measure in measures if measure.differences):
         yield from ((name, ends) for name, ends in function(a, b).items() if name in names)
 
 
 def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str], str, Ends]]:
-    """Paired intervals of numbers of single conditions."""
-    if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels were added to one of them
+    """Yield the paired intervals of metrics of single conditions."""
+    if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels may have been added to one of them
         return
     cells_a, cells_b = by_condition(a), by_condition(b)
     determined = complete(CONDITION_MEASURES, a.available, b.available)
@@ -190,13 +199,13 @@ def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutco
 
 
 def by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
-    """Probe and parameters, as JSON text -> the cell."""
+    """Return the cells by probe and parameters. The parameters are JSON."""
     return {(key.probe, key.parameters): cell for key, cell in outcomes.cells.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs that are compared, by the names that the comparison has for its checkpoints and sets."""
+    """One of two compared runs. Checkpoints and image sets have their names in the comparison."""
 
     predictions: PredictionReader
     subjects: Mapping[tuple[str, str], Subject]
@@ -205,7 +214,10 @@ class Side:
         return self.predictions.outcomes(self.subjects[key]) if key in self.subjects else None
 
     def own_answers(self, outcomes: Outcomes) -> dict[tuple[str | None, str | None, str], Answer]:
-        """Answers of own measures by probe, parameters and name; those of clean images also without a condition."""
+        """Read results of custom metrics by probe, parameters and name.
+
+        Results on clean images are included twice: under their condition, and with None as probe and parameters.
+        """
         keys = {cell.decisions.cell: key for key, cell in outcomes.cells.items()}
         answers = dict[tuple[str | None, str | None, str], Answer]()
         stored_answers = read_answers(self.predictions.store, outcomes.subject.study_id, list(keys))
@@ -224,14 +236,14 @@ class Side:
 
 
 def read_sides(a: Run, b: Run) -> tuple[Side, Side]:
-    """The two runs, with one reader of predictions where both are in one database."""
+    """Open both runs. They share one reader of predictions if they are in the same database."""
     predictions_a = PredictionReader(a.store)
     predictions_b = predictions_a if a.store is b.store else PredictionReader(b.store)
     return Side(predictions_a, _subjects(a)), Side(predictions_b, _subjects(b))
 
 
 def _subjects(run: Run) -> dict[tuple[str, str], Subject]:
-    """The subjects of a run by the names that the comparison has for them."""
+    """Return the subjects of a run by their names in the comparison."""
     run_subjects = subjects(run.store, run.label)
     if run.column is not None:
         names: dict[str, Any] = {run.column: run.alias}

@@ -1,9 +1,9 @@
-"""The outcomes of two runs, paired image by image: what `compare` and the gates of precisions and releases judge.
+"""Outcomes of two runs, paired image by image, for `compare` and for gates of precisions and releases.
 
-Images are matched by position where the two image sets have the same digest, and by path otherwise. With labels, a
-prediction is correct where it is the label. Without labels, it is correct where it equals the clean prediction of the
-same run. Clean images without labels would agree with themselves by definition: for them, the clean predictions of A
-are the reference of both runs.
+Images are matched by position if the two image sets have the same digest, and by path otherwise. With labels, a
+prediction is correct if it is the label. Without labels, it is correct if it equals the clean prediction of the same
+run. Clean images without labels would agree with themselves by definition. For them, the clean predictions of A are
+the reference of both runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SELECT path, image_index, cluster, label FROM image LEFT JOIN (
 ) USING (image_set, image_index)
 WHERE image_set = ? ORDER BY image_index
 """
-"""The images of a set, each with its classes as one text."""
+"""Images of a set. The classes of each image are joined in one string."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,32 @@ class PairedOutcomes:
     """Pairs of cells of one checkpoint and image set, on the n images that both sets have."""
 
     images_a: Ints
-    """(n,): image_index in the image set of A."""
+    """image_index in the image set of A, (n,)."""
     images_b: Ints
-    """(n,): image_index of the same images in the image set of B."""
+    """image_index of the same images in the image set of B, (n,)."""
     clusters: Ints
-    """(n,): images with the same number are not independent."""
+    """Clusters, (n,). Images with the same number are not independent."""
     predicted_a: Classes
-    """(pairs, n): predicted class."""
+    """Predicted class, (pairs, n)."""
     predicted_b: Classes
     clean_a: Classes | None
-    """(pairs, n): the clean prediction that a prediction has to equal; None with labels. A cell without a clean cell
-    has its own predictions here, and a reason."""
+    """Clean prediction that a prediction has to equal, (pairs, n). None with labels. If a cell has no clean cell, its
+    own predictions are here and `reason` is set."""
     clean_b: Classes | None
     correct_a: Mask
-    """(pairs, n): whether the prediction is correct."""
+    """Whether the prediction is correct, (pairs, n)."""
     correct_b: Mask
     reason: pl.Series
-    """(pairs,): why the accuracies of a pair cannot be compared, null where they can: one of the constants above."""
+    """Why the accuracies of a pair cannot be compared, (pairs,): one of the constants above, or null if they can."""
 
     @cached_property
     def changed(self) -> Mask:
-        """(pairs, n): whether the predicted classes differ."""
+        """Whether the predicted classes differ, (pairs, n)."""
         return np.asarray(self.predicted_a != self.predicted_b)
 
     @cached_property
     def at_chance(self) -> Mask:
-        """(pairs,): whether neither run agrees with its clean predictions beyond chance (`chance_agreement`)."""
+        """Whether neither run agrees with its clean predictions above chance, (pairs,). See `chance_agreement`."""
         return self._at_chance(self.predicted_a, self.clean_a) & self._at_chance(self.predicted_b, self.clean_b)
 
     def _at_chance(self, predicted: Classes, clean: Classes | None) -> Mask:
@@ -85,13 +85,14 @@ def read_paired_outcomes(a: PredictionReader, b: PredictionReader, pairs: pl.Dat
     """Read cells of `a` and cells of `b` on the images that both have.
 
     Args:
-        a: the reader of the database of A.
-        b: the reader of the database of B; the same reader where both runs are in one database.
-        pairs: cells of one checkpoint and image set on either side: the columns cell, clean_cell, image_set_id,
-            labelled and itself of cell_detail, digest of the image set, and the same with the ending _b for `b`. Where
-            the digests differ, also image_set (the name of the set), decision_space and decision_space_b.
+        a: Reader of the database of A.
+        b: Reader of the database of B. The same object if both runs are in one database.
+        pairs: Pairs of cells of one checkpoint and image set. The columns are cell, clean_cell, image_set_id, labelled
+            and itself of cell_detail, the digest of the image set, and the same with the suffix _b for `b`. If the
+            digests differ, image_set (name of the set), decision_space and decision_space_b are also needed.
 
-    Raises UsageError where two sets give an image different labels.
+    Raises:
+        UsageError: If an image has different labels in the two image sets.
     """
     images_a, images_b, clusters = _common_images(a.store, b.store, pairs)
     predicted_a, clean_a, correct_a = _read_side(a, pairs, "", images_a)
@@ -118,14 +119,14 @@ def read_paired_outcomes(a: PredictionReader, b: PredictionReader, pairs: pl.Dat
 def _read_side(
     reader: PredictionReader, pairs: pl.DataFrame, suffix: str, images: Ints
 ) -> tuple[Classes, Classes | None, Mask]:
-    """Predicted class, clean prediction and whether it is correct, (pairs, images) each."""
+    """Return the predicted class, the clean prediction and whether the former is correct, (pairs, images) each."""
     cells = pairs[f"cell{suffix}"]
     clean_cells = pairs[f"clean_cell{suffix}"].fill_null(cells)
     if pairs[f"labelled{suffix}"][0]:
         decisions = reader.decisions(cells)
         predicted = np.stack([cell.predicted[images] for cell in decisions])
         return predicted, None, np.stack([np.asarray(cell.rank)[images] == 0 for cell in decisions])
-    reader.decisions([*cells, *clean_cells])  # both in one query
+    reader.decisions([*cells, *clean_cells])  # reads both in one query and caches them
     predicted, clean = (
         np.stack([cell.predicted[images] for cell in reader.decisions(ids)]) for ids in (cells, clean_cells)
     )
@@ -133,10 +134,10 @@ def _read_side(
 
 
 def _common_images(a: Store, b: Store, pairs: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
-    """(image_index in A, image_index in B, cluster in A) of the images that both sets have.
+    """Return image_index in A, image_index in B and cluster in A of the images that both sets have.
 
-    UsageError where two sets give one of them different labels, or further right classes: being right would mean two
-    things.
+    Raises UsageError if the labels of one of these images differ, including additional correct classes, because
+    correctness would then mean different things in the two runs.
     """
     first = pairs.row(0, named=True)
     images_a = a.frame(IMAGES, [first["image_set_id"]])
@@ -146,7 +147,8 @@ def _common_images(a: Store, b: Store, pairs: pl.DataFrame) -> tuple[Ints, Ints,
         images_b = b.frame(IMAGES, [first["image_set_id_b"]])
         unique = [side.filter(pl.col("path").is_unique()) for side in (images_a, images_b)]
         images = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
-        # A number is another class in another decision space: there `differs_in` says what is compared.
+        # In different decision spaces, the same class index is a different class. `differs_in` then mentions the
+        # decision space, and no error is raised.
         conflicts = images.filter(pl.col("label") != pl.col("label_b"))
         if len(conflicts) and first["decision_space"] == first["decision_space_b"]:
             path, label, label_b = conflicts.select("path", "label", "label_b").row(0)

@@ -1,13 +1,15 @@
-"""Precision gates: whether a faster precision answers as a trusted one does.
+"""Precision gate: test whether a faster precision gives equivalent predictions to a reference precision.
 
-A flip is an image whose predicted class is another. Right and wrong are as in `cells`. The share of flips has the
-interval of `wilson`, the difference of the accuracies that of `paired`. With the limits L of the flips and M of the
-difference, a gate
+A flip is an image whose predicted class differs. Correct predictions are defined as in `paired_outcomes`. The
+proportion of flips has the confidence interval of `wilson`, and the difference in accuracy that of `paired`. With the
+limits L for flips and M for the difference, a gate
 
 - passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
-- is undecided otherwise; cells that are one and the same pass. `needed` is the number of images with which the
-  interval that decides would end at its limit, if all shares and the sizes of the clusters stayed as they are.
+- is undecided otherwise. `needed` is the number of images at which the interval that decides would end at its limit, if
+  all proportions and cluster sizes stayed the same.
+
+Identical cells pass.
 """
 
 from __future__ import annotations
@@ -28,39 +30,40 @@ from .cell_pairs import pair_cells
 from .gates import NOTE_OF_SAME, ROWS, Gated, Limits, in_words
 
 TRUSTED = "fp32"
-"""The precision that needs no gate, and against which the others pass theirs."""
+"""Reference precision, which needs no gate."""
 
 
 def flip_share(flipped: Mask, clusters: Ints) -> SampledShare:
-    """The shares of images that are flipped, (cells, n), which (n,) clusters make less certain: `statistics.wilson`."""
+    """Return the proportions of flipped images (cells, n), with uncertainty over clusters (n,). See `wilson`."""
     sums, sizes, _ = sums_by_cluster(flipped.astype(np.int64), clusters)
     return counted_share(sums, sizes)
 
 
 def images_needed(flips: SampledShare, difference: PairedDifference, n: int, limits: Limits) -> Floats:
-    """Estimate how many images would decide, from the shares of n images; infinite on a limit.
+    """Estimate the number of images that would decide a gate, from proportions of n images. Infinite at a limit.
 
-    The difference of the accuracies is NaN where there is none; then the flips alone decide.
+    If the difference in accuracy is NaN, the flips alone decide.
     """
     counts = difference.gained, difference.lost
     size = replace(difference, gained=np.maximum(*counts), lost=np.minimum(*counts))
     growth_for_flips, growth_for_size = flips.growth(limits.flips, Z), size.growth(limits.accuracy, Z)
     too_many, too_far = flips.share > limits.flips, size.difference > limits.accuracy
-    # To pass, both have to fit; to fail, the first that does not is enough.
+    # To pass, both intervals must be within their limits. To fail, one of them beyond its limit is sufficient.
     to_fail = np.fmin(np.where(too_many, growth_for_flips, np.inf), np.where(too_far, growth_for_size, np.inf))
     return n * np.where(too_many | too_far, to_fail, np.fmax(growth_for_flips, growth_for_size))
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
-    """Count the pairs of variant and condition that have not passed their gate, and those that need one.
+    """Count the pairs of variant and condition that have not passed their gate, and all pairs that need one.
 
-    It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
-    whatever the limits were then, and those of none lie outside.
+    A pair has passed if the intervals of at least one stored comparison with fp32 lie within these limits, on any image
+    set and seed, and if those of no comparison lie outside. The limits at the time of the comparison do not matter.
     """
     gated = {
         (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
         for cell in cells
-        if cell.variant.precision not in (TRUSTED, cell.model.precision)  # a finished file has no fp32 to be held to
+        # An imported ONNX file has no fp32 version to compare with, so its own precision needs no gate.
+        if cell.variant.precision not in (TRUSTED, cell.model.precision)
     }
     rows = store.frame(
         "SELECT cell.onnx_sha256, cell.engine, cell.precision, condition.digest, "
@@ -77,7 +80,10 @@ def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int
 
 
 def verdict(limits: Limits) -> pl.Expr:
-    """pass, fail or undecided, from the columns flips_low, flips_high, low, high and itself (nothing to differ in)."""
+    """Return an expression for the verdict, from the columns flips_low, flips_high, low, high and itself.
+
+    `itself` is True for clean images without labels, which have no difference in agreement.
+    """
     low, high = pl.col("low"), pl.col("high")
     within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
     outside = (low > limits.accuracy) | (high < -limits.accuracy)
@@ -93,10 +99,14 @@ def gate_precision(
     limits: Limits,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Gated:
-    """Judge cells, (reference, candidate) each, and keep what was found in the view `gate`.
+    """Test cells against reference cells, and store the results in the view `gate`.
 
-    `label` says which precision is judged against which. Pairs of which one cell is not complete are left out.
-    `advance` is called once a checkpoint and image set.
+    Args:
+        store: Database, opened for writing.
+        label: Names of the precisions that are compared.
+        pairs: Reference and candidate cells. Pairs with an incomplete cell are skipped.
+        limits: Limits for flips and for the difference in accuracy.
+        advance: Called with 1 for each checkpoint and image set.
     """
     complete_pairs = store.frame(
         "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
@@ -144,7 +154,7 @@ def gate_precision(
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
-    """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
+    """Return rows of the table precision_gate for pairs of one checkpoint and image set. See `pair_cells`."""
     compared = pair_cells(store, store, pairs)
     outcomes = compared.outcomes
     flips, n = flip_share(outcomes.changed, outcomes.clusters), len(outcomes.clusters)
@@ -174,7 +184,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 
 def two_digits(values: Floats) -> pl.Series:
-    """Round up to whole numbers of two significant digits; null where infinite."""
+    """Round up to whole numbers with two significant digits. Infinite values become null."""
     numbers = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(numbers)) - 1).clip(0)
     return pl.Series(np.ceil(numbers / step) * step, nan_to_null=True).cast(pl.Int64)

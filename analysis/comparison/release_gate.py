@@ -1,28 +1,32 @@
-"""Gates of releases: whether a model answers no worse than the one before it.
+"""Release gate: test whether a candidate model is no worse than the baseline release before it.
 
-The loss is the mean of d_i, by how much image i got worse: with accuracies 1 where only the release before was right
-(negative flips), and -1 where only this one is. Its interval and one-sided p are those of `paired`. The share of
-negative flips has the interval of `wilson`, and is relative to what independent errors would give (Yan et al. 2021):
+The loss is the mean of d_i, the deterioration on image i. For accuracy, d_i is 1 if only the baseline is correct (a
+negative flip), -1 if only the candidate is correct, and 0 otherwise. The confidence interval and the one-sided p-values
+of the loss are described in `paired`. The proportion of negative flips has the interval of `wilson`. Relative negative
+flips are the proportion divided by the one expected if errors were independent (Yan et al. 2021):
 
-    relative flips = negative flips / ((1 - error before) * error now)
+    relative flips = negative flips / ((1 - baseline error) * candidate error)
 
-A row has two tests, with the margin M of the loss, or the limit L of negative flips:
+Each row has two tests, with the margin M of the loss, or the limit L of negative flips:
 
-    p_pass   the loss is M or more, or the share of negative flips L or more       rejected: pass
-    p_fail   the loss is 0 or less, or the share of negative flips L or less       rejected: fail
+    p_pass   null hypothesis: the loss is at least M, or the proportion of negative flips at least L. Rejected: pass
+    p_fail   null hypothesis: the loss is at most 0, or the proportion of negative flips at most L.   Rejected: fail
 
-Holm's correction takes in all rows, at 0.025 for each side: the chance is at most 5 % that a table has any row that
-fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
-images would decide at the level 0.025 / rows. Cells that are one and the same pass without a test.
+Holm's correction is applied over all rows, with alpha = 0.025 for each of the two tests. The probability that a table
+contains any wrong verdict is therefore at most 5%. A wrong verdict is a failure without a loss, or a pass with a loss
+of M or more. A loss that is significantly below M passes even if it is above 0. For an undecided row, `needed` is the
+number of images that would decide it at the level 0.025 / rows. Cells that are identical in both runs pass without a
+test.
 
-Without labels an image is right that is answered as the clean one is by the same release. These clean answers are right
-where they are those of the release before: else one that answers everything with one class would lose nothing.
+Without labels, a prediction is correct if it equals the clean prediction of the same release. Clean predictions are
+correct if they equal those of the baseline. Otherwise, a candidate that predicts one class for every image would show
+no loss.
 
-The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval has the level
-of the normal quantile that 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
-Chetverikov & Kato 2013):
+The worst loss is the one whose confidence interval has the highest lower end. Because it is selected among all rows,
+its interval uses a higher level: the two-sided normal level of the 95th percentile of the largest |T| over all rows
+(multiplier bootstrap, Chernozhukov, Chetverikov & Kato 2013):
 
-    T = sum_u g_u (D_u - n_u d) / (n * standard error),   g_u ~ N(0, 1) a cluster,   D_u = sum of d over its n_u images
+    T = sum_u g_u (D_u - n_u d) / (n * standard error),   g_u ~ N(0, 1) per cluster,   D_u = sum of d over n_u images
 """
 
 from __future__ import annotations
@@ -53,30 +57,30 @@ from .paired_outcomes import NO_CLEAN_PREDICTION, NO_COMMON_IMAGE, ONE_IS_LABELE
 from .precision_gate import flip_share, two_digits
 
 LEVEL = ALPHA / 2
-"""The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
+"""Probability of any wrong pass in a table, and probability of any wrong failure."""
 DRAWS = 2000
-"""Draws of the largest statistic."""
+"""Number of bootstrap draws of the largest |T|."""
 BLOCK_NUMBERS = 4_000_000
-"""Numbers in the largest array of draws."""
+"""Maximum number of elements in an array of bootstrap weights, which limits memory."""
 MEASURES: Mapping[str, Measure[CellOutcomes]] = {
     measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
 }
-"""Name -> measure that a release can be judged by."""
+"""Name -> metric that a release gate can compare."""
 
 
 Slice = tuple[str, Ints]
-"""The name of a slice, and its images; that of all images is empty."""
+"""Name of a slice and the indices of its images. The name of the slice of all images is empty."""
 
 
 def _classes(outcomes: Outcomes) -> Iterator[Slice]:
-    """The classes of the labels, by name where it is known."""
+    """Yield a slice for each class of the labels, named after the class if its name is known."""
     label, names = outcomes.images.label, next(iter(outcomes.cells.values())).class_names
     for number in np.unique(label[label >= 0]).tolist():
         yield f"class {names.get(number, number)}", np.flatnonzero(label == number)
 
 
 def _attributes(outcomes: Outcomes) -> Iterator[Slice]:
-    """The values of the attributes of images."""
+    """Yield a slice for each value of each attribute of the images."""
     for (name, value), images in outcomes.images.slices.items():
         yield f"{name}={value}", images
 
@@ -86,34 +90,36 @@ REFUSALS = {
     ONE_IS_LABELED: "only one of the two has labels; pack both sets with labels",
     NO_CLEAN_PREDICTION: "neither labels nor a clean prediction to agree with; add clean images",
 }
-"""Reason why a pair of cells cannot be compared -> what an error says of it. Clean images without labels are judged."""
+"""Reason why a pair of cells cannot be compared -> error message.
+
+SELF_REFERENCE is absent: clean images without labels are compared with the clean predictions of the baseline."""
 SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes, "attribute": _attributes}
-"""Kind of slices -> the slices of an image set."""
+"""Kind of slices -> function that yields the slices of an image set."""
 
 
 STATISTICS = ("gained", "lost", "images", "unseen", "freedom")
-"""Columns of a `PairedDifference` that is a loss; `images` and `unseen` are also those of a share of negative flips."""
+"""Columns of a `PairedDifference` for a loss. `images` and `unseen` also describe the proportion of negative flips."""
 SCHEMA = ROWS | dict.fromkeys(STATISTICS, pl.Float64)
-"""Columns of the rows, and of what their verdicts are made of."""
+"""Columns of the rows, and the statistics that their verdicts are computed from."""
 Contributions = tuple[Ints, Floats]
-"""Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
+"""Clusters, ascending, and the contribution of each to T per unit weight, (clusters, conditions)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasePair:
-    """Two releases of a model on the same images, under the same conditions."""
+    """Predictions of two releases of a model for the same images under the same conditions."""
 
     conditions: pl.DataFrame
-    """The columns that tell the conditions apart, a row each."""
+    """Columns that identify the conditions, one row each."""
     hits: tuple[Mask, Mask]
-    """(conditions, n): what is right before and now."""
+    """Whether the predictions of the baseline and of the candidate are correct, (conditions, n) each."""
     values: Mapping[str, tuple[Floats, Floats]]
-    """Measure -> (conditions, n) before and now; NaN for images that do not count."""
+    """Metric -> per-image values of the baseline and the candidate, (conditions, n) each. NaN for excluded images."""
     clusters: Ints
-    """(n,): images with the same number are not independent."""
+    """Clusters, (n,). Images with the same number are not independent."""
 
     def judge(self, slices: Iterable[Slice], limits: Limits) -> tuple[pl.DataFrame, list[Contributions]]:
-        """The rows of slices, each a name and its images, before `decide` corrects them; and what makes up their T."""
+        """Compute the rows of slices before correction by `decide`, and the contributions to their T statistics."""
         rows, contributions = [pl.DataFrame(schema=SCHEMA)], list[Contributions]()
         flip_mask, limit = self.hits[0] & ~self.hits[1], limits.negative_flips
         for name, images in slices:
@@ -135,7 +141,7 @@ class ReleasePair:
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
                 block |= {name: getattr(compared, name) for name in STATISTICS}
                 rows.append(self._block(slice_columns | block))
-                # Rows in which no image differs from another have no statistic.
+                # Rows in which all images have the same difference have no T statistic. An infinite error makes it 0.
                 error = np.where(compared.error > NO_SPREAD, compared.error, np.inf)
                 influences = (sums - sizes * loss[:, None]) / d.shape[1] / error[:, None]
                 order = np.argsort(clusters)
@@ -151,7 +157,7 @@ class ReleasePair:
         return pl.concat(rows, how="diagonal"), contributions
 
     def _block(self, columns: Mapping[str, Any]) -> pl.DataFrame:
-        """A row for each condition, from columns of a value each or of one value."""
+        """Return a row for each condition, with columns that have a value for each row or a single value."""
         shape = len(self.conditions)
         return self.conditions.with_columns(
             pl.Series(name, np.broadcast_to(values, shape), nan_to_null=True) for name, values in columns.items()
@@ -159,7 +165,13 @@ class ReleasePair:
 
 
 def draw_largest(contributions: Sequence[Contributions], clusters: Ints, seed: int) -> Floats:
-    """(DRAWS,): the largest |T| of all rows in each draw; a cluster of (n,) images has one weight in all of them."""
+    """Draw the largest |T| over all rows, (DRAWS,). In each draw, a cluster has the same weight in all rows.
+
+    Args:
+        contributions: Clusters and contributions of the rows.
+        clusters: Cluster of each image, (n,).
+        seed: Seed of the draws.
+    """
     ids, maxima = np.unique(clusters), np.zeros(DRAWS)
     random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
     for first in range(0, DRAWS, size):
@@ -173,13 +185,13 @@ def draw_largest(contributions: Sequence[Contributions], clusters: Ints, seed: i
 
 
 def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Floats:
-    """Negative flips as a share of those that independent errors would give; NaN where these would give none."""
+    """Divide negative flips by the proportion expected for independent errors. NaN if none are expected."""
     expected = np.asarray((1 - error_before) * error_now)
     return np.divide(flips, expected, out=np.full_like(expected, np.nan), where=expected > 0)
 
 
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
-    """Correct the p of all rows of a table, and add verdict and needed."""
+    """Correct the p-values over all rows of a table, and add the verdicts and the number of images needed."""
     p_pass, p_fail, n, loss, margin = _numbers(rows, "p_pass", "p_fail", "n", "loss", "margin")
     p_pass, p_fail, difference = holm(p_pass), holm(p_fail), PairedDifference(*_numbers(rows, *STATISTICS))
     quantile = float(scipy.special.ndtri(1 - LEVEL / max(1, len(rows))))
@@ -195,14 +207,16 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _numbers(rows: pl.DataFrame, *names: str) -> Floats:
-    """(names, rows): columns, NaN where they are null."""
+    """Return columns as an array (names, rows), with NaN for null."""
     return rows.select(pl.col(names).cast(pl.Float64).fill_null(np.nan)).to_numpy().T
 
 
 def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
-    """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
+    """Return the row with the worst loss and an interval that is corrected for its selection, or None.
 
-    `maxima` has the largest statistic of the table in each draw.
+    Args:
+        rows: Rows of the table.
+        maxima: Largest |T| of the table in each draw, (DRAWS,).
     """
     candidates = rows.filter(pl.col("gained").is_not_null(), pl.col("loss_low").is_not_null())
     if candidates.is_empty():
@@ -214,9 +228,16 @@ def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
 
 
 def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Gated:
-    """Judge the cells of `b` against the matching ones of `a`, the release before. `advance` gets numbers of cells.
+    """Test the cells of the candidate against the matching cells of the baseline.
 
-    Raises UsageError where the two are one and the same, have no cell in common, or a limit names what they lack.
+    Args:
+        a: Baseline, the release before.
+        b: Candidate.
+        limits: Margin, limit of negative flips, metrics, conditions and slices.
+        advance: Called with the number of completed cells.
+
+    Raises:
+        UsageError: If both runs are the same, have no cell in common, or lack something that `limits` names.
     """
     check_names(limits)
     label = f"{b.name_beside(a)} against {a.name_beside(b)}"
@@ -239,13 +260,13 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
         kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
         all_slices = [*chain.from_iterable(slices_by_kind.values())]
-        # A single cluster has no interval: its row could never be decided.
+        # Images of a single cluster give no interval, so that their rows could never be decided.
         slices = [(name, images) for name, images in all_slices if not name or np.ptp(pair.clusters[images])]
         if small := len(all_slices) - len(slices):
             lacking.append(f"{plural(small, 'slice')} of {image_set} of a single image or cluster")
         pair_rows, contributions = pair.judge(slices, limits)
         frames.append(pair_rows)
-        # Checkpoints on the same images share the draws of these.
+        # The seed depends on the image set, so that all checkpoints on the same images share the same draws.
         np.maximum(maxima, draw_largest(contributions, pair.clusters, int(group["digest"][0][:8], 16)), out=maxima)
         for (name, *_), column in zip(sides, ("n", "n_b"), strict=True):
             if unmatched := group[column][0] - len(pair.clusters):
@@ -267,7 +288,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
-    """Rows of cells that are one and the same, which pass: they lose nothing, whatever a measure makes of them."""
+    """Return the rows of identical cells, which pass because their loss is 0 in every metric."""
     words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": NOTE_OF_SAME}
     constants = (
         dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), 0.0) | {"margin": float(limits.margin)} | words
@@ -278,27 +299,27 @@ def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 
 def check_names(limits: Limits) -> None:
-    """UnknownName for a measure or kind of slices that no release can be judged by."""
+    """Raise UnknownName for a metric or kind of slices that a release gate does not support."""
     check_known("measures", limits.measures, MEASURES)
     check_known("slices", limits.slices, SLICES)
 
 
 def check_known(key: str, names: Iterable[str], choices: Collection[str]) -> None:
-    """UnknownName for a name in a key of [gate] that is none of these."""
+    """Raise UnknownName for a name in a key of [gate] that is not among `choices`."""
     for name in names:
         if name not in choices:
             raise UnknownName(f"name in {name_limit(key)}", name, choices)
 
 
 def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
-    """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
+    """Read the cells of the selected conditions. Raises UnknownName for a condition that the run does not have."""
     cells = read_cells(run)
     check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
 
 def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -> str:
-    """The number of cells of a run that another lacks, and their checkpoints, image sets, probes or settings."""
+    """Describe how many cells only one run has, and which checkpoints, image sets, probes or parameters they have."""
     remainder, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
     partly = remainder
     for column in MATCH[:3]:
@@ -317,9 +338,9 @@ def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -
 def _read_pair(
     side_a: Side, side_b: Side, cells: pl.DataFrame, limits: Limits, key: tuple[str, str]
 ) -> tuple[ReleasePair, dict[str, list[Slice]]]:
-    """Read cells of one checkpoint and image set on the images that both have, and the slices of these by kind.
+    """Read cells of one checkpoint and image set on the images that both runs have, and the slices of these images.
 
-    All images are a slice without a name, of a kind without a name.
+    The slices are returned by kind. The slice of all images has an empty name and an empty kind.
     """
     paired = read_paired_outcomes(side_a.predictions, side_b.predictions, cells)
     for reason in paired.reason.unique():
@@ -335,7 +356,8 @@ def _read_pair(
     for name in names:
         measure = MEASURES[name]
         if measure.applies(outcomes_a.available) and measure.applies(outcomes_b.available):
-            # `paired` has the main accuracy of a cell, in which clean images without labels have another reference.
+            # Use the correctness from `paired` for the main accuracy, because the reference of clean images without
+            # labels differs there.
             values[name] = (
                 (hits[0].astype(np.float64), hits[1].astype(np.float64))
                 if measure.display.primary
@@ -351,7 +373,7 @@ def _read_pair(
         side.predictions.forget()
     slices: dict[str, list[Slice]] = {"": [("", np.arange(len(paired.clusters)))]}
     for kind in limits.slices:
-        # A set may have got attributes since the release before ran.
+        # Prefer B: attributes may have been added to the image set after the baseline was run.
         slices[kind] = _common_slices(kind, outcomes_b, paired.images_b) or _common_slices(
             kind, outcomes_a, paired.images_a
         )
@@ -359,13 +381,13 @@ def _read_pair(
 
 
 def _common_slices(kind: str, outcomes: Outcomes, common: Ints) -> list[Slice]:
-    """The slices of a kind, with their places among the common images."""
+    """Return the slices of a kind, as positions among the common images."""
     places = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
     return [(name, images) for name, images in places if len(images)]
 
 
 def _values(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Floats:
-    """(n,): the measure of each image, NaN where it has none."""
+    """Return the per-image values of a metric, (n,). NaN for images without a value."""
     numbers = measure.values(cell) if measure.values else None
     if numbers is None:
         return np.full(len(cell.images), np.nan)

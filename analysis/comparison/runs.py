@@ -1,4 +1,4 @@
-"""Everything that differs between two runs: cells and metrics."""
+"""Compare two runs in both cells and metrics."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .metric_pairs import OTHER_IMAGES, compare_measures
 from .verdict import Verdict, compare_verdict, no_metrics
 
 ROUNDING = 1e-12
-"""Differences up to which numbers are the same but for rounding."""
+"""Differences up to this size are rounding errors."""
 ONE_SIDED = pl.col("value_a").is_null() != pl.col("value_b").is_null()
-"""True where one run alone has the number."""
+"""True if only one run has a value."""
 
 COMPARED = pl.col("note").ne_missing(pl.lit(OTHER_IMAGES))
-"""True where the two have the same images, or none in common."""
+"""True unless the two runs have only some of their images in common."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Compared):
-    """B against A; differences are B less A."""
+    """Comparison of run B with run A. Differences are B - A."""
 
     a: str
     b: str
@@ -32,25 +32,25 @@ class Comparison(Compared):
     conditions: pl.DataFrame
     """Metrics of single conditions."""
     no_metrics: str | None
-    """The reason why there are no metrics, or None."""
+    """Reason why there are no metrics, or None."""
     verdict: Verdict
-    """The differences beyond chance, and a line for each that is not determined."""
+    """Significant differences, and a line for each metric that is not determined."""
 
     def __repr__(self) -> str:
         return "\n".join([f"{self.a} and {self.b}", *self.verdict.sentences])
 
     def compared(self) -> Comparison:
-        """Leave out the numbers that are of other images in each run."""
+        """Remove metrics for which the runs have only some of their images in common."""
         metrics, conditions = (table.filter(COMPARED) for table in (self.metrics, self.conditions))
         return replace(self, metrics=metrics, conditions=conditions)
 
     def beyond_chance(self) -> Comparison:
-        """Leave out the rows whose difference may be chance.
+        """Keep only the rows with a difference that is not explained by chance.
 
-        A row stays where the 95 % interval of its difference leaves zero out, where p is below 0.05 after Holm, where
-        the number means something else (`state`) or is there in one run alone, and where values or predictions differ
-        and there is no interval to judge that by. Numbers that are at chance in both, that another one stands for, or
-        that are of other images in each do not stay.
+        A row is kept if the 95% confidence interval of its difference excludes zero, if its Holm-corrected p is below
+        0.05, if the states differ, if only one run has a value, or if values or predictions differ without an interval
+        or test. Metrics that are at chance in both runs, that are replaced by another metric, or for which the runs
+        have only some of their images in common are removed.
         """
         low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
         beyond = (low > 0) | (high < 0) | (low.is_null() & (difference.abs() > ROUNDING))
@@ -65,9 +65,9 @@ class Comparison(Compared):
         )
 
     def strongest(self, count: int) -> Comparison:
-        """Keep at most so many rows of each table: those that are the most half-widths of their intervals from zero.
+        """Keep at most `count` rows of each table, with the largest differences relative to their half-widths.
 
-        Of each metric of conditions the condition stays where it differs most.
+        Of each metric of single conditions, only the condition with the largest difference is kept.
         """
         nearest = pl.when(pl.col("difference") > 0).then("low").otherwise("high")
         widths = (pl.col("difference") / (pl.col("difference") - nearest)).abs().fill_nan(None)
@@ -80,7 +80,7 @@ class Comparison(Compared):
 
 
 def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Comparison:
-    """Compare two runs in every respect. `advance` is called with the number of cells done."""
+    """Compare the cells and metrics of two runs. `advance` is called with the number of completed cells."""
     compared = compare_cells(a, b, advance)
     metrics, conditions = compare_measures(a, b)
     return Comparison(

@@ -1,9 +1,10 @@
-"""The verdict on a study, or on two runs: sentences made of estimates, their intervals and their states."""
+"""Write the verdict on a study, or on two runs: sentences made from estimates, their intervals and their states."""
 
-# `Words.verdict` has the words that a measure's states have, and `Words.change` those of a difference. A number
-# without a sound state is not told; lines at the end say of which models it is not determined, and why, and
-# `Words.remedies` what to do. Two runs differ in biases and the clean accuracy as the guide to comparisons says; the
-# intervals of the biases are not corrected for being several. A case is a checkpoint on an image set.
+# `Words.verdict` contains the phrases for the states of a metric, and `Words.change` those for a difference. A value
+# whose state does not allow a conclusion gets no sentence. Lines at the end list for which models it is not determined,
+# why, and what to do (`Words.remedies`). Two runs are compared in their biases and in clean accuracy, as described in
+# the guide to comparisons. The intervals of the biases are not corrected for multiple comparisons. A case is a
+# checkpoint on an image set.
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ from .metric_pairs import METRIC_KEYS, OTHER_IMAGES, compare_measures
 STATE_WORDS = {
     measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict
 }
-"""Measure -> what a model does in each state."""
+"""Metric -> what a model does in each state."""
 CLEAN = "clean {}"
-"""The measure of a row of clean images, by the name of their main accuracy."""
+"""Name of the main metric on clean images, with the name of the main metric as placeholder."""
 MAIN: Sequence[Measure[Any]] = [measure for measure in CONDITION_MEASURES if measure.display.primary]
 COMPARED: Sequence[Measure[Any]] = [measure for measure in (*MAIN, *GRID_MEASURES) if measure.display.words.change]
 WORDS = {
@@ -39,17 +40,19 @@ WORDS = {
     for measure in MAIN
     if measure.display.words.clean_change
 } | {measure.name: measure.display.words for measure in COMPARED}
-"""Measure -> the words of sentences on two runs, in their order."""
+"""Metric -> phrases for sentences about two runs, in the order of the sentences."""
 CHOICES = [measure.name for measure in MEASURES.values() if measure.display.words.is_choice]
-"""Measures that are the number of one of several parts."""
+"""Metrics whose value belongs to one of several slices."""
 WORST_PARTS = {
     measure.name: measure.display.words.worst_part for measure in MEASURES.values() if measure.display.words.worst_part
 }
-"""Measure -> what a model does that loses on a part of it."""
+"""Metric -> clause about the slice on which a model loses most."""
 NAMED_MEASURES = 3
-"""Measures that differ, beside accuracies and biases, which have a clause each; more are counted."""
+"""Maximum number of metrics other than accuracies and biases that are named. Further ones are only counted."""
 NAMED_MODELS = 5
-"""Models that have a sentence each, and the most names in a list; more are told by the ends of their range."""
+"""Maximum number of models that have a sentence each, and of names in a list.
+
+If there are more models, only those with the lowest and the highest value are described."""
 METRICS = """
 SELECT metric.checkpoint, metric.image_set, metric, value, metric.low, metric.high, state, note, labelled
 FROM metric_of($1) AS metric
@@ -65,31 +68,36 @@ COMPARABLE = (
     | ((LOW > 0) & STATE_A.is_in(DOWN) & STATE_B.is_in(UP))
     | ((HIGH < 0) & STATE_A.is_in(UP) & STATE_B.is_in(DOWN))
 )
-"""True where both values are sound, or one lies beyond the tested conditions and the difference is larger for it."""
+"""True if both values are usable, or if a censored value can only make the difference larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Sentences, each of which has an interval or a state."""
+    """Sentences that each report an interval or a state."""
 
     findings: list[str]
-    """Sentences on what is determined; the first is the title of a report."""
+    """Sentences about determined values. The first is the title of a report."""
     undetermined: list[str]
-    """Lines on what is not determined: why, and what to do."""
+    """Lines about values that are not determined, with the reason and what to do."""
 
     @property
     def sentences(self) -> list[str]:
         return [*self.findings, *self.undetermined]
 
     def __add__(self, verdict: Verdict) -> Verdict:
-        """Say this one first, then the other."""
+        """Concatenate two verdicts, this one first."""
         return Verdict([*self.findings, *verdict.findings], [*self.undetermined, *verdict.undetermined])
 
 
 def verdict(store: Store, label: str) -> Verdict:
-    """The sentences on a version of a study: what each model lives on, and how two models differ.
+    """Write the sentences about a study version: which frequencies each model relies on, and how two models differ.
 
-    UsageError where there is no such study.
+    Args:
+        store: Open database.
+        label: Version of the study.
+
+    Raises:
+        UsageError: If there is no such study.
     """
     rows = _read_metrics(store, label)
     if rows.is_empty():
@@ -104,13 +112,13 @@ def verdict(store: Store, label: str) -> Verdict:
         )
         if count > NAMED_MODELS:
             in_words = [*_ends_of_models(values, count)]
-        else:  # the title of a report is about all of its models
+        else:  # the first sentence is the title of a report and should therefore be about all of its models
             ends = _ends_of_models(values.filter(pl.len().over("metric") > 1), count) if count > 2 else ()
             in_words = [*list(ends)[:1], *_each_model(estimates)]
         sentences += [f"{sentence}, on {image_set}." for sentence in in_words]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
-        # A is the one that the study's file names first, as in `compare --checkpoints A,B`.
+        # A is the model that the study file lists first, as in `compare --checkpoints A,B`.
         text = str(store.frame("SELECT toml FROM study WHERE name || '@' || version = ?", [label])["toml"].item())
         names = tomllib.loads(text).get("checkpoints", [])
         models.sort(key=lambda name: names.index(name) if name in names else len(names))
@@ -121,10 +129,10 @@ def verdict(store: Store, label: str) -> Verdict:
 
 
 def _read_metrics(store: Store, label: str) -> pl.DataFrame:
-    """The estimates that a verdict is made of.
+    """Read the estimates that a verdict is based on.
 
-    On images of two cues these are the cue biases alone: accuracy under a filter is there the share of decisions for
-    one of the cues, and half of it says nothing about what a model needs to recognize images.
+    On cue-conflict images, only the cue biases are used. Accuracy under a filter is the proportion of decisions for one
+    of the two cues there, so that a half-accuracy cutoff would not describe what a model needs to recognize images.
     """
     rows = store.frame(METRICS, [label, list(STATE_WORDS)])
     is_bias = pl.col("metric").is_in([cues.bias for cues in CUES])
@@ -132,9 +140,14 @@ def _read_metrics(store: Store, label: str) -> pl.DataFrame:
 
 
 def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, conditions: pl.DataFrame) -> Verdict:
-    """The sentences on two runs: what differs beyond chance, and what is not determined in one of them.
+    """Write the sentences about two runs: significant differences, and what is not determined in either run.
 
-    `cells` are as `compare_cells` gives them, `metrics` and `conditions` as `compare_measures` does.
+    Args:
+        a: First run.
+        b: Second run.
+        cells: Table of `compare_cells`.
+        metrics: First table of `compare_measures`.
+        conditions: Second table of `compare_measures`.
     """
     finding, lacking = differences_in_words(a, b, cells, metrics, conditions), no_metrics(a, b)
     undetermined = []
@@ -153,7 +166,7 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, 
         .join(metrics, on=METRIC_KEYS, how="semi")
         .with_columns(pl.lit(run.value).alias(name) for name in filter(None, [run.column]))
         .with_columns(
-            # Checkpoints of one study are told apart by their names, runs of one checkpoint by theirs.
+            # Checkpoints of one study are distinguished by their own names, and runs of one checkpoint by run names.
             checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(name))
         )
         for run, name in ((a, a.name_beside(b)), (b, b.name_beside(a)))
@@ -163,7 +176,7 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, 
 
 
 def no_metrics(a: Run, b: Run) -> str | None:
-    """The reason why two runs have no metrics to compare; None where they have."""
+    """Return the reason why two runs have no metrics to compare, or None if they have."""
     for run in (a, b):
         if not has_values(run.store, run.label):
             where = f"--db {quoted(run.store.path)} --study {quoted(run.label)}"
@@ -172,13 +185,13 @@ def no_metrics(a: Run, b: Run) -> str | None:
 
 
 def estimate_in_words(row: Mapping[str, Any]) -> str | None:
-    """The words of one estimate, with its interval where it is sound; None where its state has none."""
+    """Describe one estimate, with its interval if it is usable. None if there is no phrase for its state."""
     words, state = STATE_WORDS[row["metric"]], State(row["state"])
     if state not in words or row["value"] is None:
         return None
     value, low, high = (_number(row[name], MEASURES[row["metric"]].display.unit) for name in ("value", "low", "high"))
     template, interval = words[state], f" [{low}, {high}]" if low and state == State.OK else ""
-    if state in CENSORED and low != high:  # the interval reaches from the end of the tested conditions among them
+    if state in CENSORED and low != high:  # the interval extends from the end of the tested range into the range
         bound = f"at most {high}" if state == State.CENSORED_BELOW else f"at least {low}"
         template, value = words[State.OK], bound
     percent = " %" if MEASURES[row["metric"]].display.unit == "share" else ""
@@ -188,7 +201,7 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
 
 
 def _number(value: float | None, unit: str) -> str:
-    """A number without digits after the point, and a share in percent; empty where there is none."""
+    """Format a number without decimals, or a proportion in percent. Return an empty string for None."""
     return "" if value is None else f"{100 * value if unit == 'share' else value:z.0f}"  # z leaves no sign at 0
 
 
@@ -200,9 +213,10 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
 
 
 def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
-    """For each measure, the model at either end of the values, which may lie beyond what was tested.
+    """Yield a sentence for each metric about the models with the lowest and the highest value, censored ones included.
 
-    Measures whose ends lie apart come first. `total` counts the models that are determined and those that are not.
+    Metrics for which the two intervals do not overlap come first. `total` is the number of all models, including those
+    without a determined value.
     """
     apart, overlapping = [], []
     for _, models in rows.group_by("metric", maintain_order=True):
@@ -221,7 +235,7 @@ def _ends_of_models(rows: pl.DataFrame, total: int) -> Iterator[str]:
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
-    """Yield the reasons why something is not determined, each with what it is true of, and with what to do."""
+    """Yield a line for each reason why metrics are not determined, with the models concerned and what to do."""
     titles: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
     for (metric, image_set, state, note, labelled), estimates in rows.group_by(
         "metric", "image_set", "state", "note", "labelled", maintain_order=True
@@ -247,22 +261,33 @@ def _listed(names: Sequence[str], noun: str) -> str:
     return ", ".join(names) if len(names) <= NAMED_MODELS else f"{len(names):,} {noun}"
 
 
-# The sentence on two runs
+# Sentence about two runs
 
 
 def differences_in_words(
     a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame, conditions: pl.DataFrame
 ) -> str | None:
-    """Name the accuracies and biases in which B differs from A, or the smallest differences that would show.
+    """Describe in which accuracies and biases B differs from A, or else the minimum detectable differences.
 
-    An accuracy differs where p is below 0.05 after Holm; the largest difference is told with its condition, and the
-    slice that is worst. A bias differs where the 95 % interval of its difference leaves zero out and both values are
-    sound, or one lies beyond the tested conditions. A bias that needs another measure to be alike is not told where
-    that one differs: a shape bias says nothing where a model recognizes less of both cues. Where neither accuracies nor
-    biases differ, those differences that could not have been found are named (`detectable`), and measures that differ
-    after Bonferroni's correction over all of them. Several checkpoints or image sets are counted as cases, a checkpoint
-    on an image set each. None where the two have nothing that could differ. `cells` are as `compare_cells` gives them,
-    `metrics` and `conditions` as `compare_measures` does.
+    An accuracy differs if its Holm-corrected p is below 0.05. The largest difference is reported with its condition,
+    and with the worst slice. A bias differs if the 95% confidence interval of its difference excludes zero and both
+    values are usable, or if a censored value can only make the difference larger. Some biases can only be compared if
+    another metric does not differ. For example, a difference in shape bias is not reported if the cue accuracy differs,
+    because one of the models then recognizes fewer of both cues.
+
+    If neither accuracies nor biases differ, the minimum detectable differences are reported, together with other
+    metrics that differ after Bonferroni correction. Several checkpoints or image sets are counted as cases, one for
+    each checkpoint on each image set.
+
+    Args:
+        a: First run.
+        b: Second run.
+        cells: Table of `compare_cells`.
+        metrics: First table of `compare_measures`.
+        conditions: Second table of `compare_measures`.
+
+    Returns:
+        The sentence, or None if nothing can be compared.
     """
     name_a, name_b = a.name_beside(b), b.name_beside(a)
     facts = read_conditions(b.store, b.label)
@@ -277,7 +302,8 @@ def differences_in_words(
         where=pl.when(is_clean).then(place).otherwise(place_of_condition),
         differs=DIFFERS,
     )
-    # Noise of none has no place on an axis: its grey image shows how much of a difference is no effect of noise.
+    # The condition without noise has no position on the x-axis. Its difference, on gray images, shows how much of the
+    # difference under noise is not caused by the noise, so it is reported beside it as a reference.
     keys, is_reference = ("checkpoint", "image_set", "probe"), pl.col("x").is_null()
     reference = pl.struct("setting", "difference", "low", "high").filter(is_reference).first().over(keys)
     has_reference = ~is_reference & (is_reference.sum().over(keys) == 1)
@@ -326,7 +352,7 @@ def differences_in_words(
 
 
 def _detectable_in_words(rows: pl.DataFrame) -> str:
-    """The smallest differences that could have been found in the rows, `0.021 to 0.034`; empty where none is known."""
+    """Format the range of minimum detectable differences of the rows, `0.021 to 0.034`. Empty if none is known."""
     detectable = rows.drop_nulls("detectable").sort("detectable")
     ends = detectable[[0, -1]].rows(named=True) if len(detectable) else []
     sizes = [difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+") for row in ends]
@@ -334,7 +360,7 @@ def _detectable_in_words(rows: pl.DataFrame) -> str:
 
 
 def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
-    """The biases, which do not differ where the measure that they need alike does."""
+    """Set `differs` to False for biases that require another metric to be equal if that metric differs."""
     changed_measures = set(biases.filter("differs").select("checkpoint", "image_set", "metric").rows())
     needs_alike = {measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES}
     keys = ((*row[:2], needs_alike.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
@@ -344,7 +370,7 @@ def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
 
 
 def _place(several: Sequence[str], *, of_condition: bool = False) -> pl.Expr:
-    """The condition of a row in words, if asked for, and its checkpoint and image set where there are several."""
+    """Describe the condition of a row if `of_condition`, and its checkpoint and image set if there are several."""
     words = [pl.format(" on {}", "image_set")] if "image_set" in several else []
     words = [pl.format(" for {}", "checkpoint"), *words] if "checkpoint" in several else words
     if of_condition:
@@ -355,9 +381,10 @@ def _place(several: Sequence[str], *, of_condition: bool = False) -> pl.Expr:
 
 
 def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
-    """The rows that differ after Bonferroni's correction over all of them, which widens their intervals; largest first.
+    """Return the rows that differ after Bonferroni correction over all rows, with the largest difference first.
 
-    The worst slice and the largest loss are left out, whose slices are there themselves.
+    The correction widens the intervals. The worst slice and the largest loss are excluded, because all slices are rows
+    themselves.
     """
     rows, is_choice = pl.concat(frames, how="diagonal"), pl.col("metric").str.contains(f"^({'|'.join(CHOICES)})")
     rows = rows.filter(COMPARABLE, LOW.is_not_null(), ~is_choice)
@@ -368,11 +395,11 @@ def _beyond_chance(*frames: pl.DataFrame) -> pl.DataFrame:
 
 
 def difference_in_words(row: Mapping[str, Any]) -> str:
-    """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`.
+    """Format the difference of a row with its interval, for example `-0.021 [-0.034, -0.008]`.
 
-    A row with a `metric` whose unit is none of a share has that unit, and one digit after the point where its numbers
-    reach 1. Where a value lies beyond the tested conditions, so does the difference: `beyond +36.0`, the end nearest 0
-    of its interval.
+    If the metric of the row has a unit other than a proportion, the unit is appended, and numbers of at least 1 have
+    one decimal. If a value is censored, the difference is a bound: `beyond +36.0` is the end of the interval that is
+    closest to 0.
     """
     measure = MEASURES.get(row.get("metric", ""))
     unit = "" if measure is None or measure.display.unit == "share" else measure.display.unit
@@ -386,14 +413,15 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
 
 
 def value_in_words(value: float | None, state: str | None) -> float | str | None:
-    """A value of a table, or where it lies if that is beyond the tested conditions: `>78`."""
+    """Return a table value, or a bound such as `>78` if it is censored."""
     return value if value is None or state not in CENSORED else f"{'<>'[CENSORED.index(State(state))]}{value:g}"
 
 
 def _changes_in_words(change: tuple[str, str], noun: str, cases: pl.DataFrame) -> Iterator[str]:
-    """The changes in words, none where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
+    """Yield a clause per direction of change, for example `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
-    Of several cases that differ to one side the largest difference is told, and the side with the larger one first.
+    If there are several cases, the clause reports how many differ in this direction and the largest difference. The
+    direction with the larger difference comes first.
     """
     verb, complement = change
     rows = cases.filter(pl.col("differs").fill_null(False)).sort(DIFFERENCE.abs(), descending=True, maintain_order=True)
@@ -406,7 +434,7 @@ def _changes_in_words(change: tuple[str, str], noun: str, cases: pl.DataFrame) -
 
 
 def _largest_in_words(rows: pl.DataFrame) -> str:
-    """The first difference of the rows, where it is, and its reference: `-0.29 [-0.34, -0.24] under contrast 0.1`."""
+    """Describe the first of the rows with its place and reference: `-0.29 [-0.34, -0.24] under contrast 0.1`."""
     row = rows.row(0, named=True)
     reference = row.get("reference")
     beside = f" ({reference['setting']}: {difference_in_words(reference)})" if reference else ""
@@ -414,7 +442,7 @@ def _largest_in_words(rows: pl.DataFrame) -> str:
 
 
 def _worst_parts_in_words(differences: pl.DataFrame) -> Iterator[str]:
-    """The part of a measure, such as a slice of the images, on which B loses most, and where; none without a loss."""
+    """Yield a clause about the slice on which B loses most, with the condition. Yield nothing without a loss."""
     for measure, template in WORST_PARTS.items():
         prefix = f"{measure}_"
         rows = differences.filter(pl.col("metric").str.starts_with(prefix), DIFFERENCE < 0)
@@ -423,7 +451,7 @@ def _worst_parts_in_words(differences: pl.DataFrame) -> Iterator[str]:
 
 
 def _others_in_words(differences: pl.DataFrame) -> str:
-    """The measures that differ, each with the conditions in which it does, and with its largest difference."""
+    """Describe the metrics that differ, each with its number of conditions and its largest difference."""
     measures = sorted(differences.group_by("metric", maintain_order=True), key=lambda group: -len(group[1]))
     words = []
     for (metric,), rows in measures[:NAMED_MEASURES]:
