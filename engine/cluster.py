@@ -62,6 +62,7 @@ def ray_workers(
         if not room:
             advice = "add a node with a GPU" if name == "GPU" else "set `threads` in the study"
             raise UsageError(f"a worker takes {amount} {name}s, and no node of the Ray cluster has them; {advice}")
+        # Ray must neither restart actors nor repeat calls, because the schedule does both itself.
         options = {f"num_{name.lower()}s": amount, "max_restarts": 0, "max_task_retries": 0}
         remote = ray.remote(Actor).options(**options)
         workers += [RayWorker(ray, calls, remote, computer) for _ in range(room)]

@@ -44,6 +44,7 @@ class Buffers:
         array, read_point = self._free.get()
         if self._stopped:
             raise _Stopped
+        # Order later writes to the buffer after the reads of the models. Only the stream waits, not this thread.
         wait_for(self.xp, read_point)
         return array
 
@@ -83,6 +84,7 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     def items() -> Iterator[T]:
         while (message := queue.get())[0] == "item":
+            # Order the models after the perturbing of this batch. Only the stream waits, not this thread.
             wait_for(xp, message[2])
             yield cast(T, message[1])
         if isinstance(message[1], BaseException):

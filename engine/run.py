@@ -61,6 +61,16 @@ def run(
 ) -> Iterator[list[Outcome]]:
     """Run cells of one image set and yield lists of outcomes, each of which belongs in one transaction.
 
+    The caller has to validate two things when it resolves a study: labels are valid classes of every model, and
+    attacked cells use all classes as their decision space. Without labels an attack maximizes the loss of the class
+    that the model predicts for the clean image.
+
+    Between two yields the caller's code runs in the CUDA stream of the run, and with NumPy the BLAS library of the
+    whole process may be limited to one thread. Close the generator in the thread that started it, because the current
+    CUDA stream is a property of the thread.
+
+    A device that hangs ends the process, because a thread that is blocked in the driver cannot be stopped.
+
     Args:
         cells: Each cell with the number of its images that have been computed before. The cell continues there.
         grid: Provides the probe families for the conditions of the cells.
@@ -76,16 +86,6 @@ def run(
 
     Raises:
         DeviceError: If the device is lost or out of memory. Everything yielded before is complete.
-
-    A device that hangs ends the process, because a thread that is blocked in the driver cannot be stopped.
-
-    The caller has to validate two things when it resolves a study: labels are valid classes of every model, and
-    attacked cells use all classes as their decision space. Without labels an attack leads away from the model's own
-    clean prediction.
-
-    Between two yields the caller's code runs in the CUDA stream of the run, and with NumPy the BLAS library of the
-    whole process may be limited to one thread. Close the generator in the thread that started it, because the current
-    CUDA stream is a property of the thread.
     """
     last = resources.image_set.info.count if last is None else last
     works = {cell: CellProgress(cell, first) for cell, first in cells if first < last}
@@ -176,8 +176,9 @@ class CellBatch(NamedTuple):
 
     columns: Columns
     start: Point
+    """Event recorded in the stream before the model ran on the batch."""
     end: Point
-    """Events recorded in the stream before and after the model ran on the batch."""
+    """Event recorded after it."""
     pending: int
     """Number of the cell's images that are computed and not yet yielded, including this batch."""
 
@@ -186,8 +187,8 @@ class CellBatch(NamedTuple):
 class CellProgress:
     """A cell that is being computed, with the batches that have not been yielded yet.
 
-    A batch is added by a single `append`, which is atomic in Python, because another thread may call `flush` at any
-    time.
+    A batch is added by a single `append`, which is atomic in Python, because another thread may call `flush` after the
+    run was interrupted at any point.
     """
 
     cell: Cell
@@ -267,6 +268,7 @@ class _Group:
 def _run_groups(
     groups: Sequence[_Group], range_seconds: float, progress: Callable[[int], None]
 ) -> Generator[list[Outcome]]:
+    """Run the groups one after another, in the stream of all models."""
     resources = groups[0].resources
     with device_errors(resources.xp, resources.image_set.info.size, resources.batch), network_stream(resources.xp):
         for group in groups:
@@ -274,6 +276,7 @@ def _run_groups(
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], None]) -> Iterator[list[Outcome]]:
+    """Run a group. If a probe raises an error, run each condition alone, so that only the failing ones fail."""
     try:
         yield from _run_batches(group, range_seconds, progress)
     except DeviceError:
@@ -292,6 +295,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], No
 
 
 def _run_batches(group: _Group, range_seconds: float, progress: Callable[[int], None]) -> Iterator[list[Outcome]]:
+    """Run the batches of a group while a thread perturbs the next ones."""
     range_start = time.monotonic()
     works, xp = group.by_condition(), group.resources.xp
     buffers = Buffers(xp, group.resources.arrays)

@@ -176,15 +176,18 @@ class Schedule:
                 self.ledger.tell(f"nothing came for {TELL_SECONDS:.0f} s; waiting for {self._waits_for()}")
 
     def _start(self, worker: Worker) -> None:
+        """Start or restart a worker's process, and request that it becomes ready."""
         worker.restart()
         self.opening[self._submit(worker, None)] = worker
 
     def _submit(self, worker: Worker, request: Any) -> Future[Any]:
+        """Send a request, and record the time for the detection of hung workers."""
         future = worker.submit(request)
         self.began[future] = time.monotonic()
         return future
 
     def _hand_out(self) -> None:
+        """Assign queued tasks to idle workers."""
         while self.idle and self.queue:
             self._divide(len(self.idle) + len(self.opening))
             attempt, worker = self.queue.pop(0), self.idle.pop()
@@ -197,6 +200,7 @@ class Schedule:
             halves = attempt.task.halves()
             if len(halves) == 1:
                 return
+            # The halves keep the number of the attempt, because splitting a task is not a failure.
             self.queue[place : place + 1] = [Attempt(half, attempt.number) for half in halves]
 
     def _receive(self, future: Future[Any]) -> None:

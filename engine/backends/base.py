@@ -97,7 +97,8 @@ class Attacker(Session, Protocol):
         Args:
             condition: The attack and its parameters.
             pixels: (n, 3, size, size) uint8 clean images. n is at most the batch size of the session.
-            labels: (n,) classes to lead away from. If None, these are the model's own predictions on the clean images.
+            labels: (n,) classes whose cross-entropy the attack maximizes. If None, the classes that the model predicts
+                for the clean images.
             start: (n, 3, size, size) float32 in [-1, 1]. Starting point inside the ball of radius eps, in units of eps.
 
         Returns:

@@ -45,6 +45,7 @@ def _open(variant: Variant, content: bytes, batch: int, threads: int) -> Any:
     for name, value in {**shared.config, **(for_int8() if variant.precision == "int8" else {})}.items():
         options.add_session_config_entry(name, value)
     if shared.stream is not None:
+        # Make ONNX Runtime launch its work in the stream of all models, so that it is ordered after the perturbing.
         settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
     try:
         session = shared.ort.InferenceSession(
@@ -82,7 +83,8 @@ class OnnxRuntimeSession(Session):
         self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # results are ordered by the stream, so the CPU need not wait
             self._run_options.add_run_config_entry(NO_WAIT, "1")
-        with network_stream(self._shared.xp):  # allocate in the stream that uses the memory, as CuPy's pool requires
+        # Allocate in the stream that uses the memory, because CuPy's pool orders the reuse of a block by its stream.
+        with network_stream(self._shared.xp):
             self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._bindings: list[Any] = [self._session.io_binding() for _ in range(batch // self._part)]
         for binding, part in zip(self._bindings, split_batches(self._logits, self._part), strict=True):
@@ -221,6 +223,7 @@ def for_int8() -> Mapping[str, str]:
 
 
 def _on_cpu() -> Shared:
+    """Load ONNX Runtime for the CPU and register the shared arena."""
     ort = load(ONNXRUNTIME)
     ort.set_default_logger_severity(SILENT)
     ort.create_and_register_allocator(_arena(ort, "Cpu"), None)
@@ -229,11 +232,13 @@ def _on_cpu() -> Shared:
 
 
 def _on_gpu(engine: str) -> Shared:
+    """Load ONNX Runtime for the GPU and register the shared arena. Raises EngineError if it cannot be used."""
     gpu = usable(gpus())
     if not readiness(engine).ready:
         raise EngineError(readiness(engine).line)
     xp, ort = arrays_of(engine), load(ONNXRUNTIME_GPU)
     ort.set_default_logger_severity(SILENT)
+    # 1 is kSameAsRequested: extend the arena by the requested size instead of to the next power of two.
     arena_settings = ort.OrtArenaCfg({"arena_extend_strategy": 1})
     ort.create_and_register_allocator_v2(CUDA_PROVIDER, _arena(ort, "Cuda"), {}, arena_settings)
     versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}

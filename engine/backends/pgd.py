@@ -26,6 +26,7 @@ class Attacked(NamedTuple):
 Band = tuple[float, float]
 """A frequency band: two cutoffs, 0 <= low < high <= 1, as fractions of the highest frequency."""
 ALL_PASS: Band = (0.0, 1.0)
+"""The band of all frequencies."""
 
 
 class Budget(NamedTuple):
@@ -50,18 +51,22 @@ def pgd(
     until_fooled: bool = False,
     searched: Network | None = None,
 ) -> Attacked:
-    """Attack images with projected gradient descent, and return the last iterate.
+    """Attack images with projected gradient descent.
 
     Args:
         network: The model to attack. Its parameters must not require gradients.
         images: (n, 3, S, S) float32 in [0, 1].
-        labels: (n,) int64, the classes to lead away from.
+        labels: (n,) int64, the classes whose cross-entropy the attack maximizes.
         start: (n, 3, S, S) float32 in [-1, 1]. Starting point inside the ball, in units of eps.
         budget: The size of the perturbation and the length of the search.
-        until_fooled: Stop early: return the first iterate, including the starting point, that is misclassified, if
-            there is one. Misclassified images leave the batch, so that they cost no further computation.
+        until_fooled: Whether to stop early, at the first iterate that is misclassified (which may be the starting
+            point). Misclassified images leave the batch, so that they cost no further computation.
         searched: The model whose gradients are followed, for example one at a lower precision. By default `network`.
             The returned logits, and the decision whether an image is misclassified, always come from `network`.
+
+    Returns:
+        The last iterate of each image, or with `until_fooled` the first misclassified one if there is one, and its
+        logits.
     """
     low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
     iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
@@ -92,6 +97,7 @@ def pgd(
 
 
 pgd_any = partial(pgd, until_fooled=True)
+"""PGD that stops each image at its first misclassified iterate."""
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:

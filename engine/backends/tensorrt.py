@@ -199,7 +199,7 @@ class TensorRTSession(Session):
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
         self._engine = _load(variant, trt_plan, device)
-        # Allocate in the stream that uses the memory, as CuPy's pool requires.
+        # Allocate in the stream that uses the memory, because CuPy's pool orders the reuse of a block by its stream.
         with self._errors_of_memory(), device.stream:
             self._logits: Array = xp.empty((batch, variant.model.classes), dtype=xp.float32)
             device.reserve(self._engine.device_memory_size_v2)

@@ -319,9 +319,9 @@ def in_bfloat16(network: Network) -> Network:
 
 @contextmanager
 def torch_errors(variant: Variant) -> Iterator[None]:
-    """Convert errors of torch to one-line errors:
+    """Convert errors of torch to one-line errors.
 
-    DeviceError for the GPU, and EngineError for this variant otherwise.
+    Errors of the GPU become DeviceError, and all others EngineError for this variant.
     """
     try:
         with gpu_errors():  # CuPy's errors are RuntimeErrors as torch's are, so they are converted first

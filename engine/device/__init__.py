@@ -1,4 +1,4 @@
-"""Detect the hardware and its requirements:
+"""Detect the hardware and what engines require of it.
 
-GPUs, drivers, CUDA streams, image transfer, and the packages of each engine.
+This covers GPUs, drivers, CUDA streams, the transfer of images to the GPU, and the packages of each engine.
 """

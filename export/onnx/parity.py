@@ -146,7 +146,7 @@ def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[n
 def run_in_batches(
     content: bytes, batches: Iterable[NDArray[np.float32]], file: str, at_once: int = 1
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the output of an ONNX file for each batch. Computed by ONNX Runtime on the CPU.
+    """Run an ONNX file with ONNX Runtime on the CPU, and yield its output for each batch.
 
     Several batches run concurrently, each with its own threads. If all threads shared each layer of one batch instead,
     they would wait for the slowest one after each layer, and for the images to be read.

@@ -47,8 +47,8 @@ SETTINGS: Mapping[str, tuple[str, int]] = {
 """Optional settings of TensorRT's builder that may give a faster plan.
 
 Each name maps to an attribute of IBuilderConfig and its value. Level 5 tries every kernel. Tiling 3 (FULL) keeps the
-data that adjacent layers exchange in the L2 cache. Both can take hours to build, so they are used only if `bandlens
-export --batch tune` found them to be faster.
+data that adjacent layers exchange in the L2 cache. Both can take hours to build, so they are only used if the tuning of
+`bandlens export` (`--batch tune`) found them to be faster.
 """
 LAYOUT = "nhwc"
 """Name of the channels-last layout of ONNX Runtime's CUDA provider. It is not a setting of a plan."""

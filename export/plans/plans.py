@@ -110,6 +110,7 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     sha256 = hashlib.sha256(trt_plan).hexdigest()
     result = {"sha256": sha256, "bytes": len(trt_plan), "seconds": round(time.monotonic() - start, 1)}
     write_bytes(path, trt_plan)
+    # The description is written last, because its existence marks the plan as complete.
     write_bytes(path.with_suffix(".json"), json.dumps(_identity(onnx_file, target) | result, indent=1).encode())
     return TrtPlan(path, sha256, trt_plan, compared=False)
 
