@@ -1,1 +1,1 @@
-"""The explorer: a page on this machine over a results database and the image sets beside it."""
+"""Explorer: a local web page for a results database and the image sets beside it."""

@@ -1,4 +1,8 @@
-"""The page's server: on this machine, for whoever has the token; it gives no files but images of packed sets."""
+"""HTTP server of the explorer page.
+
+It listens only on this machine and requires a token. Images of packed image sets are the only user data files that it
+serves.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +43,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 CACHED = {"cache-control": "private, max-age=3600"}
-"""The header of an answer that a browser may keep for an hour."""
+"""Header of a response that browsers may cache for an hour."""
 REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
-"""Errors of requests that the page does not make."""
+"""Exceptions caused by malformed requests, which the page itself does not send."""
 
 
 Routes = Mapping[str, Callable[..., Any]]
@@ -49,7 +53,7 @@ Routes = Mapping[str, Callable[..., Any]]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer to a browser."""
+    """Response to a browser."""
 
     body: str | bytes
     kind: str = "text/plain"
@@ -58,22 +62,23 @@ class Response:
 
 
 class Doorkeeper:
-    """Lets nobody in who does not come from this page.
+    """Rejects requests that do not come from the explorer page.
 
-    A page of somebody else's in the same browser can send requests here. It does not have the cookie (SameSite), cannot
-    name this host by a name of its own (Host), and says where it comes from (Origin).
+    A page of another site in the same browser can also send requests to this server. Three checks reject them. The
+    browser does not send the cookie with them (SameSite). A host name of the other site that resolves to this machine
+    (DNS rebinding) is not accepted as Host. The Origin header names the other site.
     """
 
     def __init__(self, token: str, port: int) -> None:
         self._token, self._cookie = token, f"bandlens_explorer_{port}"
         names = (LOOPBACK, "localhost")
-        # Browsers leave out the port of plain http.
+        # Browsers omit the default port of http.
         self._hosts = [f"{name}:{port}" for name in names] + [name for name in names if port == 80]
 
     def refuse(self, path: str, query: str, headers: Mapping[str, str]) -> Response | None:
-        """The answer to a request that may not see what it asks for, or brings the token; None for any other.
+        """Return the response to a request that is rejected or that logs in with the token, otherwise None.
 
-        Names of `headers` are small.
+        The names in `headers` must be in lower case.
         """
         origin = headers.get("origin")
         if headers["host"] not in self._hosts:
@@ -94,11 +99,12 @@ class Doorkeeper:
         return None
 
     def _is_token(self, token: str) -> bool:
+        # The comparison takes constant time, so that response times do not reveal the token.
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
 def routes(answers: Answers) -> tuple[Routes, Routes]:
-    """Functions by their paths: what answers a query string, and what answers an object of JSON that is posted."""
+    """Return functions by path: those for GET requests with a query string, and those for POST requests with JSON."""
     libraries = begin_libraries().result()
 
     def picture(query: Mapping[str, str]) -> Response:
@@ -121,18 +127,18 @@ def routes(answers: Answers) -> tuple[Routes, Routes]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request, and says in every answer what a browser may do with it."""
+    """Handles one connection, and adds security headers to every response."""
 
     server_version, sys_version = "bandlens", ""
     timeout = 60
-    """Seconds that a browser may be silent in the middle of a request."""
+    """Seconds to wait for the rest of a request."""
 
     def __init__(self, doorkeeper: Doorkeeper, pages: Routes, questions: Routes, *connection: Any) -> None:
         self._doorkeeper, self._pages, self._questions = doorkeeper, pages, questions
-        super().__init__(*connection)  # which answers
+        super().__init__(*connection)  # handles the request, so the attributes must be set before
 
     def answer(self) -> None:
-        """Answer a request of any method."""
+        """Respond to a request with any method."""
         answer = self._answer()
         body = answer.body.encode() if isinstance(answer.body, str) else answer.body
         kind = f"{answer.kind}; charset=utf-8" if answer.kind.startswith("text/") else answer.kind
@@ -147,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = answer  # noqa: N815
 
     def _answer(self) -> Response:
-        """The answer; one to a request that cannot be answered has status 400 and a line that says why."""
+        """Return the response. If a request fails, it has status 400 and contains the reason."""
         path, _, query = self.path.partition("?")
         if len(self.headers.get_all("host", [])) != 1:
             return Response("A request names one host.\n", status=400)
@@ -173,29 +179,29 @@ class Handler(BaseHTTPRequestHandler):
         return _json({"error": why}, 400)
 
     def end_headers(self) -> None:
-        """End the headers of any answer, http.server's own included."""
+        """Add the security headers to every response, including errors that http.server sends itself."""
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Log no requests."""
+        """Do not log requests."""
 
 
 class Listener(ThreadingTCPServer):
-    """Listens on this machine, and answers each request in a thread of its own, for which its end does not wait."""
+    """Listens on this machine and handles each request in a daemon thread, which does not delay shutdown."""
 
     allow_reuse_address = daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, *connection: Any) -> None:
-        """Show an error that is none of a browser which went away."""
+        """Report errors other than closed connections."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*connection)
 
 
 def listen(port: int) -> Listener:
-    """Listen on a port of this machine, or on any that is free where it is 0; UsageError where it is taken."""
+    """Listen on a port of this machine, or on any free port if `port` is 0. Raises UsageError if it is in use."""
     try:
         return Listener((LOOPBACK, port), BaseHTTPRequestHandler)
     except (OSError, OverflowError) as error:
@@ -205,12 +211,17 @@ def listen(port: int) -> Listener:
 def serve(
     database: Path, sets: dict[str, ImageSet], study: Path | None, port: int, tell: Callable[[str, int], object]
 ) -> None:
-    """Serve the explorer until the process is interrupted, as `api.results.explore` describes it.
+    """Serve the explorer until the process is interrupted, as described in `api.results.explore`.
 
-    `sets` are image sets by their digest.
+    Args:
+        database: Results database.
+        sets: Image sets by their digest.
+        study: Study file, for its custom probes.
+        port: Port to listen on. 0 for any free port.
+        tell: Called with the address of the page and the number of image sets when the server is ready.
     """
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
-    answers.study(None)  # a database with faults is refused before anything listens
+    answers.study(None)  # raises an error for an invalid database before the server starts listening
     token = secrets.token_urlsafe(24)
     with closing(answers), listen(port) as listener:
         number = listener.server_address[1]

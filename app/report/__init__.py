@@ -1,1 +1,1 @@
-"""The report: one HTML file that holds its charts, numbers and program, and asks for nothing."""
+"""Report: one self-contained HTML file with charts, numbers and scripts, which needs no network access."""

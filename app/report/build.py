@@ -1,4 +1,4 @@
-"""A report from a results database: read, put together, write."""
+"""Build a report from a results database: read the data, assemble the sections, write the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .study import changes_section, contact_sheet, page_title, provenance, relea
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files of a report that was written, and how much they hold."""
+    """Files of a report that was written, and their sizes."""
 
     out: Path
     sections: int
@@ -41,17 +41,18 @@ def write_report(
     folder: Path = Path("figures"),
     advance: Callable[[float], None] = lambda _: None,
 ) -> Written:
-    """Write the report of a study as one HTML file, and its figures, as `api.results.report` describes it.
+    """Write the report of a study as one HTML file, and its figures, as described in `api.results.report`.
 
-    `advance` is called once a chart that is written. Raises UnknownName, UsageError and StoreError where what is asked
-    for is not there, or cannot be written.
+    `advance` is called with 1 for each chart that is written. Raises UnknownName, UsageError or StoreError if something
+    does not exist or cannot be written.
     """
     begin_libraries()
     if out.suffix.lower() not in ("", ".htm", ".html"):
         page_name = out.with_suffix(".html")
         raise UsageError(f"{out}: a report is HTML; name it {page_name}, and --figures {ALL_FIGURES} for charts as PDF")
     results = read_data(db, study)
-    with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
+    # Altair would validate each part of a chart when it is created. See `spec_of`.
+    with debug_mode(False):
         if against is None:
             verdict, head = results.verdict, [verdict_section(results, results.verdict)]
         else:
@@ -78,7 +79,7 @@ def write_report(
 
 
 def _sections(results: ReportData, published: bool) -> Iterator[Section]:
-    """Yield the sections behind the verdict, in the order of the page."""
+    """Yield the sections after the verdict, in the order of the page."""
     yield releases_section(results)
     yield from measured_sections(results)
     yield consistency_section(results)
@@ -90,7 +91,7 @@ def _sections(results: ReportData, published: bool) -> Iterator[Section]:
 
 
 def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:
-    """Yield the sections, whose figures are told apart by name: two probes of one's own may be `Blur` and `blur`."""
+    """Yield the sections with unique figure names. Custom probes `Blur` and `blur`, for example, would collide."""
     names = {section.name for section in sections}
     for section in sections:
         figures = []

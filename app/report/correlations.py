@@ -1,4 +1,4 @@
-"""The sections on biases and generalization of one's own models, and on these among published ones."""
+"""Report sections on correlations of biases with generalization, and on the models among published ones."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .data import ReportData
 from .page import Figure, Section, key
 
 MANY_MODELS = 200
-"""Models above which intervals are so narrow that fewer resamples tell their ends."""
+"""Number of models above which the intervals are narrow enough to need fewer resamples."""
 RESAMPLES, RESAMPLES_OF_MANY = 10_000, 1_000
 NARROW_GROUPS = 5
-"""Groups that leave room for their numbers on a third of a page."""
+"""Maximum number of groups whose numbers fit on a third of the page width."""
 MAP_COLUMNS = ("coefficient", "low", "high", "p", "p_least", "p_holm")
-"""Columns that the maps show, whether the models are enough for any or not."""
+"""Columns that the maps need, even if all values are null."""
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
@@ -43,12 +43,15 @@ OWN_CAPTION = (
     "measured or published. Hover for what is not named."
 )
 OWN_HEIGHT, NAME_HEIGHT = 220, 11
-"""Pixels of a chart of one's own models among published ones, and of a name in it: it has room for so many names."""
+"""Height of a chart with the user's models, and of a model name in it, in pixels. Names that do not fit are omitted."""
 MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
 
 
 def correlations_section(results: ReportData) -> Section:
-    """Heat maps of biases against generalization for one's own models; empty where there are none, see the verdict."""
+    """Return heat maps of biases against generalization, or an empty section if there is nothing to correlate.
+
+    In that case, the verdict states the reason.
+    """
     title, study = "Do biases explain generalization?", results.correlated
     if isinstance(study, Missing):
         return Section("correlations", title, [])
@@ -68,20 +71,20 @@ def correlations_section(results: ReportData) -> Section:
 
 
 def correlations(study: StudyTable) -> pl.DataFrame:
-    """The rows of `correlate`, without the columns that have no value."""
+    """Return the rows of `correlate`, without empty columns."""
     many = len(study.frame) > MANY_MODELS
     table = correlate_study(study, resamples=RESAMPLES_OF_MANY if many else RESAMPLES)
     return table.select(name for name in table.columns if name in MAP_COLUMNS or not table[name].is_null().all())
 
 
 def models_in_words(table: pl.DataFrame) -> str:
-    """The number of models that the coefficients are over, such as `4 to 6 models`."""
+    """Describe how many models the coefficients are computed from, for example `4 to 6 models`."""
     ends = dict.fromkeys([model_counts(table)[0], model_counts(table)[-1]])
     return f"{' to '.join(map(str, ends))} {'model' if [*ends] == [1] else 'models'}"
 
 
 def _reservations(table: pl.DataFrame) -> Iterator[str]:
-    """Sentences on what few models cannot show, and on pairs that have no star."""
+    """Yield sentences about the limits of few models, and about pairs that are not tested."""
     least = table.drop_nulls("p_least").group_by("n").agg(pl.col("p_least").min()).sort("n")
     for n, p in least.rows():
         limit = ", so none has a star" if p >= ALPHA else ""
@@ -94,18 +97,18 @@ def _reservations(table: pl.DataFrame) -> Iterator[str]:
 
 
 def counts(table: pl.DataFrame) -> str:
-    """A sentence on how many correlations there are, and how many have a star."""
+    """Return a sentence with the number of correlations, and how many of them are significant."""
     plain, starred = table.select(pl.col("p") < ALPHA, star=HOLDS).sum().row(0)
     return f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {starred} a star."
 
 
 def atlas_section(results: ReportData) -> Section:
-    """One's own models among those of the published study."""
+    """Return the section that shows the user's models among those of the published study."""
     return results.section("atlas", "Among published models", [*_own_figures(results)])
 
 
 def _own_figures(results: ReportData) -> Iterator[Figure]:
-    """Yield the figure of one's own models among published points, a panel for each bias that both have, if any."""
+    """Yield a figure of the user's models among published ones, with a panel for each bias that both have, if any."""
     metrics = _own_metrics(results)
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
     choice = results.select_choice(metrics.filter(is_sound))
@@ -130,7 +133,7 @@ def _own_figures(results: ReportData) -> Iterator[Figure]:
 
 
 def _imagenet_accuracies(results: ReportData) -> pl.DataFrame:
-    """Top-1 on ImageNet in percent of one's own models: checkpoint, imagenet, and whether measured or published."""
+    """Return the ImageNet accuracy of the user's models in percent: checkpoint, imagenet, and measured or published."""
     with open_store(results.path, read_only=True) as store:
         values = atlas(store)
         names = join_study(store, results.label, values)
@@ -144,10 +147,10 @@ def _imagenet_accuracies(results: ReportData) -> pl.DataFrame:
 
 
 def _own_metrics(results: ReportData) -> pl.DataFrame:
-    """One's own metrics that are comparable with published ones, with top-1 on ImageNet.
+    """Return the metrics of the user's models that are comparable with published ones, with ImageNet accuracy.
 
-    Decisions between other classes than those of published models are left out, since they are not comparable, and so
-    are numbers of agreement, which images without labels have.
+    Metrics in other decision spaces than the published one, and metrics of agreement on images without labels, are not
+    comparable.
     """
     sets = results.image_sets.filter("labelled").select(image_set="id", images="name")
     space, integer = pl.col("decision_space"), pl.Int64
@@ -169,13 +172,14 @@ def _own_metrics(results: ReportData) -> pl.DataFrame:
 
 
 def _own_marks(metrics: pl.DataFrame, bias: str) -> list[Any]:
-    """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
+    """Draw the user's models: diamonds, hollow if the state is not `ok`, or lines if ImageNet accuracy is unknown."""
     rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
     lines, points = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     x, y, sound = alt.X("value:Q", title=label_of(bias)), alt.Y("imagenet:Q"), pl.col("state") == State.OK
     columns = ("model", "image_set", ("value", "value", ".3f"), "state")
     tooltip = tips(*columns, ("imagenet", "top-1 on ImageNet, %", ".1f"), "imagenet_is")
-    # Points in the order of their heights push the names above them up, and lines have theirs below the upper edge.
+    # Avoid overlapping names. In order of height, each name pushes those above it up. Lines have no height, so their
+    # names are stacked below the upper edge.
     pixels = OWN_HEIGHT / 30 * pl.col("imagenet")
     place = NAME_HEIGHT * pl.int_range(pl.len())
     raised = points.sort("imagenet").with_columns(shift=pixels - place - (pixels - place).cum_max())
@@ -190,7 +194,7 @@ def _own_marks(metrics: pl.DataFrame, bias: str) -> list[Any]:
 
 
 def _names(rows: pl.DataFrame, x: alt.X, y: Any) -> list[Any]:
-    """The names of models on that side of their marks which has more room, `shift` pixels below them."""
+    """Draw model names on the side of their marks that has more space, shifted down by `shift` pixels."""
     is_right = "scale('x', datum.value) > width / 2"
     align, dx = (alt.ExprRef(f"{is_right} ? {a} : {b}") for a, b in (("'right'", "'left'"), (-8, 8)))
     text = plot(rows).encode(x=x, y=y, text="model:N", tooltip=alt.TooltipValue(None))

@@ -1,4 +1,4 @@
-"""The contents of a report, read from the database once: a study's accuracies, its metrics, and their origin."""
+"""Read the data of a report from the database: accuracies and metrics of a study, and their provenance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..study.label_checks import doubt_accuracies
 from .page import Figure, Section, Table
 
 DRAWN_MODELS = 48
-"""The most models that charts show: the published study has so many."""
+"""Maximum number of models in charts. The published study has this many."""
 STUDY_FRAMES = {
     "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
     "JOIN study_checkpoint AS named ON named.checkpoint = checkpoint.id WHERE named.study = ? ORDER BY name",
@@ -36,7 +36,7 @@ STUDY_FRAMES = {
     "WHERE study_cell.study = ? ORDER BY ALL",
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
-    # A gate may have been decided on images that are not the study's.
+    # Gates may have been computed on image sets that are not part of the study, so cells are matched without them.
     "gates": "SELECT gate.* REPLACE (named.name AS checkpoint, named.category AS category) FROM gate "
     "JOIN cell ON cell.id = candidate_cell JOIN study_checkpoint AS named ON named.checkpoint = cell.checkpoint "
     "SEMI JOIN (SELECT onnx_sha256, engine, precision, condition, study_cell.study FROM cell "
@@ -48,71 +48,71 @@ STUDY_FRAMES = {
     "JOIN study_version ON label = version WHERE study_id = ? "
     "ORDER BY against, checkpoint, image_set, cell, slice, measure",
 }
-"""Frame -> its rows, by study.id."""
+"""Name of a frame -> query for its rows by study.id."""
 VERSION_FRAMES = {
     "metrics": "FROM metric_of(?)",
     "judgements": "WITH judged AS (FROM condition_accuracy_of(?)) "
     "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
 }
-"""Frame -> its rows, by the label of a version."""
+"""Name of a frame -> query for its rows by the label of a study version."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """One version of a study.
+    """Data of one version of a study.
 
-    Frames have the columns of the tables and views that they are named after; rows of conditions have their facts, too
-    (see `database.study_versions`).
+    Frames have the columns of the tables and views that they are named after. Rows of conditions also have the columns
+    that describe conditions (see `database.study_versions`).
     """
 
     path: Path
     study: dict[str, Any]
-    """The row of the table `study`, with its label and its number of predictions."""
+    """Row of the table `study`, with the label and the number of predictions."""
     other_studies: list[str]
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
     condition_metrics: pl.DataFrame
     own_titles: dict[str, str]
-    """Measures of the user's own, and what charts call them."""
+    """Custom metric -> title in charts."""
     checkpoints: pl.DataFrame
     image_sets: pl.DataFrame
     conditions: pl.DataFrame
     sessions: pl.DataFrame
     cells: pl.DataFrame
     correlated: StudyTable | Missing
-    """Biases and accuracies of each model; or why there is nothing to correlate."""
+    """Biases and accuracies of each model, or the reason why there is nothing to correlate."""
     gates: pl.DataFrame
-    """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""
+    """Rows of the view `gate`: verdicts on the precision of the study. Checkpoints have their names in the study."""
     releases: pl.DataFrame
-    """Rows of the view `release_gate`: verdicts on this version against releases before it."""
+    """Rows of the view `release_gate`: verdicts on this version against earlier releases."""
     consistency: pl.DataFrame
-    """Rows of the table error_consistency on the study's images, of every subject of the database; it has the newest
-    versions alone."""
+    """Rows of the table error_consistency on the study's images, for all models and human observers in the database.
+    The table covers only the newest version of each study."""
     judgements: pl.DataFrame
-    """Rows of the view condition_accuracy on the study's images: its models, and people."""
+    """Rows of the view condition_accuracy on the study's images, for its models and human observers."""
     doubts: list[str]
-    """Lines on image sets that models are right on less often than by chance, or whose images were enlarged."""
+    """Warnings about image sets on which models are below chance, or whose images were upsampled."""
     verdict: Verdict
-    """The frequencies that the models live on, and a line for each number that is not determined."""
+    """Findings about the frequencies that the models rely on, and a line for each metric that is not determined."""
     choice: list[str]
-    """The models that charts show: all, or a choice of them."""
+    """Models that charts show: all, or a selection."""
 
     @property
     def label(self) -> str:
         return str(self.study["label"])
 
     def select_choice(self, rows: pl.DataFrame, column: str = "checkpoint") -> pl.DataFrame:
-        """Rows without those of models that charts do not show."""
+        """Remove the rows of models that charts do not show."""
         left_out = set(self.checkpoints["name"]) - set(self.choice)
         return rows.filter(~pl.col(column).is_in(list(left_out)))
 
     def section(
         self, name: str, title: str, figures: Sequence[Figure], text: Sequence[str] = (), **content: Any
     ) -> Section:
-        """A section of figures, whose text says which models are drawn where these are not all.
+        """Return a section of figures. Its text mentions if only some models are shown.
 
-        Charts of one dot or none are left out, and of a figure without a chart the table is there alone.
+        Charts with fewer than two marks are omitted. If a figure has no chart left, only its table is shown.
         """
         figures = [
             replace(figure, panels={title: panel for title, panel in figure.panels.items() if count_rows(panel) > 1})
@@ -131,12 +131,16 @@ class ReportData:
 
 
 def read_data(path: Path, study: str | None = None) -> ReportData:
-    """The study of this name or name@version, or the one that ran last.
+    """Read the data of a study.
+
+    Args:
+        path: Results database.
+        study: Name or name@version. By default, the study that was run last.
 
     Raises:
-        UnknownName: there are studies, and none of that name.
-        UsageError: there is none at all.
-        StoreError, UsageError: as `open_store`.
+        UnknownName: If no study has this name.
+        UsageError: If there is no study at all, or as raised by `open_store`.
+        StoreError: As raised by `open_store`.
     """
     with open_store(path, read_only=True) as store:
         return _read(store, study_label(store, study or last_run(store)))
@@ -155,7 +159,7 @@ def _read(store: Store, label: str) -> ReportData:
     conditions = read_conditions(store, label)
     frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
     frames |= _with_facts(store, label, conditions, frames["image_sets"])
-    # The accuracy without perturbation, or else that over everything.
+    # Use the clean accuracy or, if there is none, the mean over all conditions.
     clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
     means = frames["curve"].group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
     models = frames["checkpoints"].select("category", checkpoint="name")
@@ -181,7 +185,7 @@ def _read(store: Store, label: str) -> ReportData:
 def _with_facts(
     store: Store, label: str, conditions: pl.DataFrame, image_sets: pl.DataFrame
 ) -> dict[str, pl.DataFrame]:
-    """The frames of a version that have a row for each condition, with the facts of these."""
+    """Return the frames of a version with a row for each condition, including descriptions of the conditions."""
     own_cycles = image_sets.select("own_cycles", image_set="name")
     views = {"curve": "curve_of", "condition_metrics": "condition_metric_of"}
     rows = {name: with_facts(store.frame(f"FROM {view}(?)", [label]), conditions) for name, view in views.items()}
@@ -192,9 +196,9 @@ def _with_facts(
 
 
 def add_before(results: ReportData, run: Run, name: str, cells: pl.DataFrame) -> ReportData:
-    """The study with the numbers of a run before it, as models `CHECKPOINT in NAME`, where charts have colours for all.
+    """Add the results of an earlier run as models `CHECKPOINT in NAME`, if charts have colors for all models.
 
-    Models are left out of which nothing is compared, by `cells`, and what the study has not, images or conditions.
+    Models that are not compared in `cells`, and images and conditions that the study does not have, are omitted.
     """
     models, image_sets = cells["checkpoint"].unique(), results.image_sets["name"]
     if len(models) + len(results.choice) > COLORED_MODELS:
@@ -220,9 +224,12 @@ def _doubts(store: Store, frames: Mapping[str, pl.DataFrame]) -> list[str]:
 
 
 def choose(models: pl.DataFrame) -> list[str]:
-    """At most DRAWN_MODELS models at even steps of category and accuracy, so that each category has its share.
+    """Select at most DRAWN_MODELS models at equal distances in the order of category and accuracy.
 
-    `models` has checkpoint, category, and accuracy, which may be null.
+    Each category is thus represented in proportion to its size.
+
+    Args:
+        models: Columns checkpoint, category and accuracy. The accuracy may be null.
     """
     names = models.sort("category", "accuracy", "checkpoint")["checkpoint"]
     steps = np.linspace(0, len(names) - 1, min(DRAWN_MODELS, len(names))).round().astype(int)

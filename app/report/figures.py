@@ -1,4 +1,4 @@
-"""Charts as files for papers: each panel as SVG, PDF and PNG, as wide as one column of a journal or two."""
+"""Export charts for publications: each panel as SVG, PDF and PNG, one or two journal columns wide."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from ...core.files import write_bytes
 from .page import Figure, heading, slug, spec_of
 
 ALL_FIGURES = "all"
-"""The word for every figure."""
+"""Name that selects every figure."""
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
-"""Inches that a chart is wide, in a column of a journal and in two."""
+"""Width of a chart in one and in two journal columns, in inches."""
 POINTS = 0.7
-"""Points that a pixel takes on paper: type of 10 to 12 pixels is printed at 7 to 8.4 pt, a column has 360 pixels."""
+"""Size of a pixel in print, in points. Text of 10 to 12 pixels is printed at 7 to 8.4 pt. A column has 360 pixels."""
 LETTER, BOLD_LETTER = 6, 7.5
-"""Pixels that an average letter takes at most, in labels and in titles."""
+"""Maximum average width of a character in labels and in titles, in pixels."""
 LABELS_WIDTH = 110
-"""Pixels that labels of an axis take at most where a legend below begins behind them; it has no names of an axis."""
+"""Maximum width of axis labels to the left of a legend below the chart, in pixels. The axis title is not included."""
 MOST_LETTERS = 120
-"""Letters that the name of a file has at most."""
+"""Maximum length of a file name in characters."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
 ENDINGS = ("svg", "pdf", "png")
 
 
 @dataclass(frozen=True, slots=True)
 class FigureFile:
-    """A panel as files, which are called after what it shows."""
+    """A panel that is exported. Its files are named after its title."""
 
     name: str
-    """The name of its files without their endings."""
+    """Name of its files without extensions."""
     title: str
     figure: Figure
     panel: Any
@@ -51,10 +51,15 @@ class FigureFile:
 
 
 def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[FigureFile]:
-    """The panels of the figures, each with the name of its files, as far as they are among `names`.
+    """Select the panels to export, and choose their file names.
 
-    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures.
-    UnknownName for a name that no figure has.
+    Args:
+        figures: Figures of the report.
+        names: File names of panels. The title of a figure, written as a file name, selects all of its panels, and `all`
+            selects all figures.
+
+    Raises:
+        UnknownName: If no figure has one of the names.
     """
     files: dict[str, FigureFile] = {}
     for figure in figures:
@@ -73,7 +78,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
 def write_figures(
     files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None], sources: Sequence[Path] = ()
 ) -> list[Path]:
-    """Write each panel as SVG, PDF and PNG, and list them in figures.csv, for whoever may read the `sources`."""
+    """Write each panel as SVG, PDF and PNG, and a list as figures.csv, with the file permissions of `sources`."""
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
@@ -87,17 +92,17 @@ def write_figures(
 
 
 def _converted(svg: str, ending: str) -> bytes:
-    """The picture with its size on paper, as SVG, PDF or PNG."""
+    """Convert a chart to SVG, PDF or PNG at its print size."""
     if ending == "svg":
         return in_points(svg, "pt").encode()
-    in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG
+    in_pixels = in_points(svg, "")  # without a unit, the converters read points in a PDF and 1/72 inch in a PNG
     if ending == "pdf":
         return bytes(vl_convert.svg_to_pdf(in_pixels))
     return bytes(vl_convert.svg_to_png(in_pixels, ppi=DOTS_PER_INCH))
 
 
 def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
-    """Vega-Lite of a panel so many inches wide: the lines of its title are broken, and its legend lies below."""
+    """Convert a panel to Vega-Lite of the given width, with wrapped titles and the legend below the chart."""
     spec = spec_of(panel)
     width = inches * 72 / POINTS
     title, below = heading(spec.get("title", ""))
@@ -115,7 +120,7 @@ def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
 
 
 def in_points(svg: str, unit: str) -> str:
-    """The picture with its size in points on paper, instead of pixels on a screen."""
+    """Set the size of an SVG to its print size in points, instead of pixels on a screen."""
 
     def shorter(size: re.Match[str]) -> str:
         width, height = (POINTS * float(side) for side in size.groups())
@@ -125,6 +130,6 @@ def in_points(svg: str, unit: str) -> str:
 
 
 def distinct_name(name: str, names: Container[str]) -> str:
-    """The name, or with a number behind it where it is among the names."""
+    """Return the name, with a number appended if it is already in use."""
     numbered_names = (f"{name}-{number}" for number in count(2))
     return next(free for free in chain([name], numbered_names) if free not in names)

@@ -1,4 +1,4 @@
-"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown."""
+"""Report sections with measured results: accuracy over the conditions of each probe, and all metrics."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .data import ReportData
 from .page import METRIC_COLUMNS, Figure, Section, Table, key, slug
 
 OPEN_MODELS = 6
-"""Models whose maps are drawn at once; those of more are drawn when a reader opens them."""
+"""Maximum number of models whose maps are drawn at once. More are drawn only when a reader expands them."""
 SIDE_BY_SIDE = 40
-"""Settings that a chart has room for side by side, where their probe has no axis."""
+"""Maximum number of settings that fit side by side in a chart of a probe without an axis."""
 NAME_LENGTHS = (24, 38)
-"""Characters of a model's name that have room in half of a chart on a third of a page, and on half of it."""
+"""Maximum lengths of a model name in a chart on a third and on half of the page width. Names take half of a chart."""
 CURVE_CAPTION = (
     "Bands, and lines through dots, are 95 % intervals, which take clusters into account. Dashed: without perturbation."
 )
@@ -101,13 +101,13 @@ MEASURE_COLUMNS = (
     *("difference", "difference_low", "difference_high", "state", "note"),
 )
 IN_BANDS = (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
-"""True for probes that act on bands of frequencies; a section of their own draws these."""
+"""True for probes that act on frequency bands, which have a section of their own."""
 CROWDED = pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_unique().over("probe") > SIDE_BY_SIDE)
-"""True for probes of more settings than a chart has room for: their measures have charts."""
+"""True for probes with more settings than fit in a chart. Charts show only the metrics of these probes."""
 
 
 def measured_sections(results: ReportData) -> Iterator[Section]:
-    """Yield the sections of accuracies and measures, in the order of the page."""
+    """Yield the sections of accuracies and metrics, in the order of the page."""
     yield results.section("octave-shares", "Octaves that add up", [*_octaves(results)])
     yield results.section("curves", "Accuracy over frequency", filter_figures(results)[1:])
     yield results.section("critical-band", "Critical band", [*_bands(results)])
@@ -124,26 +124,26 @@ def measured_sections(results: ReportData) -> Iterator[Section]:
 
 
 def _by_image_set(rows: pl.DataFrame) -> Iterator[tuple[int, str, pl.DataFrame]]:
-    """(number from 1, name, rows) of each image set."""
+    """Yield number from 1, name and rows of each image set."""
     for number, name in enumerate(rows["image_set"].drop_nulls().unique().sort(), 1):
         yield number, name, rows.filter(image_set=name)
 
 
 def _perturbed(results: ReportData) -> list[tuple[int, str, pl.DataFrame]]:
-    """(number from 1, name, rows of the view curve by place) of each image set that was run with a perturbation."""
+    """Return number from 1, name and sorted rows of the view curve for each image set with a perturbation."""
     sets = _by_image_set(results.curve.filter(pl.col("probe") != "clean"))
     return [(number, name, rows.drop_nulls("top1").sort("place")) for number, name, rows in sets]
 
 
 def _conflicting(results: ReportData) -> list[str]:
-    """Image sets whose images have two cues, of which accuracy takes one."""
+    """Return the cue-conflict image sets, on which accuracy counts only the class of the first cue."""
     return results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"].to_list()
 
 
 def filter_figures(results: ReportData) -> list[Figure]:
-    """The filters on the image sets that have them, with their half cuts; the first belongs to the verdict.
+    """Return figures of the filters on each image set, with half-accuracy cutoffs. The verdict shows the first one.
 
-    Sets of conflicting cues come last, since the verdict says nothing about filters on them.
+    Cue-conflict sets come last, because the verdict does not describe filters on them.
     """
     cue_sets = _conflicting(results)
     sets = sorted(_perturbed(results), key=lambda entry: entry[1] in cue_sets)
@@ -155,14 +155,14 @@ def filter_figures(results: ReportData) -> list[Figure]:
 
 
 def _other_probes(results: ReportData) -> Iterator[Figure]:
-    """Yield a figure for each image set, of the probes that neither filter nor act on bands."""
+    """Yield a figure for each image set with the probes that are neither filters nor act on frequency bands."""
     for number, name, rows in _perturbed(results):
         if len(other_rows := rows.filter(~IN_BANDS, ~pl.col("cuts"), ~CROWDED)):
             yield _accuracy_figure(results, other_rows, f"other-probes-{number}", f"Other probes on {name}")
 
 
 def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
-    """The panels of some probes on one image set."""
+    """Return a figure with the panels of some probes on one image set."""
     image_set, choice = rows["image_set"][0], as_errors(results.select_choice(rows))
     metrics = results.metrics.filter(image_set=image_set)
     cuts = {
@@ -185,7 +185,7 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
 
 
 def _bands(results: ReportData) -> Iterator[Figure]:
-    """Yield the thresholds of all models on each image set, and a map and a channel of each model."""
+    """Yield the thresholds of all models on each image set, and a map and a channel for each model."""
     names = measures_in("psychometric thresholds")
     for number, image_set, rows in _perturbed(results):
         band = rows.filter(IN_BANDS)
@@ -213,7 +213,7 @@ def _bands(results: ReportData) -> Iterator[Figure]:
 
 
 def _octaves(results: ReportData) -> Iterator[Figure]:
-    """Yield the octave shares, and their pairs, of each image set that was run under all masks of octaves."""
+    """Yield Shapley values and interactions of octaves for each image set that was run under all sets of octaves."""
     shares, pairs = measures_in("octave_share"), measures_in("octave_pair")
     values = results.metrics.filter(pl.col("metric").is_in([*shares, *pairs])).drop_nulls("value")
     for number, name, rows in _by_image_set(values):
@@ -237,12 +237,12 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
 
 
 def count_columns(names: pl.Series) -> int:
-    """The charts of numbers that fit beside each other with the whole names of their models."""
+    """Return how many charts fit side by side with complete model names."""
     return 3 - sum(bool((names.str.len_chars() > length).any()) for length in NAME_LENGTHS)
 
 
 def _groups(results: ReportData) -> Iterator[Figure]:
-    """Yield the group means of generalization, with the benchmarks in the table."""
+    """Yield the means over groups of benchmarks. The table contains the individual benchmarks."""
     means = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     choice = results.select_choice(means)
     panels = number_panels(choice, {group: words(group) for group in GROUPS})
@@ -277,10 +277,11 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
 
 
 def _measures(results: ReportData) -> Section:
-    """A figure for each metric and image set, a panel for each probe; parts of a measure are a table."""
+    """Return a figure for each metric and image set with a panel for each probe, and a table of slices and labels."""
     primary = [name for name, measure in MEASURES.items() if measure.display.primary]
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(primary), pl.col("value").is_not_null())
-    # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
+    # A metric can have many parts, for example one for each slice. They are listed in a table, each under the condition
+    # in which it is worst.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
     curve_rows = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~CROWDED)
     figures = [
@@ -300,10 +301,10 @@ def _measures(results: ReportData) -> Section:
 
 
 def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:
-    """`rows` are those of one metric on one image set; None for means over benchmarks."""
+    """Return the figure of one metric on one image set, given its rows. The image set of benchmark means is None."""
     metric, domain = rows["metric"][0], (0.0, 1.0)
     title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
-    # Shares are drawn from 0 to 1, and other numbers as far as they reach.
+    # Proportions are drawn from 0 to 1. The axes of other metrics cover their values.
     if measure is None or measure.display.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         minimum, maximum = rows.select(below.alias("minimum"), above.alias("maximum")).row(0)
@@ -319,11 +320,11 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     return Figure(name, heading, caption, panels, 2, table, **key(choice), folded=folded)
 
 
-# Models beside each other and beside people
+# Comparisons between models, and with human observers
 
 
 def consistency_section(results: ReportData) -> Section:
-    """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
+    """Return kappa of every two models or observers on each image set, and accuracy by condition with observers."""
     figures = [*_kappas(results), *_conditions(results)]
     table = Table("Every two subjects, by condition", results.consistency, folded=True)
     tables = [table] if len(results.consistency) else []
@@ -331,7 +332,7 @@ def consistency_section(results: ReportData) -> Section:
 
 
 def _kappas(results: ReportData) -> Iterator[Figure]:
-    """Yield a map of the mean kappa over conditions for each image set on which some two have a kappa."""
+    """Yield a map of the mean kappa over conditions for each image set on which at least one pair has a kappa."""
     table = results.select_choice(results.select_choice(results.consistency, "first_subject"), "second_subject")
     single = pl.len() == 1
     keys = ("images", "convention", "first_subject", "second_subject", "humans")
@@ -353,9 +354,9 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
 
 
 def _conditions(results: ReportData) -> Iterator[Figure]:
-    """Yield accuracy over the conditions of the image sets that have several: all people together, and each model.
+    """Yield accuracy over the conditions of image sets with several conditions: all observers together, and each model.
 
-    Conditions are in the order of the first number in their names, and dots without a line where one has none.
+    Conditions are sorted by the first number in their names. If a name contains no number, dots are not connected.
     """
     judgements, top1 = results.judgements.filter(pl.col("condition").n_unique().over("images") > 1), pl.col("top1")
     if judgements.is_empty():

@@ -1,6 +1,7 @@
-"""The parts of a report, which hold plain text and frames, and the page that is made of them.
+"""Data classes for the parts of a report, and rendering of the HTML page.
 
-Everything is escaped here: text by the template, charts as JSON that no markup can end.
+The parts contain plain text and data frames. All escaping happens here: the template escapes text, and charts are JSON
+that cannot close its script element.
 """
 
 from __future__ import annotations
@@ -25,40 +26,40 @@ from ...analysis.charts.grammar import begin_libraries, colors, series_of
 from ...core import __version__
 
 WRAPPED_LETTERS = 40
-"""The characters of a text in a table above which it breaks into lines."""
+"""Maximum number of characters of a table cell without line breaks."""
 CITATION = (
     "@software{bandlens, author = {{The bandlens maintainers}}, "
     "title = {bandlens: which image frequencies a classifier lives on}, "
     f"version = {{{__version__}}}, year = {{2026}}}}"
 )
-"""BibTeX of the program."""
+"""BibTeX entry of this software."""
 PAGE_ROWS = 3000
-"""The most rows that a table on the page shows."""
+"""Maximum number of rows of a table on the page."""
 METRIC_COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
 """Columns of a table of metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Panels that belong together: a grid on the page; in files, each is by itself."""
+    """A group of panels, which the page shows as a grid. Exported files contain one panel each."""
 
     name: str
-    """The figure's anchor on the page."""
+    """Anchor of the figure on the page."""
     title: str
     caption: Sequence[str]
-    """How to read it, in parts: the page says each once in a section."""
+    """How to read the figure, in parts. The page shows each part only once per section."""
     panels: Mapping[str, Any]
-    """Title in a word or two -> an Altair chart."""
+    """Short title -> Altair chart."""
     columns: int
-    """Columns of the grid; in a file, a panel that has a row for itself is as wide as two columns of a journal."""
+    """Columns of the grid. In exported files, panels of a figure with one column are two journal columns wide."""
     table: pl.DataFrame
-    """The numbers that the figure shows."""
+    """Numbers that the figure shows."""
     legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Name of a model or category -> colour and shape; what can be picked."""
+    """Model or category -> color and shape of its marks. Readers can select an entry."""
     models: Sequence[str] = ()
-    """Models that can be picked from a list, beside the legend."""
+    """Models that readers can select from a list, in addition to the legend."""
     folded: bool = False
-    """Drawn when it is opened: for what few will look at."""
+    """Whether the figure is collapsed, and drawn only when a reader expands it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A small picture with its caption."""
+    """Small image with a caption."""
 
     source: str
-    """data: URI."""
+    """Image as a data: URI."""
     caption: str
     description: str
 
@@ -87,24 +88,24 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     tiles: Mapping[str, Sequence[Tile]] = field(default_factory=dict)
-    """Row title -> pictures."""
+    """Title of a row -> its images."""
     facts: Mapping[str, str] = field(default_factory=dict)
     listing: str = ""
-    """Text to show as it is: the study file."""
+    """Preformatted text, such as the study file."""
 
     @property
     def caption(self) -> str:
-        """How to read the figures."""
+        """How to read the figures, without repeated parts."""
         return " ".join(dict.fromkeys(chain.from_iterable(figure.caption for figure in self.figures)))
 
 
 def slug(text: str) -> str:
-    """The text as a file name and anchor: lower-case letters, digits and hyphens alone."""
+    """Convert text to a file name or anchor with only lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 
 def key(rows: pl.DataFrame) -> dict[str, Any]:
-    """Arguments of a figure with which a reader picks: a legend where there are several models, and a list of these."""
+    """Return the arguments of `Figure` for selecting models: a legend if there are several, and possibly a list."""
     models = rows["checkpoint"].unique().sort().to_list()
     if len(models) < 2:
         return {}
@@ -113,11 +114,11 @@ def key(rows: pl.DataFrame) -> dict[str, Any]:
     return {"legend": legend, "models": () if field == "model" else models}
 
 
-# The page
+# Page
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """The page; it may run its own two scripts, by their hashes, and load nothing."""
+    """Render the page. Its content security policy allows only its two scripts, by hash, and no network access."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "rows": table_rows}
     program, libraries = _asset("page.js"), begin_libraries().result()
@@ -145,13 +146,13 @@ def render(title: str, sections: Sequence[Section]) -> str:
 
 
 def spec_of(panel: Any) -> dict[str, Any]:
-    """The Vega-Lite of an Altair chart. Altair's validation would take half of a report's time; tests do it."""
+    """Convert an Altair chart to Vega-Lite, without validation, which would take half of the time. Tests validate."""
     spec: dict[str, Any] = panel.to_dict(validate=False)
     return spec
 
 
 def page_spec(spec: dict[str, Any], title: str, figure: Figure) -> dict[str, Any]:
-    """A panel for the page: as wide as its place, and without the legend of models if the page has one."""
+    """Adapt a panel to the page: it fills the available width and omits its legend if the page shows one."""
     if figure.legend:
         for part in (spec, *spec.get("layer", [])):
             encoding = part.get("encoding", {})
@@ -166,23 +167,23 @@ def page_spec(spec: dict[str, Any], title: str, figure: Figure) -> dict[str, Any
 
 
 def safe_json(value: Any) -> str:
-    """JSON for a script element: no text in it can close the element or open a comment."""
+    """Convert a value to JSON for a script element. No text in it can close the element or open a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def table_rows(frame: pl.DataFrame) -> Markup:
-    """The rows of a table, a column at a time: those of a thousand models have half a million cells."""
+    """Render the rows of a table column by column, because tables of a thousand models have half a million cells."""
     columns = [_cells(column) for column in frame.head(PAGE_ROWS)]
     return Markup("".join(f"<tr>{''.join(row)}</tr>\n" for row in zip(*columns, strict=True)))  # noqa: S704
 
 
 def _cells(column: pl.Series) -> list[str]:
-    """Elements of a column's values; numbers need no escaping."""
+    """Return the HTML elements of a column. Numbers need no escaping."""
     values = column.to_list()
     if column.dtype.is_numeric():
         return [f'<td class="n">{cell(value)}</td>' for value in values]
-    # Names and settings come back in thousands of rows.
+    # Cache the elements, because names and settings are repeated in thousands of rows.
     return list(map(cache(_text_cell), values))
 
 
@@ -204,7 +205,7 @@ def cell(value: Any) -> str:
 
 
 def heading(title: Any) -> tuple[str, list[str]]:
-    """Title and lines of the subtitle of a chart, of what Vega-Lite calls its title. On the page, they break lines."""
+    """Return the title and the lines of the subtitle from a Vega-Lite title. The page wraps them."""
     if not isinstance(title, dict):
         return str(title), []
     below = title.get("subtitle", [])
@@ -212,7 +213,7 @@ def heading(title: Any) -> tuple[str, list[str]]:
 
 
 def _trusted(text: str) -> Markup:
-    """A text of the program, or one that is escaped for where it goes."""
+    """Mark text as safe HTML: either part of this program, or already escaped for its context."""
     return Markup(text)  # noqa: S704
 
 

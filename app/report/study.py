@@ -1,4 +1,4 @@
-"""The sections on a study itself: its verdict, what changed, verdicts of gates, its conditions, size and origin."""
+"""Report sections about the study itself: verdict, changes, release gates, conditions and provenance."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ from .metric_sections import filter_figures
 from .page import Figure, Section, Table, Tile, cell
 
 TITLE_LETTERS = 240
-"""Letters of a title: of a longer finding the title has the first clauses, two at least, and the section the whole."""
+"""Maximum length of a title in characters.
+
+A longer finding is shortened to its first clauses, but at least two, and the section shows all of it."""
 AGREEMENT = (
     "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
 )
 SIDE, QUALITY = 132, 70
-"""Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
+"""Size in pixels and JPEG quality of a tile. 52 tiles of noise need 300 KB."""
 CAT = "chelsea.jpg"
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
@@ -47,7 +49,7 @@ RELEASE_COLUMNS = (
     *("needed", "flips", "relative_flips", "decided"),
 )
 HALF_PAGE_MODELS = 5
-"""Models that leave room for their numbers on half of a page."""
+"""Maximum number of models whose numbers fit on half of the page width."""
 CHANGES_CAPTION = (
     "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
     "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % "
@@ -56,7 +58,7 @@ CHANGES_CAPTION = (
 
 
 def page_title(results: ReportData, verdict: Verdict) -> str:
-    """The title of the page: the first finding where there is one."""
+    """Return the title of the page, which is the first finding if there is one."""
     findings = verdict.findings
     return _title_of(findings[0]) if findings else f"Frequency bias and generalization: {results.label}"
 
@@ -69,9 +71,9 @@ def _title_of(finding: str) -> str:
 
 
 def verdict_section(results: ReportData, verdict: Verdict) -> Section:
-    """The sentences below the title, warnings, and the first picture of half cuts.
+    """Return the section with the findings below the title, warnings and the first figure of half-accuracy cutoffs.
 
-    `verdict` is that on the study, after the one on it and what it is compared with.
+    If the study is compared with another one, `verdict` starts with the sentences about the comparison.
     """
     findings, undetermined = verdict.findings, [*verdict.undetermined]
     if isinstance(results.correlated, Missing) and results.cells["checkpoint"].n_unique() > 1:
@@ -92,12 +94,19 @@ def verdict_section(results: ReportData, verdict: Verdict) -> Section:
 
 
 def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verdict, Section]:
-    """Give the study with the curves of the study `against`, and the verdict on both, and draw their differences.
+    """Compare the study with another one.
 
-    The verdict comes before that on the study alone. The section has a figure for each image set, and that a panel for
-    each probe. `against` is another results database, of which the study of the same name is taken, or else the one
-    that ran last, or that which is named behind a colon; or the name, or name@version, of a study of this database.
-    Raises UsageError where there is nothing to compare with.
+    Args:
+        results: Data of the study.
+        against: Another results database, or the name or name@version of a study in the same database. From another
+            database, the study after a colon is used, otherwise the one with the same name, otherwise the last one run.
+
+    Returns:
+        The data extended by the curves of the other study; the verdict on both, followed by that on this study; and a
+        section with a figure for each image set and a panel for each probe.
+
+    Raises:
+        UsageError: If there is nothing to compare with.
     """
     file, word = split_against(against)
     with ExitStack() as stack:
@@ -127,9 +136,9 @@ def changes_section(results: ReportData, against: str) -> tuple[ReportData, Verd
 
 
 def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
-    """The cells that can be compared, in the order of a figure, with `condition` in words and `differs`.
+    """Return the cells that can be compared, sorted as in a figure, with `condition` as text and `differs`.
 
-    before, after, difference and the ends low and high of its 95 % interval are in percentage points.
+    before, after, difference and its 95% confidence interval (low, high) are in percentage points.
     """
     keys = ["image_set", "probe", "parameters"]
     cells = comparison.cells.filter(pl.col("difference").is_not_null()).join(
@@ -147,7 +156,7 @@ def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
 
 
 def releases_section(results: ReportData) -> Section:
-    """The verdicts of `gate` against each release before this one: counts, the rows that do not pass, and all rows."""
+    """Return the verdicts against each earlier release: their numbers, the rows that do not pass, and all rows."""
     rows = results.releases.select(RELEASE_COLUMNS)
     text = [
         f"Against {against}: {', '.join(f'{len(part.filter(verdict=name)):,} {name}' for name in VERDICTS)}."
@@ -163,7 +172,7 @@ def releases_section(results: ReportData) -> Section:
 
 
 def contact_sheet(results: ReportData) -> Section:
-    """A row of tiles for each series of a probe that comes with bandlens and needs no network."""
+    """Return a row of tiles for each series of conditions of a built-in probe, which does not depend on a model."""
     settings = [row for row in results.conditions.select("probe", "parameters").rows() if row[0] in FAMILIES]
     grids = [make_grid({probe: json.loads(parameters)}, Path()) for probe, parameters in settings]
     grid = Grid(FAMILIES, tuple(dict.fromkeys(chain.from_iterable(grid.conditions for grid in grids))))
@@ -187,10 +196,10 @@ def contact_sheet(results: ReportData) -> Section:
 
 
 def _photograph(results: ReportData) -> tuple[NDArray[np.uint8], str]:
-    """(3, size, size) uint8 of the first of the study's images, or of a cat, and its name.
+    """Return the first image of the study (3, size, size) uint8, or that of a cat, and its name.
 
-    Image sets are looked for beside the database. A study with a limit has some of the images of a set, so sets are
-    recognized by name and by how their pixels were made.
+    Image sets are searched beside the database. They are matched by name and preprocessing rather than by digest,
+    because a study with a limit uses only some of the images of a set.
     """
     names = set(results.image_sets.select("name", "preprocessing").rows())
     for images in find_sets([results.path.parent]).values():
@@ -198,7 +207,7 @@ def _photograph(results: ReportData) -> tuple[NDArray[np.uint8], str]:
             continue
         try:
             return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
-        except BandlensError:  # photographs of an index may have moved
+        except BandlensError:  # the image files that an index refers to may have been moved
             continue
     name = "a cat by Stéfan van der Walt (CC0), since its own images do not lie beside the database"
     return read_photograph(PHOTOGRAPH_FOLDER / CAT), name
@@ -215,7 +224,7 @@ def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile
 
 
 def provenance(results: ReportData) -> Section:
-    """The size of the study, versions, digests, machines, seeds, image counts, and the study file."""
+    """Return the size of the study, versions, digests, machines, seeds, numbers of images, and the study file."""
     study, cells = results.study, results.cells
     facts = {
         "Study": results.label,
