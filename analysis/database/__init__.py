@@ -1,1 +1,1 @@
-"""The results database: its schema, how it is opened, written, checked and copied."""
+"""Create, open, query, verify and merge the DuckDB database that stores results."""

@@ -1,4 +1,4 @@
-"""Answers to queries: within a time, of types that whoever reads tables can hold, or an error of one line."""
+"""Translate DuckDB errors, limit query time, and convert results to types that clients support."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ PLAIN = frozenset(
         *("ubigint", "float", "double", "varchar", "decimal", "uuid", "list", "array", "struct"),
     }
 )
-"""Types whose every value any reader of tables can hold, or which are made of others."""
+"""DuckDB types that any client can represent.
+
+Containers (list, array, struct) qualify if the types of their elements do.
+"""
 NATIVE = PLAIN | {
     *("null", "blob", "date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
     *("timestamp with time zone", "timestamptz_ns", "map"),
 }
-"""Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
+"""DuckDB types that Arrow and Parquet represent without loss.
+
+Other types are converted to text. For example, Arrow times have no time zone, and Arrow decimals are signed.
+"""
 MEANINGS = {
-    # DuckDB opens a file once in a program, to read or to write.
+    # Within one process, DuckDB opens a file either for reading or for writing, not both at once.
     "different configuration": (
         "{path} is open in this program, to read where it is now to be written or the other way round; close that "
         "first, or read the copy that a run's snapshot keeps"
@@ -56,19 +62,27 @@ MEANINGS = {
         "copy it to a folder of your own and name the copy"
     ),
 }
-"""A pattern of what DuckDB says -> what our error says."""
+"""Regular expression for a DuckDB message -> message of the error that bandlens raises."""
 NO_ROOM = {
     "No space left": "the disk is full",
     "not enough space": "the disk is full",
     "File too large": "the file may not grow further",
     "quota exceeded": "your quota is used up",
 }
-"""How DuckDB or the system says that there is no room -> how our error says it."""
+"""Text that DuckDB or the operating system reports if there is no disk space -> reason in the error message."""
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raise DuckDB's errors as ours, see `explanation`, and its error after Ctrl-C as KeyboardInterrupt."""
+    """Translate DuckDB errors that the block raises; see `explanation`.
+
+    Args:
+        path: Database file to name in the message.
+
+    Raises:
+        BandlensError: DuckDB raised an error.
+        KeyboardInterrupt: DuckDB was interrupted with Ctrl-C, which it reports as a RuntimeError.
+    """
     try:
         yield
     except duckdb.Error as error:
@@ -80,7 +94,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _is_explorer(process: str) -> bool:
-    """Whether the command line of a process is that of an explorer; False where the system does not show it."""
+    """Return whether a process runs the explorer. Return False if the system does not expose its command line."""
     try:
         return b"explore" in Path("/proc", process, "cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -88,7 +102,7 @@ def _is_explorer(process: str) -> bool:
 
 
 def explanation(path: Path, message: str) -> BandlensError:
-    """Give an error of one line that says what DuckDB's message means, and what to do."""
+    """Return a one-line error that explains a DuckDB message and suggests a fix."""
     line = " ".join(message.split())
     if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
@@ -124,20 +138,30 @@ def explanation(path: Path, message: str) -> BandlensError:
 
 
 class TimeLimit:
-    """The seconds that one answer may take.
+    """Time limit for one query.
 
-    The query counts, fetching its rows, and the processor time that the caller spends on them; what the caller waits
-    for, such as a reader at the other end of a pipe, does not.
+    The limit covers running the query, fetching its rows, and the processor time that the caller spends on the rows. It
+    excludes the time that the caller waits, for example for the process that reads from a pipe.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
-        """`seconds` is the limit; 0 is none."""
+        """Create a time limit.
+
+        Args:
+            connection: Connection that runs the query.
+            path: Database file to name in the error message.
+            seconds: The limit in seconds; 0 for no limit.
+        """
         self._connection, self._path, self._seconds = connection, path, seconds
         self._left = seconds or math.inf
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the time of the block; StoreError where the limit interrupts its query."""
+        """Count the time of the block, and interrupt its query when the limit is reached.
+
+        Raises:
+            StoreError: The limit was exceeded.
+        """
         start, end = time.monotonic(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=[end], daemon=True)
         if self._seconds:
@@ -162,10 +186,10 @@ class TimeLimit:
     def _watch(self, end: threading.Event) -> None:
         end.wait(max(0, self._left))
         while not end.wait(0.02):
-            self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
+            self._connection.interrupt()  # repeat: DuckDB drops an interrupt if the query has not started
 
     def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of an answer as they come."""
+        """Yield the batches of `reader` as they arrive, counting the time to fetch and to process them."""
         while True:
             with self.counted():
                 try:
@@ -178,21 +202,21 @@ class TimeLimit:
 
 
 def is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> bool:
-    """Whether a type is one of `types`, with all that it is made of."""
+    """Return whether a type, and the types of all its elements, are among `types`."""
     parts = kind.children if kind.id in ("list", "array", "struct", "map") else ()
-    # The length of an array is among its parts.
+    # The children of an array type include its length, which is not a type.
     kinds = [part for _, part in parts if isinstance(part, duckdb.sqltypes.DuckDBPyType)]
-    is_empty = kind.id == "struct" and not kinds  # Parquet holds none
+    is_empty = kind.id == "struct" and not kinds  # Parquet cannot store it
     return kind.id in types and not is_empty and all(is_made_of(part, types) for part in kinds)
 
 
 def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> duckdb.DuckDBPyRelation:
-    """The answer with text in place of columns that are not made of `types`, and a name for each column.
+    """Cast columns that are not made of `types` to text, and make column names unique.
 
-    To DuckDB names are the same that differ in case alone.
+    DuckDB compares column names without regard to case.
     """
     if len({name.lower() for name in relation.columns}) < len(relation.columns):
-        relation = relation.project("*")  # DuckDB numbers columns of one name
+        relation = relation.project("*")  # DuckDB appends numbers to duplicate names
     texts = [
         f"{identifier(name)}::VARCHAR AS {identifier(name)}"
         for name, kind in zip(relation.columns, relation.types, strict=True)
@@ -202,7 +226,10 @@ def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> duck
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:
-    """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
+    """Cast decimals without fractional digits to integers.
+
+    DuckDB returns sums of integers as decimals, and JSON would represent decimals as strings.
+    """
     import polars as pl
 
     decimals = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]

@@ -1,4 +1,8 @@
-"""Whether the parts, predictions, sums, intervals, labels and images of a results database agree with each other."""
+"""Verify that the tables of a results database are consistent with each other.
+
+The checks compare ranges of predictions with the predictions themselves, stored counts and confidence intervals with
+recomputed ones, ranks with labels, and image sets with their images.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,19 @@ from .intervals import SCHEMA as INTERVAL_SCHEMA
 from .store import Store
 
 MEMORY_LIMIT = "512MB"
-"""The memory that DuckDB takes for the checks: groups of cells and labels need little, whatever the file holds."""
+"""Memory limit of DuckDB during the checks.
+
+Aggregates per cell and label need little memory, whatever the size of the database.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A rule, and where it does not hold."""
+    """Result of one consistency rule."""
 
     name: str
     checked: int
-    """Number of the cells or image sets to which the rule was put."""
+    """Number of cells, image sets or other rows that the rule was applied to."""
     problems: list[str]
 
 
@@ -35,7 +42,11 @@ LEFT JOIN (SELECT cell, max(study) AS study FROM study_cell GROUP BY cell) AS la
 LEFT JOIN study_checkpoint AS named ON named.study = latest.study AND named.checkpoint = cell.checkpoint
 LEFT JOIN study_image_set AS shown ON shown.study = latest.study AND shown.image_set = cell.image_set
 """
-"""Cells, named as in the last study that has them; those of no study, such as a gate's, as in the tables."""
+"""Cells with readable names.
+
+Checkpoints and image sets are named as in the most recent study that contains the cell. Cells that belong to no study,
+such as those of a precision gate, get the names in the tables `checkpoint` and `image_set`.
+"""
 CELLS = f"""
 WITH known_cell AS ({NAMED_CELLS}), ordered AS (
     SELECT cell, first, count, right1, right5,
@@ -96,7 +107,7 @@ JOIN ({NAMED_CELLS}) AS known_cell ON known_cell.id = stored.cell
 ORDER BY cell, scheme
 """  # noqa: S608 - made of constants
 INTERVAL_TOLERANCE = 1e-9
-"""The difference of two ends up to which they are one, computed by other versions of the libraries."""
+"""Largest difference between equal interval ends. Other versions of the libraries may round differently."""
 IMAGES = """
 SELECT name, image_set.count <> (SELECT count(*) FROM image WHERE image.image_set = image_set.id) AS wrong
 FROM image_set ORDER BY name
@@ -120,12 +131,23 @@ OTHER_RULES = {
     "references": (DANGLING_CELLS, "cell {} is of something that is not in the database"),
     "facts": (FACTS, "{} is no JSON object"),
 }
-"""Name -> a query of a name and whether, or how often, something is wrong with it, and the words on what is."""
+"""Rule -> its query and a template for the problem message.
+
+Each row of the query contains a name and either a Boolean that is true if the rule is violated, or the number of
+violations.
+"""
 
 
 def check_database(store: Store) -> list[Check]:
-    """Put every rule to the database, and say where it does not hold."""
-    # Every prediction is read twice, and what was read stays in memory as far as the limit allows.
+    """Apply every consistency rule to the database.
+
+    Args:
+        store: The open database. Its memory limit is lowered to `MEMORY_LIMIT`.
+
+    Returns:
+        One result per rule. Its `problems` are empty if the rule is satisfied.
+    """
+    # The checks read every prediction twice, and DuckDB caches what it has read up to its memory limit.
     store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     cells = store.frame(CELLS)
     checks = [
@@ -143,7 +165,7 @@ def check_database(store: Store) -> list[Check]:
 
 
 def _check_intervals(store: Store) -> Check:
-    """Compare the stored intervals with those of the predictions."""
+    """Compare the stored confidence intervals with intervals recomputed from the predictions."""
     stored = store.frame(STORED_INTERVALS)
     cells = store.frame("SELECT id FROM cell WHERE complete ORDER BY id")["id"].to_list()
     computed = pl.concat([pl.DataFrame(schema=INTERVAL_SCHEMA), *store.read_intervals(cells)])

@@ -1,7 +1,9 @@
-"""The 95 % intervals that are stored with complete cells, from counts of right answers.
+"""Compute the 95% confidence intervals that are stored with complete cells.
 
-A cell has one for its accuracy by the labels that its predictions are ranked by, or else for its agreement with the
-clean cell, and one for each further label scheme of its images. `statistics.wilson` has the formulas.
+Each cell has one interval for its accuracy with respect to the labels that define `label_rank`. If the image set has no
+labels, the interval is that of the agreement with the clean predictions instead. Each additional label scheme of the
+image set has another interval. The intervals are computed from counts of correct predictions; `statistics.wilson`
+contains the formulas.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import polars as pl
 from ..statistics.wilson import SampledShare, counted_share, independent_share
 
 CELLS_AT_ONCE = 500
-"""Cells whose predictions are counted together."""
+"""Number of cells per query, which bounds its memory."""
 SCHEMA = {"cell": pl.Int32, "scheme": pl.String, "ci_low": pl.Float64, "ci_high": pl.Float64}
 COUNTS = """
 WITH asked AS (SELECT unnest(?::INTEGER[]) AS cell), counted AS (
@@ -47,12 +49,22 @@ WITH asked AS (SELECT unnest(?::INTEGER[]) AS cell), counted AS (
 )
 SELECT cell, scheme, clustered, n, correct, count(*) AS clusters FROM counted GROUP BY ALL ORDER BY ALL
 """
-"""Of some complete cells (cell.id): how many clusters have n images and so many right answers among them. Independent
-images are one row. The scheme is NULL for the labels that predictions are ranked by, and for agreement."""
+"""Query for counts of correct predictions in given complete cells (`cell.id`).
+
+Each row contains the number of clusters with `n` images and `correct` correct predictions. Independent images form a
+single row. `scheme` is NULL for the labels that define `label_rank`, and for agreement with the clean predictions.
+"""
 
 
 def compute_intervals(counts: pl.DataFrame) -> pl.DataFrame:
-    """The columns of SCHEMA from the rows of COUNTS, a row for each cell and scheme; NULL where an end is undefined."""
+    """Compute one confidence interval per cell and label scheme.
+
+    Args:
+        counts: Rows of the query `COUNTS`.
+
+    Returns:
+        Rows with the columns of `SCHEMA`. Both ends are NULL if the interval is undefined.
+    """
     rows = [
         (cell, scheme, *_interval(group, is_clustered=bool(clustered)))
         for (cell, scheme, clustered), group in counts.group_by("cell", "scheme", "clustered", maintain_order=True)
@@ -61,7 +73,10 @@ def compute_intervals(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _interval(counts: pl.DataFrame, is_clustered: bool) -> tuple[float, float] | tuple[None, None]:
-    """The interval of a share; None for both ends where counts are unknown, or are none, in a file that is damaged."""
+    """Compute the interval of a proportion.
+
+    Return (None, None) if counts are unknown, or impossible because the file is damaged.
+    """
     correct, n, clusters = (counts[name].to_numpy() for name in ("correct", "n", "clusters"))
     if counts["correct"].null_count() or not ((correct >= 0) & (correct <= n) & (n > 0)).all():
         return None, None
@@ -71,10 +86,19 @@ def _interval(counts: pl.DataFrame, is_clustered: bool) -> tuple[float, float] |
 
 
 def clustered_interval(correct: Sequence[int], counts: Sequence[int]) -> list[float]:
-    """The ends of the interval of a share, from the right answers and the images of each cluster, in any order.
+    """Compute the confidence interval of a proportion over clustered images.
 
-    SQL knows it under this name, for shares that no table can have; see `catalogue.TemporaryViews`.
+    SQL calls this function under the same name for proportions that are not stored in a table; see
+    `catalogue.TemporaryViews`.
+
+    Args:
+        correct: Number of correct predictions in each cluster, in any order.
+        counts: Number of images in each cluster, in the same order.
+
+    Returns:
+        The lower and the upper end of the interval.
     """
+    # DuckDB passes the clusters in no particular order. Sorting them makes the rounding errors of sums reproducible.
     pairs = np.array(sorted(zip(counts, correct, strict=True)), np.int64)
     return list(_ends(counted_share(pairs[:, 1], pairs[:, 0])))
 
@@ -85,5 +109,5 @@ def _ends(share: SampledShare) -> tuple[float, float]:
 
 
 def batches(cells: Sequence[int]) -> Iterable[list[int]]:
-    """The cells, CELLS_AT_ONCE at a time."""
+    """Split cells into lists of at most `CELLS_AT_ONCE`."""
     return ([*cells[first : first + CELLS_AT_ONCE]] for first in range(0, len(cells), CELLS_AT_ONCE))

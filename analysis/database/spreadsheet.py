@@ -1,4 +1,4 @@
-"""CSV files that spreadsheet programs open without running their contents as formulas."""
+"""Write CSV files that are safe to open in spreadsheet programs, which would otherwise run some values as formulas."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from polars import selectors
 
 
 def spreadsheet_csv(frame: pl.DataFrame, **settings: Any) -> str:
-    """CSV by `write_csv`, with an apostrophe before a text that a spreadsheet would run; a text of a number is none.
+    """Convert a table to CSV and escape values that a spreadsheet program would evaluate as formulas.
 
-    Categories and the names of columns are texts, too.
+    An apostrophe is inserted before text that starts with =, +, -, @, a tab or a carriage return, unless the text is a
+    number. Categorical values and column names are escaped too.
+
+    Args:
+        frame: Table to convert.
+        settings: Arguments of `polars.DataFrame.write_csv`.
+
+    Returns:
+        The text of the CSV file.
     """
 
     def guard(texts: pl.DataFrame) -> pl.DataFrame:
