@@ -1,7 +1,7 @@
-"""Answers to the page's questions: a study, its accuracies, a coefficient of chosen models, and selected images.
+"""Queries of the explorer page: a study, its accuracies, a correlation over selected models, and selected images.
 
-Answers are plain data for JSON. Accuracies are counted once for each study and kept; of predictions only those of the
-cells in question are read.
+Results are plain data for JSON. The accuracies of a study are read once and cached. Predictions are read only for the
+cells of a query.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ...probes.images.image_set import ImageSet
 from ..study.set_lookup import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
-"""Resamples behind a coefficient's interval: it is drawn again with every selection."""
+"""Resamples for the interval of a correlation. They are few because every selection of models needs new ones."""
 PAGE_TILES = 120
-"""Images that one answer shows."""
+"""Maximum number of images in one response."""
 MEMORY_LIMIT = "256MB"
-"""DuckDB's share: the page reads a few cells at a time, but the views that it asks take 50 to 70 MB at their least."""
+"""Memory limit of DuckDB. The page reads few cells at a time, but the views that it queries need at least 50 to 70 MB."""
 
 SELECTIONS = {
     "flips": "a.predicted <> a_clean.predicted",
@@ -44,7 +44,7 @@ SELECTIONS = {
     "errors": "a.label_rank > 0",
     "all": "true",
 }
-"""Name of a selection -> what it asks of the answers of model a, and of model b where there is one."""
+"""Name of a selection -> condition on the predictions of model a, and of model b if there is one."""
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
 IMAGES_OF_QUERY = """
@@ -76,48 +76,48 @@ WHERE image.image_set = $1 AND image.image_index IN ({which})
 
 @dataclass(frozen=True, slots=True)
 class ImageQuery:
-    """Images of a set under a condition, chosen by the answers of models."""
+    """Query for images of an image set under one condition, selected by the predictions of models."""
 
     study: str
     image_set: str
     condition: str
     """Digest of the condition."""
     a: str
-    """The model whose answers choose."""
+    """Model whose predictions select the images."""
     b: str | None
-    """A second model, which `flips_only_a` takes."""
+    """Second model, which `flips_only_a` requires."""
     selection: str
-    """One of SELECTIONS."""
+    """Name in SELECTIONS."""
     label: int | None
-    """The class that the images are labelled with; None for any."""
+    """Label that the images must have. None for any."""
     models: Sequence[str]
-    """The models whose answers are told."""
+    """Models whose predictions are returned."""
     offset: int = 0
     limit: int = 24
     scheme: str | None = None
-    """label.scheme that `label` is a class of; None for that of the labels which predictions are ranked by."""
+    """label.scheme of `label`. None for the main labels, whose rank is stored with the predictions."""
     attribute: str | None = None
-    """The name of an attribute of the images; None for any image."""
+    """Name of an attribute that the images must have. None for any image."""
     attribute_value: str | None = None
-    """The value of this attribute that the images have."""
+    """Value that this attribute must have."""
 
 
 @dataclass(slots=True)
 class StudyTables:
-    """Tables of one study, read from the database once."""
+    """Tables of one study, cached after the first read."""
 
     cells: pl.DataFrame
-    """One row a complete cell, with its accuracy and the digest of its condition."""
+    """One row per complete cell, with its accuracy and the digest of its condition."""
     conditions: pl.DataFrame
-    """Conditions of the study in the order in which they are shown, as `read_conditions` gives them."""
+    """Conditions of the study in display order, as returned by `read_conditions`."""
     table: StudyTable | Missing
-    """Biases and accuracies of each model; or why there are none to correlate."""
+    """Biases and accuracies of each model, or the reason why there are none to correlate."""
     verdict: list[str]
-    """The sentences of the verdict: see `comparison.verdict`."""
+    """Sentences of the verdict. See `comparison.verdict`."""
 
 
 class Answers:
-    """One database, opened anew whenever a run has renewed it. Its methods may be called from several threads."""
+    """Queries of one database, which is reopened when a run has changed it. Methods can be called from several threads."""
 
     def __init__(self, database: Path, sets: dict[str, ImageSet], conditions: Conditions) -> None:
         self._path, self._conditions = database, conditions
@@ -135,19 +135,21 @@ class Answers:
 
     @contextmanager
     def _database(self) -> Iterator[Store]:
-        """The database as it lies there now, for one thread at a time."""
+        """Provide the current version of the database to one thread at a time."""
         with self._lock:
+            # A run replaces or rewrites the file while the page is open. Inode, modification time and size show this.
             stat = self._path.stat() if self._path.exists() else None
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else ()
             if self._store is None or self._stamp != stamp:
                 self._stack.close()
+                # Clear the cached tables and the store first, in case that opening the database fails.
                 self._store, self._stamp, self._tables = None, stamp, {}
                 self._store = self._stack.enter_context(open_store(self._path, read_only=True))
                 self._store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             yield self._store
 
     def study(self, name: str | None) -> dict[str, Any]:
-        """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
+        """Return models, image sets, conditions and accuracies of a study, by default the one that was run last."""
         with self._database() as store:
             label = study_label(store, name or last_run(store))
             tables = self._read_tables(store, label)
@@ -157,11 +159,11 @@ class Answers:
             labels = store.frame(query)["label"].to_list()
             cells = tables.cells
             picture_digests = {digest for digest in cells["digest"].unique() if self._images(store, digest)}
-        # Conditions are told by their frequencies where these are the same on all image sets.
+        # Conditions are labeled with their frequencies if these are the same on all image sets.
         varies = pl.col("cycles").n_unique() > 1
         cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~varies).then(pl.col("cycles").first()))
         conditions = tables.conditions.join(cycles, on="digest", maintain_order="left")
-        # The order and the looks are those of the report's curves.
+        # Use the same order, colors and shapes as the curves of the report.
         models = cells.select("checkpoint", "category").unique().sort("checkpoint")
         field = "checkpoint" if series_of(models) == "model" else "category"
         palette = colors(models[field])
@@ -190,7 +192,7 @@ class Answers:
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A condition in words, with where charts place it, and why there are no pictures under it."""
+        """Return a condition with its label, its position in charts, and the reason if it has no images."""
         names = ("probe", "place", "series", "x", "x_title", "y", "y_title", "cuts")
         return {
             "id": row["digest"],
@@ -201,7 +203,7 @@ class Answers:
         }
 
     def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
-        """Spearman's coefficient of a bias with an accuracy over these models, with its 95 % interval over models."""
+        """Compute Spearman's correlation of a bias with an accuracy, with its 95% confidence interval over models."""
         with self._database() as store:
             table = self._read_tables(store, study_label(store, study)).table
         if isinstance(table, Missing):
@@ -215,7 +217,7 @@ class Answers:
         return coefficients.row(0, named=True)
 
     def images(self, query: ImageQuery) -> dict[str, Any]:
-        """The images of a query, each with what every model of it says, and B minus A as `bandlens compare` has it."""
+        """Return the images of a query with the predictions of its models, and the difference in accuracy B - A."""
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as store:
@@ -254,7 +256,7 @@ class Answers:
             answers = _answers_of(store, cells.filter(pl.col("checkpoint").is_in(list(query.models))), numbers)
 
         def name(classes: int, number: int | None) -> str | None:
-            """The name of a class of a model of so many classes."""
+            """Return the name of a class of a model with this number of classes."""
             return None if number is None else class_names.get((classes, number), f"class {number}")
 
         tiles = [
@@ -281,8 +283,9 @@ class Answers:
         return about | {"total": len(fitting), "tiles": tiles}
 
     def filters(self, study: str, image_set: str) -> dict[str, list[dict[str, Any]]]:
-        """Choices among the set's images: classes by each scheme of labels, first that which predictions are ranked by;
-        and attributes, name and value.
+        """Return the choices for selecting images: classes, and attributes with their values.
+
+        Classes are listed by label scheme. The main labels, whose rank is stored with the predictions, come first.
         """
         with self._database() as store:
             cells = self._read_tables(store, study_label(store, study)).cells.filter(image_set=image_set)
@@ -301,9 +304,9 @@ class Answers:
         return {"classes": rows.drop("further").to_dicts(), "attributes": attributes}
 
     def octaves(self, study: str, image_set: str, index: int) -> dict[str, list[float]]:
-        """Model -> the shares of an image that it owes to the seven octaves, of models that ran all of their masks.
+        """Return the Shapley values of the seven octaves for an image, by model, for models with all sets of octaves.
 
-        Models at chance are left out, as the report leaves them out: nobody can tell what they owe to an octave.
+        Models at chance are omitted, as in the report, because their values are not meaningful.
         """
         query = (
             "SELECT checkpoint, list(share ORDER BY octave) AS shares FROM octave_share_of($1) "
@@ -316,7 +319,7 @@ class Answers:
             return dict(store.frame(query, [label, image_set, index, SHARES, State.AT_CHANCE]).rows())
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
-        """The PNG of an image of a packed set, under a condition of the database if one is given."""
+        """Return an image of a packed image set as PNG, under a condition of the database if `condition` is given."""
         query = "SELECT probe, parameters, digest FROM condition WHERE digest = ?"
         with self._database() as store:
             images, conditions = self._images(store, digest), store.frame(query, [condition]).rows()
@@ -329,7 +332,7 @@ class Answers:
         return png(self._conditions.apply(images, index, self._conditions.find(*conditions[0]), seed))
 
     def _images(self, store: Store, digest: str) -> ImageSet | None:
-        """The images of a set of the database, all or some of a set that was found."""
+        """Find the images of an image set of the database. They can be a selection from one of the packed sets."""
         if digest not in self._sets:
             selections = (as_recorded(store, images, digest) for images in self._packed)
             self._sets[digest] = next((images for images in selections if images), None)
@@ -360,12 +363,12 @@ class Answers:
 
 
 def _sql_list(numbers: Iterable[int]) -> str:
-    """Numbers for IN (…), -1 if there are none. DuckDB skips what it need not read by a list in the text alone."""
+    """Format numbers for `IN (…)`, or -1 if there are none. DuckDB can skip data only if the list is literal SQL."""
     return ", ".join(map(str, map(int, numbers))) or "-1"
 
 
 def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
-    """The row of a model among the cells of an image set and condition."""
+    """Return the row of a model among the cells of an image set and condition."""
     rows = cells.filter(checkpoint=model)
     if rows.is_empty():
         raise UsageError(f"{model} has no results for these images under this condition; choose others")
@@ -373,7 +376,7 @@ def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
 
 
 def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, list[dict[str, Any]]]:
-    """Image -> what each model says of it, perturbed and clean."""
+    """Return the predictions of each model by image, both perturbed and clean."""
     ids = _sql_list([*cells["cell"], *cells["clean_cell"].drop_nulls()])
     predictions = store.frame(ANSWERS.format(cells=ids, which=numbers))
     reference = predictions.select(
@@ -391,12 +394,12 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
 
 
 def _is_right(label: int | None, predicted: int | None, label_rank: int | None) -> bool | None:
-    """Whether a prediction is the label; None where there is no label, or no prediction."""
+    """Return whether a prediction is the label, or None if either is missing."""
     return None if label is None or predicted is None else label_rank == 0
 
 
 def _metrics(table: StudyTable | Missing) -> dict[str, Any]:
-    """The values of the scatter, those that most models have first, or why there are none."""
+    """Return the values of the scatter plot, with the metrics that most models have first, or why there are none."""
     if isinstance(table, Missing):
         return {"why": table.reason, "biases": [], "groups": [], "titles": {}, "rows": []}
     columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
