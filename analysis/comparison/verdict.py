@@ -202,7 +202,7 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
 
 def _number(value: float | None, unit: str) -> str:
     """Format a number without decimals, or a proportion in percent. Return an empty string for None."""
-    return "" if value is None else f"{100 * value if unit == 'share' else value:z.0f}"  # z leaves no sign at 0
+    return "" if value is None else f"{100 * value if unit == 'share' else value:z.0f}"  # z formats -0 as 0
 
 
 def _each_model(rows: pl.DataFrame) -> Iterator[str]:

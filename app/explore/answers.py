@@ -36,7 +36,7 @@ RESAMPLES = 2000
 PAGE_TILES = 120
 """Maximum number of images in one response."""
 MEMORY_LIMIT = "256MB"
-"""Memory limit of DuckDB. The page reads few cells at a time, but the views that it queries need at least 50 to 70 MB."""
+"""Memory limit of DuckDB. The page reads few cells at a time, but its views need at least 50 to 70 MB."""
 
 SELECTIONS = {
     "flips": "a.predicted <> a_clean.predicted",
@@ -117,7 +117,7 @@ class StudyTables:
 
 
 class Answers:
-    """Queries of one database, which is reopened when a run has changed it. Methods can be called from several threads."""
+    """Queries of one database, which is reopened when a run has changed it. Methods are thread-safe."""
 
     def __init__(self, database: Path, sets: dict[str, ImageSet], conditions: Conditions) -> None:
         self._path, self._conditions = database, conditions

@@ -114,7 +114,7 @@ def _lacking_conditions(available: Available) -> str | None:
 
 def integer_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
     """Compute the thresholds t_0..t_6 from accuracies in percent (5, 7): noise_sd ascending from 0 by frequency."""
-    passes = np.asarray(accuracy, dtype=np.float64)[::-1] > 50  # row j: noise_sd of index 4 - j
+    passes = np.asarray(accuracy, dtype=np.float64)[::-1] > 50  # row j has the noise_sd of index 4 - j
     first = np.where(passes.any(axis=0), passes.argmax(axis=0), len(NOISE_SDS) - 1)
     return tuple(int(j) for j in first)
 
