@@ -1,3 +1,3 @@
-"""The values and helpers that every room may use, and which know no room."""
+"""Shared values and helpers. Every other folder may import this one; it imports none of them."""
 
 __version__ = "0.1.0"

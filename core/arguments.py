@@ -1,7 +1,10 @@
-"""Arguments of the Python API: one whose kind its parameter does not take is refused in a line before a job begins.
+"""Check the arguments of the Python API against their type annotations before a long job starts.
 
-Annotations are read as text when a function is first called. Names that a module imports for type checkers alone stand
-for classes, of which a value is one if its class, or a class that this is made of, has the name: nothing is imported.
+A wrong argument raises `UsageError` with a one-line message instead of failing somewhere inside the job.
+
+The annotations are parsed from their text on the first call of a function. Some names in them are imported under
+`TYPE_CHECKING` only. Such a name is compared with the names of the value's class and its base classes, so that no
+module has to be imported for the check.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ WORDS = {
     "NDArray": "an array",
     "NoneType": "None",
 }
-"""Class of an annotation -> what it is called in a message."""
+"""Name of an annotated class -> the description of it in a message."""
 LEAST = re.compile(r"min=(\d+)")
-"""The least number that a parameter takes, in the text of its annotation."""
+"""Finds the minimum value of a parameter in the text of its annotation."""
 IN_PYTHON = {
     "--classes FILE of `bandlens export`": "bandlens.export_model(network, …, class_names=[…])",
     "--head SET or PROMPTS of `bandlens export`": "bandlens.export_model(bandlens.Backbone(network, SET), …)",
@@ -43,21 +46,34 @@ IN_PYTHON = {
     "--outputs logits of `bandlens export`": 'bandlens.export_model(network, …, outputs="logits")',
     "bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION": "bandlens.gate_precision(STUDY, CANDIDATE)",
 }
-"""Words of a terminal in messages -> what Python has for them where the function that is called has no parameter."""
+"""Command-line advice in error messages -> the equivalent advice for Python users.
+
+Used for options that do not correspond to a parameter of the called function.
+"""
 OPTION = re.compile("|".join([*map(re.escape, IN_PYTHON), r"`[^`]*`", "bandlens [^;]*", "--[a-z-]+"]))
-"""An option in a message, or a command, whose options stay."""
+"""Matches an option in a message. It also matches whole commands, so that the options inside them are not replaced."""
 LISTS = (Sequence, list, tuple)
 MANY = (Annotated, Union, UnionType)
-"""Annotations whose kinds are those of their parts; of Annotated it is the first part."""
+"""Annotations that accept what their arguments accept. For `Annotated`, only the first argument is a type."""
 LONGEST = 80
-"""Characters of a value in a message."""
+"""Maximum number of characters of a value that a message shows."""
 
 
 def checked(function: Function) -> Function:
-    """The function, which raises UsageError where an argument is of no kind that its annotation has, or too small.
+    """Wrap a function so that it validates its arguments.
 
-    Lists may be any that can be iterated over, or one value alone, and numbers those of NumPy. Messages have its
-    parameters in place of options, `out` for --out, and the words of IN_PYTHON. Of a class, its public methods do so.
+    An argument whose type does not match its annotation, or that is smaller than the annotated minimum, raises
+    `UsageError`. The check is lenient where Python users expect it: a list may be any iterable or a single value, and
+    numbers may be NumPy scalars.
+
+    Errors that the function raises are reworded for Python: a command-line option becomes the parameter of the same
+    name (`--out` becomes `out`), and the phrases in `IN_PYTHON` are replaced by their Python equivalents.
+
+    Args:
+        function: A function, or a class whose constructor and public methods are wrapped in place.
+
+    Returns:
+        The wrapped function, or the class itself.
     """
     if isinstance(function, type):
         for name, member in [*vars(function).items()]:
@@ -72,13 +88,15 @@ def checked(function: Function) -> Function:
         try:
             values = signature(function).bind(*arguments, **settings).arguments
         except TypeError:
-            return function(*arguments, **settings)  # Python says which is missing or too many
+            # The arguments do not fit the signature. The call raises Python's own message, which names the argument.
+            return function(*arguments, **settings)
         for name, kinds in _kinds_of_parameters(function).items():
             if name in values and not any(_is_of(kind, values[name]) for kind in kinds):
                 words = " or ".join(dict.fromkeys(word for kind in kinds for word in _in_words(kind)))
                 raise UsageError(f"{name} is {_shown(values[name])}; give {words}")
             least = LEAST.search(str(signature(function).parameters[name].annotation))
-            if least and values.get(name) is not None and not values[name] >= int(least[1]):  # nan is not
+            # Negating `>=` instead of testing `<` also rejects NaN, because every comparison with NaN is false.
+            if least and values.get(name) is not None and not values[name] >= int(least[1]):
                 raise UsageError(f"{name} is {values[name]}; give {least[1]} or more")
         try:
             return function(*arguments, **settings)
@@ -92,7 +110,7 @@ def checked(function: Function) -> Function:
 
 @cache
 def _kinds_of_parameters(function: Callable[..., Any]) -> dict[str, list[Any]]:
-    """Name of a parameter that has a value of its own -> the kinds that it takes."""
+    """Return the accepted types of each parameter, except for `self`, `cls`, `*args` and `**kwargs`."""
     names = vars(builtins) | function.__globals__
     return {
         name: [*_alternatives(ast.parse(str(parameter.annotation), mode="eval").body, names)]
@@ -102,7 +120,7 @@ def _kinds_of_parameters(function: Callable[..., Any]) -> dict[str, list[Any]]:
 
 
 def _alternatives(node: ast.expr, names: dict[str, Any]) -> Iterator[Any]:
-    """The kinds in an annotation: what it evaluates to, or its text where a name in it is not imported."""
+    """Yield the alternatives of an annotation, as types, or as text where a name in them is not imported."""
     match node:
         case ast.BinOp(left=left, right=right):
             yield from (*_alternatives(left, names), *_alternatives(right, names))
@@ -110,13 +128,14 @@ def _alternatives(node: ast.expr, names: dict[str, Any]) -> Iterator[Any]:
             yield from _alternatives(kind, names)
         case _:
             try:
-                yield eval(ast.unparse(node), names)  # noqa: S307 - of a module of this package
+                yield eval(ast.unparse(node), names)  # noqa: S307 - the text comes from this package
             except (NameError, AttributeError):
                 yield ast.unparse(node)
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    if isinstance(kind, str):  # a class by its name; one with brackets is not looked into
+    # A class that is not imported is compared by name. A generic one, with brackets, is accepted without a check.
+    if isinstance(kind, str):
         return "[" in kind or kind.rpartition(".")[2] in [base.__name__ for base in type(value).__mro__]
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin in MANY:
@@ -127,7 +146,7 @@ def _is_of(kind: Any, value: Any) -> bool:
         return hasattr(value, "__bool__") and value is not None
     if origin in (int, float):
         return isinstance(value, Integral if origin is int else Real)
-    if origin is str:  # often the text of a path
+    if origin is str:  # many text parameters are paths, so path objects are accepted too
         return isinstance(value, (str, PathLike))
     if origin in LISTS:
         if isinstance(value, (list, tuple)):
@@ -158,6 +177,6 @@ def _in_words(kind: Any) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A plain value or a list as it is, and the class of another."""
+    """Return the shortened `repr` of a built-in value, or the class name of any other object."""
     is_plain = isinstance(value, (str, int, float, list, tuple, dict, NoneType))
     return one_line(repr(value))[:LONGEST] if is_plain else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Libraries that an extra of bandlens installs, and the line where one of them lacks."""
+"""Optional dependencies: the extra of bandlens that installs each library, and the error if one is missing."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ EXTRAS = {
     "torchvision": "torch",
     "transformers": "transformers",
 }
-"""Module -> the extra that installs it."""
+"""Top-level module -> the extra that installs it."""
 
 
 def installation(module: str) -> str:
-    """The command that installs a library."""
+    """Return the command that installs a library of `EXTRAS`."""
     return f"pip install 'bandlens[{EXTRAS[module]}]'"
 
 
 @contextmanager
 def naming_extras(purpose: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
-    """Raise what an import in the block lacks as an error whose line names the extra; `purpose` needs it."""
+    """Convert a failed import of an optional library in the block to an error with the install command.
+
+    Args:
+        purpose: What needs the library, as the first words of the message.
+        error: Class of the error.
+    """
     try:
         yield
     except ModuleNotFoundError as missing:

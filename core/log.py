@@ -1,8 +1,8 @@
-"""The logger of the package. The command line prints its records on standard error."""
+"""The logger of the package. The command line prints its records to standard error."""
 
 from __future__ import annotations
 
 import logging
 
 log = logging.getLogger("bandlens")
-"""Notes, warnings and errors, one line each."""
+"""Logger for notes, warnings and errors, one line each."""
