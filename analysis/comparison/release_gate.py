@@ -174,6 +174,7 @@ def draw_largest(contributions: Sequence[Contributions], clusters: Ints, seed: i
     """
     ids, maxima = np.unique(clusters), np.zeros(DRAWS)
     random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
+    # Draw in blocks to limit memory. `block` is a view, so that the maximum is updated in place in `maxima`.
     for first in range(0, DRAWS, size):
         block = maxima[first : first + size]
         weights = random.standard_normal((len(block), len(ids)), np.float32)

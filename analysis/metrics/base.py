@@ -322,7 +322,13 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[Read]):
-    """Definition of a metric. Metrics with the same `estimates` function are computed together, in one call."""
+    """Definition of a metric: what it needs, how it is computed and compared, and how it is displayed.
+
+    Define `values` if the metric is a mean over images of one condition. Its interval, its difference from the clean
+    images and its difference between two runs are then computed by general code. Define `estimates` for all other
+    metrics, and `differences` if two runs can be paired. Metrics with the same `estimates` function are computed
+    together, in one call. List the metric in `registry`.
+    """
 
     name: str
     """Name in SQL. Estimates named NAME_PART are parts of the metric, such as a bias by class."""

@@ -138,6 +138,8 @@ def compute_own(
     digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
     previous = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
     todo = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
+    # A function in memory is identified only by its declared version. If its code has changed without a new version,
+    # only its values can reveal it.
     for measure in measures:
         if measure.function.in_memory and measure not in todo:
             _check_stored_value(store, study_subjects, measure)

@@ -200,6 +200,7 @@ class CleanPairs:
 
     def consistency(self, decisions: Decisions) -> dict[str, Any]:
         """Return the error consistency of one condition with the clean images. See `error_consistencies`."""
+        # Compare by identity, because == would compare the arrays of the dataclasses.
         place = next(place for place, condition in enumerate(self.conditions) if condition is decisions)
         return {name: column[place].item() for name, column in self._consistencies.items()}
 
@@ -521,6 +522,7 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     place = np.searchsorted(np.array(cells), rows["cell"].to_numpy()), rows["image_index"].to_numpy()
     # The query returns rows in any order. Writing each to its place is faster than sorting them.
     shape = (len(cells), len(rows) // len(cells))
+    # If there are as many rows as places and every place is filled, no prediction is missing or duplicated.
     filled = np.zeros(shape, bool)
     if len(rows) == filled.size and place[1].max(initial=0) < shape[1]:
         filled[place] = True

@@ -127,7 +127,7 @@ def routes(answers: Answers) -> tuple[Routes, Routes]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handles one connection, and adds security headers to every response."""
+    """Handles one request, and adds security headers to every response."""
 
     server_version, sys_version = "bandlens", ""
     timeout = 60

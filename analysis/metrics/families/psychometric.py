@@ -174,10 +174,12 @@ def paired_band_intervals(
     ids, noise = _cluster_ids(a, clusters), noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
+    # Both runs are resampled in one call, so that every resample contains the same clusters in both.
     hit_counts, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
     runs = list(zip((hit_counts[: len(a)], hit_counts[len(a) :]), floors, strict=True))
     if any(_too_little(run_counts, images, floor) for run_counts, floor in runs):
         return {}
+    # Keep only resamples that can be fitted in both runs, so that the columns of both remain paired.
     usable = np.logical_and(*(_usable(run_counts, images, floor) for run_counts, floor in runs))
     numbers = []
     for run_counts, floor in runs:
@@ -223,6 +225,7 @@ def _why_too_few(ids: NDArray[np.intp]) -> str | None:
 
 def _fit(hit_counts: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
     """Fit thresholds and channels to numbers of correct predictions (conditions, R) among images (R,)."""
+    # Entries that repeat a level to fill the array have no trials, so they do not affect the likelihood.
     present = noise.present[:, :, None]
     levels, trials = (np.where(present, counts, 0.0) for counts in (hit_counts[noise.rows], images))
     # All frequencies are fitted in one call, as separate columns.

@@ -131,6 +131,8 @@ def quotients(answers: MatchedAnswers, means: Sequence[str] = tuple(PROBES)) -> 
     Returns:
         Name of the bias -> quotient.
     """
+    # Each bias is a quotient of two weighted sums of accuracies. The rows of the identity matrix are the weights that
+    # select one condition.
     clean, *conditions = np.eye(len(answers.hits))
     filtered = dict(zip(means, np.reshape(conditions, (len(means), len(BIAS_CUTOFFS), -1)).mean(axis=1), strict=True))
     weights = {name: (part, clean) for name, part in filtered.items()}
@@ -142,6 +144,7 @@ def quotients(answers: MatchedAnswers, means: Sequence[str] = tuple(PROBES)) -> 
         total = float(base @ answers.above)
         if total > NO_SPREAD:
             value = float(part @ answers.above) / total
+            # First-order deviation of the quotient: (numerator - value * denominator) / denominator.
             numbers[name] = Quotient(value, answers.deviations(part - value * base) / total, total, answers.sizes)
     return numbers
 
