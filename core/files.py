@@ -1,8 +1,9 @@
-"""Files that are written in one step: partial files, how they take their place, and the removal of those left behind.
+"""Atomic file writes: create partial files, rename them to their final name, and remove those of crashed processes.
 
-A partial file lies in the folder of the file that it will be. Its name says which process of which machine makes it, so
-that others can tell whether it is still being made. The rest of the name is random, and the process makes the file
-itself: what lies there by such a name, such as a link of somebody else's, is neither followed nor written to.
+A partial file is created in the folder of its final file, so that it can be renamed atomically. Its name contains the
+host and the process id of its writer, so that other processes can tell whether it is still being written. The rest of
+the name is random, and the file is created exclusively: if somebody else has planted a file or link under such a name,
+it is neither followed nor written to.
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ from stat import S_IMODE, S_IRWXG, S_ISDIR, S_IWUSR
 from tempfile import TemporaryDirectory
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
-with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
+# A container can have the same host name as its host or another container without seeing the processes there. The
+# number of the PID namespace tells them apart. Only Linux has it.
+with suppress(OSError):
     HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino}"
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
-"""Arguments of Linux' renameat2: paths are as the process sees them, no file is replaced, two names are exchanged."""
+"""Arguments of Linux's `renameat2`: resolve relative paths from the current folder, fail if the target exists, and
+exchange the two paths atomically."""
 
 
 def partial_prefix(path: Path) -> str:
-    """The first letters of the names of the hidden partial files that this process makes on the way to `path`."""
+    """Return the prefix of the hidden partial files that this process creates for `path`."""
     return f".{path.name}.{HOST}.{os.getpid()}."
 
 
 def remove_partial_files(path: Path) -> None:
-    """Remove what processes of this machine that have ended left in the folder on the way to `path`."""
-    with suppress(OSError):  # a folder that may only be read
+    """Remove partial files of `path` whose writers, processes of this machine, have ended."""
+    with suppress(OSError):  # the folder may be read-only
         for partial in partial_files(path):
             if lost_its_maker(partial, path.name):
                 if partial.is_dir() and not partial.is_symlink():
@@ -47,38 +51,50 @@ def remove_partial_files(path: Path) -> None:
 
 
 def partial_files(path: Path) -> list[Path]:
-    """List the partial files on the way to `path` that processes of any machine make, or left in its folder."""
+    """List all partial files of `path`, including those of other machines and of running processes."""
     match_partial = re.compile(rf"\.{re.escape(path.name)}\.[\w-]+\.\d+\.").match
     return [file for file in path.parent.iterdir() if match_partial(file.name)]
 
 
 def lost_its_maker(partial: Path, name: str) -> bool:
-    """Whether a process of this machine that has ended made a partial file on the way to `name`."""
+    """Return whether a partial file of `name` was created by a process of this machine that has ended."""
     maker = re.match(rf"\.{re.escape(name)}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
     return maker is not None and not _runs(int(maker[1]))
 
 
 @contextmanager
 def open_draft(path: Path, clean: bool = True) -> Iterator[Path]:
-    """A path of the same name in a new hidden folder beside `path`; this process makes the folder, and removes it.
+    """Yield a temporary path with the name of `path`, in a new hidden folder next to it. The folder is removed later.
 
-    Without `clean` it does not look for what processes that have ended left, which lists the whole folder of `path`.
+    Args:
+        path: Final path of the file.
+        clean: Whether to remove partial files of crashed processes first. This lists the whole folder of `path`, which
+            is slow if it contains many files.
     """
     if clean:
         remove_partial_files(path)
     with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as folder:
-        yield path.parent / Path(folder).name / path.name  # from Python 3.12 on `folder` is absolute
+        # Since Python 3.12 `folder` is absolute. Joining its name to the parent keeps a relative path relative.
+        yield path.parent / Path(folder).name / path.name
 
 
 @contextmanager
 def replacing(path: Path, sources: Sequence[Path] = ()) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+    """Yield a temporary path whose file replaces `path` when the block succeeds, and is removed when it fails.
 
-    A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one. Where it
-    shows what is in files of `sources`, nobody may read it who may not read these.
+    A symbolic link stays a link: the file that it points to is replaced. The new file gets the owner of the old one,
+    and no permissions that the old one did not have.
+
+    Args:
+        path: Final path of the file. Missing parent folders are created.
+        sources: Files whose contents appear in the new file. It becomes readable only to users who can read all of
+            them.
+
+    Raises:
+        IsADirectoryError: There is a folder at `path`.
     """
     path = behind_links(path)
-    if path.is_dir():  # `.` has no name that a file beside it could take up
+    if path.is_dir():  # checked first, because a path such as `.` has no name to derive a temporary name from
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_draft(path) as draft:
@@ -87,35 +103,44 @@ def replacing(path: Path, sources: Sequence[Path] = ()) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes, sources: Sequence[Path] = ()) -> None:
+    """Write a file atomically. See `replacing` for links and permissions."""
     with replacing(path, sources) as temporary:
         temporary.write_bytes(content)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, 64 hex digits."""
+    """Return the SHA-256 digest of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give a file or folder that is whole its name; what the name stands for is on the disk before the name is."""
+    """Rename a complete partial file or folder to its final name, so that it survives a power failure."""
+    # The contents must reach the disk before the rename does: otherwise the final name could refer to an empty file
+    # after a power failure. The folder is synchronized last, which makes the rename itself durable.
     _sync(*partial.rglob("*"), partial)
     take_name(partial, path)
     _sync(path.parent)
 
 
 def put_beside(partial: Path, path: Path) -> None:
-    """Give a file that is whole a name that is free, as `put_in_place` does; FileExistsError where it is taken."""
+    """Give a complete partial file a second name at `path`, durably as in `put_in_place`.
+
+    Raises:
+        FileExistsError: `path` exists already.
+    """
     _sync(partial)
+    # Unlike a rename, a hard link never replaces an existing file, also if two processes try at the same time.
     os.link(partial, path)
     _sync(path.parent)
 
 
 def exchange_folders(partial: Path, path: Path) -> None:
-    """Give a folder that is whole the name of the one at `path`, which gets the partial one's, in one step.
+    """Exchange a complete partial folder with the folder at `path`, in one atomic step where possible.
 
-    Where the system or the file system cannot do that, it takes three, and the old folder has another hidden name
-    in between, which no later command removes. After an error the folder at `path` is as it was.
+    If the operating system or the file system has no atomic exchange, three renames are used. In between, the old
+    folder has another hidden name, under which it remains if the process is killed at this moment: no later command
+    removes it. After an error, the old folder is at `path` again.
     """
     share_access(partial, [path])
     _sync(*partial.rglob("*"), partial)
@@ -132,9 +157,14 @@ def exchange_folders(partial: Path, path: Path) -> None:
 
 
 def move_place(source: Path, target: Path) -> None:
-    """Move a file, link or folder within a file system; FileExistsError where there is something at `target`."""
+    """Move a file, link or folder within one file system.
+
+    Raises:
+        FileExistsError: There is something at `target`.
+    """
     state = source.lstat()
-    locked = S_ISDIR(state.st_mode) and not state.st_mode & S_IWUSR  # Linux moves no folder that may only be read
+    # Moving a folder updates its `..` entry, so Linux requires write permission for the folder itself.
+    locked = S_ISDIR(state.st_mode) and not state.st_mode & S_IWUSR
     if locked:
         source.chmod(S_IMODE(state.st_mode) | S_IWUSR)
     try:
@@ -149,7 +179,7 @@ def move_place(source: Path, target: Path) -> None:
 
 
 def _rename(source: Path, target: Path, flag: int) -> bool:
-    """Rename by Linux' renameat2; False where the system or the file system does not know it or its flag."""
+    """Rename with Linux's `renameat2`. Return False if the system or the file system does not support this."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
@@ -162,10 +192,15 @@ def _rename(source: Path, target: Path, flag: int) -> bool:
 
 
 def take_name(partial: Path, path: Path, sources: Sequence[Path] = ()) -> None:
-    """Replace the file at `path` by one that is whole, which gets the mode and, where that is allowed, the owner.
+    """Rename a complete partial file to `path`, and transfer the permissions and the owner of the file it replaces.
 
-    `path` is no link: see `behind_links`. What others may do with the file, they may with all `sources` and with the
-    file that was at `path`.
+    The owner is transferred only if this process is allowed to. The permissions are those that all `sources` and the
+    replaced file have in common.
+
+    Args:
+        partial: The partial file or folder.
+        path: Its final path, which must not be a symbolic link (see `behind_links`).
+        sources: Files whose contents appear in the new file.
     """
     files = [*sources]
     with suppress(FileNotFoundError):
@@ -180,9 +215,9 @@ def take_name(partial: Path, path: Path, sources: Sequence[Path] = ()) -> None:
 
 
 def share_access(partial: Path, files: Sequence[Path]) -> None:
-    """Give a file the permissions that all of `files` have, one at least, and their group.
+    """Give a file the permissions that all `files` have in common, and their group. `files` must not be empty.
 
-    Where they have several groups, or this process may not give theirs, the group has no permissions.
+    The group gets no permissions if the files belong to different groups, or if this process cannot assign their group.
     """
     states = [file.stat() for file in files]
     mode = reduce(and_, (S_IMODE(state.st_mode) for state in states))
@@ -194,9 +229,9 @@ def share_access(partial: Path, files: Sequence[Path]) -> None:
 
 
 def behind_links(path: Path) -> Path:
-    """The file that a path leads to, so that what takes its place leaves a link as it is.
+    """Resolve a symbolic link, so that replacing the result leaves the link in place.
 
-    The file need not be there. A link that leads to itself is given as it is: to write through it fails.
+    The target need not exist. A link that points to itself is returned unchanged, and writing to it fails later.
     """
     with suppress(OSError, RuntimeError):
         return path.resolve() if path.is_symlink() else path
@@ -217,6 +252,8 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # it is another user's
+    # A process of another user exists but cannot be signaled. A number that is too large is treated as running too, so
+    # that nothing is removed in doubt.
+    except (PermissionError, OverflowError):
         pass
     return True

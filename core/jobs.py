@@ -1,7 +1,8 @@
-"""Long jobs: the processors that they may use, the threads and processes that share these, and their progress.
+"""Helpers for long jobs: available processors, parallel threads, child processes and progress reporting.
 
-A job calls `advance` as it goes on; whoever started it decides what that shows. A user's function at work is a `step`,
-so that progress and an interruption can say why nothing goes on.
+A job reports its progress by calling `advance`; its caller decides how to display it. A call of a custom function is
+wrapped in `step`, so that the progress display and the message after an interrupt can name the function that blocks
+the job.
 """
 
 from __future__ import annotations
@@ -25,31 +26,45 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PR_SET_PDEATHSIG = 1
-"""The request of Linux's prctl for a signal at the end of the thread that started this process."""
+"""Option of Linux's `prctl`: send this process a signal when the thread that started it ends."""
 SLOW_SECONDS = 60.0
-"""Seconds after which a step is named."""
+"""Duration in seconds after which a step is reported as slow."""
 CGROUP = Path("/sys/fs/cgroup")
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
-"""Files of control groups, of version 2 and of 1: microseconds of processors' time, and of the clock's."""
+"""CPU quota files of control groups, version 2 and version 1: the quota and the period, both in microseconds."""
 
 
 def processors() -> int:
-    """Count the processors that this process may keep busy: by its affinity, and its container's quota of their time.
+    """Count the processors that this process may use, according to its CPU affinity and the CPU quota of its container.
 
-    `docker run --cpus` and the limits of Kubernetes are such quotas. Part of a processor counts where it is all.
+    `docker run --cpus` and Kubernetes limits set such quotas. A fractional quota is rounded down, but to at least 1.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
     counts = [len(affinity(0)) if affinity else os.cpu_count() or 1]
     for names in QUOTAS:
-        with suppress(OSError, ValueError):  # where there is no such file, and where it says "max"
+        with suppress(OSError, ValueError):  # the file is missing, or contains "max" instead of a number
             quota, period = map(int, " ".join((CGROUP / name).read_text() for name in names).split())
-            if quota > 0:  # -1 is none
+            if quota > 0:  # -1 means no limit
                 counts.append(max(1, quota // period))
     return min(counts)
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Generator[R]:
-    """`map` in threads, in order, at most a few items ahead; as many threads as processors by default."""
+    """Apply `work` to `items` in threads and yield the results in order.
+
+    The window of submitted items is bounded, because results that are waiting for the consumer occupy memory.
+
+    Args:
+        work: Function of one item.
+        items: Its inputs, read lazily.
+        workers: Number of threads. By default, one per available processor, up to 32.
+
+    Yields:
+        The results, in the order of `items`.
+
+    Raises:
+        UsageError: `workers` is less than 1.
+    """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers: at least 1 is needed")
     threads = workers or min(32, processors())
@@ -68,11 +83,18 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None 
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have Linux kill this process once the thread that started it is gone, also in the middle of a call.
+    """Have Linux kill this process as soon as the thread that started it ends, even in the middle of a library call.
 
-    Elsewhere a process ends when it has answered, and finds nobody to answer to. SystemExit where the process `parent`,
-    which started this one, is gone already: Linux would wait for the end of another.
+    On other systems, a child process ends when it tries to send its next result and the parent is gone.
+
+    Args:
+        parent: Process id of the parent, if known.
+
+    Raises:
+        SystemExit: `parent` has ended already.
     """
+    # The check of the parent must follow the request. If the parent ended before the request, this process has a new
+    # parent already, and Linux would wait for the end of that one.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
@@ -80,7 +102,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, by the code that it was waited for with: `ended with exit status 1`."""
+    """Describe how a process ended, from the return code of `subprocess`: `ended with exit status 1`."""
     if code >= 0:
         return f"ended with exit status {code}"
     name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
@@ -88,29 +110,33 @@ def describe_exit(code: int) -> str:
 
 
 class Advance(Protocol):
+    """Reports that a job has completed `amount` more units."""
+
     def __call__(self, amount: float = 1, /) -> None: ...
 
 
 Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
-"""`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
+"""A progress display: `with progress(activity, total, unit) as advance:`, then `advance(1)` after each unit."""
 
 
 def silent(_activity: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
-    """Show no progress."""
+    """Discard all progress reports."""
     return nullcontext(lambda _amount=1, /: None)
 
 
 savers: list[Callable[[], str]] = []
-"""Functions of jobs under way, which a thread calls once a signal ends the process: each stores what is computed so
-far, and gives words on what is stored."""
+"""Callbacks of running jobs, called by a thread when a signal ends the process.
+
+Each saves the results that were computed so far and returns a text about what is saved.
+"""
 
 _steps: dict[int, tuple[str, float]] = {}
-"""The step of each thread that is in one, and when that began."""
+"""Thread id -> name of the step that the thread is in, and its start time."""
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """The time in which this thread is in something that may take any time."""
+    """Mark the block as a step of this thread whose duration cannot be predicted, such as a custom function."""
     thread = threading.get_ident()
     _steps[thread] = (name, time.monotonic())
     try:
@@ -120,7 +146,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def slow_step() -> str:
-    """Words on a step that takes more than a minute; empty where there is none."""
+    """Describe a step that has been running for more than a minute. Return an empty text if there is none."""
     time_now = time.monotonic()
     slow = [(name, time_now - began) for name, began in list(_steps.values()) if time_now - began > SLOW_SECONDS]
     return f"{slow[0][0]} has been at work for {slow[0][1]:.0f} s" if slow else ""
