@@ -1,9 +1,9 @@
-"""The names in a results database: what schema.sql defines, and how little of a file's own definitions is used.
+"""Parse schema.sql, and protect connections from definitions in untrusted database files.
 
-A file from somebody else can hold a view that lies or never ends, or a macro that is named like a function of DuckDB.
-So nothing of a file is used but its tables. Names are looked up in DuckDB's own catalogue first, and each connection
-makes the views and macros of schema.sql for itself, as temporary ones, which come before all others. Those that a file
-holds are for people who open it with DuckDB.
+A database file from another person can contain a view that returns false results or never terminates, or a macro that
+has the name of a DuckDB function. For this reason, only the tables of a file are used. DuckDB looks up names in its own
+catalog first, and each connection creates the views and macros of schema.sql as temporary objects, which take
+precedence over all others. The views stored in a file serve people who open it with DuckDB directly.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ...core.protocol import LEAST_PROBABILITY, OCTAVE_PROBE, STIMULI, STIMULUS_
 
 SCHEMA_VERSION = 15
 LISTING_WORDS = frozenset({"show", "information_schema"})
-"""Words of statements that list the names there are."""
+"""Keywords of statements that list tables and views."""
 
 COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"
 EVERY = "every"
-"""Title of the section of columns.toml that speaks of every table and view."""
+"""Section of columns.toml with the columns that have the same meaning in all tables and views."""
 
 
 @cache
 def schema() -> str:
-    """The SQL that makes an empty results database."""
+    """Return the SQL script that creates an empty results database."""
     sets, probes = ", ".join(map(repr, STIMULI)), ", ".join(str((name, *row)) for name, row in STIMULUS_PROBES.items())
     uncounted = ", ".join(
         str((name, shown)) for name, conditions in UNCOUNTED_CONDITIONS.items() for shown in conditions
@@ -44,29 +44,32 @@ def schema() -> str:
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """A table of schema.sql."""
+    """Columns and key of a table in schema.sql."""
 
     columns: dict[str, str]
-    """Column -> its type, in order."""
+    """Column name -> SQL type, in the order of definition."""
     key: tuple[str, ...]
-    """The columns that tell its rows apart, other than the id; none where nothing in the schema says so."""
+    """Columns that identify a row, apart from the id. Empty if the schema declares no key."""
 
     def others(self, *columns: str) -> list[str]:
-        """All columns but these."""
+        """Return the names of all columns except the given ones."""
         return [name for name in self.columns if name not in columns]
 
 
 @cache
 def tables() -> dict[str, TableSchema]:
-    """The tables of schema.sql by name. Lists of columns are taken from here, so a new column is in all of them."""
+    """Return the tables of schema.sql by name.
+
+    Lists of columns elsewhere are derived from this result, so that a new column is included everywhere.
+    """
     definitions = re.findall(r"^CREATE TABLE (\w+) \((.*?)\);$", schema(), re.MULTILINE | re.DOTALL)
     return {name: _parse_table(definition) for name, definition in definitions}
 
 
 def _parse_table(definition: str) -> TableSchema:
-    """Parse what stands between the parentheses of CREATE TABLE."""
+    """Parse the text between the parentheses of CREATE TABLE."""
     columns, keys = dict[str, str](), list[tuple[str, ...]]()
-    for part in re.split(r",(?![^(]*\))", definition):  # the commas that no parentheses enclose
+    for part in re.split(r",(?![^(]*\))", definition):  # split at commas outside parentheses
         name, rest = part.strip().split(maxsplit=1)
         if name in ("PRIMARY", "UNIQUE"):
             keys.append(tuple(re.findall(r"\w+", rest.partition("(")[2])))
@@ -78,39 +81,42 @@ def _parse_table(definition: str) -> TableSchema:
 
 
 def schema_tables() -> tuple[str, ...]:
-    """The names of the schema's tables."""
+    """Return the names of all tables in the schema."""
     return tuple(tables())
 
 
 def tables_with(column: str) -> tuple[str, ...]:
-    """The names of the schema's tables that have a column of ids."""
+    """Return the names of the tables that have `column` as an integer id."""
     return tuple(name for name, table in tables().items() if table.columns.get(column) == "INTEGER")
 
 
 @cache
 def temporary_definitions() -> dict[str, str]:
-    """Name -> the statement that makes a view or macro of the schema as a temporary one. Each names earlier ones."""
+    """Return the statement that creates each view and macro of the schema as a temporary object, by name.
+
+    The order is that of schema.sql: each definition refers only to earlier ones.
+    """
     statements = re.findall(r"^CREATE (VIEW|MACRO) (\w+)(.*?;)$", schema(), re.MULTILINE | re.DOTALL)
     return {name: f"CREATE TEMP {kind} {name}{rest}" for kind, name, rest in statements}
 
 
 def text(value: str) -> str:
-    """A text as a statement has it."""
+    """Quote a string literal for SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """A name as a statement has it."""
+    """Quote an identifier for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 @lru_cache(1000)
 def words_of(sql: str) -> frozenset[str]:
-    """The words of a statement, without those in texts and comments."""
+    """Return the identifiers and keywords in a statement, in lower case. Text literals and comments are excluded."""
     data, tokens = sql.encode(), duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(data)]
     code = b" ".join(
-        data[start:end].split(maxsplit=1)[0]  # a comment may follow, which is a token to DuckDB 2 alone
+        data[start:end].split(maxsplit=1)[0]  # drops a trailing comment, which DuckDB 1 includes in the token
         for (start, kind), end in zip(tokens, ends, strict=True)
         if kind in (duckdb.token_type.identifier, duckdb.token_type.keyword)
     )
@@ -118,18 +124,19 @@ def words_of(sql: str) -> frozenset[str]:
 
 
 def _clustered_interval(correct: list[int], counts: list[int]) -> list[float]:
-    """`intervals.clustered_interval`, whose libraries take longer to import than most queries take."""
+    """Call `intervals.clustered_interval`, whose libraries take longer to import than most queries take to run."""
     from .intervals import clustered_interval
 
     return clustered_interval(correct, counts)
 
 
 class TemporaryViews:
-    """The temporary views and macros of a connection.
+    """Temporary views and macros of one connection.
 
-    They are made where a statement names them, since to make all takes longer than most queries. A reader finds
-    nothing of the file by its bare name: of each table it has a temporary view. A writer, who cannot write to a view,
-    finds the file's tables, after all else.
+    A view is created when a statement first names it, because creating all of them takes longer than most queries. In a
+    read-only connection, unqualified names never refer to objects in the file: each table is accessed through a
+    temporary view. A writer cannot insert into a view, so its search path includes the tables of the file, after
+    DuckDB's own catalog.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, read_only: bool) -> None:
@@ -140,8 +147,9 @@ class TemporaryViews:
         names = schema_tables() if read_only else ()
         self._definitions = {name: f"CREATE TEMP VIEW {name} AS FROM {main}.{name}" for name in names}
         self._definitions |= temporary_definitions()
-        # Connections to one file in one process share their functions, and one that outlives its connection would run
-        # code that is gone. So each connection has a function of its own, and its macro calls that.
+        # Connections to the same file in one process share their Python functions. If a connection used a function that
+        # a closed connection had registered, DuckDB would call freed code. Each connection therefore registers its own
+        # function under a unique name, and its macro calls that function.
         self._function = f"clustered_interval_{uuid4().hex}"
         connection.create_function(self._function, _clustered_interval, ["BIGINT[]", "BIGINT[]"], "DOUBLE[]")
         self._definitions["clustered_interval"] = (
@@ -150,15 +158,16 @@ class TemporaryViews:
         self.names = frozenset[str]()
 
     def close(self) -> None:
-        """Remove the function of Python, before the connection is closed."""
-        with suppress(duckdb.Error):  # after an error in a transaction nothing can be removed
+        """Remove the Python function. Call this before closing the connection."""
+        with suppress(duckdb.Error):  # DuckDB cannot remove a function after an error in a transaction
             self._connection.remove_function(self._function)
 
     def make(self, sql: str) -> None:
-        """Make what a statement names, and what that is made of."""
+        """Create the views and macros that a statement names, and those that they depend on."""
         words = words_of(sql)
         names = set(self._definitions) if words & LISTING_WORDS else words & self._definitions.keys()
         names -= self.names
+        # Definitions refer only to earlier ones, so a single pass in reverse order finds all dependencies.
         for name, definition in reversed(self._definitions.items()):
             if name in names:
                 names |= (words_of(definition) & self._definitions.keys()) - self.names
@@ -169,7 +178,11 @@ class TemporaryViews:
 
 
 def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:
-    """Write the meaning of every column of every table and view into a database; KeyError for one without a meaning."""
+    """Store the meaning of each column of each table and view as a comment in the database.
+
+    Raises:
+        KeyError: A column has no meaning in columns.toml.
+    """
     meanings = read_meanings()
     comments = []
     for table, column in connection.execute(COLUMNS).fetchall():
@@ -179,7 +192,7 @@ def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def read_meanings() -> dict[tuple[str, str], str]:
-    """The meaning of each column by the table or view, or EVERY, and its name."""
+    """Return the meaning of each column by its table or view, or `EVERY`, and its name."""
     sections = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
     return {
         (table, column): meaning

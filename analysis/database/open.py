@@ -1,4 +1,8 @@
-"""Opening, making and copying a results database: its limits, and what keeps a reader from reading anything else."""
+"""Open, create and copy results databases.
+
+Connections limit DuckDB's memory. They also prevent queries, and definitions in an untrusted file, from reading other
+files or the network.
+"""
 
 from __future__ import annotations
 
@@ -29,34 +33,49 @@ from .schema_versions import check_tables, migrate, tables_of
 from .store import Store
 
 MEMORY_LIMIT = "2GB"
-"""Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+"""Memory limit of DuckDB.
+
+It suffices for all views over 10^8 predictions. DuckDB's default is most of the system's memory.
+"""
 SAFE_SETTINGS = {
-    # No query, and nothing in the file or in the log beside it, can read another file or the network.
+    # Neither a query nor the contents of the file or of its write-ahead log can access other files or the network.
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",
-    # Table functions can change settings, too: one of them writes a log to any file.
+    # Some table functions change settings too. For example, one of them can write a log to any file.
     "lock_configuration": "true",
     "allowed_configs": ["memory_limit", "enable_progress_bar"],
 }
 BLOCK_SIZE = "65536"
-"""Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
+"""Block size of a new file in bytes.
+
+With DuckDB's default of 256 KiB, each column of a row group fills a block only a little more than half.
+"""
 STORAGE_VERSION = "v1.5.0"
-"""The oldest DuckDB that reads a new file. Versions before it would take more bytes for a prediction."""
+"""Oldest DuckDB version that can read a new file.
+
+The storage formats of earlier versions need more bytes per prediction.
+"""
 COPYING_SHARE = 0.05
-"""The share of a run's time that copying may take."""
+"""Largest proportion of a run's time that is spent on copying snapshots."""
 COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
 
 
 def names_database(word: str) -> bool:
-    """Whether a word that may name a study names a results database: it is a file, or ends about as one's name."""
+    """Return whether a command-line argument names a results database rather than a study.
+
+    It does if it is an existing file, or if its suffix is .db or similar to .duckdb.
+    """
     suffix = Path(word).suffix
     is_near = ":" not in suffix and bool(did_you_mean(suffix, [".duckdb"]))
     return Path(word).is_file() or suffix == ".db" or is_near
 
 
 def split_against(word: str) -> tuple[Path | None, str | None]:
-    """The database and the study that a word names: NAME, FILE, or FILE:NAME; None for either that it does not name."""
+    """Split an argument NAME, FILE or FILE:NAME into a database and a study name.
+
+    Each of the two is None if the argument does not contain it.
+    """
     path, _, name = word.rpartition(":")
     if names_database(word):
         return Path(word), None
@@ -65,20 +84,23 @@ def split_against(word: str) -> tuple[Path | None, str | None]:
 
 @contextmanager
 def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
-    """Open a results database, or make one where there is none and it may be written.
+    """Open a results database. If the file does not exist and may be written, create it.
 
-    A new one is removed again where the block fails before it has stored a row.
+    If the block fails before it has stored a row in a new database, the file is deleted again.
 
     Args:
-        path: the file.
-        read_only: open it for a reader, whose queries can read it and nothing else.
+        path: Path of the database file.
+        read_only: Open the database for reading only. Queries can then access nothing but this file.
+
+    Yields:
+        The open database. It is closed at the end of the block.
 
     Raises:
-        StoreError: the file is not a database, is of another schema version, has other tables than bandlens makes, or
-            another process has it open; or the disk is full.
-        UsageError: there is no file to read.
+        StoreError: The file is not a database, has another schema version or unexpected tables, or is open in another
+            process; or the disk is full.
+        UsageError: The file does not exist, and `read_only` is set.
     """
-    if not read_only:  # `progress` is a reader, and says what a killed run left
+    if not read_only:  # readers leave partial files in place: `progress` reports what a killed run left behind
         check_side_files(path)
         remove_partial_files(path)
     if is_new := not path.exists():
@@ -96,8 +118,9 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             yield Store(connection, path, views, read_only)
         except BaseException as error:
             if not isinstance(error, BandlensError):
-                error.add_note(str(path))  # the command line names it, since nobody foresaw the error
-            # After a signal another thread may still be storing what was computed. A new database has one row, of meta.
+                error.add_note(str(path))  # unexpected error: the command line prints this note to name the file
+            # Delete a new database that has no row but the one in `meta`. Keep it after a signal (not an `Exception`),
+            # because another thread may still be storing predictions.
             if is_new and isinstance(error, Exception):
                 with suppress(duckdb.Error):
                     if connection.execute("SELECT sum(estimated_size) FROM duckdb_tables()").fetchall() == [(1,)]:
@@ -108,15 +131,18 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
 
 
 def check_side_files(path: Path) -> None:
-    """Refuse a database beside which a link or a special file stands in the place of one that DuckDB would write.
+    """Reject a database next to which a link or a special file has the name of a file that DuckDB would write.
 
-    DuckDB writes NAME.wal and other logs, and spills into the folder NAME.tmp. It follows links: somebody who can put
-    one beside a database would have it overwrite any file of the user.
+    DuckDB writes NAME.wal and other logs, and spills to the folder NAME.tmp. It follows links, so whoever can create a
+    link next to a database could otherwise make the user overwrite any of their files.
+
+    Args:
+        path: Path of the database file.
 
     Raises:
-        StoreError: such a name is a link, has another name too (a hard link), or is neither a file nor a folder.
+        StoreError: Such a file is a symbolic link, has several hard links, or is neither a file nor a folder.
     """
-    for database in {path, behind_links(path)}:  # DuckDB 1 and 2 name the log after one or the other
+    for database in {path, behind_links(path)}:  # DuckDB 1 and 2 differ in which of the two names they use for the log
         for file in database.parent.glob(f"{glob_escape(database.name)}.*"):
             if not re.search(r"\.(wal|tmp)\b", file.name.removeprefix(database.name)):
                 continue
@@ -130,9 +156,10 @@ def check_side_files(path: Path) -> None:
 
 
 def create(path: Path) -> None:
-    """Make a database; where another process was faster, keep that one's.
+    """Create an empty database, or do nothing if another process creates it first.
 
-    The file gets its name when it is whole: a process that is killed on the way leaves none.
+    The file is written under a temporary name and linked to `path` when it is complete. If the process is killed before
+    that, no file remains at `path`.
     """
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
@@ -146,30 +173,30 @@ def create(path: Path) -> None:
 
 
 def write_empty(draft: Path, path: Path) -> None:
-    """Write a database without rows, on the way to `path`, which errors name."""
+    """Write an empty database to `draft`, a temporary file that will be renamed to `path`. Errors name `path`."""
     write_tables(draft, path, SCHEMA_VERSION)
     write_migrated(draft, path, SCHEMA_VERSION)
 
 
 def write_tables(draft: Path, path: Path, version: int) -> None:
-    """Write the empty tables of a schema version, an earlier one too; `write_migrated` makes a database of them."""
+    """Write the empty tables of the current or an earlier schema version; `write_migrated` completes the database."""
     with _connected(draft, path) as connection, explained(path):
         connection.execute(tables_of(version))
         connection.execute("INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [version, __version__])
 
 
 def write_migrated(draft: Path, path: Path, version: int) -> None:
-    """Make a database of the present schema of the tables of an earlier version, or of its own, and of their rows."""
+    """Migrate a database with the tables and rows of `version` to the current schema, and create its views."""
     with _connected(draft, path) as connection, explained(path):
         migrate(connection, version)
         connection.execute("CHECKPOINT")
 
 
 def read_schema_version(path: Path) -> int:
-    """The schema version of a database: that of this release, or an earlier one that can be migrated.
+    """Return the schema version of a database, which is the current one or one that can be migrated.
 
     Raises:
-        StoreError: the file is not a database, is of another schema version, or lacks tables.
+        StoreError: The file is not a database, has an unsupported schema version, or lacks tables.
     """
     with (
         _connected(path, path, read_only=True) as connection,
@@ -181,12 +208,12 @@ def read_schema_version(path: Path) -> int:
 
 @contextmanager
 def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open `file` with errors that name `path`: a draft does not have its name yet."""
+    """Connect to `file`. Errors name `path`, because a temporary file does not have its final name yet."""
     new_file = {"default_block_size": BLOCK_SIZE, "storage_compatibility_version": STORAGE_VERSION}
     config: dict[str, Any] = SAFE_SETTINGS | {"memory_limit": MEMORY_LIMIT} | new_file
     if not read_only:
-        # The checkpoint at closing merges small row groups with their neighbors, and rewrites full ones to do so. Their
-        # old blocks stay free inside the file: with 130,000 rows in a transaction, half of it.
+        # When a connection closes, DuckDB merges small row groups with their neighbors, and rewrites full row groups to
+        # do so. Their old blocks remain in the file as free space: half of the file for transactions of 130,000 rows.
         config["max_vacuum_tasks"] = 0
     if read_only:
         config |= {"temp_directory": _spill_folder().name, "max_temp_directory_size": "10GB"}
@@ -201,17 +228,20 @@ def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duck
 
 
 def _hide_progress(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep DuckDB from drawing a bar on standard output, between the rows of an answer that takes two seconds."""
-    # In a notebook without ipywidgets there is no bar, and DuckDB raises an error for whatever the setting is set to.
+    """Disable DuckDB's progress bar, which is printed between the rows of results that take more than two seconds."""
+    # In a notebook without ipywidgets there is no bar, and DuckDB raises an error if the setting is assigned any value.
     if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
         connection.execute("SET enable_progress_bar = false")
 
 
 @cache
 def _spill_folder() -> TemporaryDirectory[str]:
-    """The folder for what a reader's query has no memory for; private, since a query can write files to it."""
+    """Return the temporary folder for read-only queries that exceed the memory limit.
+
+    Each process has its own private folder, because a query can write files to it.
+    """
     place = Path(tempfile.gettempdir(), "bandlens-sql")
-    remove_partial_files(place)  # folders of processes that were killed
+    remove_partial_files(place)  # left behind by killed processes
     return TemporaryDirectory(prefix=partial_prefix(place), ignore_cleanup_errors=True)
 
 
@@ -219,11 +249,19 @@ def _spill_folder() -> TemporaryDirectory[str]:
 def attached(
     databases: Sequence[Path], draft: Path, path: Path, migratable: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to databases, attached for reading as database0 and so on, and to a draft of `path` as merged.
+    """Connect to several databases for merging them.
 
-    They may be of earlier schema versions where these are `migratable`.
+    The databases are attached read-only as database0, database1 and so on, and `draft` as `merged`. The connection can
+    access no other files, except in the folder of the draft, which DuckDB uses for data that exceeds the memory limit.
 
-    It reaches no other file, but for those in the draft's folder, which takes what does not fit into memory.
+    Args:
+        databases: Paths of the databases to merge.
+        draft: Temporary file that receives the result.
+        path: Final path of the result, named in errors.
+        migratable: Accept databases of earlier schema versions that can be migrated.
+
+    Yields:
+        The connection.
     """
     folder = str(draft.parent)
     with explained(path), duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT}) as connection:
@@ -241,9 +279,13 @@ def attached(
 
 
 def check_snapshot(path: Path, database: Path) -> None:
-    """UsageError where `path` is the database itself or a folder, or its folder is not there."""
+    """Check that a snapshot can be written to `path`.
+
+    Raises:
+        UsageError: `path` is the database itself or a folder, or its parent folder does not exist.
+    """
     is_link = path.exists() and database.exists() and path.samefile(database)
-    if is_link or path.resolve() == database.resolve():  # the database may not be there yet
+    if is_link or path.resolve() == database.resolve():  # `samefile` needs existing files
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it: {path / 'snapshot.duckdb'}")
@@ -252,10 +294,18 @@ def check_snapshot(path: Path, database: Path) -> None:
 
 
 def snapshots(store: Store, path: Path) -> Callable[[], bool]:
-    """Make a function that renews the copy at `path` when it is due, and says whether it did.
+    """Return a function that updates the snapshot at `path` if it is due.
 
-    Call the function between transactions; it raises StoreError where the copy cannot be written. A copy takes its name
-    when it is whole, so that readers see the old one or the new one.
+    The interval between snapshots grows with the time that copying takes; see `COPYING_SHARE`. A snapshot is written
+    under a temporary name and renamed when complete, so readers see either the old or the new one.
+
+    Args:
+        store: Database to copy.
+        path: Path of the snapshot.
+
+    Returns:
+        A function that returns whether it wrote a snapshot. Call it only between transactions. It raises StoreError if
+            the snapshot cannot be written.
     """
     due = 0.0
 
@@ -272,12 +322,17 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 
 
 def write_snapshot(store: Store, path: Path) -> None:
-    """Copy the database, as it is now, to `path`; whoever may not read it may not read the copy either."""
+    """Copy the current state of the database to `path`, with no more permissions than the database has.
+
+    Raises:
+        StoreError: The copy cannot be written.
+    """
     store.checkpoint()
     path = behind_links(path)
     try:
         with open_draft(path) as draft:
-            # Another process copies, since closing the file in this one would give up this process's lock on it.
+            # Copy in a separate process. POSIX releases all of a process's locks on a file when the process closes any
+            # descriptor of it, so copying here would release DuckDB's lock.
             copy = subprocess.run(
                 [sys.executable, "-I", "-c", COPY, store.path, draft], capture_output=True, text=True, check=False
             )

@@ -1,11 +1,11 @@
-"""Schema versions: whether the tables of a file are those of one, and how those of an earlier one become today's.
+"""Check the schema version of a database, and migrate databases of earlier versions.
 
-migrations/0014_tables.sql makes the tables of version 14, the oldest one that is migrated. Each later file,
-migrations/VERSION_NAME.sql, makes the tables of its version from those of the version before it. The files together
-make the tables of schema.sql, column by column in the same order: a test compares the two.
+migrations/0014_tables.sql creates the tables of version 14, the oldest version that can be migrated. Each later file,
+migrations/VERSION_NAME.sql, converts the tables of the previous version into those of its own version. After all
+migrations, the tables equal those of schema.sql, including the order of columns. A test verifies this.
 
-An earlier file is from somebody else as a present one may be. It is compared with the tables of its version, and
-nothing but its rows is copied; the statements of a migration run in the copy.
+A database of an earlier version may come from another person and is not trusted either. Its tables are compared with
+those of its version, and only its rows are copied. Migrations run in the copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PLAIN_TABLES = """
     SELECT table_name FROM duckdb_tables()
     WHERE database_name = ? AND schema_name = 'main' AND NOT contains(sql, ' GENERATED ')
 """
-"""Tables whose rows are stored: a column may be computed as it is read, by an expression that never ends."""
+"""Query for tables without generated columns.
+
+DuckDB computes a generated column each time it is read, and its expression might never terminate.
+"""
 TRIGGERS = "UNION ALL SELECT 'trigger', trigger_name, sql, database_name FROM duckdb_triggers()"
 DEFINITIONS = f"""
     WITH definitions(kind, name, definition, file) AS (
@@ -37,20 +40,23 @@ DEFINITIONS = f"""
     )
     SELECT kind, name, coalesce(definition, '') FROM definitions WHERE file = ?
 """  # noqa: S608
-"""All definitions that have a part in storing rows. DuckDB 1 has no triggers, and opens no file that holds one."""
+"""Query for all definitions that affect how rows are stored.
+
+DuckDB 1 has no triggers and cannot open a file that contains one.
+"""
 TABLE_OR_SEQUENCE = re.compile(r"^CREATE (?:TABLE|SEQUENCE) .*?;$", re.MULTILINE | re.DOTALL)
-"""The statements of schema.sql that make what rows are stored in."""
+"""Matches the statements of schema.sql that create tables and sequences."""
 
 
 @cache
 def migrations() -> dict[int, str]:
-    """Schema version -> the statements that make its tables from those of the version before, in ascending order."""
+    """Return the statements that migrate from the previous version, by schema version in ascending order."""
     files = {int(file.name[:4]): file for file in Path(__file__).with_name("migrations").glob("*.sql")}
     return {version: files[version].read_text(encoding="utf-8") for version in sorted(files)}
 
 
 def tables_of(version: int) -> str:
-    """The statements that make the empty tables of a schema version, a present or an earlier one."""
+    """Return the statements that create the empty tables of the current or an earlier schema version."""
     if version == SCHEMA_VERSION:
         return "".join(TABLE_OR_SEQUENCE.findall(schema()))
     return "".join(statements for number, statements in migrations().items() if number <= version)
@@ -58,7 +64,7 @@ def tables_of(version: int) -> str:
 
 @cache
 def _definitions(version: int) -> frozenset[tuple[str, str, str]]:
-    """The kind, name and definition, as DuckDB writes it, of the tables and the sequence of a schema version."""
+    """Return kind, name and definition, as DuckDB formats it, of tables, indexes and sequences of a version."""
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         connection.execute(tables_of(version))
         return frozenset(connection.execute(DEFINITIONS, ["memory"]).fetchall())
@@ -67,17 +73,21 @@ def _definitions(version: int) -> frozenset[tuple[str, str, str]]:
 def check_tables(
     connection: duckdb.DuckDBPyConnection, path: Path, file: str, exact: bool, migratable: bool = False
 ) -> int:
-    """Refuse a file that holds no results, or those of another schema, or whose tables are none; give its version.
+    """Check that a file is a results database of a supported schema version.
 
     Args:
-        connection: names are looked up in DuckDB's own catalogue, see `catalogue.TemporaryViews`.
-        path: names the file in errors.
-        file: its name in the connection.
-        exact: everything that has a part in storing rows has to be as bandlens makes it: a trigger could delete some.
-        migratable: the file may be of an earlier schema version that `migrate` takes.
+        connection: Connection that looks up names in DuckDB's own catalog first; see `catalogue.TemporaryViews`.
+        path: Path to name in error messages.
+        file: Name of the database in the connection.
+        exact: Require all definitions that affect stored rows to equal those of the schema. For example, a trigger
+            could delete rows.
+        migratable: Accept an earlier schema version that `migrate` supports.
+
+    Returns:
+        The schema version of the file.
 
     Raises:
-        StoreError: the file is refused.
+        StoreError: The file is not a results database, has another schema version, or has modified tables.
     """
     tables = {name for (name,) in connection.execute(PLAIN_TABLES, [file]).fetchall()}
     if "meta" not in tables:
@@ -105,7 +115,13 @@ def check_tables(
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, version: int) -> None:
-    """Make a present database from one that has the tables and rows of a schema version, and no views."""
+    """Migrate a database to the current schema version, and create its views and column comments.
+
+    Args:
+        connection: Connection to a database with the tables and rows of an earlier or the current version, and without
+            views.
+        version: Schema version of these tables.
+    """
     for number, statements in migrations().items():
         if number > version:
             connection.execute(statements)

@@ -1,4 +1,8 @@
-"""The results database: one DuckDB file, schema.sql, and transactions that hold a range of images each."""
+"""Read and write the results database.
+
+The database is a single DuckDB file with the tables of schema.sql. A run commits the predictions for one range of
+images per transaction, so an interruption loses at most the range in progress.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +42,11 @@ if TYPE_CHECKING:
     import polars as pl
 
     Rows = pl.DataFrame | Mapping[str, Any] | Sequence[Mapping[str, Any]]
-    """Rows to store: a frame, sequences or arrays by column, or a mapping for each row."""
+    """Rows to store: a data frame, a mapping of column names to sequences or arrays, or one mapping per row."""
 
 
 class Images(Protocol):
-    """An image set as the database keeps it."""
+    """Properties of an image set that the database stores."""
 
     @property
     def info(self) -> ImageSetInfo: ...
@@ -63,25 +67,38 @@ class Images(Protocol):
 
 
 ClassNames = Mapping[str, Mapping[int, str]]
-"""Decision space -> class -> what it is called."""
+"""Decision space -> class index -> class name."""
 NO_NAMES: ClassNames = {}
 
 
 VALUE_KEYS = ("study", "checkpoint", "image_set", "condition")
-"""Columns of measure_value that are ids."""
+"""Columns of the table `measure_value` that contain ids of other rows."""
 DONATIONS = """
 FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
 JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
 """
-"""Predictions of other cells for the first images of some cells; see `Store.reuse`."""
+"""FROM clause that joins cells without predictions to the cells whose predictions they reuse; see `Store.reuse`."""
 HIDES_NAMES = "json_execute_serialized_sql"
-"""A function whose query is inside a JSON text, so that none of our views is created for the names in it."""
+"""DuckDB function that runs a query given as JSON text.
+
+The names in that text cannot be found in the statement, so no temporary views are created for them. The function is
+therefore rejected.
+"""
 READING_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "MULTI"})
-"""The statements that a reader may give. DuckDB makes several of a PIVOT, and calls them MULTI."""
+"""Statement types allowed in a read-only store.
+
+DuckDB splits a PIVOT into several statements and reports their type as MULTI.
+"""
 
 
 class Store:
-    """An open results database. Made by `open_store`."""
+    """An open results database.
+
+    Use `open_store` to create one. Query it with `frame`, or with `reader` if the result may not fit in memory.
+
+    Attributes:
+        path: Path of the database file.
+    """
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, path: Path, views: TemporaryViews, read_only: bool = False
@@ -91,14 +108,28 @@ class Store:
         self.path = path
         self._read_only = read_only
         self._session_ids: dict[tuple[Any, ...], int] = {}
-        """Sessions that this store has added parts of -> session.id: a run commits thousands of times from a few."""
+        """Session -> `session.id`, for sessions that this store has written.
+
+        A run commits thousands of times but has only a few sessions, so caching their ids saves queries.
+        """
         self.after_commit: Callable[[], object] = lambda: None
-        """Called between transactions; see `open.snapshots`."""
+        """Function called after each commit of predictions, between transactions; see `open.snapshots`."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 0) -> pl.DataFrame:
-        """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types.
+        """Return the result of a query as a data frame.
 
-        It may take so many seconds; 0 is no limit.
+        Args:
+            sql: A single SELECT statement.
+            parameters: Values of the placeholders in the statement.
+            seconds: Time limit in seconds; 0 for no limit.
+
+        Returns:
+            All rows of the result.
+
+        Raises:
+            StoreError: DuckDB rejected the query, the time limit was exceeded, or Polars cannot represent a column
+                type.
+            UsageError: `sql` contains no query.
         """
         import polars as pl
 
@@ -116,34 +147,56 @@ class Store:
         types: Collection[str] = NATIVE,
         seconds: float = 0,
     ) -> Iterator[pa.RecordBatchReader]:
-        """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
+        """Open a query result as a stream of record batches.
 
-        The database may take so many seconds for it; 0 is no limit.
-        Columns of other `types`, or that are made of others, come as DuckDB writes them in text. Columns of one name,
-        as a join with * has them, are called NAME, NAME_1 and so on, as in `frame`.
+        Use it instead of `frame` for results that may not fit in memory. If several columns have the same name, as in a
+        join with `*`, they are renamed to NAME, NAME_1 and so on, as in `frame`.
+
+        Args:
+            sql: A single SELECT statement.
+            rows: Number of rows per batch.
+            types: DuckDB types to return unchanged. Columns that contain other types are cast to text.
+            seconds: Time limit in seconds; 0 for no limit. Time that the caller spends waiting does not count.
+
+        Yields:
+            A reader of the record batches. It is closed at the end of the block.
+
+        Raises:
+            StoreError: DuckDB rejected the query, failed while returning rows, or exceeded the time limit.
         """
         limit = TimeLimit(self._connection, self.path, seconds)
         with explained(self.path):
             try:
                 with limit.counted():
                     reader = with_text(self._query(sql), types).to_arrow_reader(rows)
-                with closing(reader):  # an answer of which rows are left keeps the next query from beginning
+                with closing(reader):  # an unfinished result would block the next query
                     yield pa.RecordBatchReader.from_batches(reader.schema, limit.batches(reader))
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
-                    raise  # the file that the caller writes
-                raise explanation(self.path, str(error)) from error  # DuckDB may fail in the middle of an answer
+                    raise  # the caller failed to write a file; the database is not at fault
+                raise explanation(self.path, str(error)) from error  # DuckDB can fail after the first rows
 
     def statements(self, sql: str) -> list[str]:
-        """The statements of `sql`, of which a reader's may do nothing but read; UsageError where there is none."""
+        """Split SQL into statements, and reject statements that a read-only store does not allow.
+
+        Args:
+            sql: One or more statements.
+
+        Returns:
+            The text of each statement.
+
+        Raises:
+            StoreError: The store is read-only, and a statement does more than read.
+            UsageError: `sql` contains no statement.
+        """
         with explained(self.path):
             statements = self._connection.extract_statements(sql)
         if statements and not any(statement.query for statement in statements):
-            return [sql.strip()]  # DuckDB 1 makes several of a PIVOT, all without their text
+            return [sql.strip()]  # DuckDB 1 splits a PIVOT into statements that have no text
         for statement in statements:
             try:
                 kind = statement.type.name
-            except ValueError:  # a type that DuckDB's Python does not know
+            except ValueError:  # a statement type that DuckDB's Python API does not define
                 kind = statement.query.split(maxsplit=1)[0].upper()
             if self._read_only and kind not in READING_STATEMENTS:
                 raise StoreError(
@@ -155,7 +208,7 @@ class Store:
         return [statement.query.strip() for statement in statements]
 
     def _query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
-        """The answer to a query that a reader may ask, once the views that it names are made."""
+        """Create the temporary views that a query names, and run it. A read-only store rejects writing statements."""
         if self._read_only:
             self.statements(sql)
             if HIDES_NAMES in words_of(sql):
@@ -170,18 +223,29 @@ class Store:
         return relation
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run a statement that may write, and give its rows."""
+        """Run a statement, which may write to the database.
+
+        Args:
+            sql: One statement, or several separated by semicolons.
+            parameters: Values of the placeholders in the statement.
+
+        Returns:
+            The rows of the result.
+        """
         with explained(self.path):
             self._views.make(sql)
             return self._connection.execute(sql, list(parameters)).fetchall()
 
     def checkpoint(self) -> None:
-        """Write what the log beside the file holds into the file."""
+        """Write the contents of the write-ahead log into the database file."""
         self.execute(f"CHECKPOINT {identifier(self._views.file)}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what the block does, all of it or, where it raises, nothing."""
+        """Run the block in a transaction: commit it, or roll it back if the block raises an exception.
+
+        Transactions cannot be nested.
+        """
         names = self._views.names
         self.execute("BEGIN")
         try:
@@ -190,47 +254,64 @@ class Store:
         except BaseException:
             with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
-            self._views.names = names  # temporary views that were made on the way are gone, too
+            self._views.names = names  # the rollback also removed temporary views created in the block
             self._session_ids.clear()
             raise
 
     def insert(self, table: str, rows: Rows, new_by: str = "") -> None:
-        """Add rows to a table: those of all, or those whose column `new_by` has a value that the table has not.
+        """Insert rows into a table. Columns that are missing from the rows get their default values.
 
-        A column of the table that the rows have not gets its default.
+        Args:
+            table: Name of the table.
+            rows: Rows to insert.
+            new_by: Column that identifies a row. If given, rows whose value is already in the table are skipped.
         """
         condition = f"WHERE {new_by} NOT IN (SELECT {new_by} FROM {table})" if new_by else ""
         self._load(f"INSERT INTO {table} BY NAME SELECT * FROM loaded {condition}", rows)
 
     def replace(self, table: str, rows: Rows, where: str = "true", parameters: Sequence[Any] = ()) -> None:
-        """Put rows in the place of those of a table that a condition names; to it, the rows are the table `loaded`."""
+        """Delete the rows of a table that match a condition, and insert other rows, in one transaction.
+
+        Args:
+            table: Name of the table.
+            rows: Rows to insert.
+            where: SQL condition for the rows to delete. It can refer to the new rows as the table `loaded`.
+            parameters: Values of the placeholders in the condition.
+        """
         with self.transaction(), self._loaded(rows):
             self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
             self.execute(f"INSERT INTO {table} BY NAME FROM loaded")
 
     def _load(self, statement: str, rows: Rows) -> None:
-        """Run a statement that reads the rows as the table `loaded`."""
+        """Run a statement that reads `rows` as the table `loaded`."""
         with self._loaded(rows):
             self.execute(statement)
 
     @contextmanager
     def _loaded(self, rows: Rows, name: str = "loaded") -> Iterator[None]:
-        """The rows are there as the table `loaded`, or by another name."""
+        """Make `rows` available to SQL as a table for the duration of the block."""
         import polars as pl
 
-        # Arrow's own constructors import pandas wherever it is installed, which takes longer than to store a range.
+        # Arrow's constructors import pandas if it is installed, which takes longer than storing a range of predictions.
         self._connection.register(name, pl.DataFrame(rows, infer_schema_length=None).to_arrow())
         try:
             yield
         finally:
-            # A transaction that failed lets nothing be unregistered, and its error is the one to tell.
+            # DuckDB cannot unregister a table in a failed transaction. The original exception must reach the caller.
             with suppress(duckdb.Error):
                 self._connection.unregister(name)
 
-    # Studies and their cells
+    # Studies and cells
 
     def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
-        """Cell key -> number of its images that are done; cells that are not in the database are left out."""
+        """Return the number of images with stored predictions for each cell.
+
+        Args:
+            cells: Cells to look up.
+
+        Returns:
+            Cell key -> number of images. Cells that are not in the database are omitted.
+        """
         rows = self.execute(
             "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM (SELECT unnest(?::VARCHAR[]) AS key) "
             "JOIN cell USING (key) LEFT JOIN part ON part.cell = cell.id GROUP BY key",
@@ -239,7 +320,15 @@ class Store:
         return dict(rows)
 
     def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
-        """(checkpoint, image set, probe) of each cell of the study's newest version that is not among `cells`."""
+        """Return the cells of the newest version of a study that are not among `cells`.
+
+        Args:
+            study: Name of the study.
+            cells: Cells that the study has now.
+
+        Returns:
+            Checkpoint name, image set name and probe of each obsolete cell.
+        """
         rows = self.frame(
             "SELECT cell.key, named.name, shown.name, condition.probe FROM study_version "
             "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
@@ -252,9 +341,16 @@ class Store:
         return [(checkpoint, images, probe) for key, checkpoint, images, probe in rows.rows() if key not in keys]
 
     def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
-        """Variant -> images a second in the session that ran most of it; variants that never ran are left out.
+        """Return the measured throughput of each variant, to estimate the duration of a run.
 
-        Attacks do not count: they take many times as long as a look at an image.
+        The throughput is that of the session that computed most images of the variant. Attacks are excluded, because
+        they take many times as long per image as an evaluation.
+
+        Args:
+            variants: Variants to look up.
+
+        Returns:
+            Variant -> images per second. Variants that have never been run are omitted.
         """
         rows = self.frame(
             "SELECT session.onnx_sha256, session.engine, session.precision, sum(count) / sum(seconds) FROM part "
@@ -270,11 +366,23 @@ class Store:
     def begin_study(
         self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES
     ) -> str:
-        """Record a study and its cells, known and new; gives its label, name@version.
+        """Record a study and its cells, and create a new version of the study if it has changed.
 
-        A version keeps the names of its checkpoints and image sets, whatever other studies call them: the same cells
-        under other names are a new version. Those `names` are kept whose decision space the cells have. UsageError
-        where two checkpoints, or two image sets, have one name, or one of them has two.
+        Each version stores the names of its checkpoints and image sets, independently of other studies. The same cells
+        under other names therefore form a new version.
+
+        Args:
+            name: Name of the study.
+            toml: Text of the study file.
+            cells: All cells of the study, including those that are already stored.
+            image_sets: Image sets of the cells.
+            names: Class names. Only those of decision spaces that the cells have are stored.
+
+        Returns:
+            The label of the version, name@version.
+
+        Raises:
+            UsageError: Two checkpoints or two image sets have the same name, or one of them has two names.
         """
         check_names(cells)
         digest = digest_of(sorted(digest_of(cell.key, _names_of(cell)) for cell in cells))
@@ -297,7 +405,13 @@ class Store:
             return f"{name}@{version}"
 
     def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES) -> None:
-        """Record cells, known and new, in a transaction of the caller's; no study shows them yet."""
+        """Record cells and their image sets, without adding them to a study. Call it in a transaction.
+
+        Args:
+            cells: Cells to record. Cells that are already stored are skipped.
+            image_sets: Image sets of the cells.
+            names: Class names. Only those of decision spaces that the cells have are stored.
+        """
         for images in image_sets:
             self._add_images(images)
         self._add_cells(cells)
@@ -306,7 +420,7 @@ class Store:
             self._load("INSERT OR REPLACE INTO class_name FROM loaded", classes)
 
     def _keep_names(self, cells: Sequence[Cell]) -> None:
-        """Keep what the study that was just added calls its checkpoints and image sets."""
+        """Store the names of checkpoints and image sets in the study that was just inserted."""
         models = {cell.model.sha256: cell.model for cell in cells}.values()
         self._load(
             "INSERT INTO study_checkpoint SELECT currval('id'), checkpoint.id, loaded.name, loaded.category "
@@ -344,9 +458,10 @@ class Store:
             self.insert("label", {"image_set": image_set, **truth})
 
     def _describe_images(self, image_set: int, images: Images) -> None:
-        """Keep the names of a set's classes (image_set.id), and its attributes in place of those that it had.
+        """Store the class names of an image set, and replace its attributes.
 
-        A model whose names are known may have added some since; a copy without attributes leaves them as they are.
+        The image set may already be stored. Its class names may have become known since, for example from a model. If
+        `images` has no attributes, stored attributes are left unchanged.
         """
         if images.class_names:
             names = {"class": range(len(images.class_names)), "name": list(images.class_names)}
@@ -409,7 +524,10 @@ class Store:
         )
 
     def _renew_facts(self, conditions: Iterable[Condition]) -> None:
-        """Bring known conditions up to date: the study may name another axis for a probe whose numbers are the same."""
+        """Update the descriptive columns of stored conditions.
+
+        A new version of a probe may present the same condition differently, for example with another axis for charts.
+        """
         names = [field.name for field in fields(Facts)]
         new, old = (", ".join(f"{table}.{name}" for name in names) for table in ("loaded", "condition"))
         self._load(
@@ -421,11 +539,12 @@ class Store:
     # Predictions
 
     def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
-        """Store the outcomes of a range of images in one transaction.
+        """Store the outcomes for a range of images in one transaction.
 
         Args:
-            outcomes: of a failed cell the error is kept, and what was stored of it stays.
-            sessions: what each variant ran on.
+            outcomes: Predictions of finished cells, and errors of failed cells. Predictions that are already stored for
+                a failed cell are left unchanged.
+            sessions: Variant -> description of the session that computed it.
         """
         finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         with self.transaction():
@@ -443,11 +562,16 @@ class Store:
             self.after_commit()
 
     def reuse(self, places: NDArray[np.int64], pairs: Sequence[tuple[str, str, int]]) -> None:
-        """Store predictions of cells for the first images of others, whose image set has these images elsewhere.
+        """Copy predictions between cells whose image sets share images.
+
+        The new image set starts with images that the old one also contains, at other indices. Their predictions need
+        not be computed again.
 
         Args:
-            places: (n,) ascending: where each of the first n images of the new cells' set lies in that of the old ones.
-            pairs: the keys of an old cell and of a new one without predictions, and how many of the images to take.
+            places: (n,) indices in the old image set, ascending. Element i is the index of image i of the new image
+                set.
+            pairs: For each cell: the key of the old cell, the key of the new cell, which must have no predictions, and
+                the number of images whose predictions are copied.
         """
         keys, donors, counts = zip(*pairs, strict=True)
         transfers = {"donor": donors, "key": keys, "taken": counts}
@@ -474,7 +598,7 @@ class Store:
         return dict(self.execute(query, [list(keys)]))
 
     def _add_session(self, variant: Variant, info: SessionInfo) -> int:
-        """The id of the session that a variant ran in; one that is not known is added, with its card."""
+        """Return the id of a variant's session. Insert the session, with the state of its GPU, if it is new."""
         environment = (info.device, info.batch, info.threads, info.versions)
         key = (variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256)
         if key not in self._session_ids:
@@ -486,7 +610,7 @@ class Store:
         return self._session_ids[key]
 
     def _mark_complete(self, cells: Iterable[int]) -> None:
-        """Mark those of the cells all of whose images are stored, and compute their intervals."""
+        """Mark cells as complete if predictions for all images are stored, and compute their intervals."""
         with self._loaded({"cell": [*cells]}):
             completed = self.execute(
                 "UPDATE cell SET complete = true, error = NULL FROM image_set, (SELECT cell AS id, sum(count) AS done "
@@ -499,7 +623,16 @@ class Store:
     # Intervals
 
     def cells_judged_by(self, cells: Sequence[int]) -> list[int]:
-        """Of complete cells (cell.id): those of them, and those without labels that are compared with one of them."""
+        """Return the cells whose confidence intervals depend on the predictions of given cells.
+
+        These are the given cells themselves, and cells without labels whose predictions are compared with one of them.
+
+        Args:
+            cells: Ids of complete cells (`cell.id`).
+
+        Returns:
+            Ids of the dependent cells, ascending.
+        """
         rows = self.execute(
             "SELECT cell FROM cell_detail WHERE list_contains($1::INTEGER[], cell) "
             "OR NOT labelled AND list_contains($1::INTEGER[], clean_cell) ORDER BY cell",
@@ -508,14 +641,25 @@ class Store:
         return [cell for (cell,) in rows]
 
     def read_intervals(self, cells: Sequence[int]) -> Iterator[pl.DataFrame]:
-        """Compute the intervals of complete cells (cell.id) from their predictions; see `compute_intervals`."""
+        """Compute confidence intervals from stored predictions, without storing them; see `compute_intervals`.
+
+        Args:
+            cells: Ids of complete cells (`cell.id`).
+
+        Yields:
+            One data frame per batch of cells.
+        """
         from .intervals import COUNTS, batches, compute_intervals
 
         for batch in batches(cells):
             yield compute_intervals(self.frame(COUNTS, [batch]))
 
     def renew_intervals(self, cells: Sequence[int] | None = None) -> None:
-        """Compute and store the intervals of complete cells (cell.id), by default of all."""
+        """Compute and store the confidence intervals of complete cells.
+
+        Args:
+            cells: Ids of complete cells (`cell.id`); None for all complete cells.
+        """
         if cells is None:
             cells = [cell for (cell,) in self.execute("SELECT id FROM cell WHERE complete ORDER BY id")]
         for intervals in self.read_intervals(cells):
@@ -529,13 +673,15 @@ class Store:
                     "INSERT OR REPLACE INTO label_interval BY NAME FROM loaded WHERE scheme IS NOT NULL", intervals
                 )
 
-    # Metrics, gates, published figures
+    # Metrics, gates and published values
 
     def write_values(self, frame: pl.DataFrame, studies: Iterable[int]) -> None:
-        """Replace the values of the built-in measures of some studies (study.id).
+        """Replace the values of all built-in metrics for some studies. Custom metrics are left unchanged.
 
-        The columns of the frame are those of the table measure_value, with `_id` after study, checkpoint, image_set and
-        condition. Others are passed over.
+        Args:
+            frame: Rows of the table `measure_value`. The id columns study, checkpoint, image_set and condition have the
+                suffix `_id`. Columns that the table does not have are ignored.
+            studies: Ids of the studies (`study.id`).
         """
         is_own = "(study, metric) IN (SELECT (study, name) FROM own_measure)"
         self.replace("measure_value", _value_table(frame), f"list_contains(?, study) AND NOT {is_own}", [list(studies)])
@@ -543,10 +689,13 @@ class Store:
     def write_own_values(
         self, frame: pl.DataFrame, study: int, measures: pl.DataFrame, answers: Iterable[pl.DataFrame]
     ) -> None:
-        """Replace the values of some measures of the user's own, their descriptions and their answers.
+        """Replace the values and descriptions of custom metrics, and the numbers that the values were computed from.
 
-        `measures` has the columns name, title, unit and digest, and `answers` those of own_answer without the study;
-        the frame is as for `write_values`.
+        Args:
+            frame: Values, with columns as in `write_values`.
+            study: Id of the study (`study.id`).
+            measures: Descriptions, with the columns name, title, unit and digest.
+            answers: Numbers per image or per resample, with the columns of the table `own_answer` except study.
         """
         import polars as pl
 
@@ -561,9 +710,12 @@ class Store:
                 self.insert("own_answer", part.with_columns(study_column))
 
     def write_release(self, label: str, against: str, frame: pl.DataFrame) -> None:
-        """Replace the verdicts on a version of a study against a release before it.
+        """Replace the verdicts of the release gate for one version of a study and one baseline.
 
-        Columns: those of release_verdict without study, against and decided.
+        Args:
+            label: Label of the candidate version, name@version.
+            against: Label of the baseline version.
+            frame: Verdicts, with the columns of the table `release_verdict` except study, against and decided.
         """
         import polars as pl
 
@@ -572,7 +724,14 @@ class Store:
         self.replace("release_verdict", rows, "study = ? AND against = ?", [study, against])
 
     def write_source(self, source: str, values: pl.DataFrame, trials: pl.DataFrame | None = None) -> None:
-        """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""
+        """Replace everything that was imported from one source.
+
+        Args:
+            source: Name of the source.
+            values: Published values, with the columns of the table `published_value`.
+            trials: Trials of human observers, with the columns of the table `human_trial`. If None, stored trials are
+                left unchanged.
+        """
         with self.transaction():
             self.execute("DELETE FROM published_value WHERE source = ?", [source])
             self.insert("published_value", values)
@@ -589,7 +748,11 @@ def _value_table(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_names(cells: Sequence[Cell]) -> None:
-    """UsageError where two checkpoints or image sets of a study share a name, or one of them has two names."""
+    """Check that names and contents of checkpoints and image sets correspond one to one within a study.
+
+    Raises:
+        UsageError: Two checkpoints or image sets have the same name, or one of them has two names.
+    """
     models = {(cell.model.name, cell.model.sha256) for cell in cells}
     image_sets = {(cell.image_set.name, cell.image_set.digest) for cell in cells}
     for kind, entries in (("models", models), ("image sets", image_sets)):
@@ -604,20 +767,21 @@ def check_names(cells: Sequence[Cell]) -> None:
 
 
 def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
-    """Names of a cell's checkpoint and image set in a study, and the categories that the study puts them in."""
+    """Return the names and categories that a study assigns to the checkpoint and the image set of a cell."""
     model, images = cell.model, cell.image_set
     return model.name, model.category, images.name, images.benchmark, images.corruption, images.severity
 
 
 def _octave(frequency: float | None) -> int | None:
-    """A frequency that is an octave index; a user's probe may mean something else by it."""
+    """Return the octave index of a condition, or None. A custom probe may use `frequency` for something else."""
     return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
 
 
 def _count_below(rank: int, label_ranks: NDArray[np.uint16] | None) -> int | None:
-    """How many images have their label among the `rank` highest logits.
+    """Return the number of images whose label is among the `rank` highest logits.
 
-    None without labels, and where that of an image is not known: of an unknown rank it is known that it is not 0.
+    Return None if there are no labels, or if `rank` exceeds 1 and the rank of an image is unknown. An unknown rank
+    still counts as incorrect for rank 1.
     """
     if label_ranks is None or (rank > 1 and (label_ranks == UNKNOWN_RANK).any()):
         return None
@@ -625,7 +789,7 @@ def _count_below(rank: int, label_ranks: NDArray[np.uint16] | None) -> int | Non
 
 
 def _part_row(part: Finished, cells: Mapping[str, int], sessions: Mapping[Variant, int]) -> dict[str, Any]:
-    """The row of the table part, from the ids of cells and sessions."""
+    """Return the row of the table `part` for a finished range, given the ids of cells and sessions."""
     return {
         "cell": cells[part.cell.key],
         "first": part.first,
@@ -638,7 +802,7 @@ def _part_row(part: Finished, cells: Mapping[str, int], sessions: Mapping[Varian
 
 
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pl.DataFrame:
-    """The rows of the parts, which all have labels or all have none."""
+    """Return the rows of the table `prediction`. Either all parts have labels or none has."""
     import polars as pl
 
     counts = [len(part.predictions.predicted) for part in finished]

@@ -1,6 +1,7 @@
-"""The studies of a database: which version a word asks for, its conditions, other names, and their end.
+"""Look up, list, rename and delete studies and their versions.
 
-A word is a name, name@version, `*`, or nothing. SQL has it as `version_of`.
+Commands select versions with a selector: a study name, a label name@version, `*` for all studies, or None. The SQL
+macro `version_of` resolves selectors in queries.
 """
 
 from __future__ import annotations
@@ -17,17 +18,26 @@ from .catalogue import tables_with
 from .store import Store
 
 ORDER = "probe <> 'clean', probe, cutoff, noise_sd, frequency, parameters"
-"""The order of conditions in SQL, by columns that all views of conditions have: along the numbers that probes vary."""
+"""SQL sort order of conditions: clean first, then by probe and its parameters.
+
+It uses only columns that all views of conditions contain.
+"""
 FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")
 
 
 def study_versions(store: Store, word: str) -> pl.DataFrame:
-    """List the versions that a word asks for, with study_id and label (name@version), the oldest study first.
+    """Return the versions that a selector refers to, oldest study first.
 
     Args:
-        word: a name asks for its newest version, a label for itself, `*` for the newest version of every study.
+        store: The open database.
+        word: A study name selects its newest version, a label name@version selects that version, and `*` selects the
+            newest version of every study.
 
-    Raises UnknownName where there is no such study. `*` has no rows in a database without studies.
+    Returns:
+        Rows with the columns study_id and label. For `*` in a database without studies, there are no rows.
+
+    Raises:
+        UnknownName: No study matches the selector.
     """
     query = "SELECT *, asks_for(?, study, label, newest) AS asked FROM study_version ORDER BY study_id"
     versions = store.frame(query, [word])
@@ -38,9 +48,15 @@ def study_versions(store: Store, word: str) -> pl.DataFrame:
 
 
 def study_label(store: Store, word: str | None) -> str:
-    """The label of the one version that a word asks for; None and `*` ask for the only study there is.
+    """Return the label of the only version that a selector refers to.
 
-    Raises UnknownName where there is no such study, UsageError where there is none at all, or several to choose from.
+    Args:
+        store: The open database.
+        word: A study name or label. None and `*` select the only study in the database.
+
+    Raises:
+        UnknownName: No study matches the selector.
+        UsageError: The database has no study, or several studies match.
     """
     labels = study_versions(store, "*" if word is None else word)["label"].to_list()
     if not labels:
@@ -52,10 +68,17 @@ def study_label(store: Store, word: str | None) -> str:
 
 
 def earlier_label(store: Store, word: str | None, name: str) -> str:
-    """The label of what a study `name` is compared with.
+    """Return the label of the version that a study is compared with.
 
-    It is the study that the word asks for; without one, the study of the same name, or else the one that ran last.
-    Raises UnknownName, and UsageError where there is none.
+    Args:
+        store: The database with the baseline.
+        word: Selector of the baseline. None selects the study with the same name, or, if there is none, the version
+            that ran last.
+        name: Name or label of the candidate study.
+
+    Raises:
+        UnknownName: No study matches the selector.
+        UsageError: The database has no study.
     """
     if word is not None:
         return study_label(store, word)
@@ -67,13 +90,17 @@ def earlier_label(store: Store, word: str | None, name: str) -> str:
 
 
 def version_in(store: Store, word: str | None, precision: str) -> str:
-    """The label of the newest version that was run in a precision, of those that a word asks for.
+    """Return the label of the newest version that was run at a precision.
 
     Args:
-        word: a name asks for all its versions, a label for itself, None for the only study there is.
-        precision: such as fp32.
+        store: The open database.
+        word: A study name considers all its versions, a label name@version only that version. None considers the only
+            study in the database.
+        precision: Name of the precision, such as fp32.
 
-    Raises UnknownName and UsageError as `study_label`, and UsageError where none was run in it.
+    Raises:
+        UnknownName: No study matches the selector.
+        UsageError: No version was run at this precision, or no single study is selected.
     """
     label = study_label(store, word)
     name = label if word == label else label.rpartition("@")[0]
@@ -94,7 +121,7 @@ def version_in(store: Store, word: str | None, precision: str) -> str:
 
 
 def last_run(store: Store) -> str | None:
-    """The label of the version that ran last, or None in a database without studies."""
+    """Return the label of the version that ran last, or None if the database has no studies."""
     labels = store.frame(
         "SELECT label FROM study_version JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC LIMIT 1"
     )
@@ -102,11 +129,18 @@ def last_run(store: Store) -> str | None:
 
 
 def read_conditions(store: Store, label: str) -> pl.DataFrame:
-    """The rows of the table `condition` for a version of a study, with `place`, by which they are sorted.
+    """Return the conditions of a study version in the order of display.
 
-    Without perturbation comes first, then probes and series as the study file has them, each along its axes, and sets
-    of octaves, which have no axis, from the fewest octaves to the most. A probe with a condition at infinity has no
-    numbers on its axes, since no chart reaches as far.
+    The clean condition comes first, followed by probes and series in the order of the study file, each sorted along its
+    axes. Probes without axes, which select sets of octaves, are sorted by the number of octaves.
+
+    Args:
+        store: The open database.
+        label: Label of the version.
+
+    Returns:
+        Rows of the table `condition` with the additional column `place`, the position in the order. If a probe has a
+            condition at infinity, x and y are NULL for all its conditions, because a chart cannot show infinity.
     """
     rows = store.frame(
         "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell JOIN study_cell "
@@ -119,7 +153,7 @@ def read_conditions(store: Store, label: str) -> pl.DataFrame:
         .sort(
             pl.col("probe") != "clean",
             pl.col("id").min().over("probe"),
-            # A merged database has sets of octaves in the order of their text.
+            # In a merged database, ids of octave sets follow their text, not the number of octaves.
             pl.when(pl.col("x").is_null().all().over("probe")).then(pl.col("setting").str.count_matches(r"\d")),
             pl.col("id").min().over("probe", "series"),
             "y",
@@ -131,9 +165,13 @@ def read_conditions(store: Store, label: str) -> pl.DataFrame:
 
 
 def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
-    """Rows with columns probe and parameters, of the conditions of a study, with FACTS.
+    """Add the descriptive columns of conditions (`FACTS`) to rows that have the columns probe and parameters.
 
-    Where rows have `cycles`, the setting of filters and bands has their frequency in cycles per image.
+    If the rows have the column cycles, the setting of filters and bands states their frequency in cycles/image.
+
+    Args:
+        rows: Rows with the columns probe and parameters.
+        conditions: Conditions of the study; see `read_conditions`.
     """
     rows_with_facts = rows.join(
         conditions.select("probe", "parameters", *FACTS), on=["probe", "parameters"], how="left", maintain_order="left"
@@ -142,13 +180,13 @@ def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
 
 
 def frequency_settings() -> pl.Expr:
-    """The column setting, with the frequency of filters and bands in cycles per image.
+    """Return an expression for the column setting, with the frequency of filters and bands in cycles/image.
 
-    Rows have the columns setting, series, x_title and cycles.
+    It applies to rows with the columns setting, series, x_title and cycles.
     """
     place = pl.col("x_title").replace_strict({title: place for place, title in FREQUENCY_TITLES.items()}, default=None)
     facts = pl.struct("series", "cycles", place=place)
-    # Half a million rows of a thousand models have fifty settings: each is put into words once.
+    # Half a million rows of a thousand models have only fifty distinct settings, so format each setting once.
     words = facts.first().map_elements(_frequency_setting, pl.String).over("series", "cycles", "x_title")
     return pl.coalesce(words, "setting")
 
@@ -170,14 +208,28 @@ ORDER BY study.name, study.version
 
 
 def list_studies(store: Store) -> pl.DataFrame:
-    """A row for each version: study (name@version), its cells, how many are complete, and how many no other has."""
+    """Return one row per study version.
+
+    The columns contain its label, the number of cells, the number of complete cells, and the number of cells that no
+    other version uses (`own`).
+    """
     return store.frame(STUDIES)
 
 
 def rename_study(store: Store, name: str, to: str) -> int:
-    """Give all versions of a study another name, and say how many they are.
+    """Rename all versions of a study, including in verdicts that refer to it as a baseline.
 
-    Raises UnknownName where there is no such study, UsageError where the other name is taken.
+    Args:
+        store: The open database.
+        name: Current name.
+        to: New name.
+
+    Returns:
+        The number of versions.
+
+    Raises:
+        UnknownName: There is no study of this name.
+        UsageError: The new name is already in use.
     """
     names = store.frame("SELECT DISTINCT name FROM study ORDER BY name")["name"]
     if name not in names:
@@ -199,14 +251,14 @@ def rename_study(store: Store, name: str, to: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """Versions of a study that were deleted, or would be, and what goes with them."""
+    """Versions of a study that were deleted or, in a dry run, would be deleted, and their contents."""
 
     labels: list[str]
     cells: int
-    """Cells that nothing else uses."""
+    """Number of cells that nothing else uses, and that are deleted with the versions."""
     predictions: int
     remaining_cells: int
-    """Cells of the versions that stay, since others use them, or a precision gate has compared them."""
+    """Number of cells that remain, because other versions or a precision gate use them."""
 
 
 UNUSED = """
@@ -220,13 +272,24 @@ WITH gone AS MATERIALIZED (SELECT images, subject FROM judge ANTI JOIN named_jud
 DELETE FROM error_consistency WHERE (images, first_subject) IN (FROM gone) OR (images, second_subject) IN (FROM gone);
 DROP TABLE judge
 """
-"""Deletes error consistencies with models that have lost a name or a cell of JUDGES: `analyze` computes them anew."""
+"""Statements that delete error consistencies of models that lost a name or a cell since `JUDGES` was run.
+
+`analyze` computes them again.
+"""
 
 
 def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
-    """Delete a version, name@version, or all versions of a name, in one transaction.
+    """Delete one version (name@version) or all versions of a study, in one transaction.
 
-    Cells that others use stay. A `dry_run` changes nothing. Raises UnknownName where there is no such study.
+    Cells that other versions or a precision gate use are not deleted.
+
+    Args:
+        store: The open database.
+        word: Name of a study, or the label of one version.
+        dry_run: Report what would be deleted, without changing anything.
+
+    Raises:
+        UnknownName: There is no such study or version.
     """
     versions = store.frame("SELECT study_id, study, label FROM study_version ORDER BY study_id")
     deleted = versions.filter((pl.col("label") == word) | (pl.col("study") == word))
@@ -237,6 +300,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
     cells = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
     predictions = store.frame("SELECT sum(count) FROM part WHERE list_contains(?, cell)", [unused]).item()
     if not dry_run:
+        # Cells without labels are compared with clean cells. If a clean cell is deleted, their intervals change.
         compared = [cell for cell in store.cells_judged_by(unused) if cell not in set(unused)]
         with store.transaction():
             store.execute(JUDGES)
@@ -246,7 +310,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
             for table in tables_with("cell"):
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, cell)", [unused])
             store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
-            # Rows that no cell needs any more go, too.
+            # Delete rows that no remaining cell refers to.
             for table in {*tables_with("image_set")} - {"cell"}:
                 store.execute(f"DELETE FROM {table} WHERE image_set NOT IN (SELECT image_set FROM cell)")
             for table in ("checkpoint", "condition", "image_set"):
@@ -259,5 +323,8 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
 
 
 def free_bytes(store: Store) -> int:
-    """Bytes of the file that hold nothing, since what they held was deleted; a merge of it alone leaves them out."""
+    """Return the size of the unused space in the file, in bytes.
+
+    Deleted rows leave unused space behind. Merging the database alone writes a copy without it.
+    """
     return int(store.frame("SELECT free_blocks * block_size FROM pragma_database_size()").item())
