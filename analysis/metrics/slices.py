@@ -10,7 +10,7 @@ A slice contains the images that share a value of an attribute, for example a sc
 
 Confidence intervals of accuracies, and of their differences from the clean images, are described in
 `statistics.proportions`. The intervals of worst_slice and largest_slice_loss are corrected for the selection among K
-slices. They combine the intervals (l_k, u_k) of the slices at the level of Šidák 1967:
+slices. They combine the intervals (l_k, u_k) of the slices at a level with Šidák's correction (Šidák 1967):
 
     alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
 

@@ -2,7 +2,7 @@
 
     accuracy              proportion of images whose predicted class is the label
     agreement             without labels: proportion of images whose predicted class is the clean prediction
-    accuracy_real         proportion of images with an accepted predicted class, of the images with ReaL labels
+    accuracy_real         proportion of the images with ReaL labels for which ReaL accepts the predicted class
     reciprocal_rank       mean of 1 / (1 + r), where r is the number of classes scored above the label. If an image has
                           several correct classes, r is the rank of the one with the highest score.
     reciprocal_rank_real  the same over the images with ReaL labels, where r is the rank of the accepted class with the
@@ -10,7 +10,7 @@
 
 Confidence intervals of these metrics, and of their paired differences from the clean images, are described in
 `statistics.proportions`. Reciprocal ranks require the rank of every label. Imported predictions do not contain ranks,
-so the metric is not available for them.
+so reciprocal ranks are not available for them.
 
 Sources: Beyer et al. 2020 for the ReaL labels; Voorhees 1999 for the reciprocal rank, which REFINED-BIAS
 (arXiv 2603.10834) applies to image classifiers.

@@ -10,8 +10,8 @@ up to and including b / 15.
     top1_brier_score           = mean of (c_i - y_i)^2
 
 With s_i the sign of the sum in the bin of image i, the expected calibration error is the mean of s_i (c_i - y_i), and
-its confidence interval is that of this mean. The estimate is positive even for a perfectly calibrated model, whose
-expected value is
+its confidence interval is that of this mean. The estimate is positive even for a perfectly calibrated model, because
+random deviations in the bins do not cancel. Its expected value for such a model is approximately
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
 

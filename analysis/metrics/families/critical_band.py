@@ -23,8 +23,8 @@ The estimates have these states:
     at_chance    accuracy without noise is at most twice the chance level
     degenerate   all thresholds are equal, no Gaussian can be fitted, its center lies outside f = -1/2 to 6 1/2, or it
                  falls to half of its maximum at neither end of the tested bands
-    doubtful     it falls to half of its maximum at one end only, and its bandwidth exceeds these seven octaves; or A is
-                 at its upper bound of 4
+    doubtful     it falls to half of its maximum at one end only, and its bandwidth exceeds the seven tested octaves; or
+                 A is at its upper bound of 4
 
 For continuous thresholds with confidence intervals, see `psychometric`.
 """

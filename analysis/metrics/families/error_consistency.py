@@ -1,7 +1,8 @@
 """Error consistency of models with themselves, with other models and with human observers.
 
-    clean_error_consistency   kappa between the correctness of a model's predictions and that on the clean images
-    model_error_consistency   mean kappa with each of the other models in the study, under the same condition
+    clean_error_consistency   Cohen's kappa between the errors of a model under a condition and on the clean images
+    model_error_consistency   mean kappa between the errors of a model and of each other model in the study, under the
+                              same condition
 
 Under an adversarial attack, each model sees different images. For cue-conflict images, a prediction counts as correct
 if it is the class of the first cue. `statistics.consistency` contains formulas, sources and intervals.

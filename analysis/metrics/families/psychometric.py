@@ -7,7 +7,10 @@ of log noise strength:
     P(correct | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
-The sensitivity S_f and the slope (log-odds per octave, bounded by 1/4 and 32) are fitted. a and c are fixed. c is the
+0.16 is the strongest noise in the published design. q is the fraction of the height of the curve that lies below a/2,
+so that accuracy is a/2 at the threshold, where x = -S_f.
+
+The sensitivity S_f and the slope (log-odds per octave, between 1/4 and 32) are fitted. a and c are fixed. c is the
 accuracy of random guessing or, without labels, the chance level of agreement (`statistics.chance_agreement`). If a
 threshold lies outside the tested noise levels, its state is `censored_above` or `censored_below` and its value is that
 end of the range, which is 0.02 to 0.16 in the published design.
@@ -22,8 +25,10 @@ The channel is fitted by maximizing the log-likelihood
 
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
-where m_f is the Gaussian at f, s = 0.05 octaves, and the bounds are 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7.
-Confidence intervals are percentiles over resamples (`statistics.resampling`); each resample repeats both fits.
+where Phi is the standard normal distribution function, m_f the Gaussian at f, and s = 0.05 octaves. The
+bounds are 0.01 <= A <= 6, -3 <= mu <= 9 and 1/4 <= sigma <= 7 in the published design.
+
+Confidence intervals are percentiles over resamples (`statistics.resampling`). Each resample repeats both fits.
 
 Estimates are reported as follows:
 

@@ -23,7 +23,7 @@ The state of a bias is `at_chance` if the clean accuracy, or the accuracy under 
 its chance level.
 
 Confidence intervals require at least 20 independent images. They are the intervals for differences in
-`statistics.proportions`, by linearization (delta method): a quotient p / b has the deviations (p_i - p / b b_i) / b.
+`statistics.proportions`, by linearization (delta method): a quotient p / b has the deviations (p_i - (p / b) b_i) / b.
 The deviations p_i and b_i are the psi of `statistics.chance_agreement` or, for a chance level of 0, correctness minus
 accuracy. Intervals of the published metrics are clipped at 0, and at 1 if the metric cannot exceed 1.
 
