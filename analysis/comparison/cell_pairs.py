@@ -4,8 +4,9 @@ Two cells are compared if they have the same checkpoint name, image set name, pr
 what else differs between them. Images are matched by position if the image sets are identical, and by path otherwise.
 Without labels, a prediction is correct if it equals the clean prediction of the same run.
 
-`difference`, its interval and `p` are described in `paired`. The p-values are also corrected over all cells.
-`detectable` is the minimum detectable difference k s + 1 / n, where s is computed from the interval (see `power`).
+`difference`, its interval and `p` are described in `paired`. `p_holm` and `p_bh` are the p-values after correction over
+all cells, by Holm and by Benjamini and Hochberg. `detectable` is the minimum detectable difference k s + 1 / n, where n
+is the number of images and the standard error s is computed from the interval. `power` defines k.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Compare the metrics of two runs, with paired confidence intervals.
 
 For benchmarks, photographs are matched by their ILSVRC2012 number, and other images by image set and cluster. For all
-other metrics, paired intervals require that the image sets have the same digest. Half-accuracy cutoffs and psychometric
-metrics have percentiles of the difference over resamples that draw the same clusters for both runs. The remaining
-metrics have the interval of a difference (`statistics.proportions`).
+other metrics, paired intervals require that the image sets have the same digest. Half-accuracy cutoffs, psychometric
+metrics and custom metrics that return a single number have percentiles of the difference over resamples that draw the
+same clusters for both runs. The remaining metrics have the interval of a difference (`statistics.proportions`).
 
 There is no difference if two image sets share only some of their images, for example if one contains the first hundred
 of a thousand. The difference would then partly be due to the images.
