@@ -123,6 +123,8 @@ def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, R
 
 @dataclass(frozen=True, slots=True)
 class Compared:
+    """Cells of two runs, compared one by one."""
+
     measure: str
     """Metric that is compared: `accuracy`, `agreement` without labels, or `accuracy or agreement`."""
     cells: pl.DataFrame

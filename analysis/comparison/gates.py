@@ -21,7 +21,8 @@ NOTE_OF_SAME = "one and the same"
 NOTE_OF_CLEAN = "without labels: agreement with the clean answers before"
 """Note of clean images without labels.
 
-Without this row, a candidate that predicts one class for all images would pass."""
+A candidate that predicts one class for all images agrees with its own clean predictions under every condition. Without
+this row, it would pass."""
 FLIPS = "negative flips"
 """Name of negative flips in the column `measure`."""
 COLUMNS = (

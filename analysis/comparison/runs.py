@@ -27,10 +27,13 @@ class Comparison(Compared):
     """Comparison of run B with run A. Differences are B - A."""
 
     a: str
+    """Database, version and, if selected, checkpoint or image set of run A."""
     b: str
+    """The same for run B."""
     metrics: pl.DataFrame
+    """Metrics over many conditions. See `compare_measures`."""
     conditions: pl.DataFrame
-    """Metrics of single conditions."""
+    """Metrics of single conditions. See `compare_measures`."""
     no_metrics: str | None
     """Reason why there are no metrics, or None."""
     verdict: Verdict

@@ -32,7 +32,7 @@ STATE_WORDS = {
 }
 """Metric -> what a model does in each state."""
 CLEAN = "clean {}"
-"""Name of the main metric on clean images, with the name of the main metric as placeholder."""
+"""Key of the phrases for accuracy or agreement on clean images, with the name of the metric as placeholder."""
 MAIN: Sequence[Measure[Any]] = [measure for measure in CONDITION_MEASURES if measure.display.primary]
 COMPARED: Sequence[Measure[Any]] = [measure for measure in (*MAIN, *GRID_MEASURES) if measure.display.words.change]
 WORDS = {

@@ -64,6 +64,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    """A data frame that the page shows as a table."""
+
     title: str
     frame: pl.DataFrame
     folded: bool = False
@@ -77,11 +79,15 @@ class Tile:
     """Image as a data: URI."""
     caption: str
     description: str
+    """Alternative text for screen readers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """A section of the page: text, figures, tables and images."""
+
     name: str
+    """Anchor of the section on the page."""
     title: str
     text: Sequence[str]
     """Paragraphs."""
@@ -90,6 +96,7 @@ class Section:
     tiles: Mapping[str, Sequence[Tile]] = field(default_factory=dict)
     """Title of a row -> its images."""
     facts: Mapping[str, str] = field(default_factory=dict)
+    """Names and values, shown as a list."""
     listing: str = ""
     """Preformatted text, such as the study file."""
 
