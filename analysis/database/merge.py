@@ -1,20 +1,22 @@
-"""Results databases of several machines as one: what each of them holds, once, under new ids.
+"""Merge results databases, for example those of several machines.
 
-One database alone is copied as it is: the copy lacks the room of what was deleted. A copy of a database of an earlier
-schema version is migrated to the present one.
+The result contains each row of the input databases once, under a new id. If there is only one input, it is copied with
+its ids. The copy omits the unused space that deleted rows left behind, and a database of an earlier schema version is
+migrated to the current one.
 
-A row is known by its content: a checkpoint, an image set, a condition and a cell by their digests, a study by name,
-version and digest. Ids follow an order of the content, and where databases have different names of one thing, such as
-the same weights, a rule takes one of them that asks for content alone. So the result does not depend on the order in
-which databases are merged, nor on how they are grouped.
+Rows are matched by content: checkpoints, image sets, conditions and cells by their digests, studies by name, version
+and digest. New ids follow an order defined by content. If databases assign different names to the same object, such as
+the same weights, the choice also depends on content alone. The result is therefore independent of the order in which
+databases are merged, and of intermediate merges.
 
-A cell's predictions are those of its first images. Where two databases have the same cell, the one with more images has
-all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is. The
-same holds for whatever else both of them say of one thing: labels, paths and attributes of images, names of classes,
-figures of a source, and what a digest stands for. Which cells are complete follows from what is merged.
+The predictions of a cell cover its first n images. If two databases contain the same cell, the one with more images
+also contains all predictions of the other, unless their predictions differ. Such a difference is a conflict. Labels,
+paths and attributes of images, class names, values of a published source, and the meaning of a digest can conflict too.
+If there is a conflict, nothing is written, unless the user has named the database to prefer. Whether a cell is complete
+is determined again from the merged predictions.
 
-Where several databases are merged, numbers that `bandlens analyze` computes are left out: they may be of fewer cells
-than the result has.
+If several databases are merged, the values that `bandlens analyze` computes are omitted, because they may be based on
+fewer cells than the result contains.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ ORDERS = {
     "condition": ORDER,
     "session": "engine, precision, device",
     "study": "first_run",
-    # Cells in the order of their checkpoints, as runs add them: DuckDB passes over blocks of other cells.
+    # Order cells by checkpoint, as runs add them, so that DuckDB can skip blocks with predictions of other cells.
     "cell": "image_set, checkpoint, condition, engine, precision, seed",
 }
-"""Table with ids -> the order of the new ids."""
+"""Table with ids -> SQL sort order in which new ids are assigned."""
 IDENTITIES = {name: ", ".join(tables()[name].key) for name in ORDERS}
-"""Table -> the columns that tell its rows apart."""
+"""Table with ids -> columns that identify a row."""
 GROUPS = {
     "image": "image_set",
     "label": "image_set, scheme",
@@ -60,41 +62,50 @@ GROUPS = {
     "precision_gate": "reference, candidate",
     "release_verdict": "study, against",
 }
-"""Table -> the subject of its rows. All rows of one subject are those of one database: the one that decided last, where
-they are decided, and else they are a contradiction where they differ."""
+"""Table -> columns of the subject of its rows.
+
+All rows about a subject are taken from one database. For tables with a column `decided`, it is the database with the
+latest decision. For other tables, databases whose rows about a subject differ are in conflict.
+"""
 NAMED_BY_STUDIES = {
     "checkpoint": ("name", "category", "source"),
     "image_set": ("name", "benchmark", "corruption", "severity"),
 }
-"""Table of IDENTITIES -> columns in which databases may differ. Each study keeps its own names of checkpoints and image
-sets (study_checkpoint, study_image_set), and one file of weights may lie in several places."""
+"""Table of `IDENTITIES` -> columns that may differ between databases.
+
+Each study stores its own names of checkpoints and image sets (`study_checkpoint`, `study_image_set`), and the same
+weights file may have been loaded from different places.
+"""
 STATED_ONCE = ("checkpoint", "image_set", "condition", "cell")
-"""Tables of IDENTITIES of which two databases must state the same in every other column."""
+"""Tables of `IDENTITIES` whose other columns must be equal in all databases."""
 UNFINISHED = ("complete", "error", "ci_low", "ci_high")
-"""Columns of cell that depend on how far each database has run it."""
+"""Columns of `cell` that depend on how much of the cell a database has computed."""
 NAMES = {
     "image_set": "(SELECT any_value(name) FROM merged.image_set AS named WHERE id = decidable.image_set)",
     "study": "(SELECT any_value(name || '@' || version) FROM merged.study AS named WHERE id = decidable.study)",
 }
-"""Column of a subject -> its name."""
+"""Column of a subject -> SQL expression for a readable name."""
 REFERENCES = {
     name: {column: column for column, kind in table.columns.items() if column in ORDERS and kind == "INTEGER"}
     for name, table in tables().items()
 } | {
     "precision_gate": {"reference": "cell", "candidate": "cell"},
-    "part": {"session": "session"},  # the cell is replaced once it is known which database has its predictions
-    "human_trial": {},  # its sessions are those of an experiment
+    "part": {"session": "session"},  # the cell id is mapped later, once the source of its predictions is chosen
+    "human_trial": {},  # its session numbers belong to an experiment with human observers
 }
-"""Table -> its columns that are ids of other rows, and the tables of these."""
+"""Table -> its columns that contain ids of other rows, and the tables that they refer to."""
 STUDY_RULES = {
     **dict.fromkeys((*tables()["study"].key, "digest"), "{0}"),
     "first_run": "min({0})",
     "last_run": "max({0})",
     **dict.fromkeys(("host", "bandlens"), "arg_min({0}, (first_run, {0}))"),
 }
-"""Column of study -> its value where several databases have a version; other columns have that of the last run."""
+"""Column of `study` -> aggregate that combines the values if several databases contain the same version.
+
+Other columns get the value of the most recent run.
+"""
 NOBODY = -1
-"""The number of a preferred database where there is none."""
+"""Index of the preferred database if the user has not named one."""
 
 STUDIES = "SELECT {} FROM all_study GROUP BY name, version, digest".format(
     ", ".join(
@@ -112,7 +123,7 @@ SELECT cell_id.*, coalesce(n, 0) AS n, h FROM cell_id LEFT JOIN (
            sum(hash({", ".join(tables()["part"].others("cell", "session"))})::HUGEINT) AS h
     FROM all_part GROUP BY ALL) USING (origin, id)
 """
-"""The images of each cell that each database has: the first n."""
+"""Query for the number of images of each cell in each database. They are always the first `n` images."""
 CHOICES = "SELECT DISTINCT ON (new) new, origin, id, n FROM holding ORDER BY new, n DESC, h, origin"
 SIDES = """
 WITH pair AS (
@@ -122,7 +133,11 @@ WITH pair AS (
 SELECT pair, new, longest AS origin, longest_id AS id, n FROM pair
 UNION ALL SELECT pair, new, origin, id, n FROM pair
 """
-"""A database with the most images of a cell beside each other one, and the images that both of them have."""
+"""Query for pairs of databases that contain the same cell.
+
+For each cell, the database with the most images is paired with every other database. `n` is the number of images that
+both contain.
+"""
 CELLS = f"""
 INSERT INTO merged.cell BY NAME
 SELECT new_cell.* EXCLUDE (new, {", ".join(UNFINISHED)}), new AS id, n = image_set.count AS complete,
@@ -144,26 +159,37 @@ SELECT concat_ws(', ', {words}), origin, other, decided
 FROM decidable JOIN (SELECT {subject}, origin AS other, n AS other_n, h AS other_h FROM rows) USING ({subject})
 WHERE origin < other AND (n, h) IS DISTINCT FROM (other_n, other_h) ORDER BY ALL
 """
-"""Every two databases whose rows about a subject differ, and whether one that is preferred has rows about it."""
+"""Query for pairs of databases whose rows about a subject differ.
+
+`decided` is true if the preferred database has rows about the subject, which resolves the conflict.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The content of a merged database."""
+    """Result of a merge."""
 
     out: Path
     studies: list[str]
     cells: int
     shared: int
-    """The number of cells that several databases have."""
+    """Number of cells that more than one database contains."""
     predictions: int
     contradictions: list[dict[str, str]]
-    """A row for each of them: its `subject`, a cell or rows of a table, and the paths `database_a` and `database_b`."""
+    """Conflicts between two databases, one mapping each.
+
+    `subject` is a cell or the subject of rows in a table, and `database_a` and `database_b` are the paths of the
+    databases.
+    """
     written: bool
-    """Whether the file was written: it is not where a contradiction stays that nothing decides."""
+    """Whether the file was written. It is not written if a conflict is unresolved."""
 
     def raise_contradictions(self) -> Merged:
-        """This, where the file was written; or StoreError, which names the first contradiction."""
+        """Return this result if the file was written.
+
+        Raises:
+            StoreError: The file was not written. The message names the first conflict.
+        """
         if not self.written:
             first = self.contradictions[0]
             raise StoreError(
@@ -175,7 +201,24 @@ class Merged:
 
 
 def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress: Progress = silent) -> Merged:
-    """Write what several databases hold into the new one `out`, which gets its name when it is whole: see `app.api`."""
+    """Merge results databases into a new file; the public function is in `app.api`.
+
+    The file is written under a temporary name and renamed when it is complete and verified.
+
+    Args:
+        paths: Databases to merge, at least one.
+        out: Path of the new file.
+        prefer: Database whose content is used if databases are in conflict. It must be one of `paths`.
+        progress: Progress display.
+
+    Returns:
+        A summary of the result. If `written` is false, unresolved conflicts prevented the merge.
+
+    Raises:
+        UsageError: There is no input, `out` exists, `prefer` is not among the inputs, or databases have different
+            studies of the same name and version.
+        StoreError: An input cannot be read, or the result cannot be written or fails verification.
+    """
     if not paths:
         raise UsageError("there is no database to merge; name one at least")
     for path in paths:
@@ -198,7 +241,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
 
 
 def _copy(path: Path, out: Path, draft: Path) -> Merged:
-    """Copy all rows of one database, under their ids; the copy of one of an earlier schema version is migrated."""
+    """Copy all rows of one database with their ids, and migrate it if it has an earlier schema version."""
     version = read_schema_version(path)
     write_tables(draft, out, version)
     with attached([path], draft, out, migratable=True) as connection:
@@ -221,14 +264,28 @@ def _copy(path: Path, out: Path, draft: Path) -> Merged:
 
 
 def _take_ids(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Take all ids up to the one that the query gives from the sequence of the merged database."""
+    """Advance the id sequence of the merged database to the id that the query returns.
+
+    New rows then get unused ids.
+    """
     ((last,),) = connection.execute(query).fetchall()
     connection.execute(f"SELECT max(nextval('merged.id')) FROM range({last or 0})")
 
 
 @contextmanager
 def new_file(out: Path) -> Iterator[Path]:
-    """A draft of a new database, which the block gives its name; UsageError where it cannot have that."""
+    """Create a temporary file for a new database; the block must move it to its final name.
+
+    Args:
+        out: Final path of the database.
+
+    Yields:
+        Path of the temporary file, in the same folder. It is deleted if the block does not move it.
+
+    Raises:
+        UsageError: `out` exists already, or its folder does not exist.
+        StoreError: The file cannot be written.
+    """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
     if not out.parent.is_dir():
@@ -243,13 +300,20 @@ def new_file(out: Path) -> Iterator[Path]:
 
 
 def _renew_intervals(draft: Path) -> None:
-    """Compute the intervals of complete cells, which depend on the predictions and clean cells that a database has."""
+    """Compute all confidence intervals again.
+
+    They depend on the predictions and clean cells that the database contains, and a merge changes these.
+    """
     with open_store(draft) as store, store.transaction():
         store.renew_intervals()
 
 
 def _verify(draft: Path, out: Path) -> None:
-    """StoreError where a merged database, on the way to `out`, does not agree with itself."""
+    """Verify the merged database before it gets its final name `out`.
+
+    Raises:
+        StoreError: A consistency check failed.
+    """
     with open_store(draft, read_only=True) as store:
         problems = [problem for check in check_database(store) for problem in check.problems]
     if problems:
@@ -260,7 +324,11 @@ def _verify(draft: Path, out: Path) -> None:
 
 
 def _place_of(prefer: Path, paths: Sequence[Path]) -> int:
-    """The place of the preferred database among all, however its path is spelled; UsageError if it is none of them."""
+    """Return the index of the preferred database in `paths`, comparing files rather than the spelling of paths.
+
+    Raises:
+        UsageError: It is not among `paths`.
+    """
     for place, path in enumerate(paths):
         if prefer.exists() and prefer.samefile(path):
             return place
@@ -269,20 +337,21 @@ def _place_of(prefer: Path, paths: Sequence[Path]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Merger:
-    """A connection to which the databases are attached, `database0` and so on, and the new one, `merged`.
+    """State of a merge of several databases.
 
-    Temporary tables `all_TABLE` have the rows of all databases, with `origin`, the number of theirs. `new_TABLE` has
-    each of them once, with its new id, and `TABLE_id` the new id of each old one.
+    They are attached to the connection as `database0` and so on, and the new database as `merged`. Three kinds of
+    temporary tables are used: `all_TABLE` contains the rows of all databases, with the index of their database in the
+    column `origin`. `new_TABLE` contains each distinct row once, with its new id. `TABLE_id` maps old ids to new ids.
     """
 
     connection: duckdb.DuckDBPyConnection
     paths: Sequence[Path]
     out: Path
     preference: int
-    """The number of the database that is right where several contradict each other, or NOBODY."""
+    """Index of the database whose content resolves conflicts, or `NOBODY`."""
 
     def fill(self, progress: Progress) -> Merged:
-        """Fill the draft. Where contradictions stay undecided, it gets no cells."""
+        """Fill the merged database. If conflicts remain unresolved, it gets no cells."""
         for table in IDENTITIES:
             self._make(f"all_{table}", self._union(table))
             self._number(table)
@@ -317,7 +386,7 @@ class _Merger:
         self._run(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
 
     def _mapped(self, table: str, origin: int) -> str:
-        """A query of the rows of one database, whose references are new ids."""
+        """Return a query for the rows of a table in one database, with references replaced by new ids."""
         references = REFERENCES[table]
         replaced = ", ".join(f"{column}_id.new AS {column}" for column in references)
         joins = "".join(
@@ -328,12 +397,17 @@ class _Merger:
         return f"SELECT {origin} AS origin, {columns} FROM {self._databases[origin]}.{table} AS old{joins}"
 
     def _union(self, table: str) -> str:
-        """A query of the rows of all databases, whose references are new ids."""
+        """Return a query for the rows of a table in all databases, with references replaced by new ids."""
         return " UNION ALL ".join(self._mapped(table, origin) for origin in range(len(self.paths)))
 
     def _number(self, table: str) -> None:
-        """Give each row of a table of IDENTITIES its new id, and store it, unless its predictions decide on it."""
+        """Assign a new id to each distinct row of a table of `IDENTITIES`, and insert the rows.
+
+        Cells are inserted later, because their columns depend on the chosen predictions.
+        """
         identity, order = IDENTITIES[table], ORDERS[table]
+        # Of rows that differ only in names, take the preferred database's. Without one, sort by content, so that the
+        # choice does not depend on the order of the databases.
         order_of_rows = f"origin <> {self.preference}, COLUMNS(* EXCLUDE (origin, id))"
         rows = f"SELECT DISTINCT ON ({identity}) * EXCLUDE (origin, id) FROM all_{table} ORDER BY {order_of_rows}"
         if table == "study":
@@ -358,10 +432,13 @@ class _Merger:
                 f"bandlens studies rename {quoted(name)} NEW --db {quoted(paths[-1])}"
             )
 
-    # Cells and other rows that several databases have
+    # Conflicts between databases
 
     def _find_differences(self) -> tuple[list[dict[str, str]], bool]:
-        """The rows of `Merged.contradictions` that are about no predictions, and whether all of them are decided."""
+        """Find conflicts in all rows other than predictions.
+
+        Return them in the form of `Merged.contradictions`, and whether the preferred database resolves all of them.
+        """
         subjects = {}
         for table in STATED_ONCE:
             identity = IDENTITIES[table]
@@ -385,7 +462,7 @@ class _Merger:
         return differences, is_decided
 
     def _contradicted_pairs(self) -> list[int]:
-        """The pairs of databases, by `side.pair`, with other predictions for the same images of a cell."""
+        """Return the pairs (`side.pair`) of databases with different predictions for the same images of a cell."""
         prints = " UNION ALL ".join(
             f"SELECT pair, sum(hash({', '.join(tables()['prediction'].others('cell'))})::HUGEINT) AS print "
             f"FROM side JOIN {database}.prediction ON prediction.cell = side.id AND image_index < n "
@@ -396,7 +473,7 @@ class _Merger:
         return [pair for (pair,) in self._run(f"{query} ORDER BY pair")] if self._run("FROM side LIMIT 1") else []
 
     def _describe(self, pairs: Sequence[int]) -> list[dict[str, str]]:
-        """The rows of `Merged.contradictions` that are about predictions."""
+        """Return conflicting predictions in the form of `Merged.contradictions`."""
         query = CONTRADICTED_CELLS.format(pairs=list(pairs))
         return [self._contradiction(*row) for row in self._run(query)]
 
@@ -405,7 +482,10 @@ class _Merger:
         return {"subject": subject, "database_a": database_a, "database_b": database_b}
 
     def _decide(self, pairs: Sequence[int]) -> bool:
-        """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
+        """Use the preferred database's predictions for cells in conflict.
+
+        Return whether this resolves all conflicts.
+        """
         self._make("contradicted", f"SELECT DISTINCT new FROM side WHERE list_contains({list(pairs)}::BIGINT[], pair)")
         self._run(
             "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
@@ -415,10 +495,10 @@ class _Merger:
         self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {self.preference})")
         return not self._run("FROM contradicted LIMIT 1")
 
-    # The rows, once each cell has its database
+    # Copying rows, after a database has been chosen for each cell
 
     def _copy(self, progress: Progress) -> int:
-        """Store cells, studies, predictions and figures; gives the number of predictions."""
+        """Insert cells, predictions and the tables of `GROUPS`. Return the number of predictions."""
         self._run(CELLS)
         for table, subject in GROUPS.items():
             self._copy_groups(table, subject)
@@ -431,7 +511,11 @@ class _Merger:
         return int(total)
 
     def _copy_groups(self, table: str, subject: str) -> None:
-        """Copy the rows about each subject from the preferred database, the one that decided last, or any of them."""
+        """Copy the rows about each subject from a single database.
+
+        It is the one with the latest decision, else the preferred one. Sorting by a hash of the content makes remaining
+        choices independent of the order of the databases.
+        """
         names = tables()[table].columns
         latest = "max(decided)" if "decided" in names else "0"
         columns = ", ".join(name for name in names if name not in subject.split(", "))
@@ -449,7 +533,7 @@ class _Merger:
             )
 
     def _copy_predictions(self, origin: int, path: Path) -> int:
-        """Copy what the database has of the cells that are taken from it; gives the number of predictions."""
+        """Copy the predictions of the cells for which this database was chosen. Return their number."""
         chosen_cells = f"(SELECT id AS cell, new FROM chosen WHERE origin = {origin} AND n > 0) AS taken USING (cell)"
         self._run(
             f"INSERT INTO merged.part BY NAME SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
