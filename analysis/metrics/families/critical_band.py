@@ -189,7 +189,7 @@ def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.fl
 @lru_cache(maxsize=4096)  # a fit takes 10 ms, and many models have the same seven integers
 def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] | None:
     """Return (A, mu, sigma) with the published starting values and bounds, or None if the fit does not converge."""
-    # The import takes 0.2 s. Commands that only list the available metrics should not wait for it.
+    # The import takes 0.2 s. Every run imports this module to check which metrics it can compute, and should not wait.
     from scipy.optimize import least_squares
 
     octaves, values = np.array(FREQUENCIES, dtype=np.float64), np.array(thresholds)

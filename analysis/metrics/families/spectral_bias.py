@@ -157,6 +157,7 @@ def _read_quotients(outcomes: Outcomes, above_floor: bool) -> dict[str, Quotient
     answers = outcomes.answers(_cells(outcomes, means))
     if answers is None:
         return {}
+    # Without a reference and with a chance level of 0, nothing is subtracted from the accuracies.
     return quotients(answers if above_floor else replace(answers, reference=None, chance=0.0), means)
 
 
