@@ -1,8 +1,8 @@
-"""The published protocol: at which settings the study measured, on which benchmarks, and what it takes means over.
+"""The protocol of the published study: probe parameters, benchmarks, and the groups of accuracies that it averages.
 
-Facts and no computation, so that probes and analysis read the same ones. Source: Gavrikov & Keuper 2024 ("Can Biases in
-ImageNet Models Explain Generalization?"), after Wang et al. 2020 (cutoffs), Subramanian et al. 2023 (critical band),
-Madry et al. 2018 (attack), and Beyer et al. 2020 (ReaL).
+This module contains constants rather than computations, so that probes and analysis use the same values. The source is
+Gavrikov & Keuper 2024 ("Can Biases in ImageNet Models Explain Generalization?"), which follows Wang et al. 2020
+(cutoffs), Subramanian et al. 2023 (critical band), Madry et al. 2018 (attack), and Beyer et al. 2020 (ReaL labels).
 """
 
 from __future__ import annotations
@@ -12,49 +12,66 @@ from dataclasses import dataclass
 from typing import Final
 
 CLASSES = 1000
-"""Classes of ImageNet, which the decision spaces are made of."""
+"""Number of ImageNet classes. Each decision space is a selection or a grouping of these classes."""
 SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixteen": 16}
-"""Decision space -> its classes. The space `all` is not here: it has those of the model."""
+"""Decision space -> number of its classes. The space `all` is missing because it has all classes of the model."""
 LEAST_PROBABILITY = 2.0**-149
-"""The least positive number of single precision, which probabilities are stored in: one of 0 counts as much."""
+"""Smallest positive single-precision number. Stored probabilities of 0 are replaced by it before taking logarithms."""
 
 
 def octave_edges(size: int) -> list[int]:
-    """0, and the highest frequency of each of OCTAVES in images of `size` pixels a side, in cycles per image."""
+    """Return 0 and the upper frequency limit of each octave of `OCTAVES`, in cycles/image.
+
+    Args:
+        size: Side length of the images in pixels.
+    """
     return [0, *(size // 2 >> octave for octave in reversed(range(len(OCTAVES))))]
 
 
 def classes_decided(decision_space: str, classes: int) -> int:
-    """The classes that a model of so many classes decides between in a decision space."""
+    """Return the number of classes that a model chooses from in a decision space.
+
+    Args:
+        decision_space: Name of the decision space.
+        classes: Number of classes of the model.
+    """
     return SPACE_CLASSES.get(decision_space, classes)
 
 
 VALIDATION = 50_000
-"""Images of ImageNet's validation set."""
+"""Number of images in the ImageNet validation set."""
 
 # Probes
 
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-"""Cutoffs c of the filters, in [0, 1], of the highest frequency: a low-pass keeps what is below c of it, a high-pass
-removes what is below 1 - c."""
+"""Cutoffs c of the filters, as proportions of the highest frequency, in [0, 1].
+
+A low-pass filter keeps frequencies below c. A high-pass filter removes frequencies below 1 - c.
+"""
 BIAS_CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Cutoffs whose ratios to clean accuracy make a spectral bias."""
+"""Cutoffs from which a spectral bias is computed, as ratios of filtered to clean accuracy."""
 NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
-"""Standard deviations of the critical band's noise, in units of the image range. 0 is the grey image alone."""
+"""Standard deviations of the noise of the critical-band probe, in units of the image range [0, 1].
+
+At 0, the image is only converted to gray.
+"""
 FREQUENCIES = tuple(range(7))
-"""Octave indices of the critical band's noise."""
+"""Octave indices of the noise of the critical-band probe."""
 OCTAVES = "0123456"
-"""Octaves of an image's own frequencies, coarse to fine; a mask is text of those that it keeps, in this order."""
+"""Octaves of the frequencies of an image, from low to high. A mask lists the octaves to keep, in this order."""
 OCTAVE_PROBE = "octaves"
-"""The probe that keeps sets of octaves."""
+"""Name of the probe that keeps a set of octaves and removes the others."""
 NO_OCTAVE = "none"
-"""The mask that keeps no octave, but the mean alone."""
+"""The mask that removes all octaves, so that only the mean of the image is left."""
 SIZE = 224
-"""Pixels a side of the study's images."""
+"""Side length of the study's images in pixels."""
 LOWEST_FREQUENCY = 1.75
-"""Cycles per image at the centre of octave 0, for images of SIZE. At another size it is as many times larger."""
+"""Center frequency of noise octave 0 in cycles/image, for images of `SIZE`. It is proportional to the image size."""
 EPS, STEP, STEPS = 0.5 / 255, 2 / 255, 40
-"""The attack's budget, which the study calls low: radius of the ball, length of a step, number of steps."""
+"""Budget of the PGD attack, which the study calls low: radius of the L-infinity ball, step size, number of steps.
+
+Radius and step size are in units of the image range [0, 1].
+"""
 
 # Benchmarks
 
@@ -72,41 +89,41 @@ IMAGENET_CBAR = (
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A set of labelled images; of a benchmark of corruptions, one set for each corruption and severity."""
+    """A benchmark of labeled images. A corruption benchmark has one image set per corruption and severity."""
 
     name: str
     count: int
-    """The number of images, of each corruption and severity."""
+    """Number of images, for a corruption benchmark per corruption and severity."""
     per_class: int | None = None
-    """The number of images of each class; None where classes differ."""
+    """Number of images per class. None if it differs between classes."""
     decision_space: str = "all"
-    """The decision space whose classes the images show."""
+    """Decision space of the labels."""
     fixed: bool = False
-    """The images have their final size: nothing is resized or cropped."""
+    """Whether the images have their final size, so that they are neither resized nor cropped."""
     corruptions: tuple[str, ...] = ()
     scheme: str | None = None
-    """A label scheme beside the label: `real` or `texture`."""
+    """Label scheme that exists in addition to the single label: `real` or `texture`."""
     numbered: bool = False
-    """Files are named by number, so that labels may come in a file."""
+    """Whether files are named by number, so that labels can be read from a file that lists them by number."""
 
     @property
     def places(self) -> list[tuple[str | None, int | None]]:
-        """Corruption and severity of each of its sets; None where images are as they were taken."""
+        """Corruption and severity of each image set of the benchmark. Both are None for images without corruption."""
         return [(name, severity) for name in self.corruptions for severity in SEVERITIES] or [(None, None)]
 
 
 @dataclass(frozen=True, slots=True)
 class Cues:
-    """Two cues that conflict: the label schemes of an image's two classes, and the metrics of what is named."""
+    """A cue conflict: the label schemes of the two classes that an image shows, and the metrics computed from them."""
 
     first: str
-    """The label scheme of the class that the labels name."""
+    """Label scheme of the first cue, which the label of the image names."""
     second: str
-    """The label scheme of the other class."""
+    """Label scheme of the second cue."""
     bias: str
-    """The metric of decisions for the first among those for either."""
+    """Metric: proportion of first-cue predictions among the predictions that match either cue."""
     accuracy: str
-    """The metric of decisions for either among all."""
+    """Metric: proportion of predictions that match either cue."""
 
 
 SHAPE_CUES = Cues("shape", "texture", "shape_bias", "cue_accuracy")
@@ -121,7 +138,10 @@ STIMULI: Mapping[str, int] = {
     **dict.fromkeys(("sketch", "stylized"), 50),
     **dict.fromkeys(("edge", "silhouette"), 10),
 }
-"""The 17 sets that people saw, too (Geirhos et al. 2021, model-vs-human) -> images of each of the sixteen classes."""
+"""The 17 stimulus sets of model-vs-human (Geirhos et al. 2021) -> number of images per class.
+
+Human observers classified these images into sixteen classes as well.
+"""
 STIMULUS_PROBES: Mapping[str, tuple[str, int]] = {
     "contrast": ("contrast", 100),
     "low-pass": ("gaussian_lowpass", 1),
@@ -129,9 +149,12 @@ STIMULUS_PROBES: Mapping[str, tuple[str, int]] = {
     "uniform-noise": ("uniform_noise", 1),
     "phase-scrambling": ("phase_scramble", 1),
 }
-"""Stimulus set -> the probe that makes such stimuli, and how many times a setting of it the name of a condition has."""
+"""Stimulus set -> the probe that creates such stimuli, and the factor from its parameter to the condition name.
+
+For example, the condition `c100` of `contrast` corresponds to contrast 1.0, so the factor is 100.
+"""
 MODEL_VS_HUMAN: Final = "model-vs-human"
-"""The convention of model-vs-human and brain-score, by which judgements on these sets count in error consistency."""
+"""Convention of model-vs-human and Brain-Score for the trials that enter error consistency."""
 UNCOUNTED_CONDITIONS: Mapping[str, tuple[str, ...]] = {
     "colour": ("cr",),
     "false-colour": ("true",),
@@ -146,8 +169,10 @@ UNCOUNTED_CONDITIONS: Mapping[str, tuple[str, ...]] = {
     "eidolonIII": ("1-0-10", "16-0-10", "32-0-10", "64-0-10", "128-0-10"),
     "uniform-noise": ("0.00", "0.60", "0.90"),
 }
-"""Stimulus set -> conditions that MODEL_VS_HUMAN leaves out (Geirhos et al. 2021): controls, and those in which people
-are right in less than 0.2 of the trials."""
+"""Stimulus set -> conditions that the convention `MODEL_VS_HUMAN` excludes (Geirhos et al. 2021).
+
+They are control conditions, and conditions in which human accuracy is below 0.2.
+"""
 BENCHMARKS: Mapping[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
@@ -173,19 +198,19 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     )
 }
 SAME_IMAGES: Mapping[str, str] = {"imagenet-real": "imagenet"}
-"""Benchmarks that show the images of another one, with more labels."""
+"""Benchmark -> another benchmark with the same images and fewer labels."""
 
 # Accuracies and their means
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """An accuracy on a benchmark: the mean over its sets, each weighing the same."""
+    """An accuracy on a benchmark: the unweighted mean over its image sets."""
 
     benchmark: str
     probe: str = "clean"
     scheme: str = "single"
-    """Label scheme."""
+    """Label scheme by which predictions are scored."""
 
 
 ACCURACIES: Mapping[str, Accuracy] = {
@@ -200,7 +225,7 @@ ACCURACIES: Mapping[str, Accuracy] = {
     "stylized": Accuracy("stylized"),
     "pgd_linf": Accuracy("imagenet", probe="pgd_linf"),
 }
-"""The accuracies that groups are means of, by the name in the metric `top1_NAME`."""
+"""NAME in the metric `top1_NAME` -> the accuracy. The groups are means of these."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "ID": ("imagenet", "imagenet-v2", "imagenet-real"),
@@ -208,7 +233,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Concepts": ("imagenet-sketch", "imagenet-r", "stylized"),
     "Adversarial": ("pgd_linf",),
 }
-"""Names of accuracies that each group is the mean of."""
+"""Group -> names of the accuracies that it averages."""
 
 # Models
 
@@ -224,4 +249,4 @@ CATEGORIES = (
 )
 """Training categories of the 48 checkpoints."""
 SUBSET_TITLES: Mapping[str, str] = {"total": "All", ADVERSARIAL_TRAINING: "Adversarially trained", "other": "Other"}
-"""Subset of the models -> what stands before `models` in a title."""
+"""Subset of the models -> the word before `models` in a title."""

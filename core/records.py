@@ -1,4 +1,4 @@
-"""The records that cross folder borders. Frozen, and free of heavy imports."""
+"""Data classes that are shared between folders. They are frozen, and importing them loads no heavy library."""
 
 from __future__ import annotations
 
@@ -19,33 +19,41 @@ if TYPE_CHECKING:
 
 
 def digest_of(*fields: object) -> str:
-    """sha256 (64 hex digits) of the fields' canonical JSON: the identity of a condition, a cell, an image set."""
+    """Return the SHA-256 digest of the canonical JSON of `fields`, as 64 hexadecimal digits.
+
+    It identifies conditions, cells and image sets.
+    """
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 Value = float | int | str
-"""A parameter of a probe."""
+"""Value of a probe parameter."""
 
 
 def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
-    """Parameters as every message, table and chart words them: `noise_sd=0.08, frequency=3`."""
+    """Format parameters for messages, tables and charts: `noise_sd=0.08, frequency=3`."""
     return ", ".join(
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters
     )
 
 
 MULTILABEL: Final = "multilabel"
-"""The task of networks each of whose outputs decides a label by itself; their classes are the sets of labels. The same
-is the decision space of images that may have several labels."""
+"""Task of multi-label models, and decision space of multi-label images.
+
+Each output of a multi-label model decides about one label independently. Its classes are the sets of labels.
+"""
 SEVERAL: Final = "several"
-"""The label scheme of images any of whose classes is right: predictions are ranked by the best of them."""
+"""Label scheme of images with several correct classes, any of which counts.
+
+The rank of an image is the best rank among its correct classes.
+"""
 MOST_LABELS = 15
-"""The most labels of such a network: predictions and ranks of its 2^15 label sets fit into 16 bits."""
+"""Maximum number of labels of a multi-label model: predictions and ranks of its 2^15 label sets fit into 16 bits."""
 
 
 def label_set_in_words(labels: Iterable[str]) -> str:
-    """The name of the class that stands for a set of labels: `cat + dog`."""
+    """Return the name of the class that represents a set of labels: `cat + dog`."""
     return " + ".join(sorted(labels)) or "no label"
 
 
@@ -54,11 +62,19 @@ FREQUENCY_TITLES = {
     "above": "cut: frequencies above it stay (cycles per image)",
     "at": "centre of the noise (cycles per image)",
 }
-"""Place of frequencies beside that of a condition -> the title of the axis that such conditions are drawn over."""
+"""Meaning of a condition's frequency -> title of the frequency axis.
+
+`below`: frequencies below it are kept. `above`: frequencies above it are kept. `at`: noise is centered on it.
+"""
 
 
 def enlarged_in_words(images: str, cycles: float) -> str:
-    """The line on an image set many of whose originals were enlarged."""
+    """Return the warning about an image set in which many images were upsampled.
+
+    Args:
+        images: Name of the image set.
+        cycles: Native Nyquist limit of the upsampled images, in cycles/image.
+    """
     return (
         f"{images}: more than a tenth of its images were enlarged, and have nothing of their own above {cycles:.3g} "
         "cycles per image"
@@ -66,38 +82,45 @@ def enlarged_in_words(images: str, cycles: float) -> str:
 
 
 def frequency_in_words(series: str, place: str, cycles: float) -> str:
-    """A setting as charts, menus, captions and tables word it: `noise_sd=0.08, at 14 cycles/image`."""
+    """Format a setting with its frequency for charts, menus and tables: `noise_sd=0.08, at 14 cycles/image`.
+
+    Args:
+        series: Text of the other parameters, or empty.
+        place: A key of `FREQUENCY_TITLES`.
+        cycles: Frequency in cycles/image.
+    """
     return ", ".join(filter(None, (series, f"{place} {cycles:.4g} cycles/image")))
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts that the family of a probe states about a condition.
+    """Properties of a condition that its probe family declares.
 
-    A database keeps them in the condition's row, since code that reads results knows no families.
+    They are stored in the database with the condition, because the code that reads results does not load the probe
+    families.
     """
 
     setting: str = ""
-    """The parameters in words, without those that its family hides; empty where there are none."""
+    """Text of the parameters, except for those that the family hides. Empty without parameters."""
     series: str = ""
-    """The same without the parameters of axes: conditions that share it lie on one curve, or on one map."""
+    """The same text without the parameters on the axes. Conditions with an equal series form one curve or one map."""
     x: float | None = None
-    """The number on the axis across; None where the probe has no axis, or the condition no number on it."""
+    """Position on the horizontal axis. None if the probe has no axis or the condition has no position on it."""
     x_title: str | None = None
     y: float | None = None
-    """The number on the axis down, of probes that are drawn as a map."""
+    """Position on the vertical axis, for probes that are drawn as a map."""
     y_title: str | None = None
     mirrored: bool = False
-    """Whether (x, y) and (-x, -y) are one condition."""
+    """Whether (x, y) and (-x, -y) are the same condition."""
     cycles_per_pixel: float | None = None
-    """The frequency at which the condition acts, in cycles per pixel."""
+    """Frequency of the condition in cycles/pixel: a cutoff, or the center of a band."""
     cuts: bool = False
-    """Whether it filters at that frequency, rounded down to whole cycles per image."""
+    """Whether that frequency is the cutoff of a filter. A cutoff is rounded down to whole cycles/image."""
     attack: bool = False
-    """Whether its images are made for one network at a time, with its gradient."""
+    """Whether it is an adversarial attack, whose images are computed from the gradient of one model."""
 
     def setting_at(self, size: int) -> str:
-        """The setting at images of so many pixels a side: filters and bands have cycles per image."""
+        """Return the setting for images with a side of `size` pixels. Filters and bands are given in cycles/image."""
         if self.cycles_per_pixel is None:
             return self.setting
         return self.setting_of_frequency(
@@ -105,26 +128,32 @@ class Facts:
         )
 
     def setting_of_frequency(self, cycles: float | None) -> str:
-        """The setting, in which filters and bands have their frequency where it is known in cycles per image."""
+        """Return the setting for a frequency in cycles/image.
+
+        Without a frequency, or for a probe that is neither a filter nor a band, it is the plain `setting`.
+        """
         places = [place for place, title in FREQUENCY_TITLES.items() if title == self.x_title]
         return frequency_in_words(self.series, places[0], cycles) if places and cycles is not None else self.setting
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One probe family at one parameter setting."""
+    """A probe with one setting of its parameters."""
 
     probe: str
     parameters: tuple[tuple[str, Value], ...]
     digest: str
-    """Covers family, parameters and implementation: the version of a built-in family, the source of a user's."""
+    """Digest of the family, the parameters and the implementation.
+
+    The implementation is identified by a version for a built-in family, and by the source for a custom one.
+    """
     facts: Facts = field(default=Facts(), compare=False)
 
     def __getitem__(self, name: str) -> Value:
         return dict(self.parameters)[name]
 
     def number(self, name: str) -> float | None:
-        """The parameter as a number, or None where this condition has no such number."""
+        """Return a parameter as a number. None if the condition has no such parameter or if it is not a number."""
         value = dict(self.parameters).get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
@@ -132,33 +161,41 @@ class Condition:
         return f"{self.probe} {self.facts.setting}".rstrip()
 
     def at(self, size: int) -> str:
-        """The condition in words, at images of so many pixels a side: `lowpass below 22 cycles/image`."""
+        """Describe the condition for images with a side of `size` pixels: `lowpass below 22 cycles/image`."""
         return f"{self.probe} {self.facts.setting_at(size)}".rstrip()
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 PERCENTILES = "percentiles"
-"""The range of each picture by its own samples."""
+"""Intensity range that is computed for each image from percentiles of its own samples."""
 Range = tuple[float, float] | str
-"""Samples that are black and white, in the units of the files; or PERCENTILES."""
+"""Intensity range of images with more than 8 bits: the samples that become black and white, or `PERCENTILES`.
+
+The samples are in the units of the files.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Photographs to pixels: resized, antialiased, then the central `size` x `size`; UsageError where it cannot be."""
+    """Preprocessing of images: an antialiased resize, followed by a center crop of `size` x `size` pixels.
+
+    Raises:
+        UsageError: The settings are invalid or contradict each other.
+    """
 
     size: int = 224
+    """Side length of the crop in pixels."""
     resize: int = 256
-    """Pixels that the shorter side gets, or both sides if they are squashed; no fewer than `size`."""
+    """Length of the shorter side after resizing, in pixels; of both sides with `squash`. At least `size`."""
     _: KW_ONLY
     fixed: bool = False
-    """Photographs have size x size pixels already: any other is broken."""
+    """Whether the images already have size x size pixels. Any other size is then an error."""
     interpolation: str = "bilinear"
-    """One of INTERPOLATIONS."""
+    """One of `INTERPOLATIONS`."""
     squash: bool = False
-    """Resize both sides to the same length, whatever shape the photograph has."""
+    """Whether to resize both sides to the same length, ignoring the aspect ratio."""
     range: Range | None = None
-    """The range of pictures of more than 8 bits; None for photographs."""
+    """Intensity range of images with more than 8 bits per sample. None for ordinary photographs."""
 
     def __post_init__(self) -> None:
         if isinstance(self.range, tuple) and not 0 < self.range[1] - self.range[0] < inf:
@@ -178,7 +215,7 @@ class Crop:
 
     @property
     def key(self) -> str:
-        """The identity of what is done to the pixels. Digests of image sets hold it, so its text never changes."""
+        """Text that identifies the preprocessing. It is part of the digests of image sets, so it must never change."""
         if self.fixed:
             return f"RGB, {self.size} x {self.size} pixels as they are{self._levels}"
         sides = "both sides" if self.squash else "shorter side"
@@ -187,7 +224,7 @@ class Crop:
 
     @property
     def _levels(self) -> str:
-        """The range behind a semicolon, so that a model's crop gives such images too."""
+        """The intensity range, after a semicolon. `gives` ignores this part, as it does not depend on the model."""
         if self.range is None:
             return ""
         levels = self.range if isinstance(self.range, str) else f"{float(self.range[0])} to {float(self.range[1])}"
@@ -195,44 +232,50 @@ class Crop:
 
     @property
     def options(self) -> str:
-        """The options of `bandlens images pack` that give this crop."""
+        """Options of `bandlens images pack` for this crop."""
         side = f"{self.resize}x{self.resize}" if self.squash else str(self.resize)
         return f"--size {self.size} --resize {side} --interpolation {self.interpolation}"
 
     def gives(self, preprocessing: str) -> bool:
-        """Whether a set with this `preprocessing` has such pixels: by this crop, or right as they are."""
+        """Return whether an image set with this `preprocessing` matches the crop.
+
+        It matches if the images were packed with this crop, or if the originals already had the size of the crop.
+        """
         crops = [self, Crop(self.size, self.size, fixed=True)]
-        # A semicolon separates whatever else was done: a benchmark's subset, or a mixture of two images.
+        # Other processing follows after a semicolon, such as the subset of a benchmark or a mixture of two images.
         return preprocessing.partition(";")[0] in [crop.key for crop in crops]
 
 
 PUBLISHED_CROP = Crop()
-"""The crop of the published study: the shorter side to 256 pixels, then the central 224 x 224."""
+"""Crop of the published study: resize the shorter side to 256 pixels, then crop the central 224 x 224 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head that makes a classifier of a network of features: where it came from."""
+    """Provenance of a classification head that was added to a feature extractor."""
 
     method: str
-    """`ridge` or `logistic`, fitted to the features of labelled images; or `prompts`, class embeddings of texts."""
+    """`ridge` or `logistic` for a head fitted to labeled images, `prompts` for class embeddings of text prompts."""
     source: str
-    """The name of the image set, or of the file of class embeddings."""
+    """Name of the image set, or of the file with the class embeddings."""
     digest: str
-    """The digest of the image set, or the sha256 of the file."""
+    """Digest of the image set, or SHA-256 digest of the file."""
     images: int | None = None
-    """The number of images that it was fitted to."""
+    """Number of images that the head was fitted to."""
     strength: float | None = None
-    """The strength of its penalty."""
+    """Strength of the regularization penalty."""
     accuracy: float | None = None
-    """Its accuracy in cross-validation over clusters, a share of the images."""
+    """Accuracy in cross-validation over clusters, in [0, 1]."""
     preprocessing: str | None = None
-    """How these images were made of photographs: those of another set are recognized if it is packed alike."""
+    """Preprocessing of the training images.
+
+    Images of another set can be recognized as training images only if that set was packed with the same preprocessing.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An exported checkpoint: one ONNX file that takes float32 RGB images in [0, 1] and gives logits."""
+    """An exported checkpoint: one ONNX file that maps float32 RGB images in [0, 1] to logits."""
 
     name: str
     category: str
@@ -242,34 +285,34 @@ class Model:
     normalization: str
     path: Path
     sha256: str
-    """The digest of the ONNX file, so that what ran is what is named."""
+    """SHA-256 digest of the ONNX file. It guarantees that the results belong to this file."""
     image_size: int
     classes: int
     crop: Crop | None = None
-    """The crop that makes its images of photographs; None where any serves."""
+    """Preprocessing that the model requires. None if any preprocessing is accepted."""
     precision: str = "fp32"
-    """The precision that the ONNX file computes in: fp16 or int8 for some that came finished."""
+    """Precision of the ONNX file. Some imported ONNX files use fp16 or int8."""
     head: Head | None = None
-    """The head that was added to a network of features; None where its classes are the network's own."""
+    """Classification head that was added to a feature extractor. None if the model has its own classes."""
     multilabel: bool = False
-    """Whether the classes are sets of labels, each decided by itself: the number of a set has bit l for label l."""
+    """Whether the model is multi-label. Its classes are then sets of labels: bit l of a class index is label l."""
 
     @property
     def named(self) -> tuple[int, str]:
-        """How many labels or classes have names, and which of the two they are."""
+        """Number of names that the model needs, and what they name: `labels` if it is multi-label, else `classes`."""
         return (self.classes.bit_length() - 1, "labels") if self.multilabel else (self.classes, "classes")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model as an engine runs it at one precision: what a session opens."""
+    """A model prepared for one engine and one precision. A session opens a variant."""
 
     model: Model
     engine: str
     precision: str
     path: Path
     sha256: str
-    """The digest of the ONNX file at `path`: the model's own, or the file made of it for this precision."""
+    """SHA-256 digest of the ONNX file at `path`: the model's file, or one derived from it for this precision."""
 
     def __str__(self) -> str:
         return f"{self.model.name} ({self.engine} {self.precision})"
@@ -277,7 +320,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ImageSetInfo:
-    """The description of an image set that a run and a database need, without its pixels."""
+    """Metadata of an image set, as needed by a run and stored in the database. It contains no pixels."""
 
     name: str
     benchmark: str
@@ -287,28 +330,31 @@ class ImageSetInfo:
     preprocessing: str
     labelled: bool
     decision_space: str = "all"
-    """The classes that a decision is made between: `all`, or a space of `probes.images.decision_spaces`."""
+    """Classes that predictions are restricted to: `all`, or a decision space of `probes.images.decision_spaces`."""
     corruption: str | None = None
-    """The corruption of the images; None where they have none."""
+    """Corruption of the images. None without corruption."""
     severity: int | None = None
-    """The strength of the corruption, 1 to 5."""
+    """Severity of the corruption, 1 to 5."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """The device and software that a variant runs on. None of it enters a cell's key."""
+    """Device and software versions of a session. None of them is part of a cell's key."""
 
     device: str
     batch: int
     threads: int
     versions: str
     card: str | None = field(default=None, compare=False)
-    """The state of the GPU at the first commit, as JSON; None on a CPU, and where the card does not say."""
+    """State of the GPU at the first commit, as JSON. None on a CPU, and if the GPU does not report its state."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The unit that is asked for, skipped or redone: one variant of a model, one image set, one condition."""
+    """One variant of a model on one image set under one condition.
+
+    The cell is the unit of a run: whole cells are requested, skipped because they are complete, or recomputed.
+    """
 
     variant: Variant
     image_set: ImageSetInfo
@@ -325,6 +371,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
+        """Digest of everything that determines the predictions. It identifies the cell in the database."""
         return digest_of(
             self.variant.sha256,
             self.variant.engine,
@@ -340,34 +387,41 @@ class Cell:
 
 
 UNKNOWN_RANK = 65535
-"""The rank of a label that is not known: of a wrong imported prediction, or of an image without a right class."""
+"""Rank of a label if it is unknown: for an incorrect imported prediction, or an image without a correct class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The part of the logits of n images that is kept."""
+    """Predictions on n images: the quantities that are stored instead of the logits. All arrays have shape (n,)."""
 
     predicted: NDArray[np.uint16]
-    """argmax, lowest index first."""
+    """Predicted class: the index of the largest logit, and of equal ones the lowest index."""
     label_rank: NDArray[np.uint16] | None
-    """Classes scored above the label plus equal ones of lower index: 0 is top-1. None without labels."""
+    """Rank of the label, where 0 means that the label is predicted. None without labels.
+
+    The rank is the number of classes with a larger logit, plus those with an equal logit and a lower index.
+    """
     confidence: NDArray[np.float32]
-    """Softmax probability of the predicted class; NaN where it is not known, as of some imported predictions."""
+    """Softmax probability of the predicted class. NaN if it is unknown, as in some imported predictions."""
     best_rank: NDArray[np.uint16] | None = None
-    """The least of the label_ranks of several classes that count as right, UNKNOWN_RANK for an image without any. None
-    for images that have one label each."""
+    """Lowest rank among the correct classes of an image with several. None if each image has a single label.
+
+    `UNKNOWN_RANK` for an image without any correct class.
+    """
     label_probability: NDArray[np.float32] | None = None
-    """Softmax probability of the label, among the classes of the decision; NaN where it is not known, as of some
-    imported predictions. None without labels."""
+    """Softmax probability of the label, over the classes of the decision space. None without labels.
+
+    NaN if it is unknown, as in some imported predictions.
+    """
 
 
 PREDICTION_COLUMNS = tuple(column.name for column in fields(Predictions))
-"""The columns of predictions, in the table `prediction` too."""
+"""Names of the fields of `Predictions`, which are also columns of the table `prediction`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A part: a cell's predictions over images [first, first + n)."""
+    """Predictions of a cell for a contiguous range of images, [first, first + n)."""
 
     cell: Cell
     first: int
@@ -377,15 +431,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Something that was asked for and cannot be given."""
+    """A requested result that is not available."""
 
     reason: str
-    """The reason, in words that say what to do."""
+    """Why it is not available, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A cell that ended with an error; what was stored of it stays."""
+    """A cell that failed with an error. Its predictions that are already stored are kept."""
 
     cell: Cell
     error: str
