@@ -1,1 +1,1 @@
-"""Models: weights become ONNX files, and ONNX files become TensorRT plans."""
+"""Export models: convert weights to ONNX, and ONNX models to TensorRT plans."""

@@ -1,4 +1,8 @@
-"""From a conversion to a model on disk: its head, label sets, parity and description. Finished ONNX files are one."""
+"""Assemble an exported model from a converted network.
+
+This step appends a classification head or the encoding of label sets, checks that the ONNX model reproduces the outputs
+of the original network, and writes the model with its description. Imported ONNX files take this step too.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeadRequest:
-    """A head for a network of features."""
+    """Request to append a classification head to a feature extractor."""
 
     head: TrainedHead | PromptHead
     features: Features = field(default_factory=Features)
 
 
 Request = HeadRequest | Outputs
-"""The use of a network's outputs: a head of classes is added, or they are judged as the user states."""
+"""How to use a network's outputs: append a classification head, or interpret the outputs as the user specifies."""
 PLAIN = Outputs()
-"""Outputs that have to look like logits of classes."""
+"""No user specification: the outputs must look like logits of classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Facts about a model that are known before it is exported."""
+    """Properties of a model that are known before its export."""
 
     name: str
     category: str
@@ -52,11 +56,15 @@ class ModelFacts:
     crop: Crop | None = None
     precision: str = "fp32"
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Values beside the weights that may name the classes: see `class_names.find_class_names`."""
+    """Metadata stored with the weights that may contain class names; see `class_names.find_class_names`."""
 
 
 def check_user_name(name: str) -> None:
-    """UsageError for a name that is one of the 48 or cannot name a file."""
+    """Check that a name can be used for a user's model.
+
+    Raises:
+        UsageError: The name belongs to one of the 48 checkpoints, or is not a valid file name.
+    """
     if any(name == published.name for published in checkpoints()):
         raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
     check_name(name)
@@ -71,9 +79,19 @@ def import_onnx(
     image_size: int | None = None,
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
-    """Take a finished ONNX file as the model `name`, with what a `request` makes of its outputs; see `take_onnx`.
+    """Import an existing ONNX file as a model; see `take_onnx` for the requirements.
 
-    `normalization` is that of its images, or `none` where the graph normalizes them itself.
+    Args:
+        path: The ONNX file.
+        name: Name of the new model.
+        normalization: Mean and standard deviation with which images are normalized, or `none` if the graph normalizes
+            images itself.
+        folder: Folder of the models.
+        image_size: Width and height of the images in pixels, if the file does not specify them.
+        request: How to use the outputs.
+
+    Returns:
+        The model, and the comparison of its outputs with those of the original file.
     """
     check_user_name(name)
     statement = request.features if isinstance(request, HeadRequest) else request
@@ -93,7 +111,18 @@ def save_conversion(
     folder: Path,
     request: Request,
 ) -> tuple[Model, Parity]:
-    """Add what is requested to a network that was converted, compare the two, and write the model."""
+    """Apply a request to a converted network, compare the outputs, and write the model.
+
+    Args:
+        facts: Properties of the model.
+        conversion: The converted network, its outputs on sample images, and the function that compares outputs.
+        provenance: Further entries of the description, such as the versions of libraries.
+        folder: Folder of the models.
+        request: How to use the outputs.
+
+    Returns:
+        The model, and the comparison of its outputs with those of the original network.
+    """
     content, adapted = conversion.content, list(conversion.adapted)
     expected: NDArray[np.floating] = conversion.outputs
     head = None
@@ -112,7 +141,7 @@ def save_conversion(
         name=facts.name,
         category=facts.category,
         architecture=facts.architecture,
-        # A headed network is another one, and no published figures are its own.
+        # A network with another head is a different model, to which published results do not apply.
         weights_sha256=digest_of(facts.weights_sha256, asdict(head.record)) if head else facts.weights_sha256,
         source=facts.source,
         normalization=normalization_name(facts.normalization),

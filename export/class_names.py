@@ -1,6 +1,7 @@
-"""The names of a model's classes: listed in a text file, found beside its weights, or kept beside its file.
+"""Find, store and load the class names of models.
 
-NAME.json keeps them as `class_names`, a list in the order of the logits. By them the labels of image sets are matched.
+Class names come from a text file, or from metadata stored with the weights. The description NAME.json contains them as
+`class_names`, a list in the order of the logits. Labels of image sets are matched with a model's outputs by class name.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ KEYS = (
     *("class_names", "classes", "CLASSES", "label_names", "labels", "names"),
     *("idx_to_class", "class_to_idx", "id2label", "label2id"),
 )
-"""Keys under which training scripts keep the names of classes: Lightning's, torchvision's, timm's, mmpretrain's."""
+"""Keys under which training scripts store class names, such as those of Lightning, torchvision, timm and mmpretrain."""
 PLACES = ("hyper_parameters", "datamodule_hyper_parameters", "meta", "config", "pretrained_cfg")
-"""Containers beside the weights in which these keys may lie; hyperparameters are those of Lightning."""
+"""Keys of containers in which `KEYS` may be nested. Lightning stores hyperparameters in the first two."""
 MOST_NAMES_BYTES = 1 << 22
-"""The most bytes that a list of names may have."""
+"""Maximum size of a list of names in bytes."""
 PLACEHOLDER = re.compile(r"(LABEL_|class_?)?\d+", re.IGNORECASE)
-"""Names that are no more than numbers, as of models whose classes nobody named."""
+"""Matches placeholder names that consist of the class number only, such as LABEL_0."""
 
 
 def read_class_names(file: Path) -> list[str]:
-    """The lines of a UTF-8 file, each the name of a class; UsageError where one is empty."""
+    """Read class names from a UTF-8 text file with one name per line.
+
+    Raises:
+        UsageError: The file cannot be read, a line is empty, or a name occurs twice.
+    """
     try:
         names = [line.strip() for line in read_text(file, MOST_NAMES_BYTES, pipe=True).rstrip().splitlines()]
     except OSError as error:
@@ -46,7 +51,7 @@ def read_class_names(file: Path) -> list[str]:
 
 
 def notes_of(content: Any) -> dict[str, Any]:
-    """The values of a weights file that may name its classes, by their keys; those at the top come first."""
+    """Return the metadata in a weights file that may contain class names, by key. Top-level entries take precedence."""
     containers = [content, *(content.get(place) for place in PLACES)] if isinstance(content, Mapping) else []
     notes: dict[str, Any] = {}
     for container in containers:
@@ -56,7 +61,7 @@ def notes_of(content: Any) -> dict[str, Any]:
 
 
 def notes_beside(weights: Path) -> dict[str, Any]:
-    """The same of the config.json in the folder of a weights file; none where that is no such file."""
+    """Return such metadata from config.json in the folder of a weights file, or nothing if it cannot be read."""
     try:
         return notes_of(parse_json(read_text(weights.with_name("config.json"), MOST_NAMES_BYTES)))
     except (OSError, ValueError):
@@ -64,10 +69,15 @@ def notes_beside(weights: Path) -> dict[str, Any]:
 
 
 def find_class_names(notes: Mapping[str, Any], classes: int) -> list[str] | None:
-    """The names of so many classes among values beside the weights; None where none of them are such names.
+    """Return the class names in the metadata of a model, or None if there are none.
 
-    A value is a list in the order of the logits, a mapping of numbers to names or of names to numbers, or a text that
-    is written so. Numbers for names, names of several classes and lists of another length are passed over.
+    A value can be a list in the order of the logits, a mapping from numbers to names or from names to numbers, or text
+    that represents one of these. Numeric placeholders, names shared by several classes, and lists of another length are
+    ignored.
+
+    Args:
+        notes: Metadata, from `notes_of` or `notes_beside`.
+        classes: Number of classes of the model.
     """
     for key in KEYS:
         for value in _readings(notes.get(key)):
@@ -78,21 +88,21 @@ def find_class_names(notes: Mapping[str, Any], classes: int) -> list[str] | None
 
 
 def _readings(value: Any) -> Iterator[Any]:
-    """A value, or what its text may stand for."""
+    """Yield a value or, if it is text, every value that the text may represent."""
     if not isinstance(value, str):
         yield value
-    elif len(value) <= MOST_NAMES_BYTES:  # a parsed text takes a hundred times its memory
+    elif len(value) <= MOST_NAMES_BYTES:  # parsing needs a hundred times the memory of the text
         for parse in (parse_json, ast.literal_eval):
             try:
                 yield parse(value)
-            # A text that is nested too deeply, or holds a null byte, is as little a list as any other.
+            # RecursionError, MemoryError: deeply nested text. ValueError: for example, a null byte.
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
         yield [name.strip() for name in re.split(r"\n" if "\n" in value.strip() else ",", value.strip())]
 
 
 def _in_order(value: Any) -> list[str]:
-    """The names in the order of their numbers; none where the value is no list of names."""
+    """Return the names in the order of their class numbers, or an empty list if the value contains no class names."""
     if isinstance(value, Mapping):
         pairs = list(value.items())
         if all(isinstance(key, str) and isinstance(number, int) for key, number in pairs):
@@ -101,7 +111,8 @@ def _in_order(value: Any) -> list[str]:
             numbers = [int(number) for number, _ in pairs]
         except (TypeError, ValueError, OverflowError):
             return []
-        # Before they are keys: Python compares each key with all others where large numbers have one hash.
+        # Check the range before using the numbers as keys. Python hashes integers modulo a prime, so a file could
+        # contain large numbers with equal hashes, which would make insertion quadratically slow.
         if not all(0 <= number < len(pairs) for number in numbers):
             return []
         by_number = dict(zip(numbers, (name for _, name in pairs), strict=True))
@@ -111,9 +122,12 @@ def _in_order(value: Any) -> list[str]:
 
 
 def class_names_of(model: Model) -> list[str] | None:
-    """The names of a model's classes in the order of its logits, where its description has them; else None.
+    """Return the class names of a model in the order of its logits, or None if its description has none.
 
-    Raises ExportError for a description whose names are not one a class, or one a label.
+    For a multi-label model, each class is a set of labels, and its name lists the labels.
+
+    Raises:
+        ExportError: The description does not contain exactly one name per class or label.
     """
     names, count = describe_model(model.path.parent, model.name).get("class_names"), model.named[0]
     if names is None:
@@ -130,14 +144,18 @@ def class_names_of(model: Model) -> list[str] | None:
 
 
 def name_classes(model: Model, names: str | PathLike[str] | Sequence[str]) -> None:
-    """Keep the names of an exported model's classes, or of its labels, by which the labels of image sets are matched.
+    """Store the class names of an exported model.
+
+    The names are used to match the labels of image sets with the outputs of the model.
 
     Args:
-        model: the model.
-        names: a name for each in the order of the logits, or a text file of them, one a line.
+        model: The exported model.
+        names: One name per class, or per label of a multi-label model, in the order of the logits; or the path of a
+            text file with one name per line.
 
-    Raises UsageError where the file cannot be read, unless each has a name of its own, and where the folder cannot be
-    written.
+    Raises:
+        UsageError: The file cannot be read, the number of names is wrong, names are not unique, or the model's folder
+            cannot be written.
     """
     if isinstance(names, (str, PathLike)):
         names = read_class_names(Path(names))
@@ -145,7 +163,11 @@ def name_classes(model: Model, names: str | PathLike[str] | Sequence[str]) -> No
 
 
 def names_for(model: Model, names: Sequence[str]) -> list[str]:
-    """The names of a model's classes, or of its labels; UsageError unless each has a name of its own."""
+    """Return class or label names for a model, after checking their number and that they are unique.
+
+    Raises:
+        UsageError: The check failed.
+    """
     count, kind = model.named
     if len(names) != count:
         raise UsageError(
@@ -157,6 +179,10 @@ def names_for(model: Model, names: Sequence[str]) -> list[str]:
 
 
 def check_distinct(names: Sequence[str], kind: str) -> None:
-    """UsageError unless each name stands once: labels are matched by names."""
+    """Check that names are unique, because labels are matched by name.
+
+    Raises:
+        UsageError: A name occurs more than once.
+    """
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"several {kind} are called {some_of(duplicates)}; give each its own name")

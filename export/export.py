@@ -1,7 +1,7 @@
-"""The one way from a network to a model on disk, whatever the network comes as.
+"""Export a model from any supported source.
 
-`bandlens export`, `bandlens.export_model`, `look` and `assert_no_worse` call `export` with the options that their users
-gave. It finds out what the source is, and calls the step that loads and converts it (`pipeline`, `assembly`).
+`bandlens export`, `bandlens.export_model`, `look` and `assert_no_worse` call `export`. It determines the type of the
+source and calls the function that loads and converts it (modules `pipeline` and `assembly`).
 """
 
 from __future__ import annotations
@@ -25,61 +25,77 @@ if TYPE_CHECKING:
     from .model_files import Channels, Normalization
 
 TIMM = "timm:"
-"""The beginning of a word that stands for a pretrained model of timm."""
+"""Prefix of a source that names a pretrained timm model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How a network is exported. Whatever a source knows itself is None."""
+    """Options of an export. Options that the source determines itself are None."""
 
     folder: Path
-    """The folder of the models."""
+    """Folder of the models."""
     name: str | None = None
-    """The name of the model; None for checkpoints and models of timm, which have names."""
+    """Name of the model; None for checkpoints and timm models, which have names."""
     architecture: str | None = None
-    """A torchvision or timm model, or `module:callable('text', number=1)`, that a file of weights belongs to."""
+    """Architecture to load a weights file into.
+
+    A torchvision or timm model, or `module:callable('text', number=1)`.
+    """
     mean: Sequence[float] | float | None = None
-    """The mean of each RGB channel of images in [0, 1], which the network expects to be subtracted, or one for all."""
+    """Mean of each RGB channel, or one value for all, for images in [0, 1]. The network expects it to be subtracted."""
     std: Sequence[float] | float | None = None
-    """The standard deviation by which it expects them to be divided, likewise."""
+    """Standard deviation of each RGB channel, or one value for all. The network expects images to be divided by it."""
     image_size: int | None = None
-    """Width and height of the images, pixels; by default 224, or what an ONNX file or a folder says."""
+    """Width and height of the images in pixels. Default: the value in the ONNX file or folder, else 224."""
     head: HeadRequest | None = None
-    """The head of classes that a network of features gets."""
+    """Classification head to append to a feature extractor."""
     multilabel: bool = False
-    """Whether each output decides a label by itself."""
+    """Whether each output predicts the presence of one label, independently of the others."""
     outputs: Literal["logits"] | None = None
-    """`logits` where the outputs are logits though they look like features or probabilities."""
+    """`logits` to treat outputs as logits even if they look like features or probabilities."""
     class_names: Sequence[str] | None = None
-    """The names of the classes in the order of the logits; by default those beside the weights."""
+    """Class names in the order of the logits. Default: the names stored with the weights."""
     reading: Reading = OWN_WEIGHTS
-    """How a file of weights is read."""
+    """How to read a weights file."""
 
     @property
     def normalization(self) -> Normalization | None:
-        """Mean and standard deviation of each channel; None without either of them. UsageError for other numbers."""
+        """Mean and standard deviation of each channel, or None if either is missing.
+
+        Raises:
+            UsageError: The numbers are not valid.
+        """
         if self.mean is None or self.std is None:
             return None
         return channels_of("mean", self.mean), channels_of("std", self.std)
 
     @property
     def request(self) -> Request:
-        """The use of the outputs."""
+        """How to use the outputs of the network."""
         from .onnx.outputs import Outputs
 
         return self.head or Outputs(self.multilabel, self.outputs is not None, self.class_names)
 
 
 def export(source: str | PathLike[str] | nn.Module, options: ExportOptions) -> Model:
-    """Make the fp32 ONNX model of a network; it must compute what the network does on photographs, or is refused.
+    """Export a network as an fp32 ONNX model.
+
+    The ONNX model must reproduce the outputs of the network on sample photographs, otherwise the export fails.
 
     Args:
-        source: a network in memory, which stays as it is; a file of weights of an architecture; a finished ONNX file;
-            a folder that transformers saved an image classifier in; one of the 48 checkpoints by name; or a pretrained
-            model of timm, `timm:NAME`.
-        options: what the source does not say itself.
+        source: A network in memory, which is not modified; a weights file, with an architecture in the options; an ONNX
+            file; a folder in which transformers saved an image classifier; the name of one of the 48 checkpoints; or
+            `timm:NAME` for a pretrained timm model.
+        options: Options that the source does not determine itself.
 
-    Raises CheckpointError, ExportError, UnknownName, and UsageError where options are missing or fit no such source.
+    Returns:
+        The exported model.
+
+    Raises:
+        CheckpointError: Weights cannot be downloaded or loaded.
+        ExportError: The network cannot be converted, or its outputs differ after conversion.
+        UnknownName: A checkpoint, timm model or architecture does not exist.
+        UsageError: Options are missing or do not apply to the source.
     """
     name, architecture, image_size = options.name, options.architecture, options.image_size
     if isinstance(source, PathLike) or (isinstance(source, str) and architecture is not None):
@@ -93,7 +109,7 @@ def export(source: str | PathLike[str] | nn.Module, options: ExportOptions) -> M
         with naming_extras("an export of anything but an ONNX file"):
             from . import pipeline
     folder, size, request = options.folder, image_size or SIZE, options.request
-    # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
+    # Only a folder needs a name. A folder that is called like a checkpoint therefore does not hide the checkpoint.
     if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
         if architecture is not None or (options.mean is None) != (options.std is None):
             raise UsageError(
@@ -130,12 +146,16 @@ def export(source: str | PathLike[str] | nn.Module, options: ExportOptions) -> M
 
 
 def is_of_timm(network: Any) -> bool:
-    """Whether a network in memory has timm's configuration, which says how its images are made."""
+    """Return whether a network in memory has a timm configuration, which specifies its preprocessing."""
     return "mean" in (getattr(network, "pretrained_cfg", None) or {})
 
 
 def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
-    """UsageError for a file that is not there, or with too much or too little beside it, before torch is loaded."""
+    """Check that a file exists and that the options fit its type, before torch is imported.
+
+    Raises:
+        UsageError: The check failed.
+    """
     if not file.exists():
         raise UsageError(f"no file at {file}; check the path")
     if file.suffix != ".onnx" and architecture is None and not file.is_dir():
@@ -145,12 +165,20 @@ def _check_file(file: Path, architecture: str | None, reading: Reading) -> None:
 
 
 def channels_of(name: str, numbers: Sequence[float] | float) -> Channels:
-    """A number for each RGB channel, of one for all or of three; UsageError for any others, which `name` names."""
+    """Return one number per RGB channel.
+
+    Args:
+        name: `mean` or `std`, for error messages.
+        numbers: One number for all channels, or three numbers, in [0, 1]. A standard deviation must be positive.
+
+    Raises:
+        UsageError: The numbers are not valid.
+    """
     try:
         channels = [float(numbers)] if isinstance(numbers, (int, float)) else list(map(float, numbers))
-    except (TypeError, ValueError):  # words, or tables of numbers
+    except (TypeError, ValueError):  # text, or nested sequences
         channels = []
-    in_range = all(0 <= number <= 1 for number in channels) and (name == "mean" or 0 not in channels)  # nan is not
+    in_range = all(0 <= number <= 1 for number in channels) and (name == "mean" or 0 not in channels)  # false for NaN
     if len(channels) not in (1, 3) or not in_range:
         raise UsageError(
             f"{name} must be three numbers, one a channel, or one number for all, of images in [0, 1], and std above "

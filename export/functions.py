@@ -1,8 +1,9 @@
-"""Classifiers that are functions of Python, from an array of images to logits: of JAX, TensorFlow, a web service.
+"""Export Python functions from images to logits as models, for example of JAX, TensorFlow or a web service.
 
-Nobody can tell whether two functions compute the same, so a name and a version identify a function: in
-models/NAME.function, with a description beside it as beside an ONNX file. A version that its user does not give is a
-random one, which no other function has. The function itself stays in the process that gave it.
+Whether two functions compute the same cannot be determined, so a function is identified by a name and a version. They
+are stored in models/NAME.function, with a description next to it as for an ONNX file. If the user specifies no version,
+a random one is used, so that no other function has the same version. The function itself exists only in the process
+that exported it.
 """
 
 from __future__ import annotations
@@ -24,26 +25,44 @@ from ..core.untrusted import words_of
 from .model_files import FUNCTION, MOST_CLASSES, MOST_PIXELS, OWN_NORMALIZATION, check_name, save_model
 
 Function = Callable[[NDArray[np.float32]], Any]
-"""A function from float32 RGB images in [0, 1] to (n, classes) logits, as NumPy or anything that becomes an array."""
+"""Function from float32 RGB images in [0, 1] to (n, classes) logits.
+
+The logits are a NumPy array or an object that converts to one.
+"""
 Layout = Literal["nhwc", "nchw"]
-"""The order of the axes of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
+"""Axis order of a function's images: (n, height, width, 3) or (n, 3, height, width)."""
 
 SUMS_TO_ONE = 1e-3
-"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
+"""Maximum deviation from 1 at which the sum of probabilities, or the length of an embedding, counts as 1."""
 TOLERANCE = 0.01
-"""The largest difference between two answers to the same images, as a share of the largest logit."""
+"""Maximum difference between two calls on the same images, as a proportion of the largest absolute logit."""
 
 _functions: dict[str, tuple[Function, Layout]] = {}
-"""The functions that were given in this process, by the sha256 of their models."""
+"""SHA-256 of the model -> function exported in this process."""
 
 
 def export_function(
     function: Function, name: str, version: str | None, folder: Path, layout: Layout, image_size: int
 ) -> Model:
-    """Describe a function in a folder of models, and keep it for sessions of this process.
+    """Export a function as a model, and register it for runs in this process.
 
-    It is called twice with the same two images, to count its classes. Raises UsageError for what is no such function,
-    and for a name and version of another function in this process.
+    The function is called twice with the same two random images, to determine its number of classes and to check that
+    it is deterministic.
+
+    Args:
+        function: Function from images to logits.
+        name: Name of the model.
+        version: Version of the function; None for a random one.
+        folder: Folder of the models.
+        layout: Axis order of the images.
+        image_size: Width and height of the images in pixels.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: The function does not return deterministic logits of at least two classes, or another function in
+            this process has the same name and version.
     """
     version = private_version() if version is None else parse_version(f"function {name}", {"version": version})
     if not 1 <= image_size <= MOST_PIXELS:
@@ -87,7 +106,11 @@ def export_function(
 
 
 def function_of(model: Model) -> tuple[Function, Layout]:
-    """The function of a model and its layout; EngineError where this process was not given it."""
+    """Return the function of a model and its layout.
+
+    Raises:
+        EngineError: The function was not exported in this process.
+    """
     try:
         return _functions[model.sha256]
     except KeyError:
@@ -100,14 +123,28 @@ def function_of(model: Model) -> tuple[Function, Layout]:
 def logits_of(
     function: Function, images: NDArray[np.float32], layout: Layout, name: str, classes: int | None = None
 ) -> NDArray[np.float32]:
-    """(n, classes) of (n, 3, size, size) images in [0, 1]; EngineError, which begins with the name, for all else."""
+    """Call a function and check its output.
+
+    Args:
+        function: Function from images to logits.
+        images: (n, 3, size, size) images in [0, 1].
+        layout: Axis order that the function expects.
+        name: Name of the model, for error messages.
+        classes: Expected number of classes; None to accept any.
+
+    Returns:
+        (n, classes) logits.
+
+    Raises:
+        EngineError: The function raised an exception, or returned an array of another shape or NaN.
+    """
     shape = (len(images), "classes" if classes is None else classes)
     wanted = f"it must give {shape[0]} x {shape[1]} logits"
     given = private_copy(images.transpose(0, 2, 3, 1) if layout == "nhwc" else images)
     try:
         answer = function(given)
         logits = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer).astype(np.float32)
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # user code can raise anything
         raise EngineError(f"function {name} raised {type(error).__name__}: {words_of(error)}; {wanted}") from error
     if logits.ndim != 2 or len(logits) != len(images) or classes not in (None, logits.shape[1]):
         advice = "; of two classes that d tells apart, np.stack([-d / 2, d / 2], 1)" if logits.ndim == 1 else ""
@@ -120,5 +157,8 @@ def logits_of(
 
 
 def are_probabilities(outputs: NDArray[np.float32]) -> bool:
-    """Whether (n, classes) outputs are those of a softmax: none is below 0, and they add up to 1 on every image."""
+    """Return whether (n, classes) outputs look like those of a softmax.
+
+    This means that no value is negative, and that the values of each image sum to 1.
+    """
     return bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE)

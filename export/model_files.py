@@ -1,13 +1,14 @@
-"""The files of exported models in their folder, and NAME.json beside each, which describes it. Free of torch.
+"""Save, load and verify the files of exported models. This module does not import torch.
 
-NAME.onnx is the model itself: the fp32 file, or a finished one at its own precision. Its NAME.json holds the fields of
-`Model`, with `path` relative to the folder, and how the export was made: `bytes`, `parity`, `opset`, `torch`, the
-weights' `dropped` keys, the lines `adapted` on what was added to the network, `class_names` (or those of labels) where
-they are known, and `training_keys`, the keys of the images that a head was trained on, 16 hex digits each.
+A folder of models contains NAME.onnx, the model itself, and NAME.json, its description. The model is the fp32 export,
+or an imported ONNX file at its own precision. The description contains the fields of `Model`, with `path` relative to
+the folder, and properties of the export: `bytes`, `parity`, `opset`, `torch`, the keys of weights that were `dropped`,
+`adapted` (one sentence for each modification of the network), `class_names` (or label names) if known, and
+`training_keys`, the keys of the images on which a head was trained, 16 hexadecimal digits each.
 
-Files made of the fp32 file lie in a folder per precision, fp16/NAME.onnx and int8/NAME.onnx. A NAME.json beside each
-holds `precision`, `sha256`, `bytes`, `made_from` (sha256 of the fp32 file) and how the file was made: `versions`,
-`parity` with the fp32 file, and for int8 `calibration`.
+Files derived from the fp32 model are stored in one folder per precision, as fp16/NAME.onnx and int8/NAME.onnx. Their
+descriptions contain `precision`, `sha256`, `bytes`, `made_from` (SHA-256 of the fp32 file), and properties of the
+conversion: `versions`, `parity` with the fp32 file, and for int8 `calibration`.
 """
 
 from __future__ import annotations
@@ -29,37 +30,43 @@ from ..core.records import Crop, Head, Model
 from ..core.untrusted import as_record, parse_json, read_text, without_secrets, words_of
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=()-]{0,199}(?<! )")
-"""Names that can name a file, with an ending, on any file system. A comma separates the two names of a comparison."""
+"""Names that are valid file names on every file system, with room for a suffix.
+
+Commas are excluded, because a comma separates the two names of a comparison.
+"""
 EXTERNAL_DATA = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
-"""The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
+"""Matches the key `location` of an ONNX tensor that is stored in another file.
+
+The tag and the length that precede it have several valid encodings in protobuf.
+"""
 PRECISIONS = ("fp32", "fp16", "int8")
-"""The precisions of ONNX files."""
+"""Precisions of ONNX files."""
 GREY = "takes grey images: the mean of red, green and blue"
-"""The line on a network of one channel, which its description keeps as `adapted`."""
+"""Entry in `adapted` for a network with a single input channel."""
 ONE_LOGIT = "gives one logit: exported as a classifier of two, which answers 1 where it is above 0"
-"""The line on a network of one logit."""
+"""Entry in `adapted` for a network with a single logit."""
 LABEL_SETS = "gives {0} labels: exported as a classifier of their sets, which have each label whose logit is above 0"
-"""The line on a network of several labels."""
+"""Entry in `adapted` for a multi-label network."""
 FUNCTION = "function"
-"""The architecture of every model that is a function of Python, and the ending of its file: see `export.functions`."""
+"""Architecture and file suffix of models that are Python functions; see `export.functions`."""
 OWN_NORMALIZATION = "its own"
-"""The normalization of every function: it gets images in [0, 1]."""
+"""Normalization of models that are Python functions, which receive images in [0, 1]."""
 ENDINGS = (".onnx", f".{FUNCTION}")
-"""The endings of the files of models."""
+"""Suffixes of model files."""
 BATCH = "batch"
-"""The name of a model's only open dimension, the number of images that it takes at once."""
+"""Name of the batch dimension, the only dynamic dimension of a model."""
 MOST_CLASSES = 1 << 16
-"""The number of classes that predictions can be stored for: they are stored in 16 bits."""
+"""Maximum number of classes. Predictions are stored in 16 bits."""
 MOST_PIXELS = 4096
-"""The largest width and height of a model's images, in pixels."""
+"""Maximum width and height of a model's images in pixels."""
 MOST_FEATURES = 1_000_000
-"""The largest number of values that a network may give for an image, before a head makes classes of them."""
+"""Maximum number of output values per image of a feature extractor."""
 FINISHED = "onnx"
-"""The architecture of every model that came as an ONNX file: no two of them need be alike."""
+"""Architecture of imported ONNX files. Two of them need not have the same structure."""
 Channels = tuple[float, float, float]
-"""A number for each of red, green and blue."""
+"""One number for each of red, green and blue."""
 Normalization = tuple[Channels, Channels]
-"""Mean and standard deviation per RGB channel, for images in [0, 1], by which a network's images are normalized."""
+"""Mean and standard deviation per RGB channel with which a network's images in [0, 1] are normalized."""
 NORMALIZATIONS: dict[str, Normalization] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -68,7 +75,7 @@ NORMALIZATIONS: dict[str, Normalization] = {
 
 
 def home() -> Path:
-    """`$BANDLENS_HOME`, or ~/.cache/bandlens."""
+    """Return `$BANDLENS_HOME`, by default ~/.cache/bandlens."""
     return Path(os.environ.get("BANDLENS_HOME") or Path.home() / ".cache" / "bandlens")
 
 
@@ -77,19 +84,27 @@ def models_folder() -> Path:
 
 
 def normalization_name(normalization: Normalization) -> str:
-    """The name of a normalization, or its numbers where it has none."""
+    """Return the name of a normalization, or its numbers as text if it has no name."""
     mean, std = normalization
     names = (name for name, numbers in NORMALIZATIONS.items() if numbers == normalization)
     return next(names, f"mean {', '.join(map(repr, mean))}; std {', '.join(map(repr, std))}")
 
 
 def normalization_option(name: str) -> str:
-    """The same as `--normalization` takes it: a name, or MEAN:STD."""
+    """Convert a normalization name to the syntax of `--normalization`: a name, or MEAN:STD."""
     return name.removeprefix("mean ").replace("; std ", ":").replace(", ", ",")
 
 
 def check_name(name: str, kind: str = "model") -> str:
-    """The name, if it can name a file, and so a model or a category of them; UsageError otherwise."""
+    """Return `name` if it is a valid file name.
+
+    Args:
+        name: Name of a model or of a category.
+        kind: `model` or `category`, for the error message.
+
+    Raises:
+        UsageError: The name is not valid.
+    """
     if not MODEL_NAME.fullmatch(name):
         raise UsageError(
             f"'{name}' cannot name a {kind}; use letters, digits, spaces and . _ + - = ( ), a letter or digit first"
@@ -98,27 +113,40 @@ def check_name(name: str, kind: str = "model") -> str:
 
 
 def save_model(model: Model, content: bytes, provenance: Mapping[str, Any]) -> None:
-    """Write the ONNX file to `model.path` and its description beside it, each in one step; see `write_described`."""
+    """Write a model to `model.path`, and its description next to it; see `write_described`."""
     write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **provenance})
 
 
 def write_described(path: Path, content: bytes, description: Mapping[str, Any]) -> None:
-    """Write an ONNX file and its description beside it, each in one step; UsageError where that cannot be."""
+    """Write an ONNX file and its description. Each file is replaced atomically.
+
+    Raises:
+        UsageError: A file cannot be written.
+    """
     with writing(path, "choose another folder with --out"):
         write_bytes(path, content)
         write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
 
 
 def model_names(folder: Path | None) -> list[str]:
-    """The names of the models in a folder (default: the models folder), in alphabetical order."""
+    """Return the names of the models in a folder (default: `models_folder`) in alphabetical order."""
     descriptions = (folder or models_folder()).glob("*.json")
     return sorted(file.stem for file in descriptions if any(file.with_suffix(ending).exists() for ending in ENDINGS))
 
 
 def load_model(folder: Path | None, name: str) -> Model:
-    """The model of that name in a folder (default: the models folder).
+    """Load the description of a model, and check it.
 
-    Raises UnknownName if there is none, ExportError if its description or its file is damaged.
+    Args:
+        folder: Folder of the models; None for `models_folder`.
+        name: Name of the model.
+
+    Returns:
+        The model. The content of its file is not read; see `verify_model`.
+
+    Raises:
+        UnknownName: There is no such model.
+        ExportError: The description is damaged, or the model file is missing or has the wrong size.
     """
     folder = folder or models_folder()
     path = folder / f"{name}.json"
@@ -129,7 +157,7 @@ def load_model(folder: Path | None, name: str) -> Model:
             model = replace(model, crop=as_record(Crop, description["crop"]))
         if description.get("head") is not None:
             model = replace(model, head=as_record(Head, description["head"]))
-        # Files are named by these, and in a folder of somebody else they must not lead out of it.
+        # File paths are derived from these fields. In an untrusted folder, they must not lead outside the folder.
         if model.name != name or model.path not in [Path(f"{name}{ending}") for ending in ENDINGS]:
             raise ValueError(f"it is of {model.name}, in {model.path}")
         if not (1 <= model.image_size <= MOST_PIXELS and 1 <= model.classes <= MOST_CLASSES):
@@ -147,7 +175,13 @@ def load_model(folder: Path | None, name: str) -> Model:
 
 
 def describe_model(folder: Path, name: str) -> dict[str, Any]:
-    """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
+    """Return the description of a model.
+
+    Raises:
+        UnknownName: There is no such model.
+        UsageError: `folder` is a file.
+        ValueError: The description is not valid JSON.
+    """
     path = folder / f"{name}.json"
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         if folder.is_file():
@@ -164,9 +198,12 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
 
 
 def training_keys_of(model: Model) -> list[int]:
-    """The keys of the images that the model's head was trained on; none where it has no head, or one of prompts.
+    """Return the keys of the images on which the model's head was trained.
 
-    Raises ExportError for a description whose keys are none.
+    The list is empty if the model has no trained head.
+
+    Raises:
+        ExportError: The keys in the description are damaged.
     """
     digits = describe_model(model.path.parent, model.name).get("training_keys", "")
     try:
@@ -177,32 +214,53 @@ def training_keys_of(model: Model) -> list[int]:
 
 
 def categorize_model(model: Model, category: str) -> Model:
-    """The model in a category of its own, which is kept with it.
+    """Set the category of a model, and store it in the model's description.
 
-    Studies put it in that from then on: charts colour by it, and `category:NAME` names all models of it. The user's own
-    models are in `own` at first. Raises UsageError for a category that cannot name a file, and where the folder cannot
-    be written.
+    Studies then use this category: charts color models by category, and `category:NAME` selects all models of a
+    category. The initial category of a user's model is `own`.
+
+    Args:
+        model: The exported model.
+        category: Name of the category.
+
+    Returns:
+        The model with the new category.
+
+    Raises:
+        UsageError: The category is not a valid file name, or the model's folder cannot be written.
     """
     update_description(model, {"category": check_name(category, "category")})
     return replace(model, category=category)
 
 
 def update_description(model: Model, changes: dict[str, Any]) -> None:
-    """Keep other values of a model beside its file; UsageError where the folder cannot be written."""
+    """Change entries of a model's description.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
     path, description = _description_path(model.path), describe_model(model.path.parent, model.name) | changes
     with writing(path, "make its folder writable"):
         write_bytes(path, json.dumps(description, indent=1).encode())
 
 
 def verify_model(model: Model) -> bytes:
-    """The ONNX file's content, if its sha256 is the model's; ExportError otherwise."""
+    """Return the content of the ONNX file, after verifying its SHA-256.
+
+    Raises:
+        ExportError: The file cannot be read or has another SHA-256.
+    """
     return read_onnx(model.path, model.sha256, f"export {model.name} again")
 
 
 def read_onnx(path: Path, sha256: str, hint: str) -> bytes:
-    """The content of an ONNX file as `read_verified` gives it; ExportError if it keeps weights in other files.
+    """Return the content of an ONNX file after verifying its SHA-256, and reject external data.
 
-    Engines would look for those files wherever they happen to run: they are no part of the sha256, and may be anyone's.
+    An engine would look for external files relative to its working directory. They are not covered by the SHA-256, and
+    could come from anyone.
+
+    Raises:
+        ExportError: The file cannot be read, has another SHA-256, or stores weights in other files.
     """
     content = read_verified(path, sha256, hint)
     if b"location" in content and EXTERNAL_DATA.search(content):
@@ -211,7 +269,11 @@ def read_onnx(path: Path, sha256: str, hint: str) -> bytes:
 
 
 def read_verified(path: Path, sha256: str, hint: str) -> bytes:
-    """A file's content, if it has this sha256; otherwise ExportError, which ends with `hint`."""
+    """Return the content of a file after verifying its SHA-256.
+
+    Raises:
+        ExportError: The file cannot be read or has another SHA-256. The message ends with `hint`.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -224,34 +286,42 @@ def read_verified(path: Path, sha256: str, hint: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """One ONNX file that takes float32 `images` in [0, 1] and gives float32 `logits`, whatever types lie between."""
+    """An ONNX file with the input `images`, float32 in [0, 1], and the output `logits`, float32.
+
+    Intermediate tensors can have other types.
+    """
 
     precision: str
     path: Path
     sha256: str
     models: Path
-    """The folder of the models."""
+    """Folder of the models."""
 
     @property
     def name(self) -> str:
-        """The name of the model."""
+        """Name of the model."""
         return self.path.name.removesuffix(".onnx")
 
     @property
     def itself(self) -> bool:
-        """Whether it is the model itself, and no file that was made of it."""
+        """Whether this is the model's original file rather than one derived from it."""
         return self.path.parent == self.models
 
     @property
     def command(self) -> str:
-        """The command that makes the file and its TensorRT plan."""
-        # fp32 stands for the model itself, whatever precision that has.
+        """Command that creates the file and its TensorRT plan."""
+        # --precision fp32 means the original file, whatever its precision is.
         precision = "fp32" if self.itself else self.precision
         return shlex.join(["bandlens", "export", self.name, "--precision", precision, "--out", str(self.models)])
 
 
 def check_precision(precision: str) -> str:
-    """The precision, if it is one; UnknownName otherwise."""
+    """Return `precision` if there are ONNX files of this precision.
+
+    Raises:
+        UnknownName: There is no such precision.
+        UsageError: The precision is bf16, which has no file of its own.
+    """
     if precision == "bf16":
         raise UsageError("bf16 is made of fp32 by a run, and has no file: name it in the study, precision = 'bf16'")
     if precision not in PRECISIONS:
@@ -260,7 +330,7 @@ def check_precision(precision: str) -> str:
 
 
 def save_onnx_file(model: Model, precision: str, content: bytes, provenance: Mapping[str, Any]) -> OnnxFile:
-    """Write an ONNX file that was made from the model's fp32 file, as `write_described` does."""
+    """Write an ONNX file derived from the model's fp32 file, and its description; see `write_described`."""
     sha256 = hashlib.sha256(content).hexdigest()
     onnx_file = OnnxFile(check_precision(precision), _path(model, precision), sha256, model.path.parent)
     description = {"precision": precision, "sha256": sha256, "bytes": len(content), "made_from": model.sha256}
@@ -269,12 +339,18 @@ def save_onnx_file(model: Model, precision: str, content: bytes, provenance: Map
 
 
 def load_onnx_file(model: Model, precision: str) -> OnnxFile:
-    """The model's ONNX file of a precision; `read_onnx_file` reads and verifies its content.
+    """Locate a model's ONNX file of a precision, and check its description.
 
-    fp32 stands for the model itself, whatever precision that has.
+    `read_onnx_file` reads its content.
 
-    Raises UnknownName for an unknown precision; ExportError, with the command to run, for a file that is missing,
-    damaged, or made from another fp32 file than the model's.
+    Args:
+        model: The exported model.
+        precision: Precision of the file. fp32 means the original file, whatever its precision is.
+
+    Raises:
+        UnknownName: There is no such precision.
+        ExportError: The file is missing, damaged, or derived from another fp32 file. The message contains the command
+            that creates it.
     """
     if check_precision(precision) in ("fp32", model.precision):
         return OnnxFile(model.precision, model.path, model.sha256, model.path.parent)
@@ -288,7 +364,11 @@ def load_onnx_file(model: Model, precision: str) -> OnnxFile:
 
 
 def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
-    """The description of a file made from the model's fp32 file; ExportError if it is missing or damaged."""
+    """Return the description of a file derived from the model's fp32 file.
+
+    Raises:
+        ExportError: The description is missing or damaged.
+    """
     path = _path(model, precision)
     hint = _hint(OnnxFile(precision, path, "", model.path.parent))
     try:
@@ -304,7 +384,11 @@ def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
 
 
 def read_onnx_file(onnx_file: OnnxFile) -> bytes:
-    """The ONNX file's content, if its sha256 is the recorded one; ExportError, with the command to run, otherwise."""
+    """Return the content of the ONNX file, after verifying its SHA-256.
+
+    Raises:
+        ExportError: The file cannot be read or has another SHA-256. The message contains the command that creates it.
+    """
     return read_onnx(onnx_file.path, onnx_file.sha256, _hint(onnx_file))
 
 

@@ -1,4 +1,9 @@
-"""Weights -> architecture -> ONNX -> parity -> model on disk: the 48, timm's, a user's own, and a network in memory."""
+"""Load, convert and save models of every kind of source.
+
+The steps are: load the weights into the architecture, convert the network to ONNX, compare the outputs, and write the
+model. There is one function for each kind of source: the 48 checkpoints, pretrained timm models, weights files of
+users, folders saved by transformers, and networks in memory.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +40,21 @@ if TYPE_CHECKING:
 
 
 def export_checkpoint(name: str, folder: Path, image_size: int, trust: bool) -> tuple[Model, Parity]:
-    """Fetch one of the 48 if need be, and export it into `folder`.
+    """Download one of the 48 checkpoints, unless it is cached, and export it.
 
-    Torch and ONNX are compared on photographs. Raises CheckpointError, ExportError, UnknownName.
+    Args:
+        name: Name of the checkpoint.
+        folder: Folder of the models.
+        image_size: Width and height of the images in pixels.
+        trust: Load the file with pickle, which can execute code.
+
+    Returns:
+        The model, and the comparison of PyTorch and ONNX outputs.
+
+    Raises:
+        CheckpointError: The weights cannot be downloaded or loaded.
+        ExportError: The network cannot be converted, or its outputs differ after conversion.
+        UnknownName: There is no such checkpoint.
     """
     published = checkpoint(name)
     paths = fetch(published)
@@ -68,13 +85,27 @@ def export_user_checkpoint(
     reading: Reading = OWN_WEIGHTS,
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
-    """Export a weights file of the user's as the model `name` into `folder`.
+    """Export a user's weights file.
 
-    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. The
-    outputs of the network are logits of classes unless a `request` says otherwise.
+    Args:
+        path: The weights file.
+        name: Name of the new model.
+        architecture: Architecture to load the weights into; see `architectures.build`. A named architecture gets as
+            many classes as the weights have.
+        normalization: Mean and standard deviation with which images are normalized.
+        folder: Folder of the models.
+        image_size: Width and height of the images in pixels.
+        reading: How to read the weights file.
+        request: How to use the outputs. By default, they are logits of classes.
 
-    Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
-    file.
+    Returns:
+        The model, and the comparison of PyTorch and ONNX outputs.
+
+    Raises:
+        CheckpointError: The weights cannot be loaded into the architecture.
+        ExportError: The network cannot be converted, or its outputs differ after conversion.
+        UnknownName: There is no such architecture.
+        UsageError: The name belongs to one of the 48 checkpoints, or is not a valid file name.
     """
     check_user_name(name)
     network = build(architecture)
@@ -89,11 +120,24 @@ def export_user_checkpoint(
 
 
 def export_pretrained(name: str, folder: Path, request: HeadRequest | None) -> tuple[Model, Parity]:
-    """Fetch a pretrained model of timm from the Hugging Face hub if need be, and export it by its name there.
+    """Download a pretrained timm model from the Hugging Face Hub, unless it is cached, and export it.
 
-    Normalization, image size and crop are the model's own. With a `request` it is called `headed_name`, and is one of
-    the user's own: a trained head takes the place of the model's, whose pooling stays unless the request says
-    otherwise, and prompts take its outputs. Raises CheckpointError, ExportError, UnknownName.
+    Normalization, image size and crop are those of the model. With a `request`, the result is a user's model named by
+    `headed_name`. A trained head replaces the model's classifier, and the model's pooling is used unless the request
+    specifies another one. A head of prompt embeddings is appended to the model's outputs.
+
+    Args:
+        name: Name of the model in timm.
+        folder: Folder of the models.
+        request: Head to append; None to export the model unchanged.
+
+    Returns:
+        The model, and the comparison of PyTorch and ONNX outputs.
+
+    Raises:
+        CheckpointError: The weights cannot be downloaded or loaded.
+        ExportError: The network cannot be converted, or its outputs differ after conversion.
+        UnknownName: timm has no pretrained model of this name.
     """
     published = pretrained(name, headed=request is not None)
     if request is not None:
@@ -119,9 +163,12 @@ def export_pretrained(name: str, folder: Path, request: HeadRequest | None) -> t
 
 
 def headed_name(name: str, request: HeadRequest) -> str:
-    """The name of a pretrained model with a head: that of the training set or file of prompts stands behind a plus."""
+    """Return the name of a pretrained model with a head.
+
+    It consists of the model's name, a plus sign, and the name of the training set or of the file of embeddings.
+    """
     source = Path(request.head.source)
-    # A set may be called photos.2025, whose ending tells it from photos.2024.
+    # Remove known suffixes only: image sets may be called photos.2024 and photos.2025.
     return check_name(f"{name}+{source.stem if source.suffix in ('.set', '.npy', '.safetensors') else source}")
 
 
@@ -134,10 +181,23 @@ def export_classifier(
     image_size: int | None = None,
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
-    """Export an image classifier, or a backbone if a head is requested, of a folder that transformers saved, as `name`.
+    """Export an image classifier from a folder that transformers saved, or a feature extractor if a head is requested.
 
-    Without a `normalization`, it is the folder's own, and so are image size and crop. Raises CheckpointError,
-    ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
+    Args:
+        source: The folder.
+        name: Name of the new model.
+        normalization: Mean and standard deviation. None to use normalization, image size and crop of the folder.
+        folder: Folder of the models.
+        image_size: Width and height of the images in pixels; None for the size in the folder.
+        request: How to use the outputs.
+
+    Returns:
+        The model, and the comparison of PyTorch and ONNX outputs.
+
+    Raises:
+        CheckpointError: Weights are missing.
+        ExportError: The network cannot be loaded or converted, or its outputs differ after conversion.
+        UsageError: transformers is not installed, or the folder does not specify the preprocessing of images.
     """
     check_user_name(name)
     features = request.features if isinstance(request, HeadRequest) else None
@@ -171,12 +231,25 @@ def export_network(
     image_size: int | None = None,
     request: Request = PLAIN,
 ) -> tuple[Model, Parity]:
-    """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
+    """Export a network in memory.
 
-    A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is. Without a
-    `normalization`, it is that of timm's configuration of the network, and so are image size and crop, unless another
-    `image_size` is given.
-    Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
+    A copy of the network is moved to the CPU, set to evaluation mode and exported. The network itself is not modified.
+
+    Args:
+        network: The network.
+        name: Name of the new model.
+        normalization: Mean and standard deviation. None to use those of the network's timm configuration, and its image
+            size and crop.
+        folder: Folder of the models.
+        image_size: Width and height of the images in pixels; None for the size in the timm configuration, else 224.
+        request: How to use the outputs.
+
+    Returns:
+        The model, and the comparison of PyTorch and ONNX outputs.
+
+    Raises:
+        ExportError: The network cannot be copied or converted, or its outputs differ after conversion.
+        UsageError: The name belongs to one of the 48 checkpoints, or is not a valid file name.
     """
     check_user_name(name)
     crop = None
@@ -186,7 +259,7 @@ def export_network(
     try:
         copy = deepcopy(network).cpu().eval()
         sha256 = sha256_of_tensors(copy)
-    # A stranger's module may refuse in any way.
+    # Copying runs third-party code, which can raise anything.
     except Exception as error:
         raise ExportError(
             f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
@@ -197,16 +270,17 @@ def export_network(
 
 
 def _architecture_of(network: nn.Module) -> str:
-    # A class of networks has them in any size, and what they compute is counted once for each architecture.
+    # Operations are counted once per architecture, and one class can build networks of any size. Add the parameter
+    # count to tell them apart.
     parameters = sum(weight.numel() for weight in network.parameters())
     return f"{type(network).__qualname__} with {parameters:,} parameters"
 
 
 def sha256_of_tensors(network: nn.Module) -> str:
-    """The sha256 of the names, types, shapes and values of the tensors that the network would save."""
+    """Return the SHA-256 of the names, types, shapes and values of all tensors in the state dict of a network."""
     digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():
-        if isinstance(tensor, torch.Tensor):  # a module may save anything beside them
+        if isinstance(tensor, torch.Tensor):  # a state dict can contain other objects
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -218,7 +292,7 @@ def _sha256(paths: list[Path]) -> str:
 
 
 def _describe(weights: Weights) -> dict[str, Any]:
-    """The part of a model's description that says which of the file's weights were taken."""
+    """Return the entries of a model's description that state which weights of the file were loaded."""
     names = {"taken": weights.container, "left": weights.alternatives, "ema": weights.averaged}
     return {"dropped": weights.dropped, "weights": names}
 

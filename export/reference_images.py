@@ -1,4 +1,4 @@
-"""Real photographs that models are compared on; they come with the package."""
+"""Load the photographs bundled with the package, on which the outputs of models are compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ if TYPE_CHECKING:
 
 PHOTOGRAPH_FOLDER = Path(__file__).with_name("pictures")
 PHOTOGRAPHS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg")
-"""Photographs in the public domain or CC0, their shorter side 448 pixels or less; NOTICE says where they are from."""
+"""Photographs in the public domain or under CC0; NOTICE lists their sources.
+
+Their shorter side has at most 448 pixels.
+"""
 
 
 @lru_cache(4)
 def photograph_crops(size: int) -> NDArray[np.float32]:
-    """(2n, 3, size, size) float32 in [0, 1]: the middle of each photograph, once whole and once from half its width.
+    """Return two center crops of each photograph: one of the full shorter side, one of half of it.
 
-    They are decoded once for each of the latest sizes, so they are only to be read.
+    The result is cached for the four most recent sizes, so callers must not modify it.
+
+    Args:
+        size: Width and height of the result in pixels.
+
+    Returns:
+        (2n, 3, size, size) float32 in [0, 1].
     """
     import numpy as np
     from PIL import Image
