@@ -1,1 +1,1 @@
-"""Custom probes, metrics and models: loading, identifying and calling a user's functions."""
+"""Custom probes, metrics and models: load, identify and call user-supplied functions."""

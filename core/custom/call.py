@@ -1,13 +1,14 @@
-"""A function of a user's, such as an own probe: imported, described and called in this process.
+"""Import, inspect and call a custom function, such as a custom probe, in this process.
 
     function = user_function("measure worst", "worst", table, folder, "predicted", StoreError)
-    settings = settings_of(function.parameters, RESERVED, table, function)   # UsageError where no study could give them
+    settings = settings_of(function.parameters, RESERVED, table, function)   # UsageError for unusable parameters
     with function.at_work():
-        values = function(predicted=…, quantile=0.1)                  # StoreError where it fails
+        values = function(predicted=…, quantile=0.1)                         # StoreError if the function fails
 
-Whatever it raises is one line with the file and line number of its code, SystemExit and GeneratorExit too; an interrupt
-is the user's own where it may be. What its thread prints with Python goes to standard error, since standard output is
-for results. State that belongs to the whole process, such as torch's default dtype, stays as the function leaves it.
+Every exception of the function, including SystemExit and GeneratorExit, becomes a one-line error with the file and line
+number in the custom code. Only a KeyboardInterrupt in the main thread is passed on, because the user may have pressed
+Ctrl-C. Python output that the function prints is redirected to standard error, because standard output is reserved for
+results. Global state of the process that the function changes, such as torch's default dtype, is not restored.
 """
 
 from __future__ import annotations
@@ -35,15 +36,19 @@ log = logging.getLogger("bandlens")
 def user_function(
     heading: str, name: str, table: Mapping[str, Any], folder: Path, first: str, error: type[BandlensError]
 ) -> UserFunction:
-    """Import a function; UsageError where its file does not load or has none, or its identity cannot be told.
+    """Import a custom function.
 
     Args:
-        heading: how errors begin, such as `probe blur`.
-        name: the function's name in its file, unless the table says another.
-        table: the study's table of it, with `file` or with a `function` in memory, and perhaps `files` and `version`.
-        folder: the study's folder.
-        first: what examples call its first parameter.
-        error: the class of errors of calls.
+        heading: First words of error messages, such as `probe blur`.
+        name: Name of the function in its file, unless the table has another name under `function`.
+        table: Table of the function in the study. It has a `file`, or a `function` that is a Python object. `files` and
+            `version` are optional.
+        folder: Folder of the study, to which `file` is relative.
+        first: Name of the first parameter in the example of an error message.
+        error: Class of the errors that calls of the function raise.
+
+    Raises:
+        UsageError: The file cannot be loaded, has no such function, or the function cannot be identified.
     """
     reference = table.get("function") or name
     files, version = parse_declared_files(heading, table), parse_version(heading, table)
@@ -57,7 +62,7 @@ def user_function(
         raise UsageError(f"{heading}: {file} does not end in .py")
     modules = load_file(file, files, version)
     if sys.__stderr__ and not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
+        faulthandler.enable(sys.__stderr__)  # after a crash in native code, print which line of the custom code ran
     with _running(heading), _in_one_line(f"{heading}: {file} does not load", modules, UsageError):
         function = getattr(modules.load(file), str(reference), None)
     if not callable(function):
@@ -68,7 +73,16 @@ def user_function(
 
 
 class UserFunction:
-    """See the module. Its text names function and file, as errors about its parameters begin."""
+    """A custom function that was imported. See the module docstring for how its errors and its output are handled.
+
+    Its text form names the function and its file; error messages about its parameters start with it.
+
+    Attributes:
+        heading: First words of error messages, such as `probe blur`.
+        name: Name of the function.
+        file: File that defines it. None for a function in memory.
+        code: Identity of the code.
+    """
 
     def __init__(
         self,
@@ -85,7 +99,7 @@ class UserFunction:
             docstring = function.__doc__
             lines = inspect.cleandoc(docstring).splitlines() if isinstance(docstring, str) else []
             self.title = one_line(lines[0]) if lines else None
-            """The first line of its docstring."""
+            """First line of the function's docstring. None without a docstring."""
             empty = inspect.Parameter.empty
             self.parameters: dict[str, tuple[Any, ...]] = {
                 str(parameter.replace(annotation=empty, default=empty)): (
@@ -93,27 +107,32 @@ class UserFunction:
                 )
                 for parameter in inspect.signature(function).parameters.values()
             }
-            """The default of each parameter, if it has one. Its name begins with stars where it takes any number of
-            values."""
+            """Name of each parameter -> a tuple with its default value, empty if it has none.
+
+            The names of `*args` and `**kwargs` parameters include the stars.
+            """
 
     def __str__(self) -> str:
         return f"{self.heading}: {self.name}{self.place}"
 
     @property
     def in_memory(self) -> bool:
-        """Whether its version alone identifies it."""
+        """Whether the function was passed as a Python object, so that only its version identifies it."""
         return self.file is None
 
     @property
     def place(self) -> str:
-        """Words that follow its name: where it is defined."""
+        """Text that follows the name of the function in messages: the file that defines it, or nothing."""
         return f" in {self.file}" if self.file else ""
 
     @contextmanager
     def at_work(self, note: str = "") -> Iterator[None]:
-        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
+        """Mark the block as calling this function in this thread.
 
-        `note` is what `crash_notes` get.
+        A crash of the process or a call of more than a minute can then be attributed to the function.
+
+        Args:
+            note: Text that is passed to the callbacks in `crash_notes`. Nothing is passed if it is empty.
         """
         if note:
             for take in crash_notes:
@@ -122,35 +141,38 @@ class UserFunction:
             yield
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        """Call it; one line where it fails. To be used while it is `at_work`."""
+        """Call the function within a block of `at_work`. Whatever it raises becomes a one-line error."""
         with _in_one_line(f"{self.heading} failed", self.code, self._error):
             return self._function(*arguments, **settings)
 
 
 crash_notes: list[Callable[[str], None]] = []
-"""Functions that are told what is at work before it is, for who asks after a crash."""
+"""Callbacks that record which custom function is about to be called, so that a crash can be explained afterwards."""
 
 
 @contextmanager
 def _running(heading: str) -> Iterator[None]:
-    """Run a user's code in the block, which progress lines call `heading`."""
+    """Mark the block as custom code that progress messages call `heading`, and redirect its output."""
     with step(heading), _standard_error():
         yield
 
 
 @contextmanager
 def _in_one_line(beginning: str, code: Code, error: type[BandlensError]) -> Iterator[None]:
-    """Turn whatever a user's code raises into one line that says where; its stack begins in that code."""
+    """Convert every exception of custom code to a one-line error with its location.
+
+    The traceback of the cause is cut so that it begins in the custom code.
+    """
     try:
         yield
     except BandlensError:
         raise
     except BaseException as failure:
-        # Ctrl-C comes to the main thread; elsewhere nobody but the code can have raised it.
+        # Python delivers Ctrl-C to the main thread only. In any other thread, the custom code itself raised this.
         if isinstance(failure, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
         words = type(failure).__name__
-        with suppress(Exception):  # an error may fail as it is shown
+        with suppress(Exception):  # the `__str__` of a custom exception may itself fail
             words = ": ".join(filter(None, (words, " ".join(str(failure).split()))))
         trace, stack = failure.__traceback__, list[TracebackType]()
         while trace is not None:
@@ -165,13 +187,13 @@ def _in_one_line(beginning: str, code: Code, error: type[BandlensError]) -> Iter
 
 
 def show_stack(error: BandlensError) -> None:
-    """Log the stack of an error that becomes the line of a cell or a number, where all is to be shown (`-v`)."""
+    """Log the traceback of an error that is otherwise reported in one line for a cell or a metric. Only with `-v`."""
     if error.__cause__ and log.isEnabledFor(logging.DEBUG):
         log.info(f"bandlens: {error}", exc_info=error.__cause__)
 
 
 def _plain(value: object) -> object:
-    """Convert NumPy's and other subclasses of numbers and text to plain bool, int, float or str."""
+    """Convert instances of subclasses of bool, int, float and str, such as those of NumPy, to the plain type."""
     return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
@@ -181,13 +203,19 @@ def settings_of(
     table: Mapping[str, Any],
     function: UserFunction,
 ) -> dict[str, tuple[Any, ...]]:
-    """The parameters that a study gives values to; UsageError where it could not, or gives one to another.
+    """Return the parameters of a custom function whose values come from the study.
 
     Args:
-        parameters: those of the function, or some of them.
-        reserved: names that the program gives values to, and what each value is.
-        table: the study's table of the function.
-        function: the function, as errors begin.
+        parameters: Parameters of the function, or some of them, with their defaults (see `UserFunction.parameters`).
+        reserved: Names of the parameters that bandlens passes itself -> a description of the value.
+        table: Table of the function in the study.
+        function: The function, for error messages.
+
+    Returns:
+        The parameters without the reserved ones, and their defaults.
+
+    Raises:
+        UsageError: The study sets a reserved parameter, or a parameter of the function cannot be set in a study.
     """
     for name, meaning in reserved.items():
         if name in table:
@@ -213,25 +241,30 @@ def settings_of(
 
 
 def private_copy(value: Any) -> Any:
-    """Copy a value that a custom function is given and that is read again later: the function may write into it.
+    """Copy an argument for a custom function, so that writing to it in place has no effect outside the function.
 
-    Every argument of a custom probe, measure or model that was not made for the call goes through this. The copy of an
-    array is contiguous; a container is copied with all that it contains.
+    This is necessary for every argument of a custom probe, metric or model that is used again after the call. The copy
+    of an array is contiguous. Containers are copied deeply.
     """
     return value.copy() if hasattr(value, "dtype") else deepcopy(value)
 
 
 class _Thread(threading.local):
-    """A thread, and how many blocks it is in that run a user's code."""
+    """Data of the current thread."""
 
     blocks = 0
+    """Number of nested blocks of this thread that run custom code."""
 
 
 _thread = _Thread()
 
 
 class _Output:
-    """Standard output while a user's code runs in some threads: these get standard error."""
+    """Replacement of standard output while custom code runs.
+
+    `sys.stdout` belongs to the whole process, so this object decides for each access: threads that run custom code get
+    standard error, and all other threads get the original stream.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -245,7 +278,9 @@ _output_lock, _output_users = threading.Lock(), 0
 
 @contextmanager
 def _standard_error() -> Iterator[None]:
-    """Have what this thread prints with Python go to standard error, while it runs a user's code."""
+    """Redirect the Python output of this thread to standard error while it runs custom code."""
+    # Several threads may be in such a block at the same time. The first one installs the replacement and the last one
+    # removes it. If the custom code has replaced `sys.stdout` itself, that stream is left in place.
     global _output_users
     with _output_lock:
         if not _output_users:

@@ -1,13 +1,14 @@
-"""Custom functions: what identifies their code, and how the modules of a file are found.
+"""Identify the code of custom functions, and import the modules that it consists of.
 
-A function of a file is identified by the contents of the file, of the modules beside it that it imports, and of the
-files that the study declares, and by the `version` that the study gives. Source text cannot identify what a function in
-memory has at work, such as globals, attributes and closures: it is identified by its `version`, and a version that
-nobody gave is a random one (`private_version`).
+A function in a file is identified by a digest. The digest covers the file, the modules in its folder that it imports,
+the files that the study declares, and the `version` in the study. The behavior of a function in memory also depends on
+globals, attributes and closures, which its source text does not contain. Such a function is therefore identified by its
+`version`. If the study has none, a random version is used (`private_version`).
 
-The modules of a file are compiled from the bytes that the identity was computed from, as members of a package whose
-name follows from it: two versions of a file, and modules of one name beside two files, are different modules, and
-neither `sys.path` nor the names of other modules change. An import statement in them looks into that package first.
+The modules are compiled from exactly the bytes that the digest was computed from. They become members of a package
+whose name is derived from the digest. Two versions of a file, or modules with the same name in two folders, are thus
+different modules, and neither `sys.path` nor the modules of other packages are affected. Import statements in the
+custom code search this package first.
 """
 
 from __future__ import annotations
@@ -35,25 +36,28 @@ from ..errors import UsageError
 from ..untrusted import words_of
 
 TABLE_KEYS = ("file", "function", "files", "version")
-"""Keys in the table of a custom probe or measure that say which function it is, and are no parameters of it."""
+"""Keys in the table of a custom probe or metric that select the function. They cannot be names of its parameters."""
 _LIBRARIES = (*map(sysconfig.get_path, ("stdlib", "platstdlib")), *site.getsitepackages(), site.getusersitepackages())
 PYTHON = tuple(map(os.path.realpath, _LIBRARIES))
-"""Folders of Python's modules and of installed libraries; the user's code may lie beside them, as in /usr/src."""
+"""Folders of the standard library and of installed packages. Custom code may be next to them, as in /usr/src."""
 MODULE_ENDINGS = (".py", *EXTENSION_SUFFIXES)
 PRIVATE = "private-"
-"""The beginning of versions that nobody gave."""
+"""Prefix of the random versions of functions for which the study has no version."""
 
 
 def is_of_python(file: str) -> bool:
-    """Whether a file is Python's, or of a library that is installed."""
+    """Return whether a file belongs to the standard library or to an installed package."""
     return any(map(Path(os.path.realpath(file)).is_relative_to, PYTHON))
 
 
 def parse_declared_files(heading: str, table: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the patterns under `files` in the table of a custom function.
+    """Return the file patterns under `files` in the table of a custom function.
 
-    They are files beside it that it reads, or imports by a name that is made as it runs: paths relative to its folder,
-    where `*` stands for any name.
+    They declare the files that the function reads, and modules that it imports dynamically, since neither can be found
+    from its import statements. Patterns are relative to the folder of the function, and `*` matches any name.
+
+    Raises:
+        UsageError: `files` is neither a text nor a list of texts.
     """
     files = table.get("files", [])
     patterns = [files] if isinstance(files, str) else files
@@ -63,7 +67,11 @@ def parse_declared_files(heading: str, table: Mapping[str, Any]) -> tuple[str, .
 
 
 def parse_version(heading: str, table: Mapping[str, Any]) -> str:
-    """Return the version that the table of a custom function gives; empty without one."""
+    """Return the `version` in the table of a custom function, or an empty text if it has none.
+
+    Raises:
+        UsageError: The version is empty or not a text.
+    """
     version = table.get("version", "")
     if not isinstance(version, str) or ("version" in table and not version):
         raise UsageError(f'{heading}: version must be text, such as version = "1", not {version!r}')
@@ -71,20 +79,24 @@ def parse_version(heading: str, table: Mapping[str, Any]) -> str:
 
 
 def private_version() -> str:
-    """Return a version that no other function has, in this process or in another one."""
+    """Return a random version that is unique across processes."""
     return f"{PRIVATE}{token_hex(16)}"
 
 
 _registered: dict[tuple[str, str], Callable[..., Any]] = {}
-"""The function in memory that each identity stands for in this process, by its heading and digest."""
+"""Heading and digest -> the function in memory that they identify in this process."""
 
 
 def register(heading: str, digest: str, version: str, function: Callable[..., Any]) -> None:
-    """Have an identity stand for a function in memory; UsageError where it stands for another one."""
+    """Register a function in memory under its identity.
+
+    Raises:
+        UsageError: Another function is registered under the same identity.
+    """
     if version.startswith(PRIVATE):
         return
     registered = _registered.setdefault((heading, digest), function)
-    # Each look-up of a method makes another object.
+    # Each access to a bound method creates a new object, so methods are compared for equality instead of identity.
     if registered is not function and not (isinstance(function, MethodType) and registered == function):
         raise UsageError(
             f"{heading}: version {version!r} is another function in this process; give this one a version of its own"
@@ -92,37 +104,48 @@ def register(heading: str, digest: str, version: str, function: Callable[..., An
 
 
 class MemoryCode:
-    """A function that was made in this process, as in a notebook: its version and declared files identify it."""
+    """The code of a function in memory, for example from a notebook. Its version and declared files identify it."""
 
     def __init__(
         self, heading: str, function: Callable[..., Any], folder: Path, files: Sequence[str], version: str
     ) -> None:
-        """UsageError, which begins with `heading`, where the version is that of another function."""
+        """Compute the identity and register the function.
+
+        Args:
+            heading: First words of error messages.
+            function: The function.
+            folder: Folder to which the declared files are relative.
+            files: Patterns of the declared files.
+            version: Version of the function. Empty for a random one.
+
+        Raises:
+            UsageError: Another function is registered under this version, or a pattern matches no file.
+        """
         self._variables = getattr(function, "__globals__", None)
         paths = sorted({path for pattern in files for path in matching_files(folder, pattern, heading)})
         self.names = tuple(path.relative_to(folder).as_posix() for path in paths)
-        """The files that the identity covers, relative to the folder."""
+        """Paths of the files that the identity covers, relative to the folder."""
         version = version or private_version()
         digest = hashlib.sha256(f"function in memory\0{version}\0".encode())
         for name, path in zip(self.names, paths, strict=True):
             _add_file(digest, name, path.read_bytes())
         self.digest = digest.hexdigest()
-        """The identity."""
+        """SHA-256 digest that identifies the code."""
         register(heading, self.digest, version, function)
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
-        """Whether global variables are those of the function."""
+        """Return whether a dictionary of global variables belongs to the function."""
         return variables is self._variables
 
 
 class FileCode:
-    """A file and the files that belong to it, as they are now, and the package of their modules."""
+    """The code of a function in a file: a snapshot of the file and its dependencies, as an importable package."""
 
     def __init__(self, file: Path, files: Sequence[str] = (), version: str = "") -> None:
         self.folder, self.names = file.parent.absolute(), tuple[str, ...]()
-        """The folder of the file, and the files that the identity covers, relative to it."""
+        """`folder` is the folder of the file. `names` are the files that the identity covers, relative to it."""
         self.modules = dict[str, tuple[Path, bytes]]()
-        """The file of each module and its content, by the name that import statements call the module."""
+        """Name of a module in import statements -> its file and the content of the file."""
         digest = hashlib.sha256()
         for path in _source_files(file, files):
             name, content = path.relative_to(file.parent).as_posix(), path.read_bytes()
@@ -134,21 +157,22 @@ class FileCode:
         if version:
             digest.update(f"version\0{version}".encode())
         self.digest = digest.hexdigest()
-        """The identity: that of the names and contents of the files, in a fixed order, and of the version."""
+        """SHA-256 digest that identifies the code: of the sorted file names, their contents, and the version."""
         self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
 
     def load(self, file: Path) -> ModuleType:
-        """Import the file, unless this process has done so."""
+        """Return the module of the file. It is imported unless this process has imported it already."""
         return import_module(f"{self.package}.{file.stem}")
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
-        """Whether global variables are those of a module of the package."""
+        """Return whether a dictionary of global variables belongs to a module of the package."""
         return str(variables.get("__name__")).partition(".")[0] == self.package
 
     def find_module(self, fullname: str, module: str) -> ModuleSpec | None:
-        """Return the spec of a module of the package; None where there is none.
+        """Return the import spec of a module of the package, or None if it does not exist.
 
-        Raises ModuleNotFoundError for a file that is there, and that the identity does not cover.
+        Raises:
+            ModuleNotFoundError: The module's file exists, but the identity does not cover it.
         """
         if module not in self.modules:
             path = self.folder.joinpath(*module.split("."))
@@ -174,17 +198,18 @@ def _add_file(digest: Any, name: str, content: bytes) -> None:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds and loads the modules of all users' files. One is installed, whatever number of files is loaded.
+    """Import finder and loader for the modules of all custom code.
 
-    It holds no package: one that no function needs any more, such as an older version of a file, is collected, and its
-    modules leave `sys.modules`.
+    A single finder in `sys.meta_path` serves all packages, so that `sys.meta_path` does not grow with each loaded file.
+    It refers to the packages weakly. When the last function of a package is garbage-collected, for example because its
+    file has changed, the package is collected as well and its modules are removed from `sys.modules`.
     """
 
     def __init__(self) -> None:
         self._packages: WeakValueDictionary[str, FileCode] = WeakValueDictionary()
 
     def add(self, modules: FileCode) -> FileCode:
-        """Return the modules of that package which are registered, or register these."""
+        """Register a package. If an equal one is registered already, return that one."""
         if self not in sys.meta_path:
             sys.meta_path.append(self)
         registered = self._packages.setdefault(modules.package, modules)
@@ -201,18 +226,21 @@ class _Finder(MetaPathFinder, Loader):
         package, _, name = module.__name__.partition(".")
         path, content = self._packages[package].modules[name]
         module.__dict__["__builtins__"] = vars(builtins) | {"__import__": partial(self._import, package)}
-        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - it is an import
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - importing executes code
 
     def _import(
         self,
         package: str,
         name: str,
-        globals: Any = None,  # noqa: A002 - as __import__ has it
+        globals: Any = None,  # noqa: A002 - the signature of `__import__`
         locals: Any = None,  # noqa: A002
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Import what a statement of the user's names, from the package where it is there."""
+        """Execute an import statement of the custom code. Modules of its package take precedence.
+
+        It replaces `__import__` in the built-ins of each custom module. Relative imports need no special treatment.
+        """
         top = name.partition(".")[0]
         modules = self._packages.get(package)
         if level or modules is None or not any(module.partition(".")[0] == top for module in modules.modules):
@@ -231,12 +259,12 @@ _finder = _Finder()
 
 
 def load_file(file: Path, files: Sequence[str] = (), version: str = "") -> FileCode:
-    """Return the modules of a file as it is now: those that are loaded already where nothing of it has changed."""
+    """Return the code of a file in its current state. If nothing has changed, modules that are loaded are reused."""
     return _finder.add(FileCode(file, files, version))
 
 
 def _source_files(file: Path, patterns: Sequence[str]) -> list[Path]:
-    """The file, those that it declares, and every module beside it that these import, directly or not, sorted."""
+    """Return the file, its declared files and all modules in its folder that they import, also indirectly, sorted."""
     root, files = file.parent, set[Path]()
     pending = [file, *(path for pattern in patterns for path in matching_files(root, pattern, file))]
     while pending:
@@ -249,12 +277,21 @@ def _source_files(file: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def matching_files(folder: Path, pattern: str, where: object) -> list[Path]:
-    """The files in the folder that match the pattern of a user's code, which errors call `where`."""
+    """Return the files in a folder that match a declared pattern.
+
+    Args:
+        folder: The folder.
+        pattern: Path below the folder, which may contain wildcards.
+        where: First words of the error message.
+
+    Raises:
+        UsageError: No file matches, or the pattern leads out of the folder.
+    """
     path = Path(pattern)
     try:
         is_below = path.parts and ".." not in path.parts and not path.is_absolute()
         matches = [match for match in folder.glob(pattern) if match.is_file()] if is_below else []
-    except (OSError, ValueError):  # no file can have such a path
+    except (OSError, ValueError):  # the pattern is not a valid path
         matches = []
     if not matches:
         raise UsageError(
@@ -264,7 +301,10 @@ def matching_files(folder: Path, pattern: str, where: object) -> list[Path]:
 
 
 def _imported_modules(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
-    """The modules that a file imports, or may import, as paths of names from the root."""
+    """Yield the modules that a file imports, as tuples of names below the root folder.
+
+    The name in `from package import name` may be a module or a variable, so both readings are yielded.
+    """
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except OSError as error:
@@ -283,7 +323,7 @@ def _imported_modules(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _module_files(root: Path, module: tuple[str, ...]) -> Iterator[Path]:
-    """The files below the root that an import of the module runs: the packages that it lies in, and itself."""
+    """Yield the files below the root that importing a module executes: its parent packages and the module itself."""
     for length in range(1, len(module) + 1):
         base = root.joinpath(*module[:length])
         yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
