@@ -1,1 +1,1 @@
-"""Heads that make classifiers of networks of features: trained on labelled images, or given as class embeddings."""
+"""Create classification heads for feature extractors: trained on labeled images, or computed from class embeddings."""

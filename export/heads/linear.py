@@ -1,16 +1,17 @@
 """Linear heads on features: ridge regression in closed form, and multinomial logistic regression.
 
-Features x, (n, d), are standardized to z, with the mean and standard deviation of the images that a head is fitted to;
-a feature that does not vary becomes 0. With targets Y, (n, classes), 1 where an image is of a class and else 0, and a
-strength s, a head W, b minimizes
+Features x, (n, d), are standardized to z with the mean and standard deviation of the images on which a head is fitted.
+Constant features become 0. Let Y, (n, classes), be the one-hot labels, and s the regularization strength. A head with
+weight W and bias b minimizes
 
     ridge       |Z W + b - Y|^2 / n + s |W|^2         so W = (Z'Z / n + s I)^-1 Z'Y / n, and b is the mean of Y
     logistic    mean cross entropy of Z W + b, + s |W|^2 / 2        by L-BFGS
 
-The strength of STRENGTHS with the least loss on images that were held out is taken, and the larger of two equal ones.
-The outputs of ridge are no logits: they are multiplied by the factor that makes the cross entropy on the same images
-smallest, which changes no decision. Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 3.4 and
-4.4.
+The strength in `STRENGTHS` with the smallest loss on held-out images is selected; among equal losses, the largest. The
+outputs of ridge regression are not logits. They are therefore multiplied by the factor that minimizes their cross
+entropy on the same images, which changes no prediction.
+
+Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 3.4 and 4.4.
 """
 
 from __future__ import annotations
@@ -27,26 +28,30 @@ from ..onnx.graph import SMALLEST_NORM
 Floats = NDArray[np.float64]
 
 STRENGTHS = tuple(10.0**power for power in range(3, -5, -1))
-"""The strengths that are tried, in units of the mean loss of an image; the largest comes first."""
+"""Regularization strengths to try, in units of the mean loss per image, in descending order."""
 FOLDS = 5
-"""The number of parts of the training set that are held out in turn."""
+"""Number of folds in cross-validation."""
 LARGEST_FACTOR = 100.0
-"""The largest factor of the outputs of ridge; where no held-out image is wrong, any larger one would do better."""
+"""Maximum factor of the outputs of ridge regression.
+
+If no held-out image is misclassified, the cross entropy decreases with the factor without bound, so the factor needs a
+limit.
+"""
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Logits that are linear in features, or in features of length 1."""
+    """Logits that are a linear function of features, which are optionally normalized to unit length."""
 
     weight: Floats
-    """(classes, d)."""
+    """(classes, d) weight."""
     bias: Floats
-    """(classes,)."""
+    """(classes,) bias."""
     unit: bool = False
     """Whether features are divided by their L2 norm first."""
 
     def logits(self, features: NDArray[np.floating]) -> Floats:
-        """(n, classes) logits of (n, d) features."""
+        """Compute (n, classes) logits of (n, d) features."""
         x = np.asarray(features, np.float64)
         if self.unit:
             x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), SMALLEST_NORM)
@@ -54,10 +59,11 @@ class LinearHead:
 
 
 def fit_ridge(features: Floats, targets: Floats, strengths: Sequence[float]) -> Iterator[LinearHead]:
-    """A ridge head of each strength, with one decomposition for all of them."""
+    """Fit a ridge regression head for each strength, with a single eigendecomposition for all strengths."""
     z, mean, scale = _standardized(features)
     centre = targets.mean(axis=0)
-    # With fewer images than features Z'(ZZ'/n + s I)^-1 is the same, and a smaller matrix is decomposed.
+    # If there are fewer images than features, use (Z'Z/n + s I)^-1 Z' = Z'(ZZ'/n + s I)^-1 to decompose the smaller
+    # matrix.
     wide = z.shape[1] > len(z)
     values, vectors = np.linalg.eigh((z @ z.T if wide else z.T @ z) / len(z))
     rotated = vectors.T @ (targets - centre if wide else z.T @ (targets - centre)) / len(z)
@@ -67,7 +73,7 @@ def fit_ridge(features: Floats, targets: Floats, strengths: Sequence[float]) -> 
 
 
 def fit_logistic(features: Floats, targets: Floats, strengths: Sequence[float]) -> Iterator[LinearHead]:
-    """A multinomial logistic head of each strength; each search begins where the one before it ended."""
+    """Fit a multinomial logistic regression head for each strength, each initialized with the previous one."""
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
@@ -82,6 +88,7 @@ def fit_logistic(features: Floats, targets: Floats, strengths: Sequence[float]) 
         value = -(targets * logarithms).sum() / len(z) + strength * (weight**2).sum() / 2
         return float(value), gradient.ravel()
 
+    # Start with zero weights and the log frequency of each class as bias. The added 1/n avoids the logarithm of 0.
     flat = np.vstack([np.zeros((z.shape[1], shape[1])), np.log(targets.mean(axis=0) + 1 / len(z))]).ravel()
     for strength in strengths:
         flat = minimize(loss, flat, (strength,), method="L-BFGS-B", jac=True, options={"maxiter": 1000}).x
@@ -90,9 +97,9 @@ def fit_logistic(features: Floats, targets: Floats, strengths: Sequence[float]) 
 
 
 def _standardized(features: Floats) -> tuple[Floats, Floats, Floats]:
-    """The standardized features, their means, and what they were divided by."""
+    """Return the standardized features, their means, and the scales by which they were divided."""
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    # Rounding leaves a small deviation of a feature that does not vary.
+    # Because of rounding, a constant feature can have a small nonzero standard deviation.
     scale = np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
     return (features - mean) / scale, mean, scale
 
@@ -109,12 +116,12 @@ def _cross_entropy(outputs: NDArray[np.floating], targets: Floats) -> float:
 
 
 class FitMethod(NamedTuple):
-    """A way to fit a head."""
+    """Method for fitting a linear head."""
 
     fit: Callable[[Floats, Floats, Sequence[float]], Iterator[LinearHead]]
-    """A function of features, targets and strengths, the largest first, that gives a head of each strength."""
+    """Function of features, targets and strengths (in descending order) that yields one head per strength."""
     loss: Callable[[NDArray[np.floating], Floats], float]
-    """The loss of outputs, summed over images, by which the strength is chosen."""
+    """Loss of outputs given targets, summed over images, by which the strength is selected."""
 
 
 METHODS = {
@@ -124,31 +131,36 @@ METHODS = {
 
 
 def strength_in_words(strength: float) -> str:
-    """A strength, and whether it is an end of those that are tried, beyond which a better one may lie."""
+    """Format a strength, and note if it is the largest or smallest one tried, because a better one may lie beyond."""
     ends = {STRENGTHS[0]: ", the largest that is tried", STRENGTHS[-1]: ", the smallest that is tried"}
     return f"{strength:g}{ends.get(strength, '')}"
 
 
 class FittedHead(NamedTuple):
-    """A head with its strength and its accuracy."""
+    """A fitted head with its regularization strength and its accuracy."""
 
     head: LinearHead
     strength: float
     accuracy: float
-    """The share of images that heads fitted to the other folds classify rightly, at this strength."""
+    """Cross-validated accuracy at this strength, as a proportion of images."""
 
 
 def fit_head(
     features: NDArray[np.floating], labels: NDArray[np.int32], clusters: NDArray[np.int32], method: str, seed: int
 ) -> FittedHead:
-    """Fit a head, with its strength by cross-validation in which no cluster lies in two folds.
+    """Fit a linear head, and select its regularization strength by cross-validation.
+
+    All images of a cluster are in the same fold.
 
     Args:
-        features: (n, d), finite.
-        labels: (n,) classes from 0, each of which some image has.
-        clusters: (n,) of which there are at least two.
-        method: one of METHODS.
-        seed: of the folds.
+        features: (n, d) finite features.
+        labels: (n,) class indices from 0. Each class must occur.
+        clusters: (n,) cluster indices, at least two distinct ones.
+        method: Name of a method in `METHODS`.
+        seed: Random seed for the assignment of clusters to folds.
+
+    Returns:
+        The head, fitted on all images at the selected strength, and its cross-validated accuracy.
     """
     way, x = METHODS[method], np.asarray(features, np.float64)
     targets = np.eye(labels.max() + 1)[labels]
@@ -169,7 +181,19 @@ def fit_head(
 
 
 def make_folds(labels: NDArray[np.int32], clusters: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
-    """(n,) the fold of each image: whole clusters, drawn so that each fold has about as many of each class."""
+    """Assign images to folds.
+
+    Whole clusters are assigned at random, so that each fold has about the same number of clusters of each class. The
+    class of a cluster is that of its first image.
+
+    Args:
+        labels: (n,) class indices.
+        clusters: (n,) cluster indices.
+        seed: Random seed.
+
+    Returns:
+        (n,) fold indices from 0 to `FOLDS` - 1.
+    """
     _, first, places = np.unique(clusters, return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]

@@ -1,7 +1,7 @@
-"""Recipes of heads: training on labelled images, and the embeddings of each class's prompts.
+"""Create classification heads by training on labeled images or from embeddings of class prompts.
 
-A trained head is a linear one on features of the images, which ONNX Runtime computes on the CPU. A zero-shot head gives
-the cosine of an image's embedding with that of each class, times the logit scale.
+A trained head is a linear classifier on features of the images, which ONNX Runtime computes on the CPU. A zero-shot
+head multiplies the cosine similarity of image and class embeddings by the logit scale, as CLIP does.
 """
 
 from __future__ import annotations
@@ -27,56 +27,60 @@ from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
 
 BATCH, AT_ONCE = 4, 8
-"""Images of a batch, and the most batches that are at work while the next ones are read: they take little memory."""
+"""Images per batch, and maximum number of batches computed concurrently.
+
+Small values limit memory.
+"""
 SCALE = 100.0
-"""The logit scale where none is given: that of OpenAI's CLIP."""
+"""Default logit scale, which is that of OpenAI's CLIP."""
 SCALE_KEY = "logit_scale"
-"""The name of the tensor in a safetensors file that holds the scale, as it multiplies: not its logarithm."""
+"""Name of the tensor in a safetensors file that contains the logit scale itself, not its logarithm."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """The labelled images that a head is trained on."""
+    """Labeled images for training a head."""
 
     name: str
-    """The name of the image set."""
+    """Name of the image set."""
     digest: str
     size: int
     preprocessing: str
     labels: NDArray[np.int32] = field(repr=False)
-    """(n,) classes from 0."""
+    """(n,) class indices from 0."""
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) the keys of the images, by which they are recognized in other sets."""
+    """(n,) keys that identify the same images in other image sets."""
     class_names: list[str] | None = field(repr=False)
     take: Callable[[NDArray[np.int64]], NDArray[np.uint8]] = field(repr=False)
-    """(k, 3, size, size) pixels of k images by their rows."""
+    """Function that returns the (k, 3, size, size) uint8 pixels of k images, given their indices."""
 
 
 @dataclass(frozen=True, eq=False)
 class MadeHead:
-    """A head, and what is recorded of it."""
+    """A head, and the metadata to store with the model."""
 
     linear: LinearHead
     record: Head
     class_names: list[str] | None
     keys: NDArray[np.uint64]
-    """(n,) the keys of the images that it was trained on."""
+    """(n,) keys of the training images."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedHead:
-    """A head to be trained on images, whose labels are checked when this is made.
+    """Recipe for training a head on labeled images. The labels are checked at construction.
 
-    Raises UsageError for images of one class or one cluster, or where a class has none; and UnknownName for an unknown
-    method.
+    Raises:
+        UsageError: There are fewer than two classes or clusters, or a class has no image.
+        UnknownName: There is no such method.
     """
 
     images: TrainingImages
     method: str = "ridge"
     seed: int = 0
-    """The seed of the folds of cross-validation."""
+    """Random seed for the folds of cross-validation."""
     progress: Progress = silent
 
     def __post_init__(self) -> None:
@@ -103,11 +107,15 @@ class TrainedHead:
 
     @property
     def source(self) -> str:
-        """The name of the training set."""
+        """Name of the training set."""
         return self.images.name
 
     def check_network(self, name: str, image_size: int, crop: Crop | None) -> None:
-        """UsageError, which says how to pack, unless the images are made as the network takes them."""
+        """Check that the training images have the size and preprocessing that the network expects.
+
+        Raises:
+            UsageError: They do not. The message states how to pack the images.
+        """
         if self.images.size != image_size or not (crop is None or crop.gives(self.images.preprocessing)):
             options = crop.options if crop else f"--size {image_size}"
             raise UsageError(
@@ -116,9 +124,15 @@ class TrainedHead:
             )
 
     def make(self, content: bytes, width: int, name: str) -> MadeHead:  # noqa: ARG002
-        """The head that is fitted to the features that an ONNX file gives of the images; ExportError unless finite.
+        """Compute features with an ONNX model, and fit the head to them.
 
-        `name` is that of the model.
+        Args:
+            content: The ONNX model.
+            width: Number of features per image.
+            name: Name of the model, for error messages.
+
+        Raises:
+            ExportError: A feature is not finite, or ONNX Runtime failed.
         """
         images, labels = self.images, self.images.labels
         features = check_finite(compute_features(content, images, self.progress), name, "features")
@@ -136,7 +150,19 @@ class TrainedHead:
 
 
 def compute_features(content: bytes, images: TrainingImages, progress: Progress = silent) -> NDArray[np.float32]:
-    """(n, d) features that an ONNX file gives of (n, 3, S, S) images; ExportError where ONNX Runtime fails."""
+    """Compute the features of all training images with an ONNX model.
+
+    Args:
+        content: The ONNX model.
+        images: The training images.
+        progress: Progress display.
+
+    Returns:
+        (n, d) features.
+
+    Raises:
+        ExportError: ONNX Runtime failed.
+    """
     count, at_once = len(images.keys), min(processors(), AT_ONCE)
     parts = []
     with progress("computing features", count, "images") as advance:
@@ -147,7 +173,7 @@ def compute_features(content: bytes, images: TrainingImages, progress: Progress 
 
 
 def _batches(images: TrainingImages, count: int) -> Iterator[NDArray[np.float32]]:
-    """Images in [0, 1], BATCH at once."""
+    """Yield batches of `BATCH` images as float32 in [0, 1]."""
     for start in range(0, count, BATCH):
         pixels = images.take(np.arange(start, min(start + BATCH, count)))
         yield np.divide(pixels, np.float32(255), dtype=np.float32)
@@ -155,13 +181,18 @@ def _batches(images: TrainingImages, count: int) -> Iterator[NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class PromptHead:
-    """A head of class embeddings; UsageError unless they are finite numbers of two classes or more, none all 0."""
+    """Recipe for a zero-shot head from class embeddings.
+
+    Raises:
+        UsageError: The embeddings are not finite or all 0 for a class, there are fewer than two classes, the scale is
+            not positive, or the number of names differs.
+    """
 
     source: str
-    """The name of the file that holds the embeddings."""
+    """Name of the file that contains the embeddings."""
     sha256: str
     embeddings: NDArray[np.floating] = field(repr=False)
-    """(classes, d), of any length: they are divided by their L2 norms."""
+    """(classes, d) embeddings of any length; they are divided by their L2 norms."""
     scale: float = SCALE
     class_names: list[str] | None = None
 
@@ -187,10 +218,19 @@ class PromptHead:
         check_distinct(self.class_names or (), f"classes of {self.source}")
 
     def check_network(self, name: str, image_size: int, crop: Crop | None) -> None:
-        """Prompts are for networks of any images."""
+        """Accept any network: class embeddings do not depend on the preprocessing of images."""
 
     def make(self, content: bytes, width: int, name: str) -> MadeHead:  # noqa: ARG002
-        """The head for embeddings of `width` numbers; UsageError where the class embeddings have others."""
+        """Create the head.
+
+        Args:
+            content: The ONNX model, which is not used.
+            width: Number of dimensions of the model's embeddings.
+            name: Name of the model, for error messages.
+
+        Raises:
+            UsageError: The class embeddings have another number of dimensions.
+        """
         if width != self.embeddings.shape[1]:
             raise UsageError(
                 f"{name} gives embeddings of {width} numbers, and those of {self.source} have "
@@ -205,9 +245,14 @@ class PromptHead:
 
 
 def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead:
-    """Class embeddings of a .npy file of an array, or of a .safetensors file of one and perhaps of the logit scale.
+    """Read class embeddings from a file.
 
-    Raises UsageError where the file cannot be read, or holds something else.
+    Args:
+        file: A .npy file with one array, or a .safetensors file with one tensor and optionally the logit scale.
+        class_names: Class names in the order of the embeddings.
+
+    Raises:
+        UsageError: The file cannot be read or has other contents.
     """
     with naming_extras(f"a {file.suffix} file"):
         from safetensors.numpy import load_file
@@ -220,7 +265,7 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
         scale = tensors.get(SCALE_KEY)
         (embeddings,) = (tensor for name, tensor in tensors.items() if name != SCALE_KEY)
         factor = SCALE if scale is None else float(np.asarray(scale).item())
-    # NumPy and safetensors each fail in ways of their own.
+    # NumPy and safetensors raise many types of exceptions for damaged files.
     except Exception as error:
         raise UsageError(
             f"{file} holds no class embeddings ({words_of(error)}); give a .npy file of (classes, d) numbers, or a "
@@ -230,6 +275,6 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
 
 
 def prompts_of_array(embeddings: NDArray[np.floating], class_names: list[str] | None = None) -> PromptHead:
-    """A head of class embeddings in memory."""
+    """Create a head from class embeddings in memory."""
     array = np.ascontiguousarray(embeddings)
     return PromptHead("memory", hashlib.sha256(array.tobytes()).hexdigest(), array, class_names=class_names)
