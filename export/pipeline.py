@@ -270,8 +270,7 @@ def export_network(
 
 
 def _architecture_of(network: nn.Module) -> str:
-    # Operations are counted once per architecture, and one class can build networks of any size. Add the parameter
-    # count to tell them apart.
+    # One class can build networks of any size. Add the number of parameters to tell their architectures apart.
     parameters = sum(weight.numel() for weight in network.parameters())
     return f"{type(network).__qualname__} with {parameters:,} parameters"
 

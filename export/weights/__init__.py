@@ -1,1 +1,1 @@
-"""Weights: where they are published, how they are fetched, read without trust, and named as an architecture does."""
+"""Download weights, read them without executing code, map their keys to an architecture, and load them."""

@@ -1,4 +1,7 @@
-"""An architecture by name: torchvision's, timm's, or a factory that can be imported; and timm's pretrained models."""
+"""Build networks by name, and describe pretrained timm models.
+
+A name refers to a torchvision or timm model, or to an importable factory.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +31,35 @@ from .study_checkpoints import Origin, checkpoints
 
 
 def build(architecture: str, classes: int | None = None) -> nn.Module:
-    """A network with its initial weights, in evaluation mode.
+    """Build a network with its initial weights, in evaluation mode.
 
-    `resnet18`                                     torchvision, or else timm
-    `torchvision:resnet18`, `timm:resnet50d`       the one that is named
-    `timm:resnet50d(num_classes=37)`               called with these literals
-    `package.module:Class`                         called without arguments
-    `package.module:Class.method('b0', classes=8)` called with these literals
+    Supported architectures:
 
-    torchvision's and timm's have so many `classes`, unless the architecture says how many or this is None.
-    Raises UnknownName for a name nobody knows, UsageError for a factory that cannot be imported or called.
+        `resnet18`                                     torchvision model, or else timm model
+        `torchvision:resnet18`, `timm:resnet50d`       model of the named library
+        `timm:resnet50d(num_classes=37)`               called with these literals
+        `package.module:Class`                         called without arguments
+        `package.module:Class.method('b0', classes=8)` called with these literals
+
+    Args:
+        architecture: Architecture in one of these forms.
+        classes: Number of classes of a torchvision or timm model, unless the architecture specifies it. None for the
+            default of the model.
+
+    Returns:
+        The network.
+
+    Raises:
+        UnknownName: No library has a model of this name.
+        UsageError: The factory cannot be imported or called, or does not return a module.
     """
-    # Whoever exports a network need not see what its constructor prints or warns about.
+    # Hide output and warnings of constructors, which do not concern the user.
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         origin, colon, expression = architecture.partition(":")
         if "(" in origin or not colon:
             origin, expression = "", architecture
-        # A tag of timm may begin with a digit, which no name in Python does.
+        # Do not parse plain timm names as Python: a tag may start with a digit, unlike a Python identifier.
         attribute, arguments, options = (
             _parse_call(architecture, expression) if origin not in HUBS or "(" in expression else (expression, [], {})
         )
@@ -54,7 +68,7 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
             options = {"num_classes": classes} | options
         try:
             network = factory(*arguments, **options)
-        # Whatever a stranger's constructor raises, it is about these arguments.
+        # Third-party constructors can raise anything. The cause is most likely the arguments.
         except Exception as error:
             raise UsageError(
                 f"architecture '{architecture}' cannot be made: {type(error).__name__}: {error}"
@@ -65,14 +79,18 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
 
 
 HUBS = ("", "torchvision", "timm")
-"""The texts before the colon that stand for no module of the user's."""
+"""Prefixes before the colon that do not name a Python module of the user."""
 Factory = Callable[..., Any]
 
 
 def _named(origin: str, name: str) -> Factory:
-    """The function of torchvision or timm that makes networks of this name and takes `num_classes`.
+    """Return a function that builds the torchvision or timm model of this name and accepts `num_classes`.
 
-    Without an origin it is that of the first of them. UnknownName where none has it, UsageError where timm is missing.
+    If `origin` is empty, torchvision is searched before timm.
+
+    Raises:
+        UnknownName: There is no such model.
+        UsageError: timm is not installed.
     """
     from torchvision import models
 
@@ -100,7 +118,7 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
         raise UsageError(f"architecture '{architecture}': {error}; {advice}") from error
     except (AttributeError, ValueError) as error:
         raise UsageError(f"architecture '{architecture}': {error}; name a class or function of it") from error
-    # A stranger's module may fail in any way as it is imported.
+    # Importing a third-party module can raise anything.
     except Exception as error:
         raise UsageError(
             f"architecture '{architecture}': {type(error).__name__}: {error}; mend module {module}, or name another"
@@ -109,7 +127,10 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
 
 
 def _parse_call(architecture: str, expression: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Split `Class.method('b0', classes=8)` into "Class.method", ["b0"] and {"classes": 8}; nothing is evaluated."""
+    """Split `Class.method('b0', classes=8)` into "Class.method", ["b0"] and {"classes": 8}.
+
+    Only literals are evaluated.
+    """
     try:
         node = ast.parse(expression, mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -125,35 +146,47 @@ def _parse_call(architecture: str, expression: str) -> tuple[str, list[Any], dic
     return attribute, arguments, options
 
 
-# timm's pretrained models by name: their weights on the Hugging Face hub, and how their images are made
+# Pretrained timm models: their weights on the Hugging Face Hub, and the preprocessing of images
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A model of timm with weights."""
+    """A pretrained timm model."""
 
     name: str
-    """The full name, with the tag of the weights, as in `resnet50.a1_in1k`."""
+    """Full name including the tag of the weights, as in `resnet50.a1_in1k`."""
     source: Origin
     normalization: Normalization
     crop: Crop
     class_names: list[str] | None
-    """The names of its classes in their order; None for those of ImageNet-1k, and where timm has none."""
+    """Class names in order; None for ImageNet-1k classes, or if timm has no names."""
 
 
 LARGEST_EMBEDDING = 2048
-"""The largest number of outputs that are no classes where timm knows no names of them: those of towers such as CLIP's.
+"""Maximum number of outputs that are assumed to be an embedding if timm has no class names for them.
 
-Its classifiers of classes without names have 19,168 and 115,217."""
+Such outputs belong, for example, to the image towers of CLIP models. timm's classifiers without class names have 19,168
+and 115,217 outputs.
+"""
 
 
 def pretrained(name: str, headed: bool = False) -> Pretrained:
-    """A pretrained model as timm describes it, at the size that it was trained on; nothing is fetched.
+    """Return the description of a pretrained timm model, without downloading it.
 
-    A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
-    ExportError for a model of images that image sets do not have, or without classes unless it is to be `headed`.
+    Args:
+        name: Name of the model. Without a tag, timm's default weights are selected.
+        headed: Whether a head will be appended, so that the model need not have classes.
+
+    Returns:
+        The description, with the image size on which the model was trained.
+
+    Raises:
+        UnknownName: timm has no such pretrained model.
+        UsageError: The model is one of the 48 checkpoints, and `headed` is false.
+        ExportError: Image sets do not support the preprocessing of the model, the model has no classes and `headed` is
+            false, or the weights are not on the Hugging Face Hub.
     """
-    timm, name = _timm(), name.removeprefix("timm/")  # the owner on the hub, whom its pages put in front
+    timm, name = _timm(), name.removeprefix("timm/")  # remove the owner, which pages of the Hub prepend
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         has_weights = timm.models.is_model_pretrained(name)
@@ -177,7 +210,15 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
 
 
 def preprocessing_of(configuration: dict[str, Any], name: str) -> tuple[Normalization, Crop]:
-    """Normalization and crop of timm's configuration of a model; ExportError for images that image sets do not have."""
+    """Return the normalization and the crop in a timm configuration.
+
+    Args:
+        configuration: The `pretrained_cfg` of a model.
+        name: Name of the model, for error messages.
+
+    Raises:
+        ExportError: Image sets do not support the preprocessing.
+    """
     data = _timm().data.resolve_data_config(pretrained_cfg=configuration)
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]
@@ -190,7 +231,10 @@ def preprocessing_of(configuration: dict[str, Any], name: str) -> tuple[Normaliz
 
 
 def _class_names(config: Any) -> list[str] | None:
-    """The names in timm's description of a model, or the WordNet ids of a larger ImageNet."""
+    """Return the class names in timm's configuration, or the WordNet ids of a variant of ImageNet.
+
+    Return None for ImageNet-1k and for models without names.
+    """
     data = _timm().data
     subset = data.infer_imagenet_subset(config.to_dict())
     if config.label_names or subset is None:
@@ -199,14 +243,18 @@ def _class_names(config: Any) -> list[str] | None:
 
 
 def load_pretrained(name: str, file: Path) -> nn.Module:
-    """The network of timm with the weights of the file, in evaluation mode; CheckpointError where they do not fit."""
+    """Build a timm model and load its weights from a file. The network is in evaluation mode.
+
+    Raises:
+        CheckpointError: The weights do not fit the model.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Weights that once needed a reader of their own (custom_load) lie on the hub in timm's format today.
+            # Some configurations request a custom loader (custom_load). Their weights on the Hub are in timm's format.
             overlay = {"file": str(file), "custom_load": False}
             network: nn.Module = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    # safetensors, torch and timm each fail in a way of their own.
+    # safetensors, torch and timm raise different types of exceptions.
     except Exception as error:
         raise CheckpointError(
             f"{file} does not fit {name}: {first_line(error)}; delete it to fetch it again"
@@ -215,13 +263,19 @@ def load_pretrained(name: str, file: Path) -> nn.Module:
 
 
 def pool_pretrained(network: nn.Module, pool: str | None, name: str) -> nn.Module:
-    """The network of timm without its classifier: it gives the features that the classifier would take.
+    """Remove the classifier of a timm model, so that it returns the features that the classifier received.
 
-    With a `pool` these are pooled so instead of as its head pools them; UsageError where the network cannot.
+    Args:
+        network: The model, which is modified.
+        pool: Pooling of the features; None for the pooling of the model's head.
+        name: Name of the model, for error messages.
+
+    Raises:
+        UsageError: The model does not support this pooling.
     """
     try:
         network.reset_classifier(0, *([] if pool is None else [{"mean": "avg"}.get(pool, pool)]))  # type: ignore[operator]
-    # Each network of timm has a check of its own.
+    # timm models raise different types of exceptions for invalid pooling.
     except Exception as error:
         raise UsageError(f"{name} has no pooling by {pool} ({first_line(error)}); leave out `pool`") from error
     return network.eval()

@@ -1,14 +1,14 @@
-"""Parse a file of torch.save in a process of its own, and describe its content.
+"""Parse a torch.save file in a child process, and describe its content.
 
     python -P -m bandlens.export.weights.parse_process PARENT FOLDER FILE
 
-A file of somebody else's can hang, crash or exhaust a parser of pickles. Then this process ends, and the command says
-so in a line. The process does not import torch, so that it starts in a tenth of a second.
+A malicious or damaged file can make a pickle parser hang, crash or exhaust memory. In that case only the child process
+ends, and the parent reports an error. The process does not import torch, so that it starts in a tenth of a second.
 
-FOLDER gets content.json, a list of nodes, and unpacked.bin, the elements of compressed storages. A node is a kind and
-its parts. A part is a number, text, true, false or null, or a list of one number: the place of another node. The first
-entry of the file is the part that stands for the whole content. Nodes refer to each other since a pickle may hold one
-container in many places, and also in itself.
+FOLDER receives two files: content.json, a list of nodes, and unpacked.bin, the elements of compressed storages. A node
+consists of its kind and its parts. A part is a number, text, true, false, null, or a list with one number, the index of
+another node. The first entry of content.json is the part that represents the whole content. Nodes refer to each other
+by index, because a pickle can contain the same container in several places, and a container can contain itself.
 """
 
 from __future__ import annotations
@@ -33,15 +33,25 @@ from .pickles import (
 
 CONTENT_FILE, UNPACKED_FILE = "content.json", "unpacked.bin"
 MAX_MEMORY_BYTES = 1 << 31
-"""Memory of the process. Elements of tensors take none of it, and all else in files of training takes megabytes."""
+"""Memory limit of the child process.
+
+Tensor elements are not loaded into it, and everything else in training checkpoints takes megabytes.
+"""
 MAX_LEVELS = 100
-"""Levels of containers in containers: nested ones of real files have about ten, and Python's stack has a thousand."""
+"""Maximum nesting depth of containers.
+
+Real files have about ten levels, and Python's recursion limit is a thousand.
+"""
 MAX_CONTENT_BYTES = 1 << 26
-"""Bytes of content.json. That of a ResNet-50 with its optimizer has less than a megabyte."""
+"""Maximum size of content.json. For a ResNet-50 with its optimizer, it is less than a megabyte."""
 
 
 def describe(content: Any) -> list[Any]:
-    """The content as a list of nodes behind the part that stands for it; UnpicklingError where it is nested deeply."""
+    """Return the root part of the content, followed by a list of all nodes.
+
+    Raises:
+        UnpicklingError: Containers are nested too deeply.
+    """
     nodes: list[Any] = []
     places: dict[int, int] = {}
 
@@ -54,7 +64,7 @@ def describe(content: Any) -> list[Any]:
         if place is None:
             place = places[id(value)] = len(nodes)
             node: list[Any] = []
-            nodes.append(node)  # before its parts are described, which may refer to it
+            nodes.append(node)  # append it before describing its parts, because they may refer to it
             node += parts(value, level + 1)
         return [place]
 

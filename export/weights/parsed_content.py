@@ -1,4 +1,4 @@
-"""Read a file of torch.save that a child process has parsed: containers from its description, and tensors."""
+"""Load the content of a torch.save file that a child process has parsed: rebuild containers, and read tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import parse_process
 from .parse_process import CONTENT_FILE, UNPACKED_FILE
 
 MIN_TIMEOUT_S, TIMEOUT_S_PER_MB = 60.0, 0.1
-"""Seconds that the child process may take: a minute, and what a disk takes that reads 10 MB in a second."""
+"""Timeout of the child process: one minute, plus the time to read the file at 10 MB/s."""
 MAPPINGS: dict[str, Callable[[], Any]] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
 COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "tuple": tuple,
@@ -25,13 +25,17 @@ COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "frozenset": frozenset,
     "Size": torch.Size,
 }
-"""Kinds of nodes with parts that they cannot be among, since they are made of them at once."""
+"""Kinds of immutable or unordered containers.
+
+They are built from their complete parts, so they cannot contain themselves, unlike mappings and lists.
+"""
 
 
 def read_in_child(path: Path) -> Any:
-    """Parse a file of torch.save in a child process, and return its content: see `read.read`.
+    """Parse a torch.save file in a child process and return its content; see `read.read`.
 
-    Raises CheckpointError for a file that the process refuses, or that hangs or crashes it.
+    Raises:
+        CheckpointError: The child process rejected the file, timed out or crashed.
     """
     timeout_s = MIN_TIMEOUT_S + TIMEOUT_S_PER_MB * path.stat().st_size / 1e6
     with TemporaryDirectory(prefix="bandlens-weights-") as name:
@@ -49,7 +53,7 @@ def read_in_child(path: Path) -> Any:
 
 
 def _rebuild(root: Any, nodes: list[list[Any]], weights: BinaryIO, unpacked: BinaryIO) -> Any:
-    """Make the content of the nodes that `parse_process.describe` lists."""
+    """Build the content from the nodes that `parse_process.describe` returned."""
     values: dict[int, Any] = {}
 
     def value_of(part: Any) -> Any:
@@ -62,7 +66,7 @@ def _rebuild(root: Any, nodes: list[list[Any]], weights: BinaryIO, unpacked: Bin
 
     def make(place: int, kind: str, *parts: Any) -> None:
         if kind in MAPPINGS:
-            values[place] = mapping = MAPPINGS[kind]()  # before its parts, among which it may be itself
+            values[place] = mapping = MAPPINGS[kind]()  # before its parts, because it may contain itself
             for key, value in zip(parts[::2], parts[1::2], strict=True):
                 mapping[value_of(key)] = value_of(value)
         elif kind == "list":
@@ -92,7 +96,7 @@ def _read_storage(file: BinaryIO, offset: int, size: int) -> torch.UntypedStorag
 
 
 def _stand_in(name: str) -> Any:
-    """A class of that name, which does nothing, or a type of elements, such as torch.float32."""
+    """Return the torch dtype of this name, such as torch.float32, or an empty class of this name."""
     module, _, attribute = name.partition(".")
     dtype = getattr(torch, attribute, None) if module == "torch" else None
     return dtype if isinstance(dtype, torch.dtype) else type(name, (), {})
@@ -105,4 +109,4 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "dtype": lambda name: getattr(torch, name),
     "object": lambda name: type(name, (), {})(),
 }
-"""Kind of a node with parts that are no nodes -> the value."""
+"""Kind of node without references to other nodes -> function that creates its value."""

@@ -1,4 +1,4 @@
-"""The 48 checkpoints: rows of checkpoints.toml as frozen records."""
+"""Look up the 48 checkpoints of the study, which checkpoints.toml describes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from ...core.errors import UnknownName, UsageError
 
 CATEGORY = "category:"
-"""The beginning of a word that stands for all models of a category."""
+"""Prefix of a selector that names all models of a category."""
 OWN = "own"
-"""The category of a user's models, and the key rule for their files."""
+"""Category of a user's models, and name of the key rule for their weights files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The options of reading a file of weights."""
+    """Options for reading a weights file."""
 
     rule: str = OWN
-    """The key rule, one of those in checkpoints.toml."""
+    """Name of a key rule in checkpoints.toml."""
     weights: str | None = None
-    """The choice among several weights in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
+    """Which weights to load if a file contains several: `ema`, `raw` or a key. Default: `ema` if there are any."""
     trust: bool = False
-    """Let the file run its code."""
+    """Load the file with pickle, which can execute code."""
 
 
 OWN_WEIGHTS = Reading()
@@ -34,7 +34,7 @@ OWN_WEIGHTS = Reading()
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The place where one file is published; written KIND:ADDRESS."""
+    """Location of a published file, written KIND:ADDRESS."""
 
     kind: str
     address: str
@@ -45,21 +45,21 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class KeyRule:
-    """How a file's keys become the architecture's; see the head of checkpoints.toml."""
+    """Rule that maps the keys of a weights file to those of the architecture; see the comments in checkpoints.toml."""
 
     name: str
     containers: Sequence[str] = ()
     drop: Sequence[tuple[str, str]] = ()
-    """Pairs of a pattern and why keys that it matches are left out."""
+    """Pairs of a regular expression and the reason for which matching keys are dropped."""
     rename: Sequence[tuple[str, str]] = ()
-    """Pairs of a pattern and its replacement."""
+    """Pairs of a regular expression and its replacement."""
     wrappers: Sequence[str] = ()
-    """Beginnings that are taken off a key, each in turn, until it is one of the architecture's."""
+    """Prefixes that are removed one after another until the key is one of the architecture's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a checkpoint and the rule for its keys."""
+    """One file of a checkpoint, and the rule for its keys."""
 
     source: Origin
     rule: str
@@ -70,12 +70,12 @@ class Checkpoint:
     name: str
     category: str
     parts: tuple[Part, ...]
-    """The network, and the linear head where that is a file of its own."""
+    """Weights file of the network, and of the linear head if it is published separately."""
     normalization: str
-    """A name in NORMALIZATIONS."""
+    """Name of a normalization in `NORMALIZATIONS`."""
     licence: str
     published_top1: float
-    """The share of the ImageNet validation set that it classifies rightly, in percent."""
+    """Published top-1 accuracy on the ImageNet validation set, in percent."""
 
     @property
     def source(self) -> str:
@@ -94,7 +94,7 @@ def _part(row: dict[str, Any]) -> Part:
 
 @cache
 def checkpoints() -> tuple[Checkpoint, ...]:
-    """All 48, grouped by category."""
+    """Return all 48 checkpoints, grouped by category."""
     return tuple(
         Checkpoint(
             name=row["name"],
@@ -109,7 +109,11 @@ def checkpoints() -> tuple[Checkpoint, ...]:
 
 
 def checkpoint(name: str) -> Checkpoint:
-    """The checkpoint of that name, or UnknownName."""
+    """Return the checkpoint of this name.
+
+    Raises:
+        UnknownName: There is none.
+    """
     by_name = {published.name: published for published in checkpoints()}
     if name not in by_name:
         raise UnknownName("checkpoint", name, by_name, "see `bandlens checkpoints list`")
@@ -117,7 +121,11 @@ def checkpoint(name: str) -> Checkpoint:
 
 
 def by_category(category: str) -> tuple[Checkpoint, ...]:
-    """The checkpoints of one category, or UnknownName."""
+    """Return the checkpoints of a category.
+
+    Raises:
+        UnknownName: There is no such category.
+    """
     members = tuple(published for published in checkpoints() if published.category == category)
     if not members:
         raise UnknownName("category", category, dict.fromkeys(published.category for published in checkpoints()))
@@ -125,7 +133,15 @@ def by_category(category: str) -> tuple[Checkpoint, ...]:
 
 
 def select(words: Sequence[str]) -> tuple[Checkpoint, ...]:
-    """The checkpoints that words stand for, each once: a name, `category:NAME`, or `all`. UsageError without a word."""
+    """Return the checkpoints that selectors refer to, without duplicates.
+
+    Args:
+        words: Selectors: a name, `category:NAME`, or `all`.
+
+    Raises:
+        UnknownName: A name or category does not exist.
+        UsageError: There is no selector.
+    """
     if not words:
         raise UsageError("say which: NAME…, category:C, or all; see `bandlens checkpoints list`")
     selection: list[Checkpoint] = []
@@ -141,13 +157,17 @@ def select(words: Sequence[str]) -> tuple[Checkpoint, ...]:
 
 @cache
 def ema_names() -> tuple[str, ...]:
-    """The names of exponential moving averages of the weights in training scripts, the preferred one first."""
+    """Return the names that training scripts give to averaged (EMA) weights, in order of preference."""
     return tuple(_registry()["ema"])
 
 
 @cache
 def key_rule(name: str) -> KeyRule:
-    """The key rule of that name, or UnknownName."""
+    """Return the key rule of this name.
+
+    Raises:
+        UnknownName: There is none.
+    """
     rules = _registry()["rule"]
     if name not in rules:
         raise UnknownName("key rule", name, rules)
