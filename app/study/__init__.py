@@ -1,1 +1,1 @@
-"""A study, from its file to its rows: read, resolve, plan, run, gate."""
+"""Studies, from the study file to the rows in the database: read, resolve, plan, run and gate."""

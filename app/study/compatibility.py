@@ -1,4 +1,4 @@
-"""The match of models and image sets: which images a model takes, and which numbers its classes have in the labels."""
+"""Check that models and image sets fit together, and convert labels to the class indices of the models."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ ALL_SPACE = decision_space("all")
 
 
 def takes_images(model: Model, images: ImageSetInfo) -> bool:
-    """Whether the images were made of photographs as the model takes them."""
+    """Return whether the images have the size and the preprocessing that the model requires."""
     return images.size == model.image_size and (model.crop is None or model.crop.gives(images.preprocessing))
 
 
 def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> None:
-    """UsageError, which says what to pack, unless every model has an image set and every image set a model."""
+    """Check that every model has a compatible image set and every image set a compatible model.
+
+    Raises:
+        UsageError: One has none. The message states how to pack the images for the model.
+    """
     models_by_crop: dict[str, list[str]] = {}
     for model in models:
         if not any(takes_images(model, images) for images in image_sets):
@@ -46,7 +50,10 @@ def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> N
 
 
 def check_attackable(images: ImageSetInfo) -> None:
-    """UsageError for images whose decision is not the argmax over all classes: an attack has no loss for another."""
+    """Raise UsageError for images whose predictions are not the argmax over all classes.
+
+    The loss of the adversarial attack is defined for this case only.
+    """
     if not decides_by_logits(images.decision_space):
         raise UsageError(
             f"image set {images.name} decides among {images.decision_space}, and attacks need a decision among all "
@@ -55,9 +62,15 @@ def check_attackable(images: ImageSetInfo) -> None:
 
 
 def match_images(images: ImageSet, models: Sequence[Model]) -> ImageSet:
-    """The image set with labels in the numbers of the models, which take its images.
+    """Return the image set with its labels converted to the class indices of the models.
 
-    Raises UsageError where the models decide other labels than the images have, and as `match_labels`.
+    Args:
+        images: The image set.
+        models: Models that are compatible with its size and preprocessing.
+
+    Raises:
+        UsageError: Images and models differ in being multi-label, a label is not among a model's classes, or
+            `match_labels` fails.
     """
     check_tasks(images, models)
     images = match_labels(images, models)
@@ -66,7 +79,7 @@ def match_images(images: ImageSet, models: Sequence[Model]) -> ImageSet:
 
 
 def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError where images have several labels each, and a model decides one, or the other way round."""
+    """Raise UsageError if the images are multi-label and a model is not, or the other way round."""
     multilabel = image_set.info.decision_space == MULTILABEL
     for model in models:
         if image_set.labels is not None and model.multilabel != multilabel:
@@ -78,7 +91,7 @@ def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError when a class of an image, or one that ReaL lists for it, is one that a model does not have."""
+    """Raise UsageError if a label of an image, in any label scheme, is not among the classes of a model."""
     if not decides_by_logits(image_set.info.decision_space):
         for model in models:
             if model.classes != CLASSES:
@@ -100,10 +113,20 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 
 def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
-    """The image set with the numbers that its classes have in the models, where both have names.
+    """Convert the labels to the class indices of the models by matching class names.
 
-    Where a side has none, the numbers stay as they were packed. Raises UsageError for a class that a model does not
-    have, where two models give a class different numbers, and for sets of labels where a model has no names.
+    If the class names of either the image set or the models are unknown, the labels stay as they were packed.
+
+    Args:
+        images: The image set.
+        models: The models that will run on it.
+
+    Returns:
+        The image set with the class indices and the class names of the models.
+
+    Raises:
+        UsageError: A model does not have a class of the image set, two models have different indices for one class, or
+            a model has no label names and the images are multi-label.
     """
     name, space = images.info.name, images.info.decision_space
     if images.class_names is None or space in SPACE_CLASSES:
@@ -137,9 +160,10 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
 
 
 def _numbers(image_set: str, set_names: Sequence[str], model: Model) -> tuple[int, ...] | None:
-    """The model's number of each of the set's names; None where the names of its classes are not known.
+    """Return the model's class index for each class name of an image set.
 
-    A model of the user's own with 1000 classes may have others than ImageNet's.
+    Return None if the class names of the model are unknown. This includes a user's model with 1000 classes some of
+    which do not match, because its classes need not be those of ImageNet.
     """
     names = class_names_of(model)
     if names is None and model.classes != CLASSES:
@@ -158,7 +182,16 @@ def _numbers(image_set: str, set_names: Sequence[str], model: Model) -> tuple[in
 
 
 def without_training_images(images: ImageSet, models: Sequence[Model], overlap: str) -> ImageSet:
-    """The images that no head of the models was trained on; UsageError where there are others, unless to leave out."""
+    """Remove the images on which a classification head of the models was trained.
+
+    Args:
+        images: The image set.
+        models: The models that will run on it.
+        overlap: One of `OVERLAPS` of `file.py`: whether training images are an error or are removed.
+
+    Raises:
+        UsageError: There are training images and `overlap` is `refuse`, or no image remains.
+    """
     unlike = [
         model.name
         for model in models

@@ -1,11 +1,13 @@
-"""Predictions that were made elsewhere, as cells of a results database: marked as imported, with where they came from.
+"""Import predictions that were computed elsewhere into a results database.
 
-A file has one row an image: file_name, predicted_class, and predicted_probability and label_probability, which may be
-left out; where it holds several models, a column `model`. What ran them, and on what, is not known: engine and
-precision read `imported`.
-The rank of the label is not known either where a prediction is wrong: label_rank reads 65535, and top-5 is null.
+The file has one row per image, with the columns `file_name` and `predicted_class`. The columns `predicted_probability`
+and `label_probability` are optional. A file with the predictions of several models also has a column `model`.
 
-A checkpoint is a study, and each of its files a cell: one more image set is a new version, which has the others too.
+Imported cells are marked with the engine and the precision `imported`, because the actual ones are unknown. The rank of
+the label is unknown as well if a prediction is incorrect: `label_rank` is then 65535, and top-5 accuracy is null.
+
+Each checkpoint becomes a study, and each of its files a cell of this study. Importing predictions on another image set
+creates a new version of the study, which also contains the cells of the previous version.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ UNKNOWN = "unknown"
 FILE_COLUMNS = ("file_name", "predicted_class")
 PROBABILITIES = ("predicted_probability", "label_probability")
 ROUNDING = 1e-5
-"""The most by which equal probabilities may differ that were computed in single precision."""
+"""Maximum difference of two probabilities that count as equal, because of rounding in single precision."""
 SUFFIXES = (".parquet", ".csv")
 IMPORTED_CELLS = """
 SELECT cell.engine, model_sha256, cell.onnx_sha256, condition.digest AS condition, shown.name, shown.benchmark,
@@ -66,7 +68,7 @@ WHERE newest AND study_version.study = ?
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """An image set whose names and labels are known, and whose pixels are not."""
+    """An image set with known file names and labels, but without pixels."""
 
     info: ImageSetInfo
     paths: list[str]
@@ -80,15 +82,18 @@ class LabelledFiles:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Predictions of a checkpoint that were imported."""
+    """Summary of the imported predictions of one checkpoint."""
 
     label: str
-    """The name@version of the study that they are in."""
+    """Name and version of the study that contains them, as name@version."""
     images: int
+    """Number of images."""
     top1: float
+    """Top-1 accuracy."""
     low: float
-    """The 95 % interval of top-1."""
+    """Lower end of the 95% confidence interval of top-1 accuracy."""
     high: float
+    """Upper end of the interval."""
 
 
 def import_predictions(
@@ -98,9 +103,23 @@ def import_predictions(
     database: Path,
     attributes: Path | None = None,
 ) -> list[Imported]:
-    """Import the predictions of each checkpoint on unperturbed images; nothing is imported unless all of them can be.
+    """Import the predictions of several checkpoints on unperturbed images.
 
-    Raises UsageError where a file or a checkpoint in it is not there, and StoreError where a file is unsound.
+    All predictions are validated before anything is written to the database.
+
+    Args:
+        file: Parquet or CSV file with the predictions.
+        checkpoints: Names of the checkpoints. If there are several, the file needs a column `model`.
+        images: Image set, or a table of file names and labels (see `find_images`).
+        database: Results database to write to.
+        attributes: CSV file with image attributes, for a table of labels only.
+
+    Returns:
+        A summary for each checkpoint.
+
+    Raises:
+        UsageError: A file or a checkpoint does not exist.
+        StoreError: The file has invalid contents.
     """
     for name in checkpoints:
         if not is_study_name(name):
@@ -135,7 +154,7 @@ def import_predictions(
         studies = [_study_with(store, part.cell) for part in parts]
         for part, cells in zip(parts, studies, strict=True):
             label = store.begin_study(part.cell.model.name, "# imported predictions", cells, [labelled])
-            if not store.progress([part.cell])[part.cell.key]:  # known ones stay
+            if not store.progress([part.cell])[part.cell.key]:  # otherwise they were imported before
                 store.commit([part], {part.cell.variant: session})
             query = "SELECT n, top1, low, high FROM accuracy_of(?) WHERE image_set = ?"
             imported.append(Imported(label, *store.frame(query, [label, labelled.info.name]).row(0)))
@@ -149,9 +168,10 @@ def _check_probabilities(
     confidence: NDArray[np.float32],
     label_probability: NDArray[np.float32],
 ) -> None:
-    """StoreError where a label is more probable than the class predicted, or less while it is predicted.
+    """Raise StoreError if the two probabilities of an image contradict its prediction.
 
-    NaN, for probabilities that are not known, passes.
+    They must be equal if the label is predicted. Otherwise, the probability of the label must not be larger than that
+    of the prediction. Unknown probabilities, which are NaN, pass because comparisons with NaN are false.
     """
     excess = label_probability - confidence
     conflicts = np.flatnonzero(np.where(hits, np.abs(excess), excess) > ROUNDING)
@@ -165,9 +185,11 @@ def _check_probabilities(
 
 
 def _study_with(store: Store, new_cell: Cell) -> list[Cell]:
-    """The cells of a checkpoint's study with one more, which takes the place of the one on the same image set.
+    """Return the cells of a checkpoint's study with a new cell, which replaces a cell on the same image set.
 
-    Raises UsageError where a study of that name ran here, or the cells' checkpoints or image sets cannot be told apart.
+    Raises:
+        UsageError: A study of this name was computed by bandlens, or the names of checkpoints or image sets are not
+            unique.
     """
     rows = store.frame(IMPORTED_CELLS, [new_cell.model.name]).rows(named=True)
     if any(row["engine"] != ENGINE for row in rows):
@@ -181,7 +203,7 @@ def _study_with(store: Store, new_cell: Cell) -> list[Cell]:
 
 
 def _read_cell(row: Mapping[str, Any], like: Cell) -> Cell:
-    """A cell of the database: like a cell of the same checkpoint, but on another image set."""
+    """Create the cell of a database row. It equals the cell `like` of the same checkpoint except for its image set."""
     model = replace(like.model, sha256=row["model_sha256"])
     images = ImageSetInfo(**{field.name: row[field.name] for field in fields(ImageSetInfo)})
     return replace(
@@ -193,9 +215,11 @@ def _read_cell(row: Mapping[str, Any], like: Cell) -> Cell:
 
 
 def find_images(path: Path, attributes: Path | None = None) -> Images:
-    """A packed image set; or a table of file_name and label, Parquet or CSV, of which no pixels are needed.
+    """Open a packed image set, or read a table of labels if the pixels are not available.
 
-    Images of a table have the attributes of a CSV file, if any.
+    Args:
+        path: Folder of an image set, or a Parquet or CSV file with the columns `file_name` and `label`.
+        attributes: CSV file with attributes of the images in a table. An image set has its own.
     """
     if path.suffix not in SUFFIXES:
         if attributes is not None:
@@ -247,7 +271,10 @@ def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
 
 
 def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Classes and both probabilities in the order of the images, which files are found by, by path or else by name."""
+    """Return the predicted classes and both probabilities in the order of the images, each with shape (n,).
+
+    Rows are matched to images by path, or by file name if none of the paths matches.
+    """
     table.check_distinct("file_name")
     classes, files = _classes(table, "predicted_class"), table.rows["file_name"]
     confidence, label_probability = (_probabilities(table, name) for name in PROBABILITIES)
@@ -265,7 +292,7 @@ def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], ND
 
 
 def _probabilities(table: SourceTable, name: str) -> NDArray[np.float32]:
-    """The numbers of a column, NaN where the file has no such column."""
+    """Return a column of probabilities, or NaN for each row if the file has no such column."""
     if name not in table.rows.columns:
         return np.full(len(table.rows), np.nan, np.float32)
     column = table.rows[name].cast(pl.Float64, strict=False)

@@ -1,4 +1,4 @@
-"""A study: a TOML file, or keys in Python, that name checkpoints, image sets and probes."""
+"""Study files: the checkpoints, image sets and probes of a study, from a TOML file or from Python."""
 
 from __future__ import annotations
 
@@ -23,53 +23,58 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The keys of a study file, with their defaults. Paths are relative to `folder`, which is the file's.
+    """The keys of a study file and their defaults.
 
-    `Study(name="mine", checkpoints=["*"], images=["photos.set"])` is written as TOML, and that text is checked and kept
-    as a file's is. Raises UsageError, which says what is wrong with which key.
+    Create a study in Python, for example with `Study(name="mine", checkpoints=["*"], images=["photos.set"])`, or read
+    it from a file with `Study.read`. A study that is created in Python is converted to TOML. This text is validated and
+    stored with the results, as the text of a file is. Paths are relative to `folder`, which is the folder of the file.
+
+    Raises:
+        UsageError: A key is invalid. The message names the key and what is wrong with it.
     """
 
     name: str
-    """The study's name in the database; by default the name of the file."""
+    """Name of the study in the database. By default the name of the file."""
     checkpoints: list[str]
-    """Names of exported models, needed; `*` stands for all of them, `category:NAME` for those of a category."""
+    """Names of exported models (required). `*` selects all models, `category:NAME` all models of a category."""
     images: list[str]
-    """Folders of image sets, needed; `*` in a path stands for any name: `imagenet-c/*/*`. A checkpoint runs on the sets
-    whose size and preprocessing are its own."""
+    """Folders of image sets (required). `*` in a path matches any name, for example `imagenet-c/*/*`. A checkpoint runs
+    on the image sets with the size and preprocessing that it requires."""
     probes: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
-    """A table with a line for each probe: its parameters, each a value or a list; by default what images are
-    large enough for of the published grid. In Python a function may stand for a probe of your own, or as `function` in
-    its table."""
+    """Table with one line per probe. The line sets the parameters of the probe, each to a value or a list of values. By
+    default the probes of the published grid, without those for which the images are too small. In Python, a custom
+    probe may be a function, or a table with the key `function`."""
     measures: Mapping[str, Any] = field(default_factory=dict)
-    """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
-    default. In Python a function may stand here, too."""
+    """Table with one line per custom metric. The line sets the file and the parameters of its function. None by
+    default. In Python, a custom metric may be a function."""
     clean_images: list[str] = field(default_factory=list)
-    """Image sets that are run without perturbation alone; none by default."""
+    """Folders of image sets that are only run without perturbation. None by default."""
     models: str = ""
-    """Folder of exported models; by default where `bandlens export` puts them."""
+    """Folder of exported models. By default the output folder of `bandlens export`."""
     engine: str = AUTO
-    """An engine that `doctor` lists; by default `auto`: the fastest that `export --batch tune` has measured, else the
-    first that is ready on a GPU, and `onnxruntime` without one."""
+    """Inference engine, one of those that `bandlens doctor` lists. The default `auto` selects the fastest engine that
+    `bandlens export --batch tune` has measured. Without measurements, it selects the first available engine on a GPU,
+    or `onnxruntime` on a CPU."""
     precision: str = "fp32"
-    """Precision of the model's arithmetic; `fp32` by default."""
+    """Numeric precision of inference. `fp32` by default."""
     batch: int = 0
-    """Number of images that a model sees at once, up to 4096; by default 0: the tuned one, else that of the TensorRT
-    plans that exist, else 256 on a GPU and 32 on a CPU."""
+    """Batch size, up to 4096. The default 0 selects the tuned batch size, otherwise that of the existing TensorRT
+    plans, otherwise 256 on a GPU and 32 on a CPU."""
     threads: int = 0
-    """Threads of the engine, up to 1024; by default 0, all that the process may use."""
+    """Number of CPU threads of the engine, up to 1024. The default 0 uses all processors available to the process."""
     seed: int = 0
-    """Seed of noise, and of the choice of images where there is a limit, 0 to 2^63 - 1; 0 by default."""
+    """Seed of random noise, and of the selection of images if there is a `limit`. From 0 to 2^63 - 1, 0 by default."""
     limit: int = 0
-    """Number of images of each set that are run, drawn as `images pack --limit` draws them; a larger one goes on with
-    the predictions of a smaller one; by default 0: all images."""
+    """Maximum number of images per image set. They are sampled in the same way as by `bandlens images pack --limit`. If
+    the limit is increased later, existing predictions are reused. The default 0 runs all images."""
     overlap: str = "refuse"
-    """The treatment of images that a model's head was trained on: `refuse`, by default; `leave out` runs the others for
-    all models."""
+    """How to handle images on which the classification head of a model was trained. The default `refuse` reports an
+    error. `leave out` excludes these images for all models."""
     gate: Limits | Any = field(default_factory=Limits)
-    """A table of what gates of a precision or a release let pass; see below."""
+    """Table with the limits of precision gates and release gates. See below."""
     folder: Path = Path()
     toml: str = ""
-    """The text that is kept with the results."""
+    """TOML text of the study, which is stored with the results."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -80,31 +85,40 @@ class Study:
         functions = {(key, name): function for key in TABLES for name, function in _functions(keys[key])}
         for (key, name), function in functions.items():
             table = keys[key][name] if isinstance(keys[key][name], Mapping) else {}
-            # The name in the text makes nobody call the function: without a `file`, such a table is refused.
+            # The stored text only contains the name of the function. It cannot make anybody call a function of this
+            # name, because a table without a `file` is rejected when the text is read.
             keys[key] = {**keys[key], name: {**table, "function": getattr(function, "__name__", name)}}
         toml = _write_toml(where, keys)
         checked = _check_table(where, _parse_toml(where, toml))
         for (key, name), function in functions.items():
-            # A version that nobody gave lasts as long as the study, so that an interrupted run can be continued.
+            # Without a version, the function gets a random one here rather than in each run, so that an interrupted run
+            # of this `Study` can be resumed.
             checked[key][name] = {"version": private_version()} | checked[key][name] | {"function": function}
         for key, value in ({"toml": toml} | checked).items():
             object.__setattr__(self, key, value)
 
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> Self:
-        """Parse and check a study file; UsageError says what is wrong with which key."""
+        """Read and validate a study file.
+
+        Args:
+            file: Path of the TOML file.
+
+        Raises:
+            UsageError: The file cannot be read, or a key is invalid.
+        """
         path = Path(file)
         toml = _text(path)
         return cls(**_check_table(path, {"name": path.stem} | _parse_toml(path, toml)), folder=path.parent, toml=toml)
 
     @property
     def probes_in_memory(self) -> list[str]:
-        """The names of probes that are functions in memory."""
+        """Names of the custom probes that are functions in memory."""
         return [name for name, _ in _functions(self.probes)]
 
     @property
     def programs(self) -> list[str]:
-        """The probes and measures that are functions in files, each with its file."""
+        """Custom probes and metrics that are functions in files, as texts with the name and the file."""
         tables = {f"{key[:-1]} {name}": table for key in TABLES for name, table in getattr(self, key).items()}
         return [
             f"{name}: {self.folder / str(table['file'])}"
@@ -118,19 +132,19 @@ class Study:
 
 
 TABLES = ("probes", "measures")
-"""The keys whose tables may have functions."""
+"""Keys whose tables may contain custom functions."""
 KEYS = [key.name for key in fields(Study) if key.name not in ("folder", "toml")]
 
 
 def _functions(tables: Any) -> list[tuple[str, Callable[..., Any]]]:
-    """The names of tables that have, or are, a function in memory, and the functions."""
+    """Return the names of entries that are, or contain, a function in memory, together with the functions."""
     items = tables.items() if isinstance(tables, Mapping) else ()
     pairs = ((name, table.get("function") if isinstance(table, Mapping) else table) for name, table in items)
     return [(name, function) for name, function in pairs if callable(function)]
 
 
 def _check_table(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a study, checked."""
+    """Validate the keys of a study, and return them with `~` expanded in paths."""
     for key in table:
         if key not in KEYS:
             raise UnknownName(f"key in {where}", key, KEYS, f"the keys are {', '.join(KEYS)}")
@@ -140,7 +154,7 @@ def _check_table(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         _check_key(where, key, value)
     folders = {key: [*map(os.path.expanduser, table[key])] for key in ("images", "clean_images") if key in table}
-    models = os.path.expanduser(table.get("models", ""))  # noqa: PTH111 - Path's raises for an unknown user
+    models = os.path.expanduser(table.get("models", ""))  # noqa: PTH111 - `Path.expanduser` raises for an unknown user
     return {**table, **folders, "models": models, "gate": _limits(where, table.get("gate", {}))}
 
 
@@ -152,7 +166,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "measures": (dict, "a table"),
     "gate": (dict, "a table"),
 }
-"""The type of each key's value, and its words; other keys are whole numbers of RANGES, or strings."""
+"""Key -> the type of its value, and a description for messages. All other keys are strings or are in `RANGES`."""
 RANGES: Mapping[str, tuple[int, int]] = {
     "batch": (0, 4096),
     "threads": (0, 1024),
@@ -162,16 +176,16 @@ RANGES: Mapping[str, tuple[int, int]] = {
 
 
 OVERLAPS = ("refuse", "leave out")
-"""The treatments of images that a head was trained on."""
+"""Values of the key `overlap`."""
 
 
 def is_study_name(text: str) -> bool:
-    """Whether a study may be called so: a line of text that asks for no version."""
+    """Return whether a text is a valid study name: one printable line without `@`, which separates the version."""
     return bool(text) and "@" not in text and text != "*" and text.isprintable()
 
 
 def is_study_file(study: object) -> bool:
-    """Whether a study is a file or made in Python, and not the name of one that was run."""
+    """Return whether `study` is a `Study` or a study file, rather than the name of a study in a database."""
     return isinstance(study, Study) or Path(str(study)).suffix == ".toml" or Path(str(study)).is_file()
 
 
@@ -185,7 +199,9 @@ def _check_key(where: str | Path, key: str, value: Any) -> None:
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         raise UsageError(f"{where}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
     for name, table in value.items() if key in TABLES else ():
-        if name in KEYS and not isinstance(table, Mapping):  # whatever stands below [probes] belongs to it
+        # In TOML, every key below the line [probes] belongs to this table, including keys that were meant for the
+        # study.
+        if name in KEYS and not isinstance(table, Mapping):
             raise UsageError(f"{where}: {name} is a key of the study, and stands in [{key}]; write it above all tables")
     if key == "overlap" and value not in OVERLAPS:
         raise UnknownName(f"overlap in {where}", value, OVERLAPS)
@@ -203,7 +219,7 @@ def _limits(where: str | Path, table: Mapping[str, Any]) -> Limits:
 
 
 def check_limit(where: str, value: Any, key: str) -> None:
-    """UsageError, which begins with `where`, unless a key of [gate] may have the value."""
+    """Raise UsageError, whose message starts with `where`, if the value of a key in `[gate]` is invalid."""
     if key in ("measures", "conditions", "slices"):
         if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f"{where} must be a list of names, not {value!r}")
@@ -215,17 +231,21 @@ def check_limit(where: str, value: Any, key: str) -> None:
 
 
 def stored_limits(label: str, toml: str) -> Limits:
-    """The table [gate] of the text that a study was stored with."""
+    """Return the limits in the `[gate]` table of a stored study."""
     where = f"study {label}"
     return _limits(where, _parse_toml(where, toml).get("gate", {}))
 
 
 NOT_REPEATED = ("name", "checkpoints", "models", "images", "clean_images", "measures")
-"""The keys that a repeated study does not take over."""
+"""Keys that are not copied when a stored study is repeated with another model and image set."""
 
 
 def repeated_study(label: str, toml: str, model: Model, images: Path) -> Study:
-    """The text that a study was stored with, for another model and image set; UsageError for a probe of the user's."""
+    """Create a study from the text of a stored one, with another model and another image set.
+
+    Raises:
+        UsageError: The stored study has a custom probe, whose code is not in the database.
+    """
     table = _parse_toml(f"study {label}", toml)
     keys = {key: value for key, value in table.items() if key not in NOT_REPEATED}
     for name, probe in keys.get("probes", {}).items():
@@ -237,11 +257,12 @@ def repeated_study(label: str, toml: str, model: Model, images: Path) -> Study:
     return Study("release", [model.name], [str(images.absolute())], models=models, **keys)
 
 
-# A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.
+# A study file may be untrusted, so its size and its numbers are limited. Its text is stored, so it must not contain
+# passwords.
 MOST_BYTES = 1 << 18
-"""The most bytes that a study file may have."""
+"""Maximum size of a study file in bytes."""
 MOST_DOTS = 1000
-"""The most dots that a line may have: the time that a dotted key takes grows with the square of its parts."""
+"""Maximum number of dots in a line. The time to parse a dotted key grows with the square of its number of parts."""
 
 
 def _text(file: Path) -> str:
@@ -258,19 +279,23 @@ def _text(file: Path) -> str:
         raise UsageError(f"no study file {file}; {advice}") from None
     except IsADirectoryError:
         raise UsageError(f"{file} is a folder; give the study's TOML file") from None
-    except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError
+    except (OSError, ValueError) as error:  # text that is not UTF-8 raises a ValueError
         if file.suffix == ".duckdb":
             raise UsageError(f"{file} is a results database; give the study's TOML file, and --db {file}") from None
         raise UsageError(f"{file} cannot be read as TOML: {error}; give the study's TOML file") from None
 
 
 def _parse_toml(where: str | Path, toml: str) -> dict[str, Any]:
-    """The table that the text of a study holds; UsageError where it is no TOML, or holds what must not be stored."""
+    """Parse the TOML text of a study.
+
+    Raises:
+        UsageError: The text is not valid TOML, or contains a secret, which must not be stored in a database.
+    """
     try:
         if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
             raise ValueError(f"a line has more than {MOST_DOTS:,} dots")
         table = tomllib.loads(toml)
-    except ValueError as error:  # a huge number raises one, too
+    except ValueError as error:  # also raised for an integer with too many digits
         raise UsageError(f"{where} cannot be read as TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{where} cannot be read as TOML: it is nested too deeply") from None
@@ -284,16 +309,16 @@ def _parse_toml(where: str | Path, toml: str) -> dict[str, Any]:
 
 
 def _refuse_huge_numbers(where: str | Path, value: Any) -> None:
-    """UsageError for a whole number beyond TOML's 64 bits, which neither a database nor a message could hold."""
+    """Raise UsageError for an integer of more than 64 bits, which TOML does not allow and a database cannot store."""
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise UsageError(f"{where}: a whole number has more than 64 bits; TOML has none so large")
     for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _refuse_huge_numbers(where, entry)
 
 
-# A study that is made in Python is written as the file that would say the same.
+# A study that was created in Python is stored as the text of an equivalent study file.
 def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
-    """The keys as TOML, without those that have their defaults."""
+    """Return the keys as TOML, without those that have their default values."""
     import tomli_w
 
     try:
@@ -302,7 +327,7 @@ def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
         plain = {key: _plain(value, key) for key, value in keys.items()}
         toml = tomli_w.dumps({key: value for key, value in plain.items() if value != defaults[key]})
         size = len(toml.encode())
-    except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
+    except (TypeError, ValueError, RecursionError) as error:  # an unpaired surrogate raises a ValueError
         raise UsageError(f"{where} cannot be written as TOML: {error}; give text, numbers, lists and tables") from None
     if size > MOST_BYTES:
         raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {MOST_BYTES:,} are read")
@@ -310,7 +335,7 @@ def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any, name: object = "a value") -> Any:
-    """Give a value as TOML can hold it: paths as text, arrays of NumPy as lists, limits as a table."""
+    """Convert a value to a TOML type: paths to text, NumPy arrays to lists, `Limits` to a table."""
     if value is None or isinstance(value, (set, frozenset)):
         raise TypeError(f"{name} is {value}")
     if getattr(value, "ndim", 0) > 2:
@@ -328,7 +353,7 @@ def _plain(value: Any, name: object = "a value") -> Any:
 
 
 def grid_of(study: Path | None) -> Grid:
-    """The grid of a study file, or the published one."""
+    """Return the grid of a study file, or the published grid without one."""
     if study is None:
         return make_grid(PUBLISHED, Path())
     parsed = Study.read(study)
