@@ -1,14 +1,16 @@
-"""Parse a file of torch.save without running anything the file brings along, and without torch.
+"""Parse torch.save files without executing code from the file, and without importing torch.
 
-A pickle is a program: it names functions and has them called. Here every global it names is either one of the few
-that rebuild tensors and plain containers, or an inert stand-in. Nothing is imported on the file's behalf. A stand-in
-may be instantiated and filled, for the options, optimizers and schedules that training scripts save beside the weights;
-calling one is refused, except for the modules whose calls are known to make plain values, where it makes nothing.
+A pickle is a program that imports functions by name and calls them. Here, each name is resolved to one of a few
+functions that rebuild tensors and plain containers, or to an inert stand-in class. Nothing is imported because of the
+file. Stand-ins can be instantiated and filled, because training scripts save options, optimizers and schedules with the
+weights. Calling a stand-in is an error, except for modules whose calls are known to create plain values. Such a call
+has no effect and returns another stand-in.
 
-torch.load reads none of it: it would judge anew what kind of file this is, and run those of TorchScript. Its
-`weights_only` refuses such options, and takes a tensor whose bits have flipped.
+The file is never passed to torch.load, which would determine the file type again and run TorchScript programs. In
+addition, its `weights_only` mode rejects such saved options, and it accepts tensors with flipped bits.
 
-Tensors are described, and their elements stay in the file: `parse_process` parses in a process that starts fast.
+Tensors are described, and their elements remain in the file. `parse_process` runs the parser in a process that starts
+fast.
 """
 
 from __future__ import annotations
@@ -28,22 +30,25 @@ from ...core.errors import CheckpointError
 from ...core.untrusted import first_line
 
 INERT_CALLS = ("argparse", "cox", "datetime", "dill", "numpy", "pathlib")
-"""Packages whose calls are answered with a stand-in: options, numpy scalars, dates, dill's own records of types."""
+"""Packages whose calls return a stand-in: options, NumPy scalars, dates, and dill's records of types."""
 LEGACY = 0x1950A86A20F9469CFC6C, 1001
-"""Contents of the first two pickles in the older format: its mark, and its version."""
+"""Contents of the first two pickles in the legacy format: the magic number and the version."""
 VERSIONS = range(1, 11)
 """Versions of the zip format that torch reads."""
 MAX_GROWTH, MIN_REFUSED_BYTES = 100, 1 << 30
-"""An archive whose members have over a hundred times its own bytes is refused, if these are more than a GiB."""
+"""Limits on decompression.
+
+An archive is rejected if its members take more than a hundred times its size and more than 1 GiB.
+"""
 NESTABLE_KEYS = (tuple, frozenset)
-"""Containers that can be keys."""
+"""Types of containers that are hashable and can therefore be keys."""
 CHUNK_BYTES = 1 << 20
-"""Bytes of a storage that are read at once."""
+"""Number of bytes of a storage to read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """The type of a storage's elements, by torch's name."""
+    """Element type of a storage, under torch's name."""
 
     name: str
     itemsize: int
@@ -63,24 +68,24 @@ DTYPES = {
     "LongStorage": DType("int64", 8),
     "ShortStorage": DType("int16", 2),
 }
-"""The classes that torch names for storages, of the CPU or of a card, and the types of their elements."""
+"""torch's storage classes, for CPU and GPU -> element type."""
 
 
 @dataclass(eq=False, slots=True)
 class Storage:
-    """Memory that tensors are views of, as bytes of a file."""
+    """Memory block that tensors are views of, as a range of bytes in a file."""
 
     dtype: DType
     size: int
-    """Bytes."""
+    """Size in bytes."""
     offset: int = 0
-    """The place of its first byte in the weights file, or in the file of unpacked storages."""
+    """Offset of the first byte in the weights file, or in the file of unpacked storages."""
     is_unpacked: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TensorView:
-    """A tensor; offset and strides count elements of its storage."""
+    """Tensor as a view of a storage. Offset and strides are in elements."""
 
     storage: Storage
     offset: int
@@ -89,32 +94,36 @@ class TensorView:
 
 
 class Size(tuple[int, ...]):
-    """The shape of a tensor, as torch.Size."""
+    """Shape of a tensor, in place of torch.Size."""
 
     __slots__ = ()
 
 
 @contextmanager
 def explain_damage(path: Path) -> Iterator[None]:
-    """Raise whatever a parser raises in the block as CheckpointError about the file."""
+    """Convert any exception in the block to a CheckpointError about the file."""
     try:
         yield
     except CheckpointError:
         raise
-    # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
+    # Damaged files make parsers raise many types of exceptions, and the advice is always the same.
     except Exception as error:
-        # The parser of pickles looks an instruction up by its byte, and has no more words than that for a text file.
+        # The unpickler looks up opcodes by byte. For other files, such as text, it raises a bare KeyError.
         reason = "it is no file of weights, or damaged" if isinstance(error, KeyError) else first_line(error)
         raise CheckpointError(f"cannot read weights from {path}: {reason}; fetch the file again") from error
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether a file with these first bytes is a zip archive, as torch has written since version 1.6."""
+    """Return whether a file with these first bytes is a zip archive, the format of torch since version 1.6."""
     return head.startswith(b"PK\x03\x04")
 
 
 def refuse_other_archives(path: Path) -> None:
-    """CheckpointError for a TorchScript program, and for archives of other libraries."""
+    """Reject archives that are not weights.
+
+    Raises:
+        CheckpointError: The archive is a TorchScript program or contains NumPy arrays.
+    """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
@@ -126,11 +135,20 @@ def refuse_other_archives(path: Path) -> None:
 
 
 def read_archive(path: Path, unpacked: BinaryIO) -> Any:
-    """The containers in an archive's pickle with its tensors described; anything else is an inert stand-in.
+    """Parse a file in torch's zip format.
 
-    Checksums of the storages are compared. The elements of compressed ones are written to `unpacked`.
+    Checksums of all storages are verified. The elements of compressed storages are written to `unpacked`.
 
-    Raises CheckpointError for a file that calls functions, pickle.UnpicklingError and others for a damaged one.
+    Args:
+        path: The file.
+        unpacked: Output file for the elements of compressed storages.
+
+    Returns:
+        The containers in the pickle, with tensors described. All other objects are inert stand-ins.
+
+    Raises:
+        CheckpointError: The file calls functions.
+        pickle.UnpicklingError: The file is damaged. Other exceptions are possible too; see `explain_damage`.
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
@@ -139,7 +157,7 @@ def read_archive(path: Path, unpacked: BinaryIO) -> Any:
         size = sum(member.file_size for member in members.values())
         if size > max(MIN_REFUSED_BYTES, MAX_GROWTH * path.stat().st_size):
             raise pickle.UnpicklingError(f"its members would be unpacked to {size:,} bytes, far more than weights are")
-        if not any(member.CRC for member in members.values()):  # torch was told to leave checksums out
+        if not any(member.CRC for member in members.values()):  # torch can be configured not to write checksums
             for member in members.values():
                 del member.CRC
         if int(archive.read(members["version"])) not in VERSIONS:
@@ -154,7 +172,7 @@ def read_archive(path: Path, unpacked: BinaryIO) -> Any:
             is_unpacked = member.compress_type != zipfile.ZIP_STORED
             offset = unpacked.tell() if is_unpacked else _find_content(file, member)
             length = 0
-            with archive.open(member) as elements:  # compares the checksum when it comes to the end
+            with archive.open(member) as elements:  # zipfile verifies the checksum at the end of the member
                 while chunk := elements.read(CHUNK_BYTES):
                     length += len(chunk)
                     if is_unpacked:
@@ -167,16 +185,19 @@ def read_archive(path: Path, unpacked: BinaryIO) -> Any:
 
 
 def _find_content(file: BinaryIO, member: zipfile.ZipInfo) -> int:
-    """The place of a member's first byte, which follows its own header, a name and an extra field of any length."""
+    """Return the offset of a member's first byte.
+
+    It follows the member's local header, whose name and extra field have variable lengths.
+    """
     file.seek(member.header_offset + 26)
     name_length, extra_length = struct.unpack("<HH", file.read(4))
     return member.header_offset + 30 + int(name_length) + int(extra_length)
 
 
 def read_legacy(file: io.BufferedReader, path: Path) -> Any:
-    """Parse a file in torch's older format: pickles in a row, and then the storages' elements.
+    """Parse a file in torch's legacy format, a sequence of pickles followed by the elements of the storages.
 
-    See `read_archive` for the result and the errors.
+    See `read_archive` for the result and exceptions.
     """
     file.seek(0)
     end = path.stat().st_size
@@ -190,7 +211,7 @@ def read_legacy(file: io.BufferedReader, path: Path) -> Any:
 
     if (load()[0], load()[0]) != LEGACY:
         raise pickle.UnpicklingError("it is no file of torch.save")
-    load()  # the third pickle tells of the machine that wrote it; elements are little-endian on every machine
+    load()  # third pickle: the machine that wrote the file; elements are always little-endian
     content, storages = load()
     keys, _ = load()
     if keys != sorted(storages):
@@ -208,7 +229,7 @@ def read_legacy(file: io.BufferedReader, path: Path) -> Any:
 
 
 class _StandIn(type):
-    """The type of the classes that can be made, filled and compared, and do nothing."""
+    """Metaclass of classes that can be instantiated, filled and compared, and that do nothing."""
 
     path: Path
 
@@ -218,7 +239,7 @@ class _StandIn(type):
                 f"{cls.path}: the file wants to call {cls.__name__}, so it is a program and not only weights; "
                 "if you trust its author, add --trust"
             )
-        return _stand_in(cls.path, cls.__name__)  # a class again: dill calls functions to make the classes of instances
+        return _stand_in(cls.path, cls.__name__)  # a class, because dill calls functions to create classes
 
 
 def _stand_in(path: Path, full_name: str) -> type:
@@ -230,12 +251,12 @@ def _stand_in(path: Path, full_name: str) -> type:
 
 
 def _drop_state(unpickler: Any) -> None:
-    """Drop the attributes that an object would be given: their names may be those of its methods."""
+    """Discard the attributes to set on an object, because their names could be those of its methods."""
     unpickler.stack.pop()
 
 
 def _make_object(arguments: int) -> Callable[[Any], None]:
-    """The operation that makes an object of a class; so many values on the stack are arguments, which are dropped."""
+    """Return the operation that instantiates a class and discards this number of arguments from the stack."""
 
     def make(unpickler: Any) -> None:
         del unpickler.stack[-arguments:]
@@ -251,11 +272,14 @@ def _instance(kind: Any, *_arguments: Any) -> Any:
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    """UnpicklingError for a key of a mapping, or a member of a set, that is made of nested tuples or sets.
+    """Check that no key of a mapping and no member of a set consists of nested tuples or sets.
 
-    Python computes the hash of a tuple, and the text of both, anew from all parts each time. Sixty levels of a tuple
-    that holds the level below twice take longer than anybody waits, and a hundred thousand levels of one part overflow
-    the stack of the process. The keys of real files are text and numbers.
+    Python does not cache the hash of a tuple, nor the text of tuples and sets, but computes them from all elements each
+    time. If each of sixty nested tuples contains the next one twice, hashing never ends in practice. A hundred thousand
+    nested tuples overflow the stack. In real files, keys are text and numbers.
+
+    Raises:
+        UnpicklingError: A key is nested.
     """
     for key in keys:
         if isinstance(key, NESTABLE_KEYS) and any(isinstance(part, NESTABLE_KEYS) for part in key):
@@ -263,7 +287,7 @@ def _check_keys(keys: Iterable[Any]) -> None:
 
 
 def _checking_keys(operation: int, keys_of: Callable[[Any], Iterable[Any]]) -> Callable[[Any], None]:
-    """The unpickler's own operation, after a look at the keys that it takes from the stack."""
+    """Return the unpickler's own operation, preceded by a check of the keys that it takes from the stack."""
 
     def check_and_do(unpickler: Any) -> None:
         _check_keys(keys_of(unpickler))
@@ -273,13 +297,13 @@ def _checking_keys(operation: int, keys_of: Callable[[Any], Iterable[Any]]) -> C
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler in Python: that in C calls no operations of ours."""
+    """Python's unpickler in pure Python. The one in C does not call overridden operations."""
 
     dispatch = pickle._Unpickler.dispatch | {
         pickle.BUILD[0]: _drop_state,
         pickle.NEWOBJ[0]: _make_object(1),
         pickle.NEWOBJ_EX[0]: _make_object(2),
-        # The stack has what came since the last mark: keys and values by turns, or members.
+        # The stack contains the values since the last mark: alternating keys and values, or the members of a set.
         pickle.SETITEM[0]: _checking_keys(pickle.SETITEM[0], lambda unpickler: unpickler.stack[-2:-1]),
         pickle.SETITEMS[0]: _checking_keys(pickle.SETITEMS[0], lambda unpickler: unpickler.stack[::2]),
         pickle.DICT[0]: _checking_keys(pickle.DICT[0], lambda unpickler: unpickler.stack[::2]),
@@ -303,7 +327,7 @@ class _Unpickler(pickle._Unpickler):
         return DTYPES.get(name) or ALLOWED.get(full_name) or _stand_in(self.path, full_name)
 
     def persistent_load(self, saved_id: Any) -> Any:
-        """A storage, or the class of a module, which the older format names so."""
+        """Return a storage or, in the legacy format, the class of a module."""
         match saved_id:
             case ("storage", DType() as dtype, str(key), _location, int(count), *view) if not any(view) and count >= 0:
                 storage = self.storages.get(key) or self.find_storage(key, dtype, count)
@@ -325,7 +349,10 @@ def _rebuild_tensor(
     _hooks: Any = None,
     metadata: Any = None,
 ) -> TensorView:
-    """A view of a storage; torch would make room for elements beyond its end, and fill them with nothing."""
+    """Return a view of a storage, after checking that it lies within the storage.
+
+    torch would instead enlarge the storage with uninitialized elements.
+    """
     if metadata:
         raise pickle.UnpicklingError("it holds a tensor that stands for its negative or conjugate")
     if not isinstance(storage, Storage):
@@ -346,7 +373,7 @@ def _size(lengths: Sequence[int] = ()) -> Size:
 
 
 def _of_pairs(kind: type[Any]) -> Callable[..., Any]:
-    """A function that makes a mapping of nothing, of another mapping, or of pairs."""
+    """Return a function that creates a mapping from another mapping, from pairs, or without arguments."""
 
     def make(*arguments: Any) -> Any:
         for argument in arguments:
@@ -358,7 +385,7 @@ def _of_pairs(kind: type[Any]) -> Callable[..., Any]:
 
 
 def _of_members(kind: type[Any]) -> Callable[..., Any]:
-    """A function that makes a set, or a count, of nothing or of members."""
+    """Return a function that creates a set or a counter, from members or without arguments."""
 
     def make(*arguments: Any) -> Any:
         for argument in arguments:
@@ -369,8 +396,8 @@ def _of_members(kind: type[Any]) -> Callable[..., Any]:
 
 
 def _device(*kind_and_index: Any) -> str:
-    """The text of a device, such as cuda:0."""
-    if not all(type(part) in (str, int) for part in kind_and_index):  # the text of nested tuples has no end either
+    """Return the name of a device, such as cuda:0."""
+    if not all(type(part) in (str, int) for part in kind_and_index):  # nested tuples: see `_check_keys`
         raise pickle.UnpicklingError("it holds a device that cannot be")
     return ":".join(map(str, kind_and_index))
 
@@ -392,4 +419,4 @@ ALLOWED: dict[str, Any] = {
         for name, make in {"set": _of_members(set), "frozenset": _of_members(frozenset), "complex": complex}.items()
     },
 }
-"""Full name -> the globals that are what they say, or make a plain value in their place."""
+"""Full name -> function that replaces the global of this name. Each one creates only plain values."""

@@ -1,4 +1,4 @@
-"""Weights: read a file safely, name its tensors as the architecture does, and load them strictly."""
+"""Read weights files safely, map their keys to those of an architecture, and load them strictly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .pickles import explain_damage, is_archive, refuse_other_archives
 from .study_checkpoints import KeyRule, ema_names, key_rule
 
 TOP = "top level"
-"""The name of a file's own keys, where the tensors lie in no container."""
+"""Name of the outermost container, if tensors are not nested in another one."""
 _EXPORT = "export the network to ONNX with its own library"
 _SAVE = "not weights; give a file that torch.save or safetensors wrote"
 OTHER_KINDS = {
@@ -33,36 +33,46 @@ OTHER_KINDS = {
     f"a PNG picture, {_SAVE}": (0, b"\x89PNG"),
     f"a gzip archive, {_SAVE}": (0, b"\x1f\x8b"),
 }
-"""Files that people take for torch's weights, with what to do, and where they have which bytes."""
+"""File types that are often mistaken for PyTorch weights, with advice -> offset and value of their signature bytes."""
 MOST_LEVELS = 3
-"""Levels of containers in containers that are searched for tensors."""
+"""Nesting depth up to which containers are searched for tensors."""
 MAX_KEY_CHARACTERS = 10_000
-"""Characters of a key. Wrappers' names are taken off one by one, each of which copies the rest of the key."""
+"""Maximum length of a key.
+
+Prefixes of wrappers are removed one at a time, and each removal copies the rest of the key.
+"""
 
 
 @dataclass(slots=True)
 class Weights:
-    """Tensors by the architecture's names, and where in the file they lay."""
+    """Tensors under the architecture's keys, and the place in the file from which they were loaded."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> keys that were left out for it."""
+    """Reason -> keys that were dropped for it."""
     container: str = TOP
-    """The container that they were taken from, such as `state_dict_ema` or `ema.module`."""
+    """Container of the tensors in the file, such as `state_dict_ema` or `ema.module`."""
     alternatives: list[str] = field(default_factory=list)
-    """The file's other containers that hold all of the same names."""
+    """Other containers in the file that have all of the same keys."""
     averaged: bool = False
-    """Whether they are an exponential moving average (EMA) of the weights in training."""
+    """Whether the tensors are an exponential moving average (EMA) of the training weights."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """The file's values that may name its classes: see `class_names.notes_of`."""
+    """Metadata in the file that may contain class names; see `class_names.notes_of`."""
 
 
 def read(path: Path, trust: bool = False) -> Any:
-    """The content of a file: nested mappings with tensors on the CPU.
+    """Read a weights file.
 
-    The file is safetensors, or one of `torch.save` in the zip or the older format. `trust` lets a pickle run its code.
-    Raises CheckpointError for a file that is missing, damaged, of another library, a web page, a TorchScript program,
-    or not to be trusted.
+    Args:
+        path: A safetensors file, or a file of `torch.save` in the zip or the legacy format.
+        trust: Load a torch file with pickle, which can execute code.
+
+    Returns:
+        Nested mappings with tensors on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another type, or loading it would execute code and `trust`
+            is false.
     """
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
@@ -70,21 +80,22 @@ def read(path: Path, trust: bool = False) -> Any:
         with path.open("rb") as file:
             head = file.read(1 << 12)
         _refuse_other_kinds(path, head)
-        if head[8:9] == b"{":  # the length of the JSON header in eight bytes, then the header
+        if head[8:9] == b"{":  # safetensors: eight bytes with the length of the JSON header, then the header
             return _read_safetensors(path)
         if not trust:
             return read_in_child(path)
         if is_archive(head):
             refuse_other_archives(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what it then reads, or refuses, all the same
+            warnings.simplefilter("ignore")  # what torch warns about either loads or raises an exception
             return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors, and values that may name their classes: texts of the file's metadata, and config.json beside it.
+    """Read the tensors, and metadata that may contain class names.
 
-    timm writes the latter, with `label_names`. It need not be of these weights, so names that do not fit are no error.
+    Class names can be in the metadata of the file, or in config.json next to it, which timm writes with `label_names`.
+    That file need not belong to these weights, so names that do not fit are ignored later.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -95,7 +106,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
-    """CheckpointError for a web page, and for files of other libraries, by their first bytes."""
+    """Reject web pages and files of other libraries, which are recognized by their first bytes.
+
+    Raises:
+        CheckpointError: The file does not contain PyTorch weights.
+    """
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX file; it needs no architecture, and its name ends in .onnx")
     title = html_title(path)
@@ -110,7 +125,7 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One container of a file: named tensors, and the values beside them."""
+    """A container in a file that holds named tensors, possibly next to other values."""
 
     name: str
     values: Mapping[str, Any]
@@ -118,15 +133,15 @@ class Candidate:
 
 
 def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
-    """Every container in the file that holds tensors; those on a higher level come first.
+    """Return all containers in the file that hold tensors, outer ones first.
 
-    Keys that begin with the name of an EMA and a point, as in `ema_model.fc.weight` beside `model.fc.weight`, are a
-    container of their own.
+    Keys that start with the name of an EMA and a dot form a container of their own. An example is
+    `ema_model.fc.weight`, next to `model.fc.weight`.
     """
     names = ema_names()
     containers: list[Candidate] = []
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
-    container_ids = {id(content)}  # a small file can hold one container a million times
+    container_ids = {id(content)}  # visit each container once: a small file can refer to the same one a million times
     for _ in range(MOST_LEVELS + 1):
         next_level = []
         for path, container in level:
@@ -150,10 +165,20 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
 def apply_rule(
     rule: KeyRule, content: Any, file: str, choice: str | None = None, expected: Collection[str] = ()
 ) -> Weights:
-    """The tensors of `content` under the architecture's names, which `expected` lists; `file` is named in errors.
+    """Select a container of a file, and map its keys to those of the architecture.
 
-    `choice` is `ema`, `raw`, or the name of a container; without a choice, it is the EMA where there is one, as in
-    timm's loader. Raises CheckpointError where the file does not hold it.
+    Args:
+        rule: The key rule.
+        content: Content of the file.
+        file: Name of the file, for error messages.
+        choice: `ema`, `raw` or the name of a container. By default, EMA weights are preferred, as in timm's loader.
+        expected: Keys of the architecture.
+
+    Returns:
+        The tensors under the architecture's keys.
+
+    Raises:
+        CheckpointError: The file has no such container, or no tensors, or two keys are mapped to the same one.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(
@@ -210,11 +235,15 @@ def _choose(
     choice: str | None,
     expected: Collection[str],
 ) -> Candidate:
-    """The container that `choice` names; CheckpointError, with the names of the file's containers, if there is none."""
+    """Return the container that `choice` refers to.
+
+    Raises:
+        CheckpointError: There is none. The message lists the containers in the file.
+    """
     if choice in (None, "ema"):
         for name in ema_names():
             for container in containers:
-                # An EMA's decay or counter alone is no network.
+                # Skip EMA containers that hold only a decay rate or a step counter.
                 fits = not expected or any(rename(rule, key, expected) in expected for key in container.values)
                 if name in container.name.split(".") and fits:
                     return container
@@ -243,7 +272,10 @@ def _choose(
 
 
 def rename(rule: KeyRule, key: str, expected: Collection[str] = ()) -> str:
-    """The architecture's name for a key: by the rule's patterns, and without wrappers, until it is an expected one."""
+    """Return the architecture's key for a key in the file.
+
+    The patterns of the rule are applied first. Then wrapper prefixes are removed until the key is among `expected`.
+    """
     for pattern, replacement in rule.rename:
         key = re.sub(pattern, replacement, key)
     while key not in expected:
@@ -257,7 +289,20 @@ def rename(rule: KeyRule, key: str, expected: Collection[str] = ()) -> str:
 def read_weights(
     files: list[tuple[Path, str]], trust: bool = False, choice: str | None = None, expected: Collection[str] = ()
 ) -> Weights:
-    """Read one file, or several that make up one network, each with the name of its key rule; see `apply_rule`."""
+    """Read the weights of one network from one or several files.
+
+    Args:
+        files: Paths, each with the name of its key rule.
+        trust: Load torch files with pickle, which can execute code.
+        choice: Which weights to load; see `apply_rule`.
+        expected: Keys of the architecture.
+
+    Returns:
+        The tensors of all files.
+
+    Raises:
+        CheckpointError: A file cannot be read, or two files contain the same key.
+    """
     weights = Weights()
     for number, (path, rule) in enumerate(files):
         content = read(path, trust)
@@ -278,9 +323,14 @@ def read_weights(
 
 
 def count_classes_of_head(initial: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> int | None:
-    """How many classes the tensors have, where that alone tells them from the network's initial ones; else None.
+    """Return the number of classes of the weights, or None if it cannot be determined from tensor shapes.
 
-    Then all tensors of the same name that differ in shape differ in their first dimension, from one number to another.
+    It can be determined if all tensors whose shapes differ between network and file differ only in the first dimension,
+    and all by the same pair of numbers.
+
+    Args:
+        initial: State dict of the network with its default number of classes.
+        tensors: Tensors of the file under the architecture's keys.
     """
     shapes = [(tuple(initial[name].shape), tuple(tensors[name].shape)) for name in initial.keys() & tensors.keys()]
     changes = [(initial_shape, shape) for initial_shape, shape in shapes if initial_shape != shape]
@@ -291,10 +341,18 @@ def count_classes_of_head(initial: Mapping[str, Tensor], tensors: Mapping[str, T
 
 
 def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
-    """Load every tensor; `file` is named in errors.
+    """Load all tensors into the network.
 
-    Step counters of BatchNorm (`num_batches_tracked`) may be absent, since nothing is computed from them. Raises
-    CheckpointError for any other key that is missing, surplus, of another shape, complex, or not finite.
+    Only the step counters of BatchNorm (`num_batches_tracked`) may be missing, because inference does not use them.
+
+    Args:
+        network: The network, which is modified.
+        weights: The tensors.
+        file: Name of the file, for error messages.
+
+    Raises:
+        CheckpointError: Any other key is missing or unexpected, or a tensor has another shape, is complex or is not
+            finite.
     """
     state, tensors = network.state_dict(), weights.tensors
     required_names = {name for name in state if not name.endswith("num_batches_tracked")}
@@ -307,11 +365,11 @@ def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
             for name in shared_names
             if tensors[name].shape != state[name].shape
         ],
-        # torch would drop their imaginary parts.
+        # torch would silently drop the imaginary parts.
         "complex instead of real": [
             name for name in shared_names if tensors[name].is_complex() and not state[name].is_complex()
         ],
-        # Tensors of another shape are not looked into: a small file can describe a tensor of any size.
+        # Check values only if the shape fits: with strides of 0, a small file can describe a tensor of any size.
         "not finite": [
             name
             for name in shared_names
