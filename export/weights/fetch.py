@@ -1,9 +1,9 @@
-"""Fetch weights once, verify them, and remember what was verified.
+"""Download weights once, verify them, and record their checksums.
 
-The weights folder holds one file per checkpoint (and one per linear head that is published apart), `partial/` with
-files that are not complete yet, and `checkpoints.lock`: the sha256 of each file as it was when first fetched and
-verified. A later download that differs is refused. A warning names each file whose sha256 nobody states, by a name or
-a hub: the first of these is trusted.
+The weights folder contains one file per checkpoint, another one for each linear head that is published separately,
+incomplete downloads in `partial/`, and `checkpoints.lock`. The lock file records the SHA-256 of each file when it was
+first downloaded and verified. A later download that differs is rejected. If neither the file name nor the server states
+a SHA-256, the first download is trusted, and a warning names the file.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _log = logging.getLogger("bandlens")
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """How one file stands against the lock file."""
+    """Result of comparing a file with the lock file."""
 
     name: str
     status: str
-    """One of ok, not fetched, not recorded, and changed."""
+    """`ok`, `not fetched`, `not recorded` or `changed`."""
     sha256: str | None
     file: Path
 
@@ -45,7 +45,7 @@ def weights_folder() -> Path:
 
 
 def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tuple[Part, Path]]:
-    """Each part of a checkpoint and where its file is, or will be."""
+    """Return each part of a checkpoint with the path of its file, which need not exist yet."""
     folder = folder or weights_folder()
     suffixes = {"timm": ".safetensors"}
     return [
@@ -55,23 +55,32 @@ def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tupl
 
 
 def fetch(checkpoint: Checkpoint, folder: Path | None = None) -> list[Path]:
-    """Fetch and verify the checkpoint's files; see `fetch_files`."""
+    """Download and verify the files of a checkpoint; see `fetch_files`."""
     return fetch_files([(part.source, path) for part, path in local_files(checkpoint, folder)])
 
 
 def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
-    """Files of one folder, downloaded if they are not there yet, and verified either way.
+    """Download files that do not exist yet, and verify all of them.
 
-    A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or differs
-    from the published one. The next call then goes on from the part that has arrived, unless that is known to be wrong.
+    A file that the user placed at the path is accepted like a download. If a download is interrupted, the next call
+    resumes it, unless the part that has arrived is known to be wrong.
+
+    Args:
+        files: Source and path of each file. All paths are in the same folder.
+
+    Returns:
+        The paths.
+
+    Raises:
+        CheckpointError: A file cannot be downloaded or written, or differs from the published or the recorded one.
     """
     with naming_extras("a download"):
         from filelock import FileLock
     folder = files[0][1].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".fetching"):  # otherwise two processes would write the same partial file
-            _read_lock(folder / LOCK)  # a damaged lock file is found before a download, which would be thrown away
+        with FileLock(folder / ".fetching"):  # prevents two processes from writing the same partial file
+            _read_lock(folder / LOCK)  # detect a damaged lock file before downloading
             return [_fetch_part(source, path) for source, path in files]
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {words_of(error)}; make room or set BANDLENS_HOME") from error
@@ -86,7 +95,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
         server_sha256 = download(source, partial)
     except BandlensError:
         raise
-    # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
+    # Three libraries raise many types of exceptions for network errors. The advice is the same for all of them.
     except Exception as error:
         raise CheckpointError(
             f"cannot fetch {_address_of(source)}: {words_of(_root(error))}; what arrived is kept, try again, or "
@@ -102,15 +111,19 @@ def _fetch_part(source: Origin, path: Path) -> Path:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first error of a chain: 'Name or service not known' says more than the libraries' wrappers around it."""
+    """Return the first exception of a chain, which is more specific than those of the libraries that wrap it."""
     cause = error.__cause__ or error.__context__
     return _root(cause) if cause is not None else error
 
 
 def _verify_and_record(source: Origin, file: Path, path: Path, server_sha256: str | None) -> None:
-    """Verify a file, which is or will be `path`, and record its sha256 if none is recorded yet.
+    """Verify a file, and record its SHA-256 if the lock file has no entry for it.
 
-    `server_sha256` is the sha256 that the server states of it, if any: the file has that.
+    Args:
+        source: Where the file was downloaded from.
+        file: The file to verify.
+        path: Final path of the file.
+        server_sha256: SHA-256 stated by the server, which has already been verified, or None.
     """
     title = html_title(file)
     if title is not None:
@@ -156,7 +169,11 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState]:
-    """Compare the files on disk with the lock file, one row per file; nothing is downloaded."""
+    """Compare the files of a checkpoint with the lock file, without downloading anything.
+
+    Returns:
+        The state of each file.
+    """
     folder = folder or weights_folder()
     records = _read_lock(folder / LOCK)
     states = []
@@ -168,37 +185,42 @@ def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState
     return states
 
 
-# One download per kind of source. Each goes on where an earlier one stopped, and shows a bar on a terminal. Weights
-# come over https, or from this machine: whoever sits between could replace what comes over plain http, and most files
-# have no published sha256 that would show it. What the network or the server does wrong is raised as requests,
-# huggingface_hub and gdown raise it, and gets a line above; CheckpointError where more is known.
+# Downloaders, one for each kind of source. Each resumes an interrupted download, and shows a progress bar on a terminal.
+# Only https and connections to this machine are allowed: an attacker on the network could replace a file sent over plain
+# http, and most files have no published SHA-256 that would reveal this. Exceptions of requests, huggingface_hub and gdown
+# are not caught here; `_fetch_part` converts them. CheckpointError is raised if the cause is known.
 
 CHUNK = 1 << 16
-"""Bytes that a cut connection may lose."""
+"""Bytes per write, the most that an interrupted connection loses."""
 
 TIMEOUT = 60.0
-"""Seconds without a byte after which a download fails."""
+"""Seconds without data after which a download fails."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""The names of this machine."""
+"""Host names of this machine."""
 
 HUB_FILE = "model.safetensors"
-"""The file of a repository of Hugging Face that is named without one."""
+"""Default file in a Hugging Face repository."""
 
 DRIVE = "https://drive.google.com/uc?id="
 
 
 def download(source: Origin, partial: Path) -> str | None:
-    """Fill `partial`, whose name is kept from one attempt to the next, with the file at `source`.
+    """Download the file at `source` to `partial`, resuming an earlier attempt.
 
-    Gives the sha256 that the server states apart from the file, which it then has, or None.
+    Args:
+        source: Location of the file.
+        partial: Output path. It must be the same for each attempt.
+
+    Returns:
+        The SHA-256 stated by the server, which has been verified, or None if it states none.
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
     return DOWNLOADERS[source.kind](source.address, partial)
 
 
 def published_digits(source: Origin) -> str:
-    """The first 8 hex digits of the file's sha256, if its name carries them, or ''."""
+    """Return the first 8 hexadecimal digits of the file's SHA-256 if its name contains them, or ''."""
     if source.kind not in ("url", "torchvision"):
         return ""
     match = re.search(r"-([0-9a-f]{8})\.pth", _address_of(source))
@@ -206,7 +228,7 @@ def published_digits(source: Origin) -> str:
 
 
 def _address_of(source: Origin) -> str:
-    """The address of a file, for a browser."""
+    """Return the URL of a file."""
     if source.kind == "torchvision":
         return _torchvision_url(source.address)
     if source.kind in ("timm", "huggingface"):
@@ -218,7 +240,11 @@ def _address_of(source: Origin) -> str:
 
 
 def check_address(address: str) -> None:
-    """Raise CheckpointError for an address of plain http, unless it is this machine's own."""
+    """Check that a URL uses https or refers to this machine.
+
+    Raises:
+        CheckpointError: It does not.
+    """
     parts = urlsplit(address)
     if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise CheckpointError(
@@ -228,9 +254,17 @@ def check_address(address: str) -> None:
 
 
 def check_redirect(url: str, target: str) -> None:
-    """Raise CheckpointError where the address that `url` redirects to is plain http."""
+    """Check that a redirect does not lead to plain http.
+
+    Args:
+        url: URL that was requested.
+        target: URL of the redirect.
+
+    Raises:
+        CheckpointError: The target uses plain http.
+    """
     if url.startswith("https:") and not target.startswith("https:"):
-        # A server elsewhere has no business with the ports of this machine either.
+        # Unlike `check_address`, do not allow this machine: a remote server must not redirect to local ports.
         raise CheckpointError(
             f"{without_secrets(url)} redirects to {without_secrets(target)}, which is plain http; try again "
             "from another network"
@@ -241,7 +275,7 @@ def check_redirect(url: str, target: str) -> None:
 def _bar(file_name: str, **options: Any) -> Any:
     from tqdm import tqdm
 
-    # With disable=None there is a bar on a terminal, and silence elsewhere.
+    # disable=None shows the bar only on a terminal.
     return tqdm(desc=file_name, unit="B", unit_scale=True, unit_divisor=1024, disable=None, **options)
 
 
@@ -250,11 +284,11 @@ def _http(url: str, partial: Path) -> None:
         import pooch
 
     size = partial.stat().st_size if partial.exists() else 0
-    state = partial.with_name(partial.name + ".state")  # it holds the server's name for the version of the file
+    state = partial.with_name(partial.name + ".state")  # the ETag or modification date of the file
     version = state.read_text() if size and state.exists() else ""
     headers = {"Accept-Encoding": "identity"}
     if version:
-        # The server sends the rest if the version is still the same, or else the whole file.
+        # The server sends the rest of the file if the version is unchanged, and the whole file otherwise.
         headers |= {"Range": f"bytes={size}-", "If-Range": version}
 
     check_address(url)
@@ -262,19 +296,19 @@ def _http(url: str, partial: Path) -> None:
 
         def on_response(response: Any, **_: Any) -> None:
             check_redirect(response.url, urljoin(response.url, response.headers.get("Location", "")))
-            # 200: the whole file follows; 416: nothing follows what is here already.
+            # 200: the whole file follows. 416: the requested range is empty, so start again. Discard what has arrived.
             if response.status_code in (200, 416):
                 file.truncate(0)
                 state.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
-        with _bar(partial.name, total=1) as bar:  # a bar without a total has no truth value; pooch sets it
+        with _bar(partial.name, total=1) as bar:  # pooch tests the truth value of the bar, which needs a total, and then sets the total
             fetch = pooch.HTTPDownloader(bar, CHUNK, headers=headers, timeout=TIMEOUT, hooks={"response": on_response})
             fetch(url, file, None)
     state.unlink(missing_ok=True)
 
 
 def _torchvision_url(member: str) -> str:
-    """`ResNet50_Weights.IMAGENET1K_V2` -> the URL that torchvision gives for it."""
+    """Return torchvision's URL for a member such as `ResNet50_Weights.IMAGENET1K_V2`."""
     with naming_extras("an address of torchvision"):
         from torchvision import models
 
@@ -289,14 +323,15 @@ def _huggingface(address: str, partial: Path) -> str | None:
 
     repository, _, name = address.partition(":")
     name = name or HUB_FILE
-    # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
+    # If the Hub is not reachable, hf_hub_download retries six times, for half a minute. Query the metadata first, which
+    # tries only once.
     url = hf_hub_url(repository, name)
     check_address(url)
-    # The hub states the sha256 of every large file, which comes from another server.
+    # The Hub states the SHA-256 of each large file. The file itself comes from another server.
     metadata = get_hf_file_metadata(url)
     check_redirect(url, metadata.location)
     hub_sha256 = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
-    folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
+    folder = partial.with_name(partial.name + ".hub")  # huggingface_hub stores its state for resuming here
     file = Path(hf_hub_download(repository, name, local_dir=folder))
     sha256 = sha256_of(file)
     if hub_sha256 and hub_sha256 != sha256:
@@ -322,7 +357,7 @@ def _gdrive(identity: str, partial: Path) -> None:
             bar.update(position - bar.n)
 
         try:
-            # Without cookies Drive answers the same on every machine, and none of the user's are touched.
+            # Without cookies, Drive responds the same on every machine, and the user's cookies are not used.
             gdown.download(
                 DRIVE + identity,
                 str(partial),
@@ -337,7 +372,7 @@ def _gdrive(identity: str, partial: Path) -> None:
 
 
 def drive_answer(identity: str, text: str) -> str:
-    """The message for a page that Google Drive sends instead of the file, or for gdown's reading of it."""
+    """Return the error message for a page that Google Drive sent instead of the file, or for gdown's error about it."""
     if re.search(r"quota|too many users|many accesses|can.t view or download", text, re.IGNORECASE):
         return (
             f"Google Drive gives no more of file {identity} for now (its quota of downloads is exceeded); "
@@ -356,7 +391,10 @@ DOWNLOADERS: dict[str, Callable[[str, Path], str | None]] = {
 
 
 def html_title(path: Path) -> str | None:
-    """The title (or '') of a web page, such as servers send instead of weights; None for other files."""
+    """Return the title of a web page, or '' if it has none. Return None for other files.
+
+    Some servers send a web page instead of the weights.
+    """
     with path.open("rb") as file:
         text = file.read(1 << 16).decode("utf-8", "replace")
     if not re.match(r"\s*(<!doctype html|<html|<head)", text.removeprefix("\ufeff"), re.IGNORECASE):

@@ -1,7 +1,7 @@
-"""Image classifiers in folders that `save_pretrained` of transformers wrote: networks, and how their images are made.
+"""Load image classifiers, and their preprocessing, from folders saved by `save_pretrained` of transformers.
 
-A folder holds config.json, safetensors and, mostly, preprocessor_config.json. Nothing else is read or fetched, and no
-code of a folder is run.
+A folder contains config.json, safetensors files and usually preprocessor_config.json. No other files are read or
+downloaded, and no code in the folder is executed.
 """
 
 from __future__ import annotations
@@ -35,29 +35,40 @@ if TYPE_CHECKING:
 
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
 POOLER = "pooler."
-"""The beginning of the names of tensors that no classifier has, and its network by itself wants."""
+"""Prefix of the tensors of a pooler, which the base network expects but classifiers do not have."""
 PHOTOGRAPH = "chelsea.jpg"
-"""The photograph that a folder's own preprocessing is compared on; it is not square."""
+"""Photograph on which preprocessing is compared with that of the folder. It is not square."""
 MOST_LAYERS = 1000
-"""The largest number of layers that a network may have, those of all its stages together."""
+"""Maximum number of layers of a network, summed over its stages."""
 LIMITS = {
     r".*(layers|depths?|blocks).*": MOST_LAYERS,
     r"image_size|crop_size|size|height|width|(short|long)est_edge": MOST_PIXELS,
     r".*(labels|classes|hidden|channels|features|filters|dim|d_model|size|vocab|position|heads|ratio).*": MOST_FEATURES,
 }
-"""Names of settings -> the largest whole number that they may have; others, such as a seed, have no limit."""
+"""Regular expression for names of settings -> maximum integer. Other settings, such as a seed, have no limit."""
 SHARES = (1.0, 224 / 256)
-"""Shares of the shorter side that a crop takes, where a folder states none: in transformers they lie in the code."""
+"""Proportions of the shorter side covered by the crop, to try if the folder does not specify one.
+
+In transformers, they are part of the code.
+"""
 NEAREST = 2.0
-"""The largest mean difference of two preprocessings that are the same but for rounding, in grey levels of 255."""
+"""Maximum mean difference, in gray levels of 255, of two preprocessings that are equal except for rounding."""
 
 
 def load_classifier(folder: Path, features: Features | None = None) -> tuple[nn.Module, list[Path], list[str]]:
-    """The network of a folder, a classifier or one of `features`, its files of weights, and the keys without a use.
+    """Load the network in a folder.
 
-    Every tensor of the network must be there, but those of its pooler where a `pool` does without. Raises UsageError
-    for a folder of something else, CheckpointError where weights are missing, and ExportError where transformers cannot
-    load it.
+    Args:
+        folder: The folder.
+        features: Options of the features if a feature extractor is requested; None for a classifier.
+
+    Returns:
+        The network, its weights files, and the keys that were not used.
+
+    Raises:
+        UsageError: The folder was not saved by transformers.
+        CheckpointError: Tensors of the network are missing, except those of a pooler that `features` replaces.
+        ExportError: transformers cannot load the network.
     """
     if not (folder / CONFIG).is_file():
         raise UsageError(
@@ -77,11 +88,11 @@ def load_classifier(folder: Path, features: Features | None = None) -> tuple[nn.
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
-            # Another implementation may be named in the folder, and be fetched from a hub.
+            # The folder could name another implementation, which would be downloaded from a hub.
             attn_implementation="eager",
             output_loading_info=True,
         )
-    # transformers draws weights that it does not find.
+    # transformers initializes missing weights at random instead of raising an exception.
     pools = features is not None and features.pool is not None
     missing = sorted(key for key in loading["missing_keys"] if not (pools and key.startswith(POOLER)))
     if missing:
@@ -96,7 +107,11 @@ def load_classifier(folder: Path, features: Features | None = None) -> tuple[nn.
 
 
 def _check_numbers(file: Path) -> None:
-    """ExportError where settings of a folder are numbers of labels, layers or pixels that no classifier has."""
+    """Check that the numbers of labels, layers, pixels and so on in a JSON file are plausible.
+
+    Raises:
+        ExportError: The file cannot be read, or a number exceeds its limit.
+    """
     try:
         waiting: list[tuple[str, Any]] = [("", parse_json(read_text(file, MOST_NAMES_BYTES)))]
     except (OSError, ValueError) as error:
@@ -115,7 +130,11 @@ def _check_numbers(file: Path) -> None:
 
 
 def image_size_of(config: Any) -> int:
-    """The width and height that a network's configuration states, or 224; ExportError where these are two."""
+    """Return the image size in a network's configuration, by default 224 pixels.
+
+    Raises:
+        ExportError: The images are not square.
+    """
     size = getattr(config, "image_size", None) or SIZE
     sides = [size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
@@ -127,9 +146,9 @@ def image_size_of(config: Any) -> int:
 
 
 def labels_of(config: Any) -> dict[int, str]:
-    """Number -> name of the classes that a network's configuration states.
+    """Return the class names in a network's configuration, by class number.
 
-    There are none for ImageNet-1k, whose classes image sets know by shorter names and by WordNet ids.
+    For ImageNet-1k, the result is empty, because image sets identify its classes by shorter names and by WordNet ids.
     """
     from torchvision.models import ResNet50_Weights
 
@@ -140,9 +159,13 @@ def labels_of(config: Any) -> dict[int, str]:
 
 
 def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
-    """Normalization and crop of a folder's images, which give what its own processor makes of a photograph.
+    """Return the normalization and the crop of a folder's preprocessing.
 
-    Raises UsageError where the folder does not say, and ExportError for images that image sets do not have.
+    The result is checked by comparing it with the folder's own image processor on a photograph.
+
+    Raises:
+        UsageError: The folder does not specify the preprocessing.
+        ExportError: Image sets do not support the preprocessing.
     """
     advice = "say it with --normalization and --image-size"
     if not (folder / PREPROCESSING).is_file():
@@ -169,7 +192,8 @@ def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
 
 
 def _crops(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Crop]:
-    """The crops that a processor's settings may mean, for images of this shape: its class decides between them."""
+    """Yield the crops that a processor's settings may mean for images of this shape. The meaning depends on its class.
+    """
     interpolation = Resampling(settings.get("resample") or Resampling.BILINEAR).name.lower()
     if shape != (3, shape[-1], shape[-1]) or interpolation not in INTERPOLATIONS:
         return
@@ -183,7 +207,7 @@ def _crops(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Crop
 
 
 def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
-    """(3, size, size) in [0, 255]."""
+    """Apply a crop. Return (3, size, size) pixels in [0, 255]."""
     shorter = min(photograph.size)
     width, height = (crop.resize if crop.squash else crop.resize * side // shorter for side in photograph.size)
     resized = photograph.resize((width, height), Resampling[crop.interpolation.upper()])
@@ -194,7 +218,11 @@ def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
 
 @contextmanager
 def _transformers(folder: Path) -> Iterator[Any]:
-    """The library, which says nothing in the block; what fails there is ExportError about the folder."""
+    """Yield the library transformers, with its messages suppressed in the block.
+
+    Raises:
+        ExportError: The block raised an exception.
+    """
     with naming_extras(str(folder)):
         transformers: Any = import_module("transformers")
     logging = transformers.utils.logging
@@ -205,7 +233,7 @@ def _transformers(folder: Path) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield transformers
-    # Configurations are a stranger's, and every class of transformers fails in a way of its own.
+    # Configurations are untrusted, and the classes of transformers raise many types of exceptions.
     except Exception as error:
         raise ExportError(
             f"transformers cannot load {folder}: {first_line(error)}; load it yourself, and export the network with "
