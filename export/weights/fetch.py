@@ -185,10 +185,11 @@ def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState
     return states
 
 
-# Downloaders, one for each kind of source. Each resumes an interrupted download, and shows a progress bar on a terminal.
-# Only https and connections to this machine are allowed: an attacker on the network could replace a file sent over plain
-# http, and most files have no published SHA-256 that would reveal this. Exceptions of requests, huggingface_hub and gdown
-# are not caught here; `_fetch_part` converts them. CheckpointError is raised if the cause is known.
+# Downloaders, one for each kind of source. Each resumes an interrupted download, and shows a progress bar on a
+# terminal. Only https and connections to this machine are allowed: an attacker on the network could replace a file sent
+# over plain http, and most files have no published SHA-256 that would reveal this. Exceptions of requests,
+# huggingface_hub and gdown are not caught here; `_fetch_part` converts them. CheckpointError is raised if the cause is
+# known.
 
 CHUNK = 1 << 16
 """Bytes per write, the most that an interrupted connection loses."""
@@ -301,7 +302,7 @@ def _http(url: str, partial: Path) -> None:
                 file.truncate(0)
                 state.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
-        with _bar(partial.name, total=1) as bar:  # pooch tests the truth value of the bar, which needs a total, and then sets the total
+        with _bar(partial.name, total=1) as bar:  # without a total, bool(bar) raises; pooch sets the total
             fetch = pooch.HTTPDownloader(bar, CHUNK, headers=headers, timeout=TIMEOUT, hooks={"response": on_response})
             fetch(url, file, None)
     state.unlink(missing_ok=True)

@@ -192,7 +192,9 @@ def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
 
 
 def _crops(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Crop]:
-    """Yield the crops that a processor's settings may mean for images of this shape. The meaning depends on its class.
+    """Yield the crops that a processor's settings may mean for images of this shape.
+
+    The same settings mean different crops in different classes of processors.
     """
     interpolation = Resampling(settings.get("resample") or Resampling.BILINEAR).name.lower()
     if shape != (3, shape[-1], shape[-1]) or interpolation not in INTERPOLATIONS:
