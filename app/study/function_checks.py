@@ -1,4 +1,7 @@
-"""A check that functions in memory still compute what is stored of them, since their versions alone identify them."""
+"""Check that functions in memory still compute the stored predictions.
+
+This is necessary because such a function is identified by its version alone, and its code may have changed.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from ...engine.tasks import Task
 from ...export.model_files import FUNCTION
 
 SAMPLE_IMAGES = 8
-"""The most images of a stored cell that are computed again."""
+"""Maximum number of images of a stored cell that are recomputed for the check."""
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.01, 1e-4
-"""The difference that two probabilities may have: libraries round otherwise in a batch of another size."""
+"""Tolerances for equal probabilities. Libraries round differently if the batch size is different."""
 STORED = """
 SELECT predicted, confidence FROM prediction JOIN cell ON cell.id = prediction.cell
 WHERE key = ? AND image_index < ? ORDER BY image_index
@@ -27,16 +30,20 @@ WHERE key = ? AND image_index < ? ORDER BY image_index
 def check_functions(
     cells: Sequence[Cell], probes: Collection[str], store: Store, bench: Workbench, checked: Collection[str] = ()
 ) -> set[str]:
-    """Compute some stored images of each function in memory again, and return the functions of which some are stored.
+    """Recompute some stored predictions of each function in memory and compare them with the database.
 
     Args:
-        cells: the cells of a study.
-        probes: the names of the probes that are functions in memory.
-        store: the database that may have predictions of the cells.
-        bench: what computes the cells.
-        checked: functions to leave out.
+        cells: Cells of a study.
+        probes: Names of the probes that are functions in memory.
+        store: Database that may contain predictions of the cells.
+        bench: Workbench that computes the cells.
+        checked: Functions that need no check.
 
-    Raises UsageError where a function computes other predictions than those that are stored.
+    Returns:
+        The functions for which predictions are stored.
+
+    Raises:
+        UsageError: A function computes predictions that differ from the stored ones.
     """
     concerned = [cell for cell in cells if any(_functions_of(cell, probes))]
     counts = store.progress(concerned) if concerned else {}
@@ -51,7 +58,7 @@ def check_functions(
 
 
 def _functions_of(cell: Cell, probes: Collection[str]) -> Iterator[str]:
-    """Yield what errors call the functions in memory that the predictions of a cell depend on."""
+    """Yield a description of each function in memory that the predictions of a cell depend on."""
     if cell.model.architecture == FUNCTION:
         yield f"function {cell.model.name}"
     if cell.condition.probe in probes:
@@ -59,11 +66,11 @@ def _functions_of(cell: Cell, probes: Collection[str]) -> Iterator[str]:
 
 
 def _check_sample(function: str, cell: Cell, count: int, store: Store, bench: Workbench) -> None:
-    """Raise UsageError where the first `count` images of a cell get other predictions than those that are stored."""
+    """Recompute the first `count` images of a cell. Raise UsageError if the predictions differ from the stored ones."""
     stored = store.frame(STORED, [cell.key, count])
     with closing(bench.compute(Task((cell,)), last=count)) as parts:
         predictions = [outcome.predictions for part in parts for outcome in part if isinstance(outcome, Finished)]
-    if not predictions:  # it fails now, which the run says of its cells
+    if not predictions:  # the function fails, which the run itself will report
         return
     predicted, confidence = (
         np.concatenate([getattr(part, name) for part in predictions]) for name in ("predicted", "confidence")

@@ -1,4 +1,4 @@
-"""Gates of a study: two precisions on the same perturbed images, or a release against the one before it."""
+"""Run the gates of a study: compare two precisions on the same perturbed images, or a release with an earlier one."""
 
 from __future__ import annotations
 
@@ -39,18 +39,29 @@ def gate_study_precision(
     candidate: str,
     progress: Progress = silent,
 ) -> Gated:
-    """Run the cells that the database lacks of both, each batch perturbed once for the two, and compare them.
+    """Run the missing cells of two precisions, and test whether the candidate is equivalent to the reference.
 
-    `reference` and `candidate` are a precision of the study's engine, or ENGINE:PRECISION. The cells belong to no
-    study, so that its views show one precision. Interrupt it at will: what was committed stays and is not run again.
+    Each batch is perturbed once and passed to both. The cells are stored without a study, so that the views of the
+    study show a single precision. An interrupted gate resumes with the committed predictions.
+
+    Args:
+        study: The study.
+        database: Results database.
+        reference: Trusted precision: a precision of the study's engine, or ENGINE:PRECISION.
+        candidate: Precision to test, in the same form.
+        progress: Progress display.
+
+    Raises:
+        UsageError: Both are the same, or they cannot share the perturbed images.
     """
-    # Both run on the engine of the study, which may be that of a tuning of its own precision.
+    # The engine is selected once, for the precision of the study. A separate selection for each precision could choose
+    # two different engines.
     study = replace(study, engine=settle_engine(study, database)[0].engine)
     trusted = _resolve_precision(study, "reference", reference)
     packed_sets = {images.folder: images.packed for images in trusted.image_sets}
     works = trusted, _resolve_precision(study, "candidate", candidate, packed_sets)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
-    # A finished file of another precision runs at its own, whichever is asked for.
+    # An imported ONNX file with a fixed precision always runs at that precision. Both selections then give equal cells.
     pairs = list(zip(works[0].cells, works[1].cells, strict=True))
     if all(cell == counterpart for cell, counterpart in pairs):
         raise UsageError(
@@ -63,7 +74,8 @@ def gate_study_precision(
             f"{names[0]} takes {arrays[0]} arrays and {names[1]} {arrays[1]} ones, so they cannot share perturbed "
             "images; name two engines of the CPU, or two of the GPU"
         )
-    # The candidate is what runs later, so that its TensorRT plans tell the batch that both take.
+    # Both use the batch size of the candidate. It follows the candidate's TensorRT plans, with which it will be
+    # deployed.
     study_of_both = replace(works[0].study, batch=works[1].study.batch)
     cells = list(dict.fromkeys(cell for work in works for cell in work.cells))
     work = replace(works[0], study=study_of_both, cells=cells)
@@ -91,27 +103,37 @@ def _resolve_precision(
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
     study = replace(study, engine=engine or study.engine, precision=precision)
     work = resolve(study, packed_sets=packed_sets)
-    # Attacks have a precision of their own.
+    # Attacks always run at their own precision, so they are not part of the comparison.
     return replace(work, cells=by_attack(work.cells)[0])
 
 
 def gate_study_release(
     study: Study | str, against: str, database: Path, limits: Mapping[str, Any], progress: Progress = silent
 ) -> Gated:
-    """Judge a release as `api.studies.gate` describes it; what lacks of a `Study` is run first.
+    """Test whether a release is worse than an earlier one, as described in `api.studies.gate`.
 
-    `limits` stand in place of the study's. Two runs of a single checkpoint each are compared whatever their checkpoints
-    are called. Raises UsageError where there is nothing to compare, BandlensError where a cell failed, StoreError for a
-    database that cannot be read.
+    Args:
+        study: The release: a study, whose missing cells are run first, or the name of a stored study.
+        against: The earlier release: a study in the same database or in another one.
+        database: Results database.
+        limits: Limits that override those of the study.
+        progress: Progress display.
+
+    Checkpoints are matched by name. If each of the two has a single checkpoint, their names may differ.
+
+    Raises:
+        UsageError: There is nothing to compare.
+        BandlensError: A cell failed.
+        StoreError: A database cannot be read.
     """
     name, (file, word) = study if isinstance(study, str) else study.name, split_against(against)
     with open_store(file or database, read_only=True) as store:
-        # The newest version of a name is another one once the release has run.
+        # Resolve the label now: after the release has run, the newest version of the name would be the release itself.
         label_a = earlier_label(store, word, name.partition("@")[0])
     summary = None
     if isinstance(study, Study):
         work = resolve(study, database)
-        # All names are checked before what may run for hours.
+        # Check all names before a run that may take hours.
         check_names(replace(study.gate, **limits))
         check_known("conditions", study.gate.conditions, {condition.probe for condition in work.grid.conditions})
         summary = run_study(work, database, progress=progress).raise_failures()
@@ -142,11 +164,11 @@ def gate_study_release(
 
 
 NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")
-"""Columns of a row that its cell has, or that stand in no verdict on a release."""
+"""Columns of a verdict that are not stored, because they follow from the cell or do not belong to a release gate."""
 
 
 def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
-    """UsageError where a release that was run lacks cells: whatever is not judged would pass."""
+    """Raise UsageError if a stored release has incomplete cells, because these would pass without a test."""
     query = (
         "SELECT probe, parameters, NULL AS cycles, complete FROM study_version "
         "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "

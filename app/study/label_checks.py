@@ -1,8 +1,9 @@
-"""Signs, before and after a run, that the labels of an image set are numbered otherwise than the classes of a model."""
+"""Warn if the labels of an image set seem to use different class indices than a model."""
 
-# Either the labels are of another number of classes than the model has, or the 95 % interval of accuracy on the
-# unperturbed images lies below 1 / classes. Sets that are decided in a space of ImageNet's classes are left out, whose
-# labels are matched by WordNet ids, and accuracies on images whose cues conflict, which are made to mislead models.
+# Two signs are checked. Before a run: the labels have a different number of classes than the model. After a run: the
+# 95% confidence interval of accuracy on unperturbed images is below the chance level, 1 / classes. Image sets with a
+# decision space of ImageNet classes are skipped, because their labels are matched by WordNet ids. So are cue-conflict
+# images, because they are designed to mislead models.
 
 from __future__ import annotations
 
@@ -32,9 +33,10 @@ WHERE detail.probe = 'clean' AND detail.scheme = 'single' AND detail.decision_sp
 
 
 def doubt_numbers(models: Sequence[Model], image_sets: Sequence[ImageSet]) -> list[str]:
-    """A line for each image set that has labels of another number of classes than a model.
+    """Return a warning for each image set whose labels have a different number of classes than a model.
 
-    Models of 1,000 classes count for sets with names alone: labels by WordNet ids have none.
+    A model with 1,000 classes is only checked if the image set has class names, because labels by WordNet ids have
+    none.
     """
     lines = []
     for images in image_sets:
@@ -53,21 +55,23 @@ def doubt_numbers(models: Sequence[Model], image_sets: Sequence[ImageSet]) -> li
 
 
 def _count_classes(images: ImageSet) -> int:
-    """The number of classes of a set's labels, those of images that were not drawn included."""
+    """Count the distinct labels of an image set, including those of images that were not sampled."""
     whole = images if images.rows is None else images.packed.select()
     labels = whole.schemes[SEVERAL].classes if SEVERAL in whole.schemes else whole.labels
     return 0 if labels is None else len(np.unique(labels))
 
 
 def doubt_results(work: Work, store: Store) -> list[str]:
-    """A line for each image set that models of the study are right on less often than by chance."""
+    """Return a warning for each image set on which models of the study have an accuracy below chance."""
     return doubt_accuracies(store, {cell.key: (cell.model.name, cell.image_set.name) for cell in work.cells})
 
 
 def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list[str]:
-    """A line for each image set that models are right on less often than by chance.
+    """Return a warning for each image set on which models have an accuracy below chance.
 
-    `cells` are the names of the checkpoint and image set of each cell's key; of those, the unperturbed are looked at.
+    Args:
+        store: Results database.
+        cells: Key of a cell -> names of its checkpoint and its image set. Cells with perturbed images are ignored.
     """
     by_set: dict[str, list[str]] = {}
     for key, classes, top1, low, high in store.frame(BELOW_CHANCE, [list(cells)]).rows():

@@ -1,4 +1,4 @@
-"""The plan of a run: what it would do, and how long it would take here."""
+"""Plan a run: list what it would compute, and estimate how long it would take on this machine."""
 
 from __future__ import annotations
 
@@ -28,44 +28,50 @@ from .resolve import Work
 from .reuse import find_stored, missing_cells
 
 PREDICTION_BYTES = 7.5
-"""Bytes by which the database grows with a prediction (docs/measured.md)."""
+"""Size of a prediction in the database, in bytes (docs/measured.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """What a run would compute, its estimated cost, and the metrics that would follow from it."""
+
     rows: list[dict[str, Any]]
-    """A row for each checkpoint, image set and probe: cells that are done, begun, missing, and stale."""
+    """One row per checkpoint, image set and probe: numbers of cells that are done, begun, missing and stale."""
     missing: list[Cell] = field(repr=False)
-    """The cells that a run would complete, begun or not."""
+    """Incomplete cells, which a run would complete."""
     predictions: int
-    """The number of missing predictions."""
+    """Number of missing predictions."""
     seconds: float
-    """The time that the missing predictions would take on this machine, estimated."""
+    """Estimated time for the missing predictions on this machine, in seconds."""
     estimate: str
-    """The source of the estimate, in words."""
+    """Description of how the time was estimated."""
     database_bytes: float
-    """Bytes by which the database will grow."""
+    """Number of bytes by which the database would grow."""
     image_bytes: int
-    """Bytes of the image sets' pixels."""
+    """Size of the pixels of all image sets in bytes."""
     failed: list[Failed]
-    """The missing cells that failed when they were last tried."""
+    """Incomplete cells that failed in their last attempt."""
     metrics: list[Determined]
-    """The metrics that `analyze` will find once all cells are done, and those that it will not, with the reason."""
+    """Metrics that `analyze` can compute once all cells are complete, and unavailable metrics with the reason."""
     condition_metrics: dict[str, list[str]]
-    """The metrics that it will find under each condition of the image sets that are perturbed."""
+    """Metrics that it can compute for each condition of the perturbed image sets."""
     own_probes: dict[str, list[str]]
-    """Probe of the user's -> the files that it depends on; none where it is a function in memory."""
+    """Custom probe -> the files that it depends on. Empty for a function in memory."""
     detectable: dict[str, float]
-    """Image set -> the smallest difference of two models' accuracies that it would likely find; none is above 1."""
+    """Image set -> minimum detectable difference in accuracy between two models. At most 1."""
     doubts: list[str]
-    """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
+    """Warnings about image sets, for example if their labels seem to use different class indices than the models."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
-    """Compare a study with what the database has.
+    """Compare a study with the contents of the database and plan the rest.
 
-    Stale are cells of the newest version of the study that this one no longer has: they stay, and the views stop
-    showing them once this one has run.
+    A cell is stale if the newest stored version of the study contains it and this study does not. Stale cells remain in
+    the database, but the views no longer show them after this study has run.
+
+    Args:
+        work: The resolved study.
+        database: Results database, which need not exist.
     """
     doubts = [
         *doubt_numbers(work.models, work.image_sets),
@@ -124,7 +130,7 @@ def plan_study(work: Work, database: Path) -> Plan:
 
 
 def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
-    """The metrics that a study has conditions for, and whether these are all that they need."""
+    """Return the metrics for which a study has conditions, and for each whether all required conditions are present."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
     class_counts: dict[str, int] = {}
     for model, images in dict.fromkeys((cell.model, cell.image_set) for cell in work.cells):
@@ -134,9 +140,10 @@ def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
 
 
 def detectable_differences(work: Work) -> dict[str, float]:
-    """Image set -> the smallest difference of two models' accuracies that 80 % of such studies find after Holm.
+    """Return the minimum detectable difference in accuracy between two models for each image set.
 
-    Two models are taken to differ on 10 % of the images, and the images of a cluster count as one.
+    It is the smallest difference that is significant with 80% power after the Holm correction. Two models are assumed
+    to disagree on 10% of the images. All images of a cluster count as one.
     """
     tests = len({(cell.image_set.digest, cell.condition.digest) for cell in work.cells})
     models = Counter(digest for digest, _ in {(cell.image_set.digest, cell.model.sha256) for cell in work.cells})
@@ -156,7 +163,7 @@ def _schemes(work: Work) -> dict[str, Collection[str]]:
 def _estimate(
     work: Work, missing: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
-    """Seconds that the missing predictions take, and the source of that number."""
+    """Return the estimated seconds for the missing predictions, and a description of how they were estimated."""
     perturbed, attacked = by_attack(missing)
     parts = [_estimate_perturbed(work.study, perturbed, lacking, rates)] if perturbed else []
     parts += [_estimate_attacked(work.study, attacked, lacking)] if attacked else []
@@ -193,7 +200,7 @@ def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str
 
 
 def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], float]) -> tuple[Variant, float]:
-    """The first variant that its engine does not refuse, and its measurement; the first error where all are refused."""
+    """Measure the first variant that its engine can run, and return both. If none can be run, raise the first error."""
     errors: list[BandlensError] = []
     for variant in variants:
         try:

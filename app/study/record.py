@@ -1,4 +1,4 @@
-"""The record of a study in a database: its version, cells, names of classes, and predictions that it reuses."""
+"""Record a study in the database: its version, its cells, its class names and the predictions that it reuses."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TRAITS = {
     "precision": "precision",
     "seed": "concat('seed ', seed)",
 }
-"""Traits of cells by which versions of a study differ, and the words for a value, in SQL."""
+"""SQL expressions of the properties in which versions of a study can differ -> their text for messages, also in SQL."""
 
 
 def record_study(work: Work, store: Store, reusable: Sequence[Reusable]) -> str:
-    """Record the study and its cells, with the predictions that it reuses; gives its label."""
+    """Record a study, its cells and the predictions that it reuses. Return its label, name@version."""
     study = work.study
     labels = store.frame("SELECT label FROM study_version WHERE study = ? ORDER BY study_id", [study.name])["label"]
     label = store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
@@ -41,7 +41,7 @@ def record_study(work: Work, store: Store, reusable: Sequence[Reusable]) -> str:
 
 
 def record_cells(work: Work, store: Store, reusable: Sequence[Reusable]) -> None:
-    """Record the cells of a study under no name, with the predictions that they reuse."""
+    """Record the cells of a study and the predictions that they reuse, without recording the study itself."""
     with store.transaction():
         store.add_cells(work.cells, work.image_sets, class_names(work))
     for places, pairs in reusable:
@@ -49,14 +49,17 @@ def record_cells(work: Work, store: Store, reusable: Sequence[Reusable]) -> None
 
 
 def class_names(work: Work) -> ClassNames:
-    """The names of the classes of each decision space; those of `all` where a model has the classes of ImageNet."""
+    """Return the class names of each decision space.
+
+    The space `all` is included if a model has as many classes as ImageNet.
+    """
     names = [*SPACE_CLASSES, *(["all"] if any(model.classes == CLASSES for model in work.models) else [])]
     spaces = [decision_space(name) for name in names]
     return {space.name: dict(zip(space.ids, space.names, strict=True)) for space in spaces}
 
 
 def _describe_changes(store: Store, earlier_label: str, label: str) -> str:
-    """Describe the conditions, models, images and engines by which a version of a study differs from an earlier one."""
+    """Describe in which conditions, models, images and engines a version of a study differs from an earlier one."""
     query = (
         "SELECT DISTINCT {} AS identity, {} AS text FROM study_version "
         "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
@@ -79,7 +82,7 @@ def _describe_changes(store: Store, earlier_label: str, label: str) -> str:
 
 
 def _format_conditions(conditions: Sequence[str]) -> str:
-    """Format a few conditions; or their number under each probe, where they are many or have several parameters."""
+    """Format a few simple conditions as a list. For many or complex conditions, format their number per probe."""
     if len(conditions) <= 3 and not any(", " in condition for condition in conditions):
         return some_of(conditions)
     counts = Counter(condition.partition(" ")[0] for condition in conditions)

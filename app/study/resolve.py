@@ -1,4 +1,4 @@
-"""A study as this machine runs it: its models, image sets, conditions and cells."""
+"""Resolve a study on this machine: find its models, image sets, conditions and cells, and select the engine."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from .compatibility import check_attackable, check_fits, match_images, takes_ima
 from .file import AUTO, Study
 
 MOST_CELLS = 1_000_000
-"""Two hundred times those of the published study."""
+"""Maximum number of cells of a study, two hundred times that of the published study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A study with the models, image sets, conditions and cells that it names on this machine."""
+    """A resolved study: its models, image sets, conditions and cells on this machine."""
 
     study: Study
-    """The study, with an engine's name in place of `auto`, and a batch."""
+    """The study, with an actual engine in place of `auto`, and with a batch size."""
     grid: Grid
     models: list[Model]
     image_sets: list[ImageSet]
     cells: list[Cell]
     choices: list[str]
-    """Lines on the engine and the batch where the study names none."""
+    """Notes on what was selected automatically, such as the engine and the batch size."""
 
     def workbench(self) -> Workbench:
-        """A workbench that computes tasks of the study in this process."""
+        """Create a workbench that computes tasks of the study in this process."""
         sets = {images.info.digest: images for images in self.image_sets}
         return Workbench(self.grid, self.study.batch, self.study.thread_count, sets.__getitem__)
 
@@ -52,28 +52,38 @@ class Work:
 def resolve(
     study: Study, database: Path | None = None, packed_sets: Mapping[Path, PackedSet] = MappingProxyType({})
 ) -> Work:
-    """Find the models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels.
+    """Find the models, image sets, conditions and cells of a study. Neither weights nor pixels are loaded.
 
-    A study that names no engine keeps to that of the predictions which the database has of its models, if it has any.
-    Each image set is read once. `packed_sets` are those that were read before, by folder.
+    Args:
+        study: The study.
+        database: Results database. If the study names no engine, the engine of stored predictions is preferred.
+        packed_sets: Folder -> image set that was read before, so that no image set is read twice.
+
+    Raises:
+        UsageError: Something is missing, or parts of the study do not fit together.
     """
     try:
         study, choices = settle_engine(study, database)
-        # The paths of models go to processes that have another current folder.
+        # The paths must be absolute because worker processes may have a different current folder.
         models = _models(study.checkpoints, (study.folder / study.models).absolute() if study.models else None)
         perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
         folders = dict.fromkeys([*perturbed, *clean])
         packed = [packed_sets.get(folder) or read_image_set(folder) for folder in folders]
         return _resolve(study, choices, models, packed, perturbed)
-    except OSError as error:  # a path that no file can have
+    except OSError as error:  # for example an invalid path
         raise UsageError(f"study {study.name}: {error.filename}: {words_of(error)}; mend the path") from None
 
 
 def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]]:
-    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none; lines on both.
+    """Select the engine and the batch size of a study that does not set them.
 
-    The engine is part of a cell. So the tuned one is not taken where the database has predictions by the usual one, and
-    is kept where it has some by the tuned one, even if the tuning is void by now.
+    The engine is part of the identity of a cell, so a change of the engine would recompute everything. The engine of
+    stored predictions therefore takes precedence: a faster, tuned engine is not selected if there are predictions of
+    the default engine. Likewise the tuned engine is kept if there are predictions of it, even if the tuning has become
+    invalid.
+
+    Returns:
+        The study with engine and batch size, and notes on what was selected and why.
     """
     folder = study.folder / study.models if study.models else models_folder()
     if study.engine == AUTO and all(model.architecture == FUNCTION for model in _models(study.checkpoints, folder)):
@@ -106,7 +116,7 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
 
 
 def _stored_engines(study: Study, database: Path) -> set[str]:
-    """The engines that made the predictions which the database has of the study's models at its precision."""
+    """Return the engines of the stored predictions of the study's models at its precision."""
     models = _models(study.checkpoints, study.folder / study.models if study.models else None)
     query = (
         "SELECT DISTINCT engine FROM cell JOIN condition ON condition.id = cell.condition WHERE NOT attack "
@@ -115,7 +125,7 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
     )
     with open_store(database, read_only=True) as store:
         onnx_files = [load_onnx_file(model, study.precision) for model in models]
-        # A finished file runs at its own precision, where the engine has that.
+        # An imported ONNX file with a fixed precision runs at that precision.
         precisions = [study.precision, *(onnx_file.precision for onnx_file in onnx_files)]
         return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
@@ -127,7 +137,7 @@ def _resolve(
     packed_sets: Sequence[PackedSet],
     perturbed: Collection[Path],
 ) -> Work:
-    """Resolve a study of these models and image sets; those in the folders `perturbed` are not run clean alone."""
+    """Resolve a study with given models and image sets. Only image sets in the folders `perturbed` are perturbed."""
     image_sets = [_select_images(packed, models, study) for packed in packed_sets]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
@@ -153,7 +163,8 @@ def _resolve(
             variant=variant,
             image_set=images.info,
             condition=condition,
-            # The seed is no part of a cell in which nothing is random, so changing it re-runs nothing.
+            # A deterministic condition has seed 0, so that its cells are not recomputed when the seed of the study
+            # changes.
             seed=study.seed if grid.family(condition).random else 0,
         )
         for images in image_sets
@@ -168,10 +179,13 @@ def _resolve(
 
 
 def _fit_probes(study: Study, sizes: Iterable[int]) -> tuple[Study, list[str]]:
-    """The study without those of the published probes that its images are too small for, where it names none itself.
+    """Remove the published probes for which the images are too small, if the study does not name its probes.
 
-    The second value has a line that says so. Images of an odd size fit no published probe but the clean one, and the
-    study is left as it is: it has to name its probes.
+    Images with an odd side length only support the condition without perturbation. The study is then returned
+    unchanged, so that the size check fails and the user has to name the probes.
+
+    Returns:
+        The study, and a note if probes were removed.
     """
     if study.probes != PUBLISHED:
         return study, []
@@ -189,7 +203,10 @@ def _fit_probes(study: Study, sizes: Iterable[int]) -> tuple[Study, list[str]]:
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
-    """The batch that most models have TensorRT plans for, the larger of two; else what the kind of device takes."""
+    """Return the batch size for which most models have TensorRT plans, and the larger one in a tie.
+
+    Without plans, return the default of the device type.
+    """
     counts = Counter[int]()
     if ENGINES[engine].module == "tensorrt":
         counts.update(batch for variant in variants for batch in trt_plan_batches(plan_file_of(variant)))
@@ -197,14 +214,14 @@ def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
 
 
 def _select_images(packed: PackedSet, models: Sequence[Model], study: Study) -> ImageSet:
-    """The images of a study, with labels in the numbers of the models that take them, and none of their training."""
+    """Select the images of a study, remove training images of the models, and convert labels to their class indices."""
     images = packed.draw(Draw(study.limit, study.seed) if study.limit else None)
     takers = [model for model in models if takes_images(model, images.info)]
     return match_images(without_training_images(images, takers, study.overlap), takers)
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:
-    """Folders, each once; a path with `*` is every image set that fits it, sorted."""
+    """Return the distinct folders. A path with `*` expands to all image sets that match it, sorted."""
     folders: dict[Path, None] = {}
     for path in paths:
         if "*" not in path:
@@ -218,7 +235,7 @@ def _image_sets(study: Study, paths: list[str]) -> list[Path]:
 
 
 def _glob_folders(folder: Path, pattern: str) -> list[Path]:
-    """The folders of the files that fit, sorted; patterns may be absolute."""
+    """Return the sorted folders of the files that match a pattern, which may be absolute."""
     start = Path(Path(pattern).anchor)
     try:
         return sorted(file.parent for file in (folder / start).glob(str(Path(pattern).relative_to(start))))
@@ -227,7 +244,7 @@ def _glob_folders(folder: Path, pattern: str) -> list[Path]:
 
 
 def _check_distinct(kind: str, trait: str, identities: list[tuple[str, str]]) -> None:
-    """UsageError where two of a kind share the trait that tells their results apart."""
+    """Raise UsageError if two models or image sets share the property that distinguishes their results."""
     names: dict[str, str] = {}
     for name, identity in identities:
         if identity in names:
@@ -236,7 +253,7 @@ def _check_distinct(kind: str, trait: str, identities: list[tuple[str, str]]) ->
 
 
 def _models(entries: list[str], folder: Path | None) -> list[Model]:
-    """The models that the entries of `checkpoints` name, each once."""
+    """Load the distinct models that the entries of `checkpoints` select."""
     exported: list[Model] | None = None
     models: dict[str, Model] = {}
     for entry in entries:
